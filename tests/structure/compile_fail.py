@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""compile_fail.py COMPILE_COMMANDS FILE: a program that must not compile, for the right reason.
+
+FILE holds lines `// expect: SENTENCE`. Compiled as the project compiles it, it must be refused, every SENTENCE must
+stand in what the compiler says, and that must be short: at most three errors. With NBD_FIXED defined it must
+compile, which proves that nothing else is wrong with it.
+"""
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+MAX_ERRORS = 3
+
+
+def main():
+    database, file = sys.argv[1], os.path.realpath(sys.argv[2])
+    entry = next((e for e in json.load(open(database)) if os.path.realpath(e["file"]) == file), None)
+    if entry is None:
+        sys.exit(f"{file}: is not in {database}; configure again")
+    expected = re.findall(r"^// expect: (.*\S)\s*$", open(file).read(), re.M)
+    if not expected:
+        sys.exit(f"{file}: has no line '// expect: SENTENCE'")
+
+    command = shlex.split(entry["command"])
+    out = command.index("-o")
+    del command[out:out + 2]
+    command += ["-fsyntax-only"]
+    environment = {**os.environ, "LC_ALL": "C"}
+
+    def compiled(*more):
+        return subprocess.run([*command, *more], cwd=entry["directory"], env=environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    faults = []
+    refused = compiled()
+    if refused.returncode == 0:
+        faults.append("it compiles")
+    faults += [f"the compiler does not say: {sentence}" for sentence in expected if sentence not in refused.stdout]
+    errors = len(re.findall(r"^\S.*\berror:", refused.stdout, re.M))
+    if errors > MAX_ERRORS:
+        faults.append(f"the compiler prints {errors} errors; {MAX_ERRORS} are allowed")
+    if faults:
+        print(refused.stdout)
+    fixed = compiled("-DNBD_FIXED")
+    if fixed.returncode != 0:
+        print(fixed.stdout)
+        faults.append("it does not compile with NBD_FIXED either")
+    for fault in faults:
+        print(f"{os.path.basename(file)}: {fault}")
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

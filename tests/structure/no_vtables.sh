@@ -1,0 +1,23 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# no_vtables.sh NM PROGRAM...: no program holds a virtual table of a class of nbd.
+nm=$1
+shift
+status=0
+seen=0
+for program; do
+    [ -e "$program" ] || continue # not built in this run
+    seen=$((seen + 1))
+    tables=$("$nm" -C "$program" | grep 'vtable for nbd::')
+    if [ -n "$tables" ]; then
+        echo "$program:"
+        echo "$tables"
+        status=1
+    fi
+done
+if [ $seen -eq 0 ]; then
+    echo "SKIPPED: no program has been built"
+    exit 77
+fi
+echo "$seen programs looked at"
+exit $status
