@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=sh
+# For tests/run.sh and examples/quickstart.sh to read in: installs Debian packages, but only those that are missing.
+
+program=$(basename "$0")
+say() { printf '== %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "$program" "$*" >&2
+    exit 1
+}
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where Debian keeps mke2fs, fdisk and nbd-client
+export PATH
+
+there() {
+    case $1 in
+        boost) # 1.81 or newer
+            version=$(sed -n 's/^#define BOOST_VERSION //p' /usr/include/boost/version.hpp 2>/dev/null)
+            [ "${version:-0}" -ge 108100 ]
+            ;;
+        */*) [ -e "$1" ] ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Reads lines "PACKAGE SIGN"; SIGN is a command or a file that tells that the package is there.
+# The package `boost` is the one of the system's Boosts that is new enough.
+install_missing() {
+    missing=$(while read -r package sign; do there "$sign" || printf ' %s' "$package"; done)
+    [ -n "$missing" ] || return 0
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "this is no Debian: please install what these packages of Debian hold:$missing (boost: 1.81 or newer)"
+        say "going on with what there is"
+        return 0
+    fi
+    [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null 2>&1 ||
+        die "these packages are missing, and installing them takes root or sudo:$missing"
+    say "installing what is missing:$missing"
+    as_root apt-get update -qq || die "apt-get update failed"
+    # Debian 12's default Boost is too old; it has 1.81 beside it. Debian 13 has a newer one alone.
+    if apt-cache show libboost1.81-dev >/dev/null 2>&1; then boost=libboost1.81-dev; else boost=libboost-dev; fi
+    missing=$(printf '%s\n' "$missing" | sed "s/ boost\>/ $boost/")
+    # shellcheck disable=SC2086 # a list of words
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends --no-remove $missing ||
+        die "apt-get could not install$missing"
+}
+
+# As many jobs as there are processors, but no more than the memory bears: a file that uses Asio takes about 1 GB.
+# Ninja where it is there.
+choose_build_tool() {
+    jobs=$(nproc 2>/dev/null || echo 2)
+    bearable=$(awk '/^MemAvailable:/ {print int($2 / 1000000)}' /proc/meminfo 2>/dev/null)
+    if [ -n "$bearable" ] && [ "$bearable" -lt "$jobs" ]; then jobs=$((bearable > 1 ? bearable : 1)); fi
+    export CMAKE_BUILD_PARALLEL_LEVEL="$jobs"
+    if [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null 2>&1; then export CMAKE_GENERATOR=Ninja; fi
+}

@@ -1,0 +1,104 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+set -u
+
+usage="sh tests/run.sh [--preset NAME]... [--no-install] [-- CTEST-ARGUMENTS]
+
+Installs what is missing (on Debian and its kin), builds the project and runs its tests. Can be run again and again.
+
+  --preset NAME   dev (the default), release, asan, tsan or clang; also NBD_PRESETS=\"dev asan\"
+  --no-install    never call the package manager
+  what follows -- goes to ctest, as in: sh tests/run.sh -- -L unit"
+
+here=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+. "$here/tests/packages.sh"
+cd "$here" || die "cannot enter $here"
+
+presets=
+install=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+        --preset)
+            [ $# -gt 1 ] || die "--preset wants a name"
+            presets="$presets $2"
+            shift 2
+            ;;
+        --no-install) install=no && shift ;;
+        --) shift && break ;;
+        -h | --help) echo "$usage" && exit 0 ;;
+        *) die "unknown argument '$1' (try --help)" ;;
+    esac
+done
+presets=${presets:-${NBD_PRESETS:-dev}}
+
+# What the tests need: a Debian package, and a command or a file that tells that it is there.
+[ $install = no ] || install_missing <<'END'
+g++              c++
+cmake            cmake
+ninja-build      ninja
+ccache           ccache
+binutils         nm
+python3          python3
+boost            boost
+catch2           /usr/include/catch2
+libbenchmark-dev /usr/include/benchmark
+libcli11-dev     /usr/include/CLI
+libnbd-bin       nbdinfo
+python3-libnbd   /usr/lib/python3/dist-packages/nbd.py
+qemu-utils       qemu-img
+fio              fio
+nbd-client       nbd-client
+e2fsprogs        mke2fs
+fdisk            fdisk
+cpio             cpio
+END
+command -v cmake >/dev/null 2>&1 || die "cmake is missing (3.25 or newer)"
+choose_build_tool
+
+# ctest's own list of skipped tests lacks the reasons.
+sum_up() {
+    python3 - "$1" <<'END'
+import sys
+import xml.etree.ElementTree as xml
+
+cases = xml.parse(sys.argv[1]).getroot().findall("testcase")
+skipped = [case for case in cases if case.find("skipped") is not None]
+failed = [case for case in cases if case.find("failure") is not None]
+print(f"== {len(cases)} tests: {len(cases) - len(skipped) - len(failed)} passed, "
+      f"{len(failed)} failed, {len(skipped)} skipped")
+for case in skipped:
+    lines = (case.findtext("system-out") or "").strip().splitlines() or ["no reason given"]
+    reason = next((line for line in lines if "skip" in line.lower()), lines[-1])
+    print(f"   {case.get('name')}: {reason.strip()}")
+END
+}
+
+failed=
+for preset in $presets; do
+    started=$(date +%s)
+    log=$(mktemp) || die "cannot make a temporary file"
+    say "$preset: configuring build/$preset"
+    cmake --preset "$preset" >"$log" 2>&1 || {
+        cat "$log"
+        rm -f "$log"
+        die "cmake could not configure the preset '$preset'"
+    }
+    grep 'left out' "$log"
+    rm -f "$log"
+
+    # ThreadSanitizer wants its addresses where a kernel that randomises much does not always leave them.
+    plainly=
+    if [ "$preset" = tsan ] && setarch "$(uname -m)" -R true 2>/dev/null; then plainly="setarch $(uname -m) -R"; fi
+
+    say "$preset: building with $jobs jobs"
+    $plainly cmake --build --preset "$preset" || die "the preset '$preset' does not build"
+
+    say "$preset: testing (built in $(($(date +%s) - started)) s)"
+    results=$here/build/$preset/junit.xml
+    verdict=passed
+    $plainly ctest --preset "$preset" --output-junit "$results" "$@" || verdict=FAILED
+    [ ! -e "$results" ] || sum_up "$results"
+    say "$preset: $verdict after $(($(date +%s) - started)) s"
+    [ $verdict = passed ] || failed="$failed $preset"
+done
+[ -z "$failed" ] || die "tests have failed, with these presets:$failed"
