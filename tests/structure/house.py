@@ -225,6 +225,18 @@ def check_mirror():
             yield f"{name}: {TESTED_ELSEWHERE[name]}, said to test it, does not exist"
 
 
+def check_version():
+    """the version is the same wherever it is stated"""
+    stated = {}
+    for file, pattern in (("CMakeLists.txt", r"project\(nbd VERSION ([0-9.]+)"),
+                          ("include/nbd/version.hpp", r'version = "([^"]*)"'),
+                          (".vcpkg-port/vcpkg.json", r'"version": "([^"]*)"')):
+        found = re.search(pattern, (ROOT / file).read_text())
+        stated[file] = found.group(1) if found else "nothing"
+    if len(set(stated.values())) != 1:
+        yield "; ".join(f"{file} says {version}" for file, version in stated.items())
+
+
 def check_top_level():
     """the top level holds what was agreed and nothing else"""
     for entry in sorted(os.listdir(ROOT)):

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+import os
+import re
+
+from conan import ConanFile
+from conan.errors import ConanInvalidConfiguration
+from conan.tools.build import check_min_cppstd
+from conan.tools.files import copy, load
+from conan.tools.scm import Version
+
+
+class NbdConan(ConanFile):
+    name = "nbd"
+    description = "A header-only C++20 library for writing NBD (Network Block Device) servers"
+    license = "MIT"
+    topics = ("nbd", "network-block-device", "block-device", "server", "asio", "header-only")
+    package_type = "header-library"
+    settings = "os", "arch", "compiler", "build_type"
+    no_copy_source = True
+
+    def set_version(self):
+        # CMakeLists.txt is the one place that states it.
+        text = load(self, os.path.join(self.recipe_folder, "..", "CMakeLists.txt"))
+        self.version = re.search(r"project\(nbd VERSION ([0-9.]+)", text).group(1)
+
+    def export_sources(self):
+        project = os.path.join(self.recipe_folder, "..")
+        copy(self, "CMakeLists.txt", project, self.export_sources_folder)
+        copy(self, "LICENSE", project, self.export_sources_folder)
+        copy(self, "include/*.hpp", project, self.export_sources_folder)
+
+    def layout(self):
+        self.folders.root = ".."
+        self.folders.source = "."
+        self.cpp.source.includedirs = ["include"]
+
+    def requirements(self):
+        self.requires("boost/[>=1.81 <2]")
+
+    def package_id(self):
+        self.info.clear()
+
+    def validate(self):
+        check_min_cppstd(self, 20)
+        oldest = {"gcc": "12", "clang": "14"}.get(str(self.settings.compiler))
+        if oldest and Version(self.settings.compiler.version) < oldest:
+            raise ConanInvalidConfiguration(f"nbd needs {self.settings.compiler} {oldest} or newer")
+
+    def package(self):
+        copy(self, "LICENSE", self.source_folder, os.path.join(self.package_folder, "licenses"))
+        copy(self, "*.hpp", os.path.join(self.source_folder, "include"), os.path.join(self.package_folder, "include"))
+
+    def package_info(self):
+        self.cpp_info.bindirs = []
+        self.cpp_info.libdirs = []
+        self.cpp_info.requires = ["boost::headers"]
+        if self.settings.os in ("Linux", "FreeBSD"):
+            self.cpp_info.system_libs = ["pthread"]
+        self.cpp_info.set_property("cmake_file_name", "nbd")
+        self.cpp_info.set_property("cmake_target_name", "nbd::nbd")

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""conan_recipe.test.py PROJECT: runs the methods of conan/conanfile.py, with Conan's own part of it acted by a stub.
+
+Conan itself is in no Debian release, so that `conan create conan` is for those who have it.
+"""
+import fnmatch
+import importlib.util
+import os
+import py_compile
+import re
+import shutil
+import sys
+import tempfile
+import types
+import unittest
+from pathlib import Path
+
+PROJECT = Path(sys.argv.pop(1) if len(sys.argv) > 1 else __file__ + "/../../..").resolve()
+
+
+class Anything(types.SimpleNamespace):
+    pass
+
+
+class Invalid(Exception):
+    pass
+
+
+def copy(_recipe, pattern, src, dst):
+    """As conan.tools.files.copy: the pattern is matched against the path below src."""
+    for file in Path(src).resolve().rglob("*"):
+        name = str(file.relative_to(Path(src).resolve()))
+        if file.is_file() and fnmatch.fnmatch(name, pattern):
+            (Path(dst) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, Path(dst) / name)
+
+
+def check_min_cppstd(recipe, standard):
+    if int(recipe.settings.compiler.cppstd) < int(standard):
+        raise Invalid(f"C++{standard} is needed")
+
+
+class Version:
+    def __init__(self, text):
+        self.parts = [int(part) for part in str(text).split(".")]
+
+    def __lt__(self, other):
+        return self.parts < Version(other).parts
+
+
+class Compiler(str):
+    """settings.compiler: a string with attributes"""
+
+
+def settings(os_name="Linux", compiler="gcc", version="12", cppstd="20"):
+    value = Compiler(compiler)
+    value.version, value.cppstd = version, cppstd
+    return Anything(os=os_name, compiler=value)
+
+
+class ConanFile:
+    def __init__(self):
+        self.recipe_folder = str(PROJECT / "conan")
+        self.settings = settings()
+        self.folders = Anything(root=None, source=None)
+        self.cpp = Anything(source=Anything())
+        self.info = Anything(cleared=0)
+        self.info.clear = lambda: setattr(self.info, "cleared", self.info.cleared + 1)
+        self.required = []
+        self.requires = self.required.append
+        self.properties = {}
+        # what Conan sets by itself
+        self.cpp_info = Anything(bindirs=["bin"], libdirs=["lib"], includedirs=["include"], requires=[],
+                                 set_property=self.properties.__setitem__)
+
+
+def module(name, **contents):
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(contents)
+
+
+module("conan", ConanFile=ConanFile)
+module("conan.errors", ConanInvalidConfiguration=Invalid)
+module("conan.tools")
+module("conan.tools.build", check_min_cppstd=check_min_cppstd)
+module("conan.tools.files", copy=copy, load=lambda _recipe, path: Path(path).read_text())
+module("conan.tools.scm", Version=Version)
+
+
+def recipe():
+    spec = importlib.util.spec_from_file_location("recipe", PROJECT / "conan" / "conanfile.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded.NbdConan()
+
+
+class Recipe(unittest.TestCase):
+    def setUp(self):
+        sys.dont_write_bytecode = True
+        self.recipe = recipe()
+        self.scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(self.scratch.cleanup)
+
+    def headers(self, folder):
+        return sorted(str(p.relative_to(folder)) for p in Path(folder, "include").rglob("*") if p.is_file())
+
+    def test_facts(self):
+        self.assertEqual(self.recipe.name, "nbd")
+        self.assertEqual(self.recipe.license, "MIT")
+        self.assertEqual(self.recipe.package_type, "header-library")
+
+    def test_version_is_that_of_cmake(self):
+        self.recipe.set_version()
+        stated = re.search(r"VERSION (\d+\.\d+\.\d+)", re.search(r"project\((.*?)\)", (
+            PROJECT / "CMakeLists.txt").read_text(), re.S).group(1)).group(1)
+        self.assertEqual(self.recipe.version, stated)
+
+    def test_one_package_id(self):
+        self.recipe.package_id()
+        self.assertEqual(self.recipe.info.cleared, 1)
+
+    def test_layout(self):
+        self.recipe.layout()
+        self.assertEqual(self.recipe.folders.root, "..")
+        self.assertTrue((PROJECT / "conan" / ".." / self.recipe.folders.source / "CMakeLists.txt").exists())
+
+    def test_requirements(self):
+        self.recipe.requirements()
+        self.assertEqual(self.recipe.required, ["boost/[>=1.81 <2]"])
+
+    def test_validate(self):
+        for good in (settings(), settings(compiler="clang", version="14"), settings(version="13.2", cppstd="23")):
+            self.recipe.settings = good
+            self.recipe.validate()
+        for bad in (settings(cppstd="17"), settings(version="11"), settings(compiler="clang", version="13")):
+            self.recipe.settings = bad
+            self.assertRaises(Invalid, self.recipe.validate)
+
+    def test_sources_and_package(self):
+        self.recipe.export_sources_folder = os.path.join(self.scratch.name, "sources")
+        self.recipe.export_sources()
+        self.assertEqual(sorted(os.listdir(self.recipe.export_sources_folder)), ["CMakeLists.txt", "LICENSE", "include"])
+        self.assertEqual(self.headers(self.recipe.export_sources_folder), self.headers(PROJECT))
+
+        self.recipe.source_folder = self.recipe.export_sources_folder
+        self.recipe.package_folder = os.path.join(self.scratch.name, "package")
+        self.recipe.package()
+        self.assertEqual(sorted(os.listdir(self.recipe.package_folder)), ["include", "licenses"])
+        self.assertEqual(self.headers(self.recipe.package_folder), self.headers(PROJECT))
+        self.assertTrue(self.headers(PROJECT))
+
+    def test_package_info(self):
+        self.recipe.package_info()
+        self.assertEqual(self.recipe.cpp_info.bindirs, [])
+        self.assertEqual(self.recipe.cpp_info.libdirs, [])
+        self.assertEqual(self.recipe.cpp_info.includedirs, ["include"])
+        self.assertEqual(self.recipe.cpp_info.requires, ["boost::headers"])
+        self.assertEqual(self.recipe.properties, {"cmake_file_name": "nbd", "cmake_target_name": "nbd::nbd"})
+
+    def test_the_test_package_is_python(self):
+        py_compile.compile(str(PROJECT / "conan" / "test_package" / "conanfile.py"),
+                           cfile=os.path.join(self.scratch.name, "x.pyc"), doraise=True)
+
+
+if __name__ == "__main__":
+    unittest.main()
