@@ -14,8 +14,11 @@
 
 namespace Catch::Matchers {
 // version 3's name for what version 2 calls Contains
-inline auto ContainsSubstring(const std::string& text) { return Contains(text); }
-} // namespace Catch::Matchers
+inline auto ContainsSubstring(const std::string& text)
+{
+    return Contains(text);
+}
+}  // namespace Catch::Matchers
 #endif
 
 #include <string_view>
@@ -23,12 +26,12 @@ inline auto ContainsSubstring(const std::string& text) { return Contains(text); 
 namespace nbd_test {
 // Says why, and makes the program's exit status 77, which ctest counts as skipped.
 void note_skip(std::string_view reason);
-} // namespace nbd_test
+}  // namespace nbd_test
 
 // Ends the test case (or the function it stands in) where the machine cannot run it.
-#define NBD_SKIP(reason)             \
-    do {                             \
-        nbd_test::note_skip(reason); \
-        SUCCEED("skipped");          \
-        return;                      \
+#define NBD_SKIP(reason)                                                                           \
+    do {                                                                                           \
+        nbd_test::note_skip(reason);                                                               \
+        SUCCEED("skipped");                                                                        \
+        return;                                                                                    \
     } while (false)

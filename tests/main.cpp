@@ -11,7 +11,7 @@
 namespace {
 bool skipped = false;
 constexpr int exit_skipped = 77;
-} // namespace
+}  // namespace
 
 void nbd_test::note_skip(std::string_view reason)
 {

@@ -5,9 +5,6 @@
 #include <boost/asio.hpp>
 #include <boost/endian/conversion.hpp>
 
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -15,6 +12,9 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <stdlib.h>
+#include <unistd.h>
 
 namespace asio = boost::asio;
 

@@ -32,7 +32,7 @@ ROOMS = {
     "handshake": ["protocol", "concepts", *BASICS],
     "transmission": ["protocol", "concepts", *BASICS],
     # floor 3: their own concept, never each other
-    "backend": ["protocol", "concepts/backend.hpp", *BASICS],
+    "backend": ["protocol", "concepts/backend.hpp", "concepts/call.hpp", *BASICS],
     "transport": ["protocol", "concepts/transport.hpp", *BASICS],
     "threading": ["protocol", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
