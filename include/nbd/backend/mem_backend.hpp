@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/backend/sparse_memory.hpp>
+#include <nbd/concepts/backend.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <system_error>
+
+namespace nbd {
+
+/// A disk in memory. The memory is sparse: it is taken from the kernel as it is written, trim gives
+/// it back, and 1 TiB works on a small machine. READ and large WRITEs copy nothing in user space,
+/// for the backend lends its memory. Nothing outlives the object: flush and FUA cover the other
+/// clients of this process, not a power failure.
+///
+/// As on a real disk, what overlapping requests in flight at the same time leave is mixed.
+/// Thread safety: parallel.
+class mem_backend {
+public:
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    static constexpr bool multi_conn = true;
+    static constexpr bool fast_zero = true;
+    static constexpr bool fills_reads = true;
+
+    /// `size` in bytes. Errors: std::system_error where the address space does not hold it.
+    explicit mem_backend(std::uint64_t size) : memory_{size} {}
+
+    [[nodiscard]] std::uint64_t size() const noexcept { return memory_.size(); }
+
+    std::error_code read(std::uint64_t offset, std::span<std::byte> to) noexcept
+    {
+        std::memcpy(to.data(), memory_.bytes(offset, to.size()).data(), to.size());
+        return {};
+    }
+    std::error_code write(std::uint64_t offset, std::span<const std::byte> from) noexcept
+    {
+        std::memcpy(memory_.bytes(offset, from.size()).data(), from.data(), from.size());
+        return {};
+    }
+    std::error_code flush() noexcept { return {}; }
+    std::error_code trim(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+        return memory_.zero(offset, length, false);
+    }
+    std::error_code write_zeroes(std::uint64_t offset, std::uint64_t length,
+                                 zero_flags flags) noexcept
+    {
+        // Keeping the pages is a write of zeroes, and not faster than one.
+        if (flags.no_hole && flags.fast)
+            return std::make_error_code(std::errc::not_supported);
+        return memory_.zero(offset, length, flags.no_hole);
+    }
+    std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
+
+    [[nodiscard]] std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
+    {
+        return memory_.bytes(offset, length);
+    }
+    [[nodiscard]] std::span<std::byte> lend_for_write(std::uint64_t offset,
+                                                      std::size_t length) noexcept
+    {
+        return memory_.bytes(offset, length);
+    }
+
+private:
+    sparse_memory memory_;
+};
+
+}  // namespace nbd

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/terms.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+/// The Backend: what a block device does. Read this file and you can write your own.
+///
+/// Only `size() const` and `read(offset, span)` are required. Every further member that exists adds
+/// an ability, and the transmission flags a client sees are computed from the type, so a server
+/// cannot advertise what its code does not do:
+///
+///     std::uint64_t size() const;                                            required, bytes
+///     outcome read(std::uint64_t offset, std::span<std::byte> to);           required
+///     outcome write(std::uint64_t offset, std::span<const std::byte> from);  WRITE; else READ_ONLY
+///     outcome write(std::uint64_t, std::span<const std::byte>, write_flags); native FUA
+///     outcome flush();                                                       SEND_FLUSH, SEND_FUA
+///     outcome trim(std::uint64_t offset, std::uint64_t length);              SEND_TRIM
+///     outcome write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags);
+///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
+///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length);
+///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length);
+///     block_sizes block_sizes() const;
+///     state open(const client&);
+///
+/// `outcome` is std::error_code, or void for a member that throws std::system_error. The range of a
+/// call was checked before: it lies inside size() as it was when the client was admitted, and keeps
+/// to the block sizes. Spans are valid until the call returns. An error reaches the client as an
+/// error value (protocol/error_value.hpp), and the connection goes on.
+///
+/// Promises, for what cannot be detected (all optional):
+///
+///     static constexpr nbd::concurrency concurrency   how it may be called; default serialize_all
+///     static constexpr bool multi_conn    a flush on one connection covers the writes of all
+///     static constexpr bool rotational    seeks cost; a hint for the client
+///     static constexpr bool fast_zero     write_zeroes is fast, or fails at once if asked to be
+///     static constexpr bool fills_reads   a read that succeeds wrote every byte of its span; without
+///                                         it the span is zeroed first, so that no old byte can leak
+namespace nbd {
+
+using protocol::block_sizes;
+
+/// The flags of a WRITE that a backend with native FUA is told of.
+struct write_flags {
+    bool fua = false;  ///< the data must be on stable storage before the call returns
+};
+
+/// The flags of a WRITE_ZEROES. FUA is not among them: it becomes a flush afterwards.
+struct zero_flags {
+    bool no_hole = false;  ///< the range must be fully provisioned afterwards
+    bool fast = false;     ///< fail at once with std::errc::not_supported unless faster than writing
+};
+
+/// How many calls of a backend may run at the same time (nbdkit's thread models).
+enum class concurrency {
+    serialize_all,     ///< one call at a time; the server takes a lock for each
+    serialize_client,  ///< one call at a time for each client
+    parallel,          ///< any number, from any threads
+};
+
+/// Who is served, as a backend's `open` and an observer see it.
+struct client {
+    std::uint64_t id = 0;  ///< unique in its server, counted from 1
+    std::string peer;      ///< for people: "127.0.0.1:40312", "pid 4711 uid 1000"
+};
+
+class call;  // concepts/call.hpp
+
+template <class T>
+concept outcome = std::is_void_v<T> || std::convertible_to<T, std::error_code>;
+
+// --- Presence: a member exists with its right shape, so the capability exists ---------------------
+
+template <class B>
+concept has_size = requires(const B& b) {
+    { b.size() } -> std::convertible_to<std::uint64_t>;
+};
+template <class B>
+concept has_read = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
+    { b.read(offset, to) } -> outcome;
+};
+/// Takes every request whole instead of by one member each; see concepts/call.hpp.
+template <class B>
+concept has_handle = requires(B& b, call& c) {
+    { b.handle(c) } -> outcome;
+};
+template <class B>
+concept has_fua_write =
+    requires(B& b, std::uint64_t offset, std::span<const std::byte> from, write_flags f) {
+        { b.write(offset, from, f) } -> outcome;
+    };
+template <class B>
+concept has_plain_write = requires(B& b, std::uint64_t offset, std::span<const std::byte> from) {
+    { b.write(offset, from) } -> outcome;
+};
+template <class B>
+concept has_write = has_plain_write<B> || has_fua_write<B>;
+template <class B>
+concept has_flush = requires(B& b) {
+    { b.flush() } -> outcome;
+};
+template <class B>
+concept has_trim = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+    { b.trim(offset, length) } -> outcome;
+};
+template <class B>
+concept has_write_zeroes =
+    requires(B& b, std::uint64_t offset, std::uint64_t length, zero_flags f) {
+        { b.write_zeroes(offset, length, f) } -> outcome;
+    };
+template <class B>
+concept has_cache = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+    { b.cache(offset, length) } -> outcome;
+};
+/// Lent memory holds exactly `length` bytes, or none to say "read it instead". It stays valid while
+/// the backend lives, and is read without any lock, so a backend that lends promises `parallel`.
+template <class B>
+concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend(offset, length) } noexcept -> std::convertible_to<std::span<const std::byte>>;
+};
+/// As lend, for the payload of a large WRITE, which is received in place: a client that vanishes in
+/// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`.
+template <class B>
+concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend_for_write(offset, length) } noexcept -> std::convertible_to<std::span<std::byte>>;
+};
+template <class B>
+concept has_block_sizes = requires(const B& b) {
+    { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
+};
+/// Called once for each client that was admitted (INFO and GO), never earlier. What it returns is
+/// a backend of its own, serves that client alone and is destroyed when the client leaves.
+template <class B>
+concept has_open = requires(B& b, const client& c) {
+    { b.open(c) } -> std::move_constructible;
+};
+
+template <class B>
+struct served {
+    using type = B;
+};
+template <has_open B>
+struct served<B> {
+    using type = std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
+};
+/// What answers a client's requests: the backend itself, or what its `open` returned.
+template <class B>
+using served_t = typename served<B>::type;
+
+/// What a server accepts at least.
+template <class B>
+concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
+
+/// The quartet: a disk that can be written, made durable and trimmed.
+template <class B>
+concept backend = readable_backend<B> && has_write<B> && has_flush<B> && has_trim<B>;
+
+// --- Promises -------------------------------------------------------------------------------------
+
+template <class B>
+[[nodiscard]] consteval nbd::concurrency concurrency_of() noexcept
+{
+    if constexpr (requires { B::concurrency; })
+        return B::concurrency;
+    else
+        return nbd::concurrency::serialize_all;
+}
+template <class B>
+concept promises_multi_conn = requires { requires B::multi_conn; };
+template <class B>
+concept promises_rotational = requires { requires B::rotational; };
+template <class B>
+concept promises_fast_zero = requires { requires B::fast_zero; };
+template <class B>
+concept promises_fills_reads = requires { requires B::fills_reads; };
+
+}  // namespace nbd

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/names_member.hpp>
+
+/// One readable sentence for a backend that lacks something or has a member of the wrong shape. A
+/// member that exists but cannot be called as expected must never pass silently for "absent".
+namespace nbd::diagnosis {
+
+NBD_NAMES_MEMBER(size)
+NBD_NAMES_MEMBER(read)
+NBD_NAMES_MEMBER(handle)
+NBD_NAMES_MEMBER(write)
+NBD_NAMES_MEMBER(flush)
+NBD_NAMES_MEMBER(trim)
+NBD_NAMES_MEMBER(write_zeroes)
+NBD_NAMES_MEMBER(cache)
+NBD_NAMES_MEMBER(lend)
+NBD_NAMES_MEMBER(lend_for_write)
+NBD_NAMES_MEMBER(block_sizes)
+NBD_NAMES_MEMBER(open)
+
+/// True, or a compile error that says in one sentence what was expected.
+template <class B>
+consteval bool served_is_sound()
+{
+    static_assert(has_size<B> || names_size<B>(),
+                  "nbd: a backend needs `std::uint64_t size() const`, its size in bytes");
+    static_assert(has_size<B> || !names_size<B>(),
+                  "nbd: this backend's size has the wrong shape; expected "
+                  "`std::uint64_t size() const`");
+    static_assert(has_read<B> || names_read<B>() || names_handle<B>(),
+                  "nbd: a backend needs `std::error_code read(std::uint64_t offset, "
+                  "std::span<std::byte> to)`, or the same returning void");
+    static_assert(has_read<B> || !names_read<B>(),
+                  "nbd: this backend's read has the wrong shape; expected `std::error_code "
+                  "read(std::uint64_t offset, std::span<std::byte> to)`, or the same returning void");
+    static_assert(has_handle<B> || !names_handle<B>(),
+                  "nbd: this backend's handle has the wrong shape; expected `void handle(nbd::call&)`");
+    static_assert(has_write<B> || !names_write<B>(),
+                  "nbd: this backend's write has the wrong shape; expected `std::error_code "
+                  "write(std::uint64_t offset, std::span<const std::byte> from)`, with a third "
+                  "parameter `nbd::write_flags` for native FUA, or the same returning void");
+    static_assert(has_flush<B> || !names_flush<B>(),
+                  "nbd: this backend's flush has the wrong shape; expected `std::error_code "
+                  "flush()`, or the same returning void");
+    static_assert(has_trim<B> || !names_trim<B>(),
+                  "nbd: this backend's trim has the wrong shape; expected `std::error_code "
+                  "trim(std::uint64_t offset, std::uint64_t length)`, or the same returning void");
+    static_assert(has_write_zeroes<B> || !names_write_zeroes<B>(),
+                  "nbd: this backend's write_zeroes has the wrong shape; expected `std::error_code "
+                  "write_zeroes(std::uint64_t offset, std::uint64_t length, nbd::zero_flags)`, or "
+                  "the same returning void");
+    static_assert(has_cache<B> || !names_cache<B>(),
+                  "nbd: this backend's cache has the wrong shape; expected `std::error_code "
+                  "cache(std::uint64_t offset, std::uint64_t length)`, or the same returning void");
+    static_assert(has_lend<B> || !names_lend<B>(),
+                  "nbd: this backend's lend has the wrong shape; expected `std::span<const "
+                  "std::byte> lend(std::uint64_t offset, std::size_t length) noexcept`");
+    static_assert(has_lend_for_write<B> || !names_lend_for_write<B>(),
+                  "nbd: this backend's lend_for_write has the wrong shape; expected "
+                  "`std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) "
+                  "noexcept`");
+    static_assert(has_block_sizes<B> || !names_block_sizes<B>(),
+                  "nbd: this backend's block_sizes has the wrong shape; expected "
+                  "`nbd::block_sizes block_sizes() const`");
+    static_assert(has_write<B> || has_handle<B>
+                      || !(has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>),
+                  "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
+    static_assert(concurrency_of<B>() == concurrency::parallel
+                      || !(has_lend<B> || has_lend_for_write<B>),
+                  "nbd: lent memory is used outside any lock, so a backend that lends promises "
+                  "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`");
+    return readable_backend<B>;
+}
+
+template <class B>
+consteval bool backend_is_sound()
+{
+    static_assert(has_open<B> || !names_open<B>(),
+                  "nbd: this backend's open has the wrong shape; expected `state open(const "
+                  "nbd::client&)`, where state is a backend that can be moved");
+    return served_is_sound<served_t<B>>();
+}
+
+}  // namespace nbd::diagnosis

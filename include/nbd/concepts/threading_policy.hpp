@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <utility>
+
+namespace nbd {
+
+/// A ThreadingPolicy says where a client lives: on which thread, and in which colour of I/O.
+///
+///     using executor_type              the concrete executor of the clients' sockets
+///     static constexpr bool blocking   true: an operation blocks its thread; false: it is awaited
+///     void start()                     makes what it needs; may throw std::system_error
+///     executor_type next_executor()    where the next client's socket is to live
+///     void launch(executor, make_task, done)
+///                                      runs the task that `make_task()` returns to its end, then
+///                                      calls `done()` once, in every case; must not throw. A
+///                                      blocking task has `get()`, the other is
+///                                      boost::asio::awaitable<void, executor_type>.
+///     bool runs_here() const           whether the calling thread is one of its own
+///     void join()                      waits for all that was launched, then ends its threads
+///
+/// Thread safety: next_executor and launch are called from one thread at a time, join once and after
+/// the last launch, runs_here from anywhere.
+template <class P>
+concept threading_policy = requires(P& p, const P& c) {
+    typename P::executor_type;
+    { P::blocking } -> std::convertible_to<bool>;
+    p.start();
+    { p.next_executor() } -> std::same_as<typename P::executor_type>;
+    { c.runs_here() } -> std::same_as<bool>;
+    p.join();
+};
+
+}  // namespace nbd

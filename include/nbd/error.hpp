@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <system_error>
+#include <type_traits>
+
+namespace nbd {
+
+/// Why a client was let go, or why a server could not start. Observers get the first kind in
+/// `at_disconnect`; `server::start` reports the second. Errors of the operating system keep
+/// their own category.
+enum class errc {
+    /// Something other than an option, or than a request, came where one was due.
+    bad_option_magic = 1,
+    bad_request_magic,
+    /// Client flags that were not offered (point 14).
+    unknown_client_flags,
+    /// More option data than settings.handshake_bytes allows.
+    handshake_too_long,
+    /// More options than settings.options_per_handshake allows.
+    too_many_options,
+    /// EXPORT_NAME that cannot be answered: only closing is left (point 28).
+    export_name_refused,
+    /// A WRITE longer than could be consumed without harm (point 78).
+    payload_too_long,
+    /// The connection ended in the middle of a message.
+    cut_short,
+    /// settings.handshake_deadline, progress_timeout, send_timeout or idle_timeout passed.
+    handshake_timeout,
+    progress_timeout,
+    send_timeout,
+    idle_timeout,
+    /// A client still in its handshake was let go to admit another; see settings.max_connections.
+    gave_way,
+    /// The server stopped.
+    server_stopped,
+
+    /// There is no export of the name that the client asked for.
+    unknown_export,
+
+    /// start() was called before; a server runs once.
+    started_before,
+    /// The socket's path is taken by something that is not a socket.
+    not_a_socket,
+    /// A UNIX socket's path is longer than the system allows (107 bytes on Linux).
+    path_too_long,
+};
+
+}  // namespace nbd
+
+// The one class with virtual functions is the standard's own idea of a category. It stands outside
+// namespace nbd so that "no vtable in nbd::" can be checked to the letter.
+class nbd_error_category final : public std::error_category {
+public:
+    [[nodiscard]] const char* name() const noexcept override { return "nbd"; }
+    [[nodiscard]] std::string message(int value) const override
+    {
+        using nbd::errc;
+        switch (static_cast<errc>(value)) {
+        case errc::bad_option_magic: return "the client sent something that is not an option";
+        case errc::bad_request_magic: return "the client sent something that is not a request";
+        case errc::unknown_client_flags: return "the client set flags that were not offered";
+        case errc::handshake_too_long: return "the client sent too much option data";
+        case errc::too_many_options: return "the client sent too many options";
+        case errc::export_name_refused: return "the export asked for cannot be served";
+        case errc::payload_too_long: return "the client sent a payload that is too long";
+        case errc::cut_short: return "the connection ended in the middle of a message";
+        case errc::handshake_timeout: return "the handshake took too long";
+        case errc::progress_timeout: return "the client stopped in the middle of a message";
+        case errc::send_timeout: return "the client does not read its replies";
+        case errc::idle_timeout: return "the client was idle for too long";
+        case errc::gave_way: return "the handshake gave way to another client";
+        case errc::server_stopped: return "the server stopped";
+        case errc::unknown_export: return "there is no such export";
+        case errc::started_before: return "the server was started before";
+        case errc::not_a_socket: return "the path exists and is not a socket";
+        case errc::path_too_long: return "the socket's path is too long";
+        }
+        return "unknown error";
+    }
+};
+
+namespace nbd {
+
+/// The category of errc, named "nbd".
+[[nodiscard]] inline const std::error_category& error_category() noexcept
+{
+    static const nbd_error_category category;
+    return category;
+}
+
+/// For std::error_code's converting constructor.
+[[nodiscard]] inline std::error_code make_error_code(errc e) noexcept
+{
+    return {static_cast<int>(e), error_category()};
+}
+
+}  // namespace nbd
+
+template <>
+struct std::is_error_code_enum<nbd::errc> : std::true_type {};

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/observer.hpp>
+#include <nbd/error.hpp>
+#include <nbd/handshake/export_info.hpp>
+#include <nbd/protocol/error_value.hpp>
+#include <nbd/protocol/option.hpp>
+#include <nbd/settings.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+namespace nbd::handshake {
+
+/// What the session is to do after the haggler took some bytes. In every case `reply()` goes out
+/// first, if there is any.
+enum class verdict {
+    more,      ///< receive `wants()` more bytes
+    list,      ///< call `list` for every export, then `listed`
+    open,      ///< open the export `asked_name()`, then call `opened` or `refused`
+    transmit,  ///< the transmission phase starts with the export that was opened last
+    hang_up,   ///< close; `ended()` says why, nothing after a clean ABORT
+};
+
+/// The newstyle handshake, decided: bytes in, reply bytes and a verdict out. No I/O, no clock.
+///
+/// The session receives exactly `wants()` bytes and hands them to `take`. It keeps those bytes as
+/// they are until the verdict is carried out, since names are views into them.
+class haggler {
+public:
+    explicit haggler(const settings& limits)
+        : limits_{limits}, options_left_{limits.options_per_handshake},
+          bytes_left_{limits.handshake_bytes}
+    {
+        const auto room = append(reply_, protocol::greeting_bytes);
+        protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);
+    }
+
+    /// Bytes due from the client; never more than settings.option_bytes allows.
+    [[nodiscard]] std::size_t wants() const noexcept { return wants_; }
+
+    /// What the client is to get. The session sends it and clears it.
+    [[nodiscard]] reply_bytes& reply() noexcept { return reply_; }
+
+    [[nodiscard]] verdict take(std::span<const std::byte> bytes)
+    {
+        switch (phase_) {
+        case phase::client_flags:
+            return take_client_flags(protocol::load<std::uint32_t>(bytes));
+        case phase::option_header:
+            return take_header(bytes.first<protocol::option_header_bytes>());
+        case phase::option_data:
+            return next(take_option(bytes));
+        case phase::oversized:
+            excess_ -= bytes.size();
+            if (excess_ != 0)
+                return await(phase::oversized, std::min(excess_, discard_step));
+            if (!known(option_.option))
+                return next(unsupported());
+            return next(error(protocol::option_reply::err_too_big, "the option has too much data"));
+        }
+        return hang_up(errc::bad_option_magic);
+    }
+
+    /// The option that was taken last, for the observer.
+    [[nodiscard]] const protocol::option_header& option() const noexcept { return option_; }
+    /// The client has finished its options or is in the midst of one: for telling a clean close.
+    [[nodiscard]] bool between_options() const noexcept { return phase_ == phase::option_header; }
+    [[nodiscard]] std::error_code ended() const noexcept { return ended_; }
+
+    /// From now on every option but ABORT is answered ERR_SHUTDOWN (point 24).
+    void shut_down() noexcept { shutting_down_ = true; }
+
+    // --- after verdict::list --------------------------------------------------------------------
+
+    void list(std::string_view name, std::string_view description)
+    {
+        append_server(reply_, name, description);
+        if (!listed_)
+            options_left_ += limits_.options_per_handshake;
+    }
+    [[nodiscard]] verdict listed()
+    {
+        listed_ = true;
+        return next(ack());
+    }
+
+    // --- after verdict::open --------------------------------------------------------------------
+
+    [[nodiscard]] std::string_view asked_name() const noexcept { return asked_.name; }
+
+    [[nodiscard]] verdict opened(const export_info& e)
+    {
+        if (option_.option == protocol::option::export_name) {
+            append_export_name(reply_, e.terms, no_zeroes_);
+            return verdict::transmit;
+        }
+        append_info_export(reply_, option_.option, e.terms);
+        if (asked_.wants(protocol::info::name))
+            append_info_text(reply_, option_.option, protocol::info::name, e.name);
+        if (asked_.wants(protocol::info::description))
+            append_info_text(reply_, option_.option, protocol::info::description, e.description);
+        if (asked_.wants(protocol::info::block_size))
+            append_info_block_size(reply_, option_.option, e.terms.blocks);
+        const auto done = next(ack());
+        return option_.option == protocol::option::go ? verdict::transmit : done;
+    }
+
+    /// The export is not there or did not open. EXPORT_NAME leaves only closing (point 28).
+    [[nodiscard]] verdict refused(std::error_code why)
+    {
+        if (option_.option == protocol::option::export_name)
+            return hang_up(errc::export_name_refused);
+        if (why == errc::unknown_export)
+            return next(error(protocol::option_reply::err_unknown,
+                              "no export \"" + printable(asked_.name) + '"'));
+        if (protocol::to_error_value(why) == protocol::error_value::eperm)
+            return next(error(protocol::option_reply::err_policy, "the export may not be opened"));
+        return next(error(protocol::option_reply::err_unknown, "the export does not open"));
+    }
+
+private:
+    enum class phase { client_flags, option_header, option_data, oversized };
+
+    static constexpr std::uint16_t offered =
+        protocol::handshake_flag::fixed_newstyle | protocol::handshake_flag::no_zeroes;
+    static constexpr std::size_t discard_step = 4096;
+
+    verdict await(phase next_phase, std::size_t bytes) noexcept
+    {
+        phase_ = next_phase;
+        wants_ = bytes;
+        return verdict::more;
+    }
+    verdict hang_up(errc why) noexcept
+    {
+        ended_ = why;
+        return verdict::hang_up;
+    }
+    /// The next option is due, unless the answer to this one decided otherwise.
+    verdict next(verdict v) noexcept
+    {
+        if (v != verdict::more)
+            return v;
+        return await(phase::option_header, protocol::option_header_bytes);
+    }
+
+    verdict ack()
+    {
+        append_reply(reply_, option_.option, protocol::option_reply::ack, std::string_view{});
+        return verdict::more;
+    }
+    verdict error(protocol::option_reply type, std::string_view text)
+    {
+        append_reply(reply_, option_.option, type, text);
+        return verdict::more;
+    }
+    verdict invalid(std::string_view text)
+    {
+        return error(protocol::option_reply::err_invalid, text);
+    }
+    verdict unsupported()
+    {
+        return error(protocol::option_reply::err_unsup, "the option is not supported");
+    }
+
+    // proto.md "Client flags": a flag that was not offered MUST end the session (point 14).
+    verdict take_client_flags(std::uint32_t flags) noexcept
+    {
+        if ((flags & ~std::uint32_t{offered}) != 0)
+            return hang_up(errc::unknown_client_flags);
+        fixed_newstyle_ = (flags & protocol::client_flag::fixed_newstyle) != 0;
+        no_zeroes_ = (flags & protocol::client_flag::no_zeroes) != 0;
+        return await(phase::option_header, protocol::option_header_bytes);
+    }
+
+    verdict take_header(std::span<const std::byte, protocol::option_header_bytes> bytes)
+    {
+        const auto header = protocol::decode_option_header(bytes);
+        if (!header)
+            return hang_up(errc::bad_option_magic);
+        option_ = *header;
+        if (options_left_ == 0)
+            return hang_up(errc::too_many_options);
+        --options_left_;
+        if (option_.length > bytes_left_)
+            return hang_up(errc::handshake_too_long);
+        bytes_left_ -= option_.length;
+        if (option_.length > limits_.option_bytes) {
+            // Nothing that long is an export's name, and EXPORT_NAME cannot be answered.
+            if (option_.option == protocol::option::export_name)
+                return hang_up(errc::export_name_refused);
+            excess_ = option_.length;
+            return await(phase::oversized, std::min(excess_, discard_step));
+        }
+        if (option_.length == 0)
+            return next(take_option({}));
+        return await(phase::option_data, option_.length);
+    }
+
+    verdict take_option(std::span<const std::byte> data)
+    {
+        using protocol::option;
+        if (shutting_down_ && option_.option != option::abort) {
+            if (option_.option == option::export_name)
+                return hang_up(errc::server_stopped);
+            return error(protocol::option_reply::err_shutdown, "the server is shutting down");
+        }
+        if (!fixed_newstyle_ && option_.option != option::export_name
+            && option_.option != option::abort)
+            return invalid("the client did not negotiate fixed newstyle");  // point 16
+        switch (option_.option) {
+        case option::export_name:
+            asked_ = {{reinterpret_cast<const char*>(data.data()), data.size()}, {}};
+            return protocol::valid_string(asked_.name) ? verdict::open
+                                                       : hang_up(errc::export_name_refused);
+        case option::abort:
+            ack();
+            return verdict::hang_up;
+        case option::list:
+            return data.empty() ? verdict::list : invalid("LIST takes no data");
+        case option::info:
+        case option::go:
+            return take_info(data);
+        case option::starttls:
+        case option::structured_reply:
+        case option::extended_headers:
+            return data.empty() ? unsupported() : invalid("the option takes no data");
+        default:
+            return unsupported();
+        }
+    }
+
+    verdict take_info(std::span<const std::byte> data)
+    {
+        const auto request = protocol::decode_info_request(data);
+        if (!request)
+            return invalid("the lengths in the option do not add up");
+        if (!protocol::valid_string(request->name))
+            return invalid("the export name is not UTF-8 of at most 4096 bytes without NUL");
+        asked_ = *request;
+        return verdict::open;
+    }
+
+    static constexpr bool known(protocol::option o) noexcept
+    {
+        using protocol::option;
+        return o == option::export_name || o == option::abort || o == option::list
+            || o == option::info || o == option::go;
+    }
+
+    const settings& limits_;
+    std::size_t options_left_;
+    std::size_t bytes_left_;
+    std::size_t excess_ = 0;
+    std::size_t wants_ = protocol::client_flags_bytes;
+    phase phase_ = phase::client_flags;
+    protocol::option_header option_;
+    protocol::info_request asked_;
+    reply_bytes reply_;
+    std::error_code ended_;
+    bool fixed_newstyle_ = false;
+    bool no_zeroes_ = false;
+    bool listed_ = false;
+    bool shutting_down_ = false;
+};
+
+}  // namespace nbd::handshake

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+namespace nbd::io {
+
+/// The awaiting colour of I/O: an operation is one of Asio's, awaited on a concrete executor, which
+/// must keep a client's handlers from running at the same time. The executor is named everywhere,
+/// for Asio's default erases its type and costs a virtual call.
+template <class Executor>
+class awaiting {
+    using token = boost::asio::as_tuple_t<boost::asio::use_awaitable_t<Executor>>;
+
+public:
+    template <class T>
+    using task = boost::asio::awaitable<T, Executor>;
+
+    /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
+    template <class Stream, class Buffers>
+    [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to)
+    {
+        return stream.async_read_some(to, token{});
+    }
+
+    /// Sends at least one byte, or says why not.
+    template <class Stream, class Buffers>
+    [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
+    {
+        return stream.async_write_some(from, token{});
+    }
+};
+
+}  // namespace nbd::io

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <boost/asio/buffer.hpp>
+#include <boost/system/error_code.hpp>
+#include <coroutine>
+#include <cstddef>
+#include <exception>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+namespace nbd::io {
+
+/// The blocking colour of I/O: an operation is one system call on the calling thread, and a task is
+/// a coroutine that starts at once and never suspends. A session text written over a colour runs as
+/// plain blocking code with this one.
+class blocking {
+    template <class T>
+    struct result {
+        std::optional<T> value;
+        std::exception_ptr thrown;
+        void return_value(T v) { value.emplace(std::move(v)); }
+        T take() { return std::move(*value); }
+    };
+
+    template <class T>
+        requires std::is_void_v<T>
+    struct result<T> {
+        std::exception_ptr thrown;
+        void return_void() noexcept {}
+        void take() noexcept {}
+    };
+
+    template <class T>
+    class ready {
+    public:
+        explicit ready(T value) : value_{std::move(value)} {}
+        [[nodiscard]] bool await_ready() const noexcept { return true; }
+        void await_suspend(std::coroutine_handle<>) const noexcept {}
+        T await_resume() { return std::move(value_); }
+
+    private:
+        T value_;
+    };
+
+public:
+    /// Has run to its end when it is returned. `get()` gives its result, once, or throws what it
+    /// threw; awaiting it does the same.
+    template <class T>
+    class [[nodiscard]] task {
+    public:
+        struct promise_type : result<T> {
+            task get_return_object() { return task{handle::from_promise(*this)}; }
+            std::suspend_never initial_suspend() noexcept { return {}; }
+            std::suspend_always final_suspend() noexcept { return {}; }
+            void unhandled_exception() noexcept { this->thrown = std::current_exception(); }
+        };
+
+        task(task&& other) noexcept : frame_{std::exchange(other.frame_, {})} {}
+        task& operator=(task&&) = delete;
+        ~task()
+        {
+            if (frame_)
+                frame_.destroy();
+        }
+
+        T get()
+        {
+            if (frame_.promise().thrown)
+                std::rethrow_exception(frame_.promise().thrown);
+            return frame_.promise().take();
+        }
+
+        [[nodiscard]] bool await_ready() const noexcept { return true; }
+        void await_suspend(std::coroutine_handle<>) const noexcept {}
+        T await_resume() { return get(); }
+
+    private:
+        using handle = std::coroutine_handle<promise_type>;
+        explicit task(handle frame) noexcept : frame_{frame} {}
+        handle frame_;
+    };
+
+    using transfer = std::tuple<boost::system::error_code, std::size_t>;
+
+    /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
+    template <class Stream, class Buffers>
+    [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
+    {
+        boost::system::error_code error;
+        const auto bytes = stream.read_some(to, error);
+        return ready<transfer>{{error, bytes}};
+    }
+
+    /// Sends at least one byte, or says why not.
+    template <class Stream, class Buffers>
+    [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
+    {
+        boost::system::error_code error;
+        const auto bytes = stream.write_some(from, error);
+        return ready<transfer>{{error, bytes}};
+    }
+};
+
+}  // namespace nbd::io

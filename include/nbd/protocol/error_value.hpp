@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/constants.hpp>
+
+#include <cerrno>
+#include <system_error>
+
+namespace nbd::protocol {
+
+/// What a backend's error becomes on the wire ("Error values", points 86 and 87).
+/// The wire has eight values; the cause itself goes to the observer, because the wire is poorer.
+/// EOVERFLOW and ENOTSUP are kept for the commands that may answer them (READ with DF,
+/// WRITE_ZEROES with FAST_ZERO), so here they become EINVAL; see `fast_zero_error`.
+[[nodiscard]] inline error_value to_error_value(const std::error_code& ec) noexcept
+{
+    if (!ec)
+        return error_value::none;
+    if (ec.category() != std::generic_category() && ec.category() != std::system_category())
+        return error_value::eio;
+    switch (ec.value()) {
+    case EPERM:
+    case EACCES:
+    case EROFS:
+        return error_value::eperm;
+    case EIO:
+        return error_value::eio;
+    case ENOMEM:
+        return error_value::enomem;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return error_value::enospc;
+    case ESHUTDOWN:
+        return error_value::eshutdown;
+    default:
+        return error_value::einval;
+    }
+}
+
+/// As `to_error_value`, for a WRITE_ZEROES with FAST_ZERO: "not supported" keeps its meaning there.
+[[nodiscard]] inline error_value fast_zero_error(const std::error_code& ec) noexcept
+{
+    if (ec == std::errc::not_supported || ec == std::errc::operation_not_supported)
+        return error_value::enotsup;
+    return to_error_value(ec);
+}
+
+}  // namespace nbd::protocol

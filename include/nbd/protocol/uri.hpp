@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace nbd::protocol {
+
+/// Percent-encodes everything but what a URI may hold anywhere (RFC 3986 "unreserved") and `/`.
+[[nodiscard]] inline std::string percent_encode(std::string_view text)
+{
+    constexpr std::string_view plain =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/";
+    constexpr char digits[] = "0123456789ABCDEF";
+    std::string encoded;
+    for (const char c : text) {
+        if (plain.find(c) != std::string_view::npos) {
+            encoded += c;
+        } else {
+            const auto byte = static_cast<unsigned char>(c);
+            encoded += '%';
+            encoded += digits[byte >> 4];
+            encoded += digits[byte & 15];
+        }
+    }
+    return encoded;
+}
+
+/// `nbd://authority/name` (doc/uri.md; points 93 and 94).
+[[nodiscard]] inline std::string tcp_uri(std::string_view authority, std::string_view name)
+{
+    return "nbd://" + std::string{authority} + '/' + percent_encode(name);
+}
+
+/// `nbd+unix:///name?socket=path`; an abstract socket's path begins with %00 (point 95).
+[[nodiscard]] inline std::string unix_uri(std::string_view path, std::string_view name)
+{
+    return "nbd+unix:///" + percent_encode(name) + "?socket=" + percent_encode(path);
+}
+
+}  // namespace nbd::protocol

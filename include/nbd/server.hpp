@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/backend/mem_backend.hpp>
+#include <nbd/concepts/diagnosis.hpp>
+#include <nbd/concepts/observer.hpp>
+#include <nbd/concepts/threading_policy.hpp>
+#include <nbd/concepts/transport.hpp>
+#include <nbd/error.hpp>
+#include <nbd/export_set.hpp>
+#include <nbd/session/reception.hpp>
+#include <nbd/settings.hpp>
+#include <nbd/threading/per_client_threads.hpp>
+#include <nbd/threading/strand_pool.hpp>
+#include <nbd/transport/tcp_transport.hpp>
+#include <nbd/transport/unix_transport.hpp>
+#include <nbd/version.hpp>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+namespace nbd {
+
+/// An NBD server, composed at compile time:
+///
+///     nbd::server<nbd::unix_transport, nbd::mem_backend, nbd::per_client_threads> server{
+///         {.path = "/tmp/disk.sock"}};
+///     server.exports().add("disk", nbd::mem_backend{size});
+///     server.run();
+///
+/// It is complete when constructed and runs once. Signals are the program's to handle: call stop().
+/// A client sees an export for as long as it is in `exports()`; add and remove at any time.
+/// Thread safety: exports(), stop() and wait() from any thread at any time, also from a backend or
+/// an observer, where stop() only begins to stop. Start and destroy it from one thread.
+template <class Transport, class Backend, class ThreadingPolicy = per_client_threads,
+          class Observer = silent>
+class server {
+    static_assert(nbd::transport<Transport>,
+                  "nbd: the first argument of server is a transport; see nbd/concepts/transport.hpp");
+    static_assert(threading_policy<ThreadingPolicy>,
+                  "nbd: the third argument of server is a threading policy; see "
+                  "nbd/concepts/threading_policy.hpp");
+    static constexpr bool sound = diagnosis::backend_is_sound<Backend>();
+
+public:
+    using export_set_type = export_set<Backend>;
+    using endpoint_type = typename Transport::protocol_type::endpoint;
+
+    /// Whether calls of the backend take a lock, because it promises no more than serialize_all.
+    static constexpr bool locks_backend = export_set_type::locks;
+
+    /// Errors: none yet; start() is what can fail.
+    explicit server(typename Transport::settings listen_at, settings limits = {},
+                    ThreadingPolicy policy = {}, Observer observer = {})
+        : server{std::make_shared<export_set_type>(), std::move(listen_at), std::move(limits),
+                 std::move(policy), std::move(observer)}
+    {
+    }
+
+    /// As above, with exports that another server (on another transport, say) serves too.
+    server(std::shared_ptr<export_set_type> shared, typename Transport::settings listen_at,
+           settings limits = {}, ThreadingPolicy policy = {}, Observer observer = {})
+        : exports_{std::move(shared)}, limits_{std::move(limits)}, observer_{std::move(observer)},
+          transport_{std::move(listen_at)}, policy_{std::move(policy)}
+    {
+    }
+    server(const server&) = delete;
+    server& operator=(const server&) = delete;
+    /// Stops, and waits until every client has left.
+    ~server() = default;
+
+    [[nodiscard]] export_set_type& exports() noexcept { return *exports_; }
+    [[nodiscard]] Observer& observer() noexcept { return observer_; }
+
+    /// Listens and serves, on threads of its own, and returns. On an error nothing was started.
+    /// Errors: the transport's (address in use, path too long, no permission ...), the system's when
+    /// it has no more threads, errc::started_before.
+    void start(std::error_code& error) { error = reception_.start(); }
+    /// As above; throws std::system_error.
+    void start()
+    {
+        if (const auto failed = reception_.start())
+            throw std::system_error{failed, "nbd: server does not start"};
+    }
+
+    /// Returns when the server has stopped and every client has left.
+    void wait() { reception_.wait(); }
+
+    /// Accepts nobody any more, lets clients finish the requests they have sent (at most
+    /// settings.stop_grace, and what a backend takes), closes every connection and returns.
+    void stop() { reception_.stop(); }
+
+    /// start() and wait().
+    void run()
+    {
+        start();
+        wait();
+    }
+
+    /// Where it listens, after start(): the port that was free, for one.
+    [[nodiscard]] const endpoint_type& local_endpoint() const noexcept
+    {
+        return reception_.local_endpoint();
+    }
+
+    /// The NBD URI of an export, to paste into any client, after start().
+    [[nodiscard]] std::string uri(std::string_view export_name) const
+    {
+        return transport_.uri(local_endpoint(), export_name);
+    }
+
+private:
+    struct nothing {
+        template <class... Args>
+        explicit nothing(Args&&...) noexcept
+        {
+        }
+    };
+    // A backend that is not sound has had its sentence; pages of templates would only hide it.
+    using reception_type = std::conditional_t<
+        sound, session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
+
+    std::shared_ptr<export_set_type> exports_;
+    const settings limits_;
+    [[no_unique_address]] Observer observer_;
+    Transport transport_;
+    ThreadingPolicy policy_;
+    reception_type reception_{transport_, policy_, *exports_, limits_, observer_};
+};
+
+}  // namespace nbd

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/handshake/haggler.hpp>
+#include <nbd/session/context.hpp>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
+#include <cstddef>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+namespace nbd::session {
+
+/// The handshake loop: receives exactly what the haggler wants, carries out its verdicts and sends
+/// its replies. Gives the export that the client chose, or nothing, and then `c.ended` says why.
+///
+/// Not one byte is received beyond what an option needs, so nothing can lie buffered when the
+/// meaning of the stream changes. An export is opened when a client asks for it and not earlier.
+template <class Io, class Stream, class Exports, class Observer>
+typename Io::template task<std::optional<typename Exports::opened>>
+haggle(Stream& stream, Exports& exports, context<Observer>& c)
+{
+    using handshake::verdict;
+    handshake::haggler haggler{c.limits};
+    std::vector<std::byte> data;
+    std::optional<typename Exports::opened> chosen;
+    auto v = verdict::more;
+    c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
+    for (;;) {
+        if (v == verdict::list) {
+            exports.visit(c.limits.exports_listed, [&](std::string_view name, std::string_view text) {
+                haggler.list(name, text);
+            });
+            v = haggler.listed();
+        } else if (v == verdict::open) {
+            std::error_code why;
+            chosen = exports.open(haggler.asked_name(), c.who, why);
+            if (!chosen)
+                notify::at_error(c.observer, c.who, why, "the export does not open");
+            v = chosen ? haggler.opened(chosen->info()) : haggler.refused(why);
+            if (v != verdict::transmit)
+                chosen.reset();  // INFO opens as GO does, and closes again (point 99)
+        }
+
+        auto& reply = haggler.reply();
+        for (std::size_t sent = 0; sent < reply.size();) {
+            const auto [error, n] = co_await Io::write_some(
+                stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
+            if (error) {
+                c.ended = error;
+                co_return std::nullopt;
+            }
+            sent += n;
+        }
+        reply.clear();
+
+        if (v == verdict::hang_up) {
+            c.ended = haggler.ended();
+            co_return std::nullopt;
+        }
+        if (v == verdict::transmit) {
+            c.admitted.store(true, std::memory_order_relaxed);
+            c.deadline.disarm();
+            notify::at_export_opened(c.observer, c.who, chosen->info().name, chosen->info().terms);
+            co_return chosen;
+        }
+
+        data.resize(haggler.wants());
+        for (std::size_t got = 0; got < data.size();) {
+            const auto [error, n] = co_await Io::read_some(
+                stream, boost::asio::buffer(data.data() + got, data.size() - got));
+            if (error) {
+                const bool clean = got == 0 && haggler.between_options();
+                if (error != boost::asio::error::eof)
+                    c.ended = error;
+                else if (!clean)
+                    c.ended = errc::cut_short;
+                co_return std::nullopt;
+            }
+            got += n;
+        }
+        if (c.stopping.load(std::memory_order_relaxed))
+            haggler.shut_down();
+        const bool header = haggler.between_options();
+        v = haggler.take(data);
+        if (header)
+            notify::at_option(c.observer, c.who, haggler.option());
+    }
+}
+
+}  // namespace nbd::session

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/error.hpp>
+#include <nbd/io/awaiting.hpp>
+#include <nbd/io/blocking.hpp>
+#include <nbd/session/serve.hpp>
+#include <nbd/settings.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/basic_socket_acceptor.hpp>
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <type_traits>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+namespace nbd::session {
+
+/// Where clients come and go: accepts them, seats each on the threading policy, cuts those that
+/// overstay a deadline, and shows all of them out when the server stops. It has one thread, which
+/// sleeps but for that; the sessions run on the policy's.
+template <class Transport, class Policy, class Exports, class Observer>
+class reception {
+    using control_executor = boost::asio::io_context::executor_type;
+    using protocol_type = typename Transport::protocol_type;
+    using acceptor_type = boost::asio::basic_socket_acceptor<protocol_type, control_executor>;
+    using timer_type = boost::asio::basic_waitable_timer<
+        std::chrono::steady_clock, boost::asio::wait_traits<std::chrono::steady_clock>,
+        control_executor>;
+    using executor_type = typename Policy::executor_type;
+    using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
+    using colour = std::conditional_t<Policy::blocking, io::blocking, io::awaiting<executor_type>>;
+
+public:
+    using endpoint_type = typename protocol_type::endpoint;
+
+    reception(Transport& transport, Policy& policy, Exports& exports, const settings& limits,
+              Observer& observer)
+        : transport_{transport}, policy_{policy}, exports_{exports}, limits_{limits},
+          observer_{observer}
+    {
+    }
+    reception(const reception&) = delete;
+    reception& operator=(const reception&) = delete;
+    ~reception() { stop(); }
+
+    [[nodiscard]] std::error_code start()
+    {
+        if (started_.exchange(true))
+            return errc::started_before;
+        if (const auto failed = transport_.listen(acceptor_))
+            return failed;
+        ::fcntl(acceptor_.native_handle(), F_SETFD, FD_CLOEXEC);
+        endpoint_ = acceptor_.local_endpoint();
+        try {
+            policy_.start();
+            accept();
+            thread_ = std::thread{[this] { control_.run(); }};
+        } catch (const std::system_error& e) {  // no thread to be had
+            boost::system::error_code ignored;
+            acceptor_.close(ignored);
+            transport_.close();
+            policy_.join();
+            return e.code();
+        }
+        return {};
+    }
+
+    [[nodiscard]] const endpoint_type& local_endpoint() const noexcept { return endpoint_; }
+
+    void stop()
+    {
+        if (!stopping_.exchange(true))
+            boost::asio::post(control_, [this] { close_down(); });
+        wait();
+    }
+
+    void wait()
+    {
+        if (control_.get_executor().running_in_this_thread() || policy_.runs_here())
+            return;
+        const std::lock_guard lock{joining_};
+        if (!thread_.joinable())
+            return;
+        thread_.join();
+        policy_.join();
+    }
+
+private:
+    struct connection {
+        connection(socket_type s, client who, const reception& r)
+            : socket{std::move(s)}, session{r.limits_, r.observer_, std::move(who),
+                                            deadline{r.clock_}, r.stopping_},
+              accepted{r.clock_.now()}
+        {
+        }
+
+        socket_type socket;
+        context<Observer> session;
+        const std::uint64_t accepted;  ///< in ticks
+        std::atomic<errc> cut{};  ///< why the server ended it; nothing if it did not
+    };
+    using seat = typename std::list<connection>::iterator;
+
+    // --- on the control thread ------------------------------------------------------------------
+
+    void accept()
+    {
+        acceptor_.async_accept(policy_.next_executor(),
+                               [this](const boost::system::error_code& error, socket_type socket) {
+                                   accepted(error, std::move(socket));
+                               });
+    }
+
+    void accepted(const boost::system::error_code& error, socket_type socket)
+    {
+        if (stopping_.load(std::memory_order_relaxed))
+            return;
+        if (error) {
+            notify::at_accept_error(observer_, std::error_code{error});
+            // Out of descriptors or memory, accept fails at once and for ever; a pause lets others
+            // give theirs back.
+            pause_.expires_after(std::chrono::milliseconds{100});
+            pause_.async_wait([this](const boost::system::error_code& cancelled) {
+                if (!cancelled)
+                    accept();
+            });
+            return;
+        }
+        ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
+        transport_.prepare(socket);
+        waiting_.emplace(std::move(socket));
+        seat_next();
+    }
+
+    /// Seats the client that waits, if there is room, and then accepts the next. At the limit one
+    /// client waits here and the others in the backlog.
+    void seat_next()
+    {
+        if (!waiting_ || stopping_.load(std::memory_order_relaxed))
+            return;
+        if (limits_.max_connections != 0 && count() >= limits_.max_connections) {
+            cut_longest_haggler();
+            return;
+        }
+        auto socket = std::move(*waiting_);
+        waiting_.reset();
+        launch(std::move(socket));
+        accept();
+    }
+
+    void launch(socket_type socket)
+    {
+        clock_.advance_to(elapsed());
+        client who{.id = ++last_id_, .peer = transport_.peer(socket)};
+        const auto executor = socket.get_executor();
+        seat at;
+        {
+            const std::lock_guard lock{mutex_};
+            at = connections_.emplace(connections_.end(), std::move(socket), std::move(who), *this);
+        }
+        notify::at_connect(observer_, at->session.who);
+        if (!ticking_)
+            tick();
+        policy_.launch(
+            executor,
+            [this, at] { return serve<colour>(at->socket, exports_, at->session); },
+            [this, at] { ended(at); });
+    }
+
+    /// Moves the time on and cuts who is overdue, as long as there is anybody.
+    void tick()
+    {
+        clock_.advance_to(elapsed());
+        {
+            const std::lock_guard lock{mutex_};
+            for (auto& c : connections_)
+                if (c.session.deadline.overdue())
+                    cut(c, c.session.deadline.reason());
+            ticking_ = !connections_.empty();
+        }
+        if (waiting_)
+            cut_longest_haggler();
+        if (!ticking_)
+            return;
+        tick_.expires_after(ticker::tick);
+        tick_.async_wait([this](const boost::system::error_code& cancelled) {
+            if (!cancelled)
+                tick();
+        });
+    }
+
+    /// Somebody waits for a place: the client that has been in its handshake for longest gives its
+    /// own up, if it had a second. Clients in transmission keep theirs.
+    void cut_longest_haggler()
+    {
+        const auto had_a_second = ticker::ticks(std::chrono::seconds{1});
+        const std::lock_guard lock{mutex_};
+        const auto at = std::find_if(connections_.begin(), connections_.end(), [](const auto& c) {
+            return c.cut == errc{} && !c.session.admitted.load(std::memory_order_relaxed);
+        });
+        if (at != connections_.end() && clock_.now() >= at->accepted + had_a_second)
+            cut(*at, errc::gave_way);
+    }
+
+    void close_down()
+    {
+        boost::system::error_code ignored;
+        acceptor_.close(ignored);
+        transport_.close();
+        waiting_.reset();
+        pause_.cancel();
+        {
+            // What was received is finished and answered; then each session finds the end of its
+            // stream.
+            const std::lock_guard lock{mutex_};
+            for (auto& c : connections_)
+                ::shutdown(c.socket.native_handle(), SHUT_RD);
+        }
+        pause_.expires_after(limits_.stop_grace);
+        pause_.async_wait([this](const boost::system::error_code& cancelled) {
+            if (cancelled)
+                return;
+            const std::lock_guard lock{mutex_};
+            for (auto& c : connections_)
+                cut(c, errc::server_stopped);
+        });
+        finish_if_empty();
+    }
+
+    void finish_if_empty()
+    {
+        if (!stopping_.load(std::memory_order_relaxed) || count() != 0)
+            return;
+        pause_.cancel();
+        tick_.cancel();
+        guard_.reset();
+    }
+
+    // --- on any thread --------------------------------------------------------------------------
+
+    /// Ends a connection from outside its session, whose wait then returns. Requires the mutex, for
+    /// a descriptor that was closed meanwhile may be another client's by now.
+    static void cut(connection& c, errc why) noexcept
+    {
+        auto expected = errc{};
+        if (c.cut.compare_exchange_strong(expected, why))
+            ::shutdown(c.socket.native_handle(), SHUT_RDWR);
+    }
+
+    /// A session has ended; on its own thread.
+    void ended(seat at) noexcept
+    {
+        std::error_code why = at->session.ended;
+        if (const auto by_server = at->cut.load(); by_server != errc{})
+            why = by_server;
+        else if (stopping_.load(std::memory_order_relaxed) && (!why || why == errc::cut_short))
+            why = errc::server_stopped;
+        notify::at_disconnect(observer_, at->session.who, why);
+        std::list<connection> gone;
+        {
+            const std::lock_guard lock{mutex_};
+            gone.splice(gone.begin(), connections_, at);
+            gone.clear();
+        }
+        boost::asio::post(control_, [this] {
+            seat_next();
+            finish_if_empty();
+        });
+    }
+
+    [[nodiscard]] std::size_t count() const
+    {
+        const std::lock_guard lock{mutex_};
+        return connections_.size();
+    }
+    [[nodiscard]] std::uint64_t elapsed() const
+    {
+        return static_cast<std::uint64_t>((std::chrono::steady_clock::now() - epoch_) / ticker::tick);
+    }
+
+    Transport& transport_;
+    Policy& policy_;
+    Exports& exports_;
+    const settings& limits_;
+    Observer& observer_;
+
+    ticker clock_;
+    const std::chrono::steady_clock::time_point epoch_ = std::chrono::steady_clock::now();
+    std::atomic<bool> started_{false};
+    std::atomic<bool> stopping_{false};
+
+    mutable std::mutex mutex_;  ///< guards connections_ and the life of their descriptors
+    std::list<connection> connections_;
+
+    boost::asio::io_context control_{1};
+    boost::asio::executor_work_guard<control_executor> guard_{control_.get_executor()};
+    acceptor_type acceptor_{control_.get_executor()};
+    timer_type tick_{control_.get_executor()};
+    timer_type pause_{control_.get_executor()};
+    std::optional<socket_type> waiting_;
+    std::uint64_t last_id_ = 0;
+    bool ticking_ = false;
+    endpoint_type endpoint_;
+    std::thread thread_;
+    std::mutex joining_;
+};
+
+}  // namespace nbd::session

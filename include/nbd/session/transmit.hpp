@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/session/responder.hpp>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
+
+namespace nbd::session {
+
+/// The in-order loop of the transmission phase: sends what the responder has gathered, receives when
+/// nothing complete is left. Ends when the client leaves or must be let go; `c.ended` says why.
+template <class Io, class Stream, class Opened, class Observer>
+typename Io::template task<void> transmit(Stream& stream, Opened& disk, context<Observer>& c)
+{
+    responder<Opened, Observer> responder{disk, c};
+    auto& out = responder.out();
+    for (;;) {
+        const auto step = responder.advance();
+
+        c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
+        while (!out.empty()) {
+            const auto [error, n] = co_await Io::write_some(stream, out.pieces());
+            if (error) {
+                c.ended = error;
+                co_return;
+            }
+            out.sent(n);
+            c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
+        }
+
+        if (step == decltype(step)::finish)
+            co_return;
+        if (step == decltype(step)::again)
+            continue;
+
+        const bool mid_message = responder.mid_message();
+        if (mid_message)
+            c.deadline.arm(c.limits.progress_timeout, errc::progress_timeout);
+        else
+            c.deadline.arm(c.limits.idle_timeout, errc::idle_timeout);
+        const auto space = responder.space();
+        const auto [error, n] =
+            co_await Io::read_some(stream, boost::asio::buffer(space.data(), space.size()));
+        if (error) {
+            if (error != boost::asio::error::eof)
+                c.ended = error;
+            else if (mid_message)
+                c.ended = errc::cut_short;
+            co_return;
+        }
+        responder.received(n);
+    }
+}
+
+}  // namespace nbd::session

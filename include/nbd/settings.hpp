@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/terms.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace nbd {
+
+/// The run-time limits of a server. Every byte from the network is untrusted; these bound what one
+/// client can take from the others. Zero switches a limit off where it says so.
+struct settings {
+    /// Clients at a time; 0 = no limit. A client over the limit waits in the backlog for a free
+    /// place, and one that has haggled for more than a second gives its place up. 100 is qemu's.
+    std::size_t max_connections = 100;
+
+    /// From accept to the first request, however slowly the bytes come. 10 s is qemu's.
+    std::chrono::milliseconds handshake_deadline{10'000};
+    /// Options before a client is let go; LIST adds as many for each export (nbdkit's rule).
+    std::size_t options_per_handshake = 32;
+    /// Data of one option, in bytes. More is consumed and refused. Real clients need about 24 KiB.
+    std::size_t option_bytes = std::size_t{64} << 10;
+    /// Data of all options of a handshake, in bytes. A client that sends more is let go.
+    std::size_t handshake_bytes = std::size_t{1} << 20;
+    /// Exports named in the answer to LIST.
+    std::size_t exports_listed = 10'000;
+
+    /// Between two pieces of one message from a client in transmission; 0 = no limit.
+    std::chrono::milliseconds progress_timeout{60'000};
+    /// For a client to take some of its replies; 0 = no limit.
+    std::chrono::milliseconds send_timeout{60'000};
+    /// Between two requests; 0 = no limit, the default, for kernel clients are idle for days.
+    std::chrono::milliseconds idle_timeout{0};
+
+    /// How long stop() lets clients finish the requests that they have sent.
+    std::chrono::milliseconds stop_grace{5'000};
+};
+
+/// What one export is to its clients, beside the backend that serves it.
+struct export_settings {
+    /// For LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
+    std::optional<std::string> description;
+    /// WRITE, TRIM and WRITE_ZEROES answer EPERM.
+    bool read_only = false;
+    /// Tells clients that seeking costs, whatever the backend promises.
+    bool rotational = false;
+    /// Advertised and enforced; nothing = the backend's own, or the specification's defaults.
+    std::optional<protocol::block_sizes> blocks;
+    /// Abilities of the backend that clients shall not have, as transmission flags:
+    /// `protocol::transmission_flag::send_trim | ...`. Can take away send_flush, send_fua,
+    /// send_trim, send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
+    std::uint16_t withhold = 0;
+};
+
+}  // namespace nbd

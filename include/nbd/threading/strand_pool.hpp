@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/threading_policy.hpp>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <cstddef>
+#include <exception>
+#include <list>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace nbd {
+
+/// A fixed number of threads for any number of clients, whose I/O is awaited. Every thread runs a
+/// context of its own and a client stays on one of them, which is its strand: no lock and no hand-over
+/// between threads on the path of a request. A backend that blocks delays the other clients of its
+/// thread.
+class strand_pool {
+public:
+    using executor_type = boost::asio::io_context::executor_type;
+    static constexpr bool blocking = false;
+
+    /// A thread for each core.
+    strand_pool() : strand_pool{std::max(1U, std::thread::hardware_concurrency())} {}
+
+    /// Errors: std::invalid_argument for no threads at all.
+    explicit strand_pool(std::size_t threads) : threads_{threads}
+    {
+        if (threads == 0)
+            throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
+    }
+
+    /// Errors: std::system_error where there are no threads to be had; none is left then.
+    void start()
+    {
+        try {
+            for (std::size_t i = 0; i < threads_; ++i)
+                workers_.emplace_back().start();
+        } catch (...) {
+            join();
+            throw;
+        }
+        next_ = workers_.begin();
+    }
+
+    [[nodiscard]] executor_type next_executor()
+    {
+        if (next_ == workers_.end())
+            next_ = workers_.begin();
+        return (next_++)->context.get_executor();
+    }
+
+    template <class MakeTask, class Done>
+    void launch(const executor_type& executor, MakeTask make_task, Done done) noexcept
+    {
+        try {
+            boost::asio::co_spawn(executor, make_task(),
+                                  [done](const std::exception_ptr&) mutable { done(); });
+        } catch (...) {  // no memory for a session: the client is let go
+            done();
+        }
+    }
+
+    [[nodiscard]] bool runs_here() const
+    {
+        return std::any_of(workers_.begin(), workers_.end(), [](const worker& w) {
+            return w.thread.get_id() == std::this_thread::get_id();
+        });
+    }
+
+    void join()
+    {
+        for (auto& w : workers_) {
+            w.guard.reset();
+            if (w.thread.joinable())
+                w.thread.join();
+        }
+        workers_.clear();
+    }
+
+private:
+    struct worker {
+        boost::asio::io_context context{1};
+        boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
+        std::thread thread;
+
+        void start()
+        {
+            thread = std::thread{[this] { context.run(); }};
+        }
+    };
+
+    std::size_t threads_;
+    std::list<worker> workers_;
+    std::list<worker>::iterator next_{};
+};
+
+}  // namespace nbd

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/protocol/terms.hpp>
+#include <nbd/settings.hpp>
+
+#include <cstdint>
+
+namespace nbd::transmission {
+
+/// Whether a FUA can be honoured: natively, or as a flush after the write.
+template <class B>
+concept can_fua = has_fua_write<B> || (has_plain_write<B> && has_flush<B>);
+
+/// The transmission flags that a backend's type gives: what its code does, nothing more
+/// ("Transmission flags", point 12: a flag MUST NOT be set for something unsupported).
+template <class B>
+[[nodiscard]] consteval std::uint16_t capabilities() noexcept
+{
+    using namespace protocol::transmission_flag;
+    unsigned flags = has_flags;
+    const auto add = [&flags](bool present, std::uint16_t flag) {
+        if (present)
+            flags |= flag;
+    };
+    constexpr bool all = has_handle<B>;
+    constexpr bool writable = all || has_write<B>;
+    add(!writable, read_only);
+    add(all || has_flush<B>, send_flush);
+    add(all || can_fua<B>, send_fua);
+    add(all || (writable && has_trim<B>), send_trim);
+    add(writable, send_write_zeroes);
+    add(writable && promises_fast_zero<B>, send_fast_zero);
+    add(all || has_cache<B>, send_cache);
+    add(promises_multi_conn<B>, can_multi_conn);
+    add(promises_rotational<B>, rotational);
+    return static_cast<std::uint16_t>(flags);
+}
+
+/// What an export can withhold; nothing can be added.
+inline constexpr std::uint16_t withholdable =
+    protocol::transmission_flag::send_flush | protocol::transmission_flag::send_fua
+    | protocol::transmission_flag::send_trim | protocol::transmission_flag::send_write_zeroes
+    | protocol::transmission_flag::send_fast_zero | protocol::transmission_flag::send_cache
+    | protocol::transmission_flag::can_multi_conn;
+
+/// The flags that clients of one export see: the backend's, less what the export withholds.
+[[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,
+                                              const export_settings& e) noexcept
+{
+    using namespace protocol::transmission_flag;
+    unsigned flags = capabilities & ~(e.withhold & withholdable);
+    if (e.rotational)
+        flags |= rotational;
+    if (e.read_only)
+        flags |= read_only;
+    if ((flags & read_only) != 0)
+        flags &= ~unsigned{send_fua | send_trim | send_write_zeroes | send_fast_zero};
+    if ((flags & send_write_zeroes) == 0)
+        flags &= ~unsigned{send_fast_zero};
+    return static_cast<std::uint16_t>(flags);
+}
+
+}  // namespace nbd::transmission

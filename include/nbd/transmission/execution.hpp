@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/call.hpp>
+#include <nbd/protocol/request.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <span>
+#include <system_error>
+
+/// A request that was admitted becomes calls of the backend. What the backend lacks is made up for
+/// here: FUA as a flush, WRITE_ZEROES as writes of zeroes. Whatever a backend throws ends here.
+namespace nbd::transmission {
+
+/// Calls a member of a backend; an exception becomes an error code.
+template <class F>
+[[nodiscard]] std::error_code outcome_of(F&& member) noexcept
+{
+    try {
+        if constexpr (std::is_void_v<decltype(member())>) {
+            member();
+            return {};
+        } else {
+            return member();
+        }
+    } catch (const std::system_error& e) {
+        return e.code() ? e.code() : std::make_error_code(std::errc::io_error);
+    } catch (const std::bad_alloc&) {
+        return std::make_error_code(std::errc::not_enough_memory);
+    } catch (...) {
+        return std::make_error_code(std::errc::io_error);
+    }
+}
+
+/// A READ into memory of ours; `to` is as long as the request.
+template <class B>
+[[nodiscard]] std::error_code read(B& backend, const protocol::request& r,
+                                   std::span<std::byte> to) noexcept
+{
+    // A backend that claims success and fills less must not send a client what lay there before.
+    if constexpr (!promises_fills_reads<B>)
+        std::fill(to.begin(), to.end(), std::byte{0});
+    if constexpr (has_handle<B>) {
+        return outcome_of([&] {
+            call c{r, {}, to};
+            const auto thrown = outcome_of([&] { return backend.handle(c); });
+            return thrown ? thrown : c.result();
+        });
+    } else {
+        return outcome_of([&] { return backend.read(r.offset, to); });
+    }
+}
+
+/// Writes one piece, durably where `fua` asks for it.
+template <class B>
+[[nodiscard]] std::error_code write(B& backend, std::uint64_t offset,
+                                    std::span<const std::byte> from, bool fua) noexcept
+{
+    if constexpr (has_fua_write<B>) {
+        return outcome_of([&] { return backend.write(offset, from, write_flags{.fua = fua}); });
+    } else {
+        const auto failed = outcome_of([&] { return backend.write(offset, from); });
+        if constexpr (has_flush<B>) {
+            if (!failed && fua)
+                return outcome_of([&] { return backend.flush(); });
+        }
+        return failed;
+    }
+}
+
+/// Zeroes to write from, in the part of the program that takes no room in its file.
+inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
+
+/// WRITE_ZEROES by writing zeroes, for a backend without its own: bounded memory, whatever the
+/// length. Only the last piece carries FUA, for a flush covers what was written before.
+template <class B>
+[[nodiscard]] std::error_code write_zero_blocks(B& backend, std::uint64_t offset,
+                                                std::uint64_t length, bool fua) noexcept
+{
+    while (length != 0) {
+        const auto n = std::min<std::uint64_t>(length, zero_block.size());
+        // Native FUA covers its own piece alone.
+        const bool durable = fua && (has_fua_write<B> || n == length);
+        if (const auto failed =
+                write(backend, offset, std::span{zero_block}.first(static_cast<std::size_t>(n)),
+                      durable))
+            return failed;
+        offset += n;
+        length -= n;
+    }
+    return {};
+}
+
+template <class B>
+[[nodiscard]] std::error_code write_zeroes(B& backend, const protocol::request& r) noexcept
+{
+    namespace cf = protocol::command_flag;
+    [[maybe_unused]] const bool fua = r.has(cf::fua);
+    if constexpr (has_write_zeroes<B>) {
+        // Without a flush, durable zeroes can only be written with the write's own FUA.
+        if (has_flush<B> || !fua) {
+            const zero_flags flags{.no_hole = r.has(cf::no_hole), .fast = r.has(cf::fast_zero)};
+            const auto failed =
+                outcome_of([&] { return backend.write_zeroes(r.offset, r.length, flags); });
+            if constexpr (has_flush<B>) {
+                if (!failed && fua)
+                    return outcome_of([&] { return backend.flush(); });
+            }
+            // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone. A backend that cannot do it now gets
+            // its zeroes written.
+            if (failed != std::errc::not_supported && failed != std::errc::operation_not_supported)
+                return failed;
+        }
+    }
+    if (r.has(cf::fast_zero))
+        return std::make_error_code(std::errc::not_supported);
+    return write_zero_blocks(backend, r.offset, r.length, fua);
+}
+
+template <class B>
+[[nodiscard]] std::error_code trim(B& backend, const protocol::request& r) noexcept
+{
+    const bool fua = r.has(protocol::command_flag::fua);
+    if (fua && !has_flush<B>)
+        return {};  // "TRIM" is advice, and this one could not be made durable
+    const auto failed = outcome_of([&] { return backend.trim(r.offset, r.length); });
+    if constexpr (has_flush<B>) {
+        if (!failed && fua)
+            return outcome_of([&] { return backend.flush(); });
+    }
+    return failed;
+}
+
+/// Carries out a request whose reply has no data: everything but READ and DISC. It was admitted.
+template <class B>
+[[nodiscard]] std::error_code perform(B& backend, const protocol::request& r,
+                                      std::span<const std::byte> payload) noexcept
+{
+    using protocol::command;
+    if constexpr (has_handle<B>) {
+        return outcome_of([&] {
+            call c{r, payload, {}};
+            const auto thrown = outcome_of([&] { return backend.handle(c); });
+            return thrown ? thrown : c.result();
+        });
+    } else {
+        switch (r.command) {
+        case command::write:
+            if constexpr (has_write<B>)
+                return write(backend, r.offset, payload, r.has(protocol::command_flag::fua));
+            break;
+        case command::flush:
+            if constexpr (has_flush<B>)
+                return outcome_of([&] { return backend.flush(); });
+            break;
+        case command::trim:
+            if constexpr (has_trim<B>)
+                return trim(backend, r);
+            break;
+        case command::cache:
+            if constexpr (has_cache<B>)
+                return outcome_of([&] { return backend.cache(r.offset, r.length); });
+            break;
+        case command::write_zeroes:
+            if constexpr (has_write<B>)
+                return write_zeroes(backend, r);
+            break;
+        default:
+            break;
+        }
+        return std::make_error_code(std::errc::invalid_argument);
+    }
+}
+
+}  // namespace nbd::transmission
