@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs the conformance cases against nbd-serve. See README.md."""
+import argparse
+import fnmatch
+import os
+import sys
+import threading
+import time
+import traceback
+
+import harness
+from harness import CASES, Broken, Context, Failure, Run, Skip
+
+GROUPS = ["connect_and_greeting", "options", "transmission", "slow_clients", "lifecycle", "integrity", "cves",
+          "structured", "meta_context", "extended_headers"]
+TITLES = {"structured": "structured replies", "meta": "meta contexts", "extended": "extended headers"}
+
+
+class Report:
+    def __init__(self, verbose):
+        self.verbose = verbose
+        self.passed = self.failed = self.skipped = 0
+        self.unusable = {}
+        self.lock = threading.Lock()
+
+    def ok(self, label, seconds):
+        with self.lock:
+            self.passed += 1
+            if self.verbose:
+                print("ok   %s (%.2f s)" % (label, seconds), flush=True)
+
+    def fail(self, label, rule, trace, problem):
+        with self.lock:
+            self.failed += 1
+            sent = "; ".join(trace[-3:]) or "nothing"
+            print("FAIL %s: sent %s; expected %s; got %s | rule: %s"
+                  % (label, sent[:400], problem.expected, str(problem.got)[:500], rule), flush=True)
+
+    def broken(self, what):
+        with self.lock:
+            self.failed += 1
+            self.unusable[str(what)] = self.unusable.get(str(what), 0) + 1
+
+    def skip(self, label, why):
+        with self.lock:
+            self.skipped += 1
+            print("SKIP %s: %s" % (label, why), flush=True)
+
+
+def run_case(run, report, case, transport, delivery):
+    label = "%s [%s %s%s]" % (case.name, transport, case.kind if not case.own else "own",
+                              "" if delivery == "whole" else ", byte by byte")
+    begin = time.monotonic()
+    context = shared = None
+    try:
+        shared = None if case.own else run.server(case.kind, transport)
+        context = Context(run, case, shared.server if shared else None, transport, delivery)
+        try:
+            case.function(context)
+        finally:
+            context.close()
+        if shared and not case.slow:
+            if case.scratch:
+                shared.restore()
+            shared.verify()
+        report.ok(label, time.monotonic() - begin)
+    except Skip as why:
+        report.skip(label, why)
+    except Broken as what:
+        report.broken(what)
+    except Failure as problem:
+        if shared and not shared.server.alive():
+            problem.got = "%s, and the server ended: %s" % (problem.got, shared.ending())
+        report.fail(label, case.rule, context.trace if context else [], problem)
+        if not case.own and not case.slow:
+            recover(run, case, transport)
+    except Exception:
+        report.fail(label, case.rule, context.trace if context else [],
+                    Failure("the case itself to work", traceback.format_exc().strip().replace("\n", " / ")[-700:]))
+
+
+def recover(run, case, transport):
+    """A failed case may have left a mark on the shared server; the next one must not pay for it."""
+    try:
+        shared = run.server(case.kind, transport)
+        shared.restore()
+        shared.verify()
+    except Failure:
+        run.forget(case.kind, transport)
+
+
+def deliveries(case, wanted):
+    """Whole messages go over a UNIX socket, single bytes over TCP: together they see both."""
+    pairs = [("unix", "whole"), ("tcp", "bytes")] if case.twice else [("unix", "whole")]
+    if case.tcp_only:
+        pairs = [("tcp", "whole")]
+    if wanted.transport != "both":
+        pairs = [(wanted.transport, delivery) for _, delivery in pairs]
+    if wanted.delivery != "both":
+        pairs = list(dict.fromkeys((transport, wanted.delivery) for transport, _ in pairs))
+    if case.tcp_only:
+        pairs = [pair for pair in pairs if pair[0] == "tcp"]
+    return pairs
+
+
+def select(wanted):
+    for group in GROUPS:
+        __import__(group)
+
+    def chosen(case):
+        return not wanted.pattern or any(fnmatch.fnmatch(case.name, p if set(p) & set("*?[") else "*%s*" % p)
+                                         or p == case.group for p in wanted.pattern)
+    order = {group: i for i, group in enumerate(GROUPS)}
+    return sorted((c for c in CASES if chosen(c)), key=lambda c: order.get(c.group, 99))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="NBD conformance cases for nbd-serve")
+    parser.add_argument("pattern", nargs="*", help="cases (part of a name, or a glob) or groups (a file's name)")
+    parser.add_argument("--server", default=os.environ.get("NBD_SERVE"), help="path of nbd-serve (or NBD_SERVE)")
+    parser.add_argument("--policy", choices=["per-client", "pool"], default="per-client")
+    parser.add_argument("--transport", choices=["both", "unix", "tcp"], default="both")
+    parser.add_argument("--delivery", choices=["both", "whole", "bytes"], default="both")
+    parser.add_argument("--list", action="store_true", help="print the cases and their rules, run nothing")
+    parser.add_argument("--verbose", action="store_true", help="print passed cases too")
+    wanted = parser.parse_args()
+    cases = select(wanted)
+    if wanted.list:
+        for case in cases:
+            print("%-24s %-64s %s" % (case.group, case.name, case.rule))
+        print("%d cases" % len(cases))
+        return 0
+    if not wanted.server or not os.access(wanted.server, os.X_OK):
+        print("SKIP: no nbd-serve (give --server PATH or set NBD_SERVE)")
+        return 77
+
+    run, report = Run(os.path.abspath(wanted.server), wanted.policy), Report(wanted.verbose)
+    begin = time.monotonic()
+    missing, todo = {}, []
+    for case in cases:
+        try:
+            offered = case.needs is None or run.offers(case.needs)
+        except Failure as problem:
+            report.fail("offer of %s" % case.needs, "the option is answered", [], problem)
+            run.offered[case.needs] = offered = False
+        if offered:
+            todo.extend((case, transport, delivery) for transport, delivery in deliveries(case, wanted))
+        else:
+            missing[case.needs] = missing.get(case.needs, 0) + 1
+
+    waiting = [threading.Thread(target=run_case, args=(run, report, *item)) for item in todo if item[0].slow]
+    for thread in waiting:
+        thread.start()
+    for item in todo:
+        if not item[0].slow:
+            run_case(run, report, *item)
+    for thread in waiting:
+        thread.join()
+
+    for (kind, transport), shared in sorted(run.shared.items()):
+        label = "the %s server over %s, at the end" % (kind, transport)
+        try:
+            shared.verify()
+            shared.stop()
+        except Failure as problem:
+            report.fail(label, "a server that has served all this stops cleanly", [], problem)
+            shared.server.kill()
+    for what, count in sorted(report.unusable.items()):
+        print("FAIL: %s could not be used, so %d cases failed unrun" % (what, count))
+    for what, count in sorted(missing.items()):
+        print("not offered: %s: %d cases" % (TITLES[what], count))
+        report.skipped += count
+    print("%d passed, %d failed, %d skipped (%s, %.0f s)"
+          % (report.passed, report.failed, report.skipped, wanted.policy, time.monotonic() - begin))
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
