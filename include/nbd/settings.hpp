@@ -43,13 +43,13 @@ struct settings {
 /// What one export is to its clients, beside the backend that serves it.
 struct export_settings {
     /// For LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
-    std::optional<std::string> description;
+    std::optional<std::string> description{};
     /// WRITE, TRIM and WRITE_ZEROES answer EPERM.
     bool read_only = false;
     /// Tells clients that seeking costs, whatever the backend promises.
     bool rotational = false;
     /// Advertised and enforced; nothing = the backend's own, or the specification's defaults.
-    std::optional<protocol::block_sizes> blocks;
+    std::optional<protocol::block_sizes> blocks{};
     /// Abilities of the backend that clients shall not have, as transmission flags:
     /// `protocol::transmission_flag::send_trim | ...`. Can take away send_flush, send_fua,
     /// send_trim, send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.

@@ -165,7 +165,7 @@ private:
     {
         if (r.length == 0 && r.command != protocol::command::flush)
             return {};
-        const auto lock = disk_.lock();
+        [[maybe_unused]] const auto lock = disk_.lock();
         return transmission::perform(disk_.backend(), r, payload);
     }
 
@@ -204,7 +204,7 @@ private:
     {
         if (to.empty())
             return {};
-        const auto lock = disk_.lock();
+        [[maybe_unused]] const auto lock = disk_.lock();
         return transmission::read(disk_.backend(), r, to);
     }
 
@@ -240,7 +240,7 @@ private:
             std::error_code failed;
             if constexpr (has_flush<backend_type>) {
                 if (r.has(protocol::command_flag::fua)) {
-                    const auto lock = disk_.lock();
+                    [[maybe_unused]] const auto lock = disk_.lock();
                     failed = transmission::outcome_of([&] { return disk_.backend().flush(); });
                 }
             }

@@ -6,6 +6,12 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
 
+// GCC 12 takes the frame's own operators new and delete (Asio's promise has both) for a mismatch.
+#if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
+
 namespace nbd::session {
 
 /// The in-order loop of the transmission phase: sends what the responder has gathered, receives when
@@ -54,3 +60,7 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk, context<
 }
 
 }  // namespace nbd::session
+
+#if defined(__GNUC__) && !defined(__clang__)
+    #pragma GCC diagnostic pop
+#endif

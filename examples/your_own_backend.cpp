@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// A backend written from nothing. First the least that there can be: a size, and a read. Then a disk
+// that counts: every member that it has becomes an ability that clients see, and nothing else does.
+//     your-own-backend SOCKET
+#include <nbd/server.hpp>
+
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <iostream>
+#include <span>
+#include <system_error>
+#include <vector>
+
+// Every byte is the low byte of its offset. There is no write, so the export is READ_ONLY; there is
+// no promise about threads, so the server calls it under a lock.
+class pattern {
+public:
+    [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
+
+    void read(std::uint64_t offset, std::span<std::byte> to)
+    {
+        for (auto& byte : to)
+            byte = static_cast<std::byte>(offset++);
+    }
+};
+static_assert(nbd::readable_backend<pattern> && !nbd::backend<pattern>);
+
+// A disk whose last quarter is broken, for tests of what clients do about it. An error reaches the
+// client as an error value; the connection goes on.
+class half_broken_disk {
+public:
+    explicit half_broken_disk(std::size_t size) : bytes_(size) {}
+
+    [[nodiscard]] std::uint64_t size() const { return bytes_.size(); }
+
+    std::error_code read(std::uint64_t offset, std::span<std::byte> to)
+    {
+        if (broken(offset, to.size()))
+            return std::make_error_code(std::errc::io_error);
+        std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+        return {};
+    }
+    std::error_code write(std::uint64_t offset, std::span<const std::byte> from)
+    {
+        if (broken(offset, from.size()))
+            return std::make_error_code(std::errc::no_space_on_device);
+        std::copy(from.begin(), from.end(), bytes_.begin() + static_cast<std::ptrdiff_t>(offset));
+        return {};
+    }
+    std::error_code flush() { return {}; }
+    std::error_code trim(std::uint64_t offset, std::uint64_t length)
+    {
+        std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), length, std::byte{0});
+        return {};
+    }
+
+private:
+    [[nodiscard]] bool broken(std::uint64_t offset, std::uint64_t length) const
+    {
+        return offset + length > bytes_.size() / 4 * 3;
+    }
+    std::vector<std::byte> bytes_;
+};
+static_assert(nbd::backend<half_broken_disk>);
+
+int main(int argc, char** argv)
+try {
+    boost::asio::io_context program;
+    boost::asio::signal_set signals{program, SIGINT, SIGTERM};
+
+    const std::string path = argc > 1 ? argv[1] : "/tmp/nbd.sock";
+    nbd::server<nbd::unix_transport, half_broken_disk> disks{{.path = path}};
+    disks.exports().emplace("broken", {}, std::size_t{64} << 20);
+    disks.start();
+    nbd::server<nbd::unix_transport, pattern, nbd::strand_pool> patterns{{.path = path + ".pattern"}};
+    patterns.exports().add("pattern", pattern{});
+    patterns.start();
+
+    std::cout << "serving " << disks.uri("broken") << "\nserving " << patterns.uri("pattern")
+              << std::endl;
+    signals.async_wait([](auto, int) {});
+    program.run();
+} catch (const std::exception& e) {
+    std::cerr << "your-own-backend: " << e.what() << '\n';
+    return 1;
+}
