@@ -173,7 +173,10 @@ class Server:
 
     def status(self, field):
         with open("/proc/%d/status" % self.pid) as file:
-            return int(re.search(r"^%s:\s*(\d+)" % field, file.read(), re.M).group(1))
+            found = re.search(r"^%s:\s*(\d+)" % field, file.read(), re.M)
+        if not found:       # a zombie has no memory
+            raise Failure("a running server", "one that has ended")
+        return int(found.group(1))
 
     def threads(self):
         return self.status("Threads")
@@ -294,11 +297,12 @@ class Context:
 
     def sync(self, client, what="the next request to be answered rightly"):
         """Transmission goes on: a READ of the witness's block is right."""
+        length = 4096 if self.kind == "big4k" else 512
         try:
-            data = client.read(self.witness_offset, 512)
+            data = client.read(self.witness_offset, length)
         except Failure as problem:
             raise Failure(what, "(%s)" % problem)
-        self.check(data == self.witness_block[:512], what, "wrong data %s" % wire.short(data))
+        self.check(data == self.witness_block[:length], what, "wrong data %s" % wire.short(data))
 
     def sync_options(self, client, what="the next option to be answered rightly"):
         """Haggling goes on: INFO on the default export succeeds."""
@@ -318,7 +322,7 @@ class Context:
 
     @property
     def witness_offset(self):
-        return SIZES[self.kind] // 2
+        return SIZES[self.kind] // 4 * 3
 
     @property
     def witness_block(self):
@@ -352,7 +356,7 @@ class Shared:
     def __init__(self, run, kind, transport):
         self.kind = kind
         self.server = Server(run.program, KINDS[kind], transport, run.policy)
-        self.offset = SIZES[kind] // 2
+        self.offset = SIZES[kind] // 4 * 3
         self.sanitized = run.sanitized
         self.witness = self.server.witness = Client(self.server.address, timeout=5.0 * SLOWER).start().go()
         self.block = WITNESS_BLOCK if kind != "ro" else bytes(WITNESS_LENGTH)

@@ -12,7 +12,7 @@ from wire import (CACHE, COMMAND_NAMES, DF, DISC, EINVAL, ENOSPC, ENOTSUP, EOVER
                   pack_request)
 
 SIZE = 64 * MIB
-SPOT = 4 * MIB           # where cases write; the witness's block is at 32 MiB
+SPOT = 4 * MIB           # where cases write; the witness's block is at 48 MiB
 HUGE = [(0xFFFFFFFFFFFFFFFF, 1), (0xFFFFFFFFFFFFF000, 0x1001), (1 << 63, 0x1000), (0xFFFFFFFFFFFFFE00, 0x200),
         (SIZE, 1), (SIZE - 1, 2), (SIZE + 4096, 4096), (1 << 32, 512)]
 ADVERTISED = {FLUSH: wire.T_FLUSH, TRIM: wire.T_TRIM, CACHE: wire.T_CACHE, ZEROES: wire.T_ZEROES}
