@@ -1,0 +1,265 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: MIT
+#
+# The first process of the small virtual machine that run.sh boots: what a user would do with the kernel's NBD client,
+# once for each policy and transport. It prints `ok NAME`, or `not ok NAME: why` and stops at once, as every step needs
+# the one before it; the last line of a good run is `KERNEL-TEST PASSED n`.
+# The kernel hands its unknown parameters on as environment: KT_SECONDS (the time for it all) and KT_MIB (the size of the device).
+
+export PATH=/bin:/busybox-bin
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp /mnt /busybox-bin
+/bin/busybox --install -s /busybox-bin
+# The shell takes what is built into busybox first; of these we want the usual ones, which are also much faster.
+for tool in blkdiscard blockdev cmp cp dd fdisk fstrim head seq sha256sum; do
+    [ ! -x /bin/$tool ] || eval "$tool() { /bin/$tool \"\$@\"; }"
+done
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mount -t tmpfs tmp /tmp
+echo 1 >/proc/sys/kernel/printk # the kernel's messages are read with dmesg, not between our lines
+
+device=/dev/nbd0
+queue=/sys/block/nbd0/queue
+mib=${KT_MIB:-64}
+bytes=$((mib * 1048576))
+passed=0
+round=machine
+
+# --- reporting ---
+
+ok() {
+    passed=$((passed + 1))
+    read -r now idle </proc/uptime
+    echo "ok $round: $1 # $now s"
+}
+
+not_ok() {
+    echo "not ok $round: $1: $2"
+    for log in /tmp/out /tmp/server.out /tmp/server.err; do
+        if [ -s $log ]; then
+            echo "--- end of $log"
+            tail -n 30 $log
+        fi
+    done
+    echo "--- end of the kernel's log"
+    dmesg | tail -n 40
+    poweroff -f
+}
+
+# check NAME COMMAND...: the command must succeed.
+check() {
+    name=$1
+    shift
+    "$@" >/tmp/out 2>&1
+    status=$?
+    [ $status -eq 0 ] || not_ok "$name" "exit status $status of: $*"
+    ok "$name"
+}
+
+# equal NAME WANTED GOT
+equal() {
+    [ "$2" = "$3" ] || not_ok "$1" "wanted '$2', got '$3'"
+    ok "$1"
+}
+
+# until_true COMMAND...: polls for at most ten seconds.
+until_true() {
+    tries=0
+    until "$@"; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || return 1
+        usleep 50000
+    done
+}
+
+# A request that is never answered leaves its process asleep for ever: say where before the host pulls the plug.
+watchdog() {
+    sleep "${KT_SECONDS:-240}"
+    echo "not ok $(cat /tmp/round): timed out: not done after ${KT_SECONDS:-240} s"
+    ps -o pid,stat,args | grep -v '\['
+    grep -s . /proc/[0-9]*/wchan | grep -i -E 'nbd|io_schedule|folio|bio'
+    dmesg | tail -n 40
+    poweroff -f
+}
+
+# --- content ---
+
+# numbers FIRST BYTES: text in which no two blocks are alike, the same in every run.
+numbers() { seq "$1" 99999999 2>/dev/null | head -c "$2"; }
+
+sizes="0 1 511 512 513 4095 4096 4097 65535 65537 131071 262144 1048575 1048576 1048577 2097153 3145728 5242879"
+
+# The tree that every round writes. Its sums are taken here, not from the device.
+make_tree() {
+    mkdir -p /tmp/tree/deep/a /tmp/tree/deep/b /tmp/tree/many && cd /tmp/tree || return 1
+    first=1
+    for size in $sizes; do
+        for copy in a b; do
+            numbers $first "$size" >deep/$copy/of.$size.bytes
+            first=$((first + 100003))
+        done
+    done
+    for i in $(seq 200); do echo "small file $i" >many/$i; done
+    ln -s ../deep/a many/link
+    ln deep/a/of.4097.bytes many/hard
+    find . -type f | sort | xargs sha256sum >/tmp/sums.all
+    cd /
+    [ "$(wc -l </tmp/sums.all)" -eq 237 ]
+}
+
+listing() { find . ! -name lost+found | sort | xargs stat -c '%n %F %s %h %a'; }
+
+write_tree() {
+    cp -a /tmp/tree/. . && sync && cp /tmp/sums.all /tmp/sums && listing >/tmp/listing
+}
+
+compare_tree() {
+    listing >/tmp/listing.now
+    cmp /tmp/listing /tmp/listing.now && sha256sum -c /tmp/sums
+}
+
+# Throws away half of the data and gives its room back, as `fstrim` does every week on many machines.
+trim_tree() {
+    rm -r deep/b && sync && fstrim /mnt && grep -v /deep/b/ /tmp/sums >/tmp/sums.left && mv /tmp/sums.left /tmp/sums
+    listing >/tmp/listing
+}
+
+forget_cache() { sync && echo 3 >/proc/sys/vm/drop_caches; }
+is_zero() { forget_cache && cmp -n $bytes $device /dev/zero; }
+is_not_zero() { ! is_zero; }
+
+fill_with_zeroes() {
+    dd if=/dev/zero of=$device bs=4k
+    grep -q 'No space left on device' /tmp/out && [ "$(blockdev --getsize64 $device)" = $bytes ]
+}
+
+fill_with_numbers() { numbers 10000000 $bytes | dd of=$device bs=1M iflag=fullblock conv=fsync; }
+sum_of_device() { forget_cache && head -c $bytes $device | sha256sum; }
+
+# --- the server and the kernel's client ---
+
+# The one place that knows the server's command line.
+start_server() {
+    case $2 in
+    unix) where="--unix /run/nbd.sock" ;;
+    tcp) where="--tcp 127.0.0.1:10809" ;;
+    esac
+    : >/tmp/server.out # what the one before has said
+    nbd-serve "mem:${mib}M" --name test --policy "$1" $where >/tmp/server.out 2>/tmp/server.err &
+    server=$!
+    until_true grep -q '^serving ' /tmp/server.out
+}
+
+stop_server() {
+    kill -TERM $server && wait $server
+}
+
+attach() {
+    case $1/$2 in
+    per-client/unix) nbd-client -unix /run/nbd.sock $device -name test ;;         # configured over netlink
+    pool/unix) nbd-client -unix /run/nbd.sock $device -name test -nonetlink ;;    # configured with ioctls
+    */tcp) nbd-client 127.0.0.1 10809 $device -name test -connections 4 ;;        # several queues
+    esac && until_true is_attached
+}
+
+is_attached() { [ "$(blockdev --getsize64 $device 2>/dev/null)" = $bytes ]; }
+is_detached() { ! nbd-client -c $device && [ "$(cat /sys/block/nbd0/size)" = 0 ]; }
+connections() { netstat -tn 2>/dev/null | grep -c '127.0.0.1:10809 *127.0.0.1:[0-9]* *ESTABLISHED'; }
+
+complaints() {
+    dmesg | grep -E 'I/O error|EXT4-fs (error|warning)|JBD2: .*rror|BUG:|WARNING:|Call Trace|nbd[0-9]+: .*(timed out|[Ww]rong|[Uu]nexpected|double reply)'
+}
+
+# The device must have what the server's flags promise: this is the flags' way through the kernel.
+features() {
+    [ "$(cat /sys/block/nbd0/ro)" = 0 ] || { echo "read-only"; return 1; }
+    grep -q 'write back' $queue/write_cache || { echo "no flush"; return 1; }
+    [ "$(cat $queue/fua)" = 1 ] || { echo "no FUA"; return 1; }
+    [ "$(cat $queue/discard_max_bytes)" -gt 0 ] || { echo "no TRIM"; return 1; }
+}
+
+knows_write_zeroes() {
+    IFS=.- read -r major minor rest </proc/sys/kernel/osrelease
+    [ "$major" -gt 6 ] || { [ "$major" -eq 6 ] && [ "$minor" -ge 12 ]; }
+}
+
+one_round() {
+    round=$1/$2
+    echo "$round" >/tmp/round
+    dmesg -c >/dev/null
+    began=$(cut -d. -f1 /proc/uptime)
+
+    start_server "$1" "$2" || not_ok "serve" "no 'serving' line"
+    ok "serve"
+    check "nbd-client attaches" attach "$1" "$2"
+    check "features" features
+    if knows_write_zeroes; then
+        equal "WRITE_ZEROES is in use" yes "$([ "$(cat $queue/write_zeroes_max_bytes)" -gt 0 ] && echo yes)"
+    fi
+    if [ "$2" = tcp ]; then
+        equal "four connections" 4 "$(connections)"
+    fi
+    check "fdisk -l" fdisk -l $device
+    equal "fdisk sees the size" yes "$(grep -q " $bytes bytes" /tmp/out && echo yes)"
+    check "dd fills the device with zeroes" fill_with_zeroes
+    check "fill with numbers" fill_with_numbers
+    equal "numbers read back" "$(numbers 10000000 $bytes | sha256sum)" "$(sum_of_device)"
+
+    check "mkfs.ext4" mkfs.ext4 -F -L kernel-test $device
+    check "mount" mount -t ext4 $device /mnt
+    cd /mnt
+    check "write a tree" write_tree
+    cd /
+    check "unmount" umount /mnt
+    check "fsck" fsck.ext4 -fn $device
+    forget_cache
+    check "mount again" mount -t ext4 $device /mnt
+    cd /mnt
+    check "compare the tree" compare_tree
+    check "delete and fstrim" trim_tree
+    cd /
+    check "unmount again" umount /mnt
+    check "fsck after fstrim" fsck.ext4 -fn $device
+    forget_cache
+    check "mount read-only" mount -t ext4 -o ro $device /mnt
+    cd /mnt
+    check "compare what is left" compare_tree
+    cd /
+    check "unmount at last" umount /mnt
+
+    check "not zero before blkdiscard" is_not_zero
+    check "blkdiscard" blkdiscard -f $device
+    check "zero after blkdiscard" is_zero
+    check "fill again" fill_with_numbers
+    check "not zero before blkdiscard -z" is_not_zero
+    check "blkdiscard -z" blkdiscard -f -z $device
+    check "zero after blkdiscard -z" is_zero
+
+    check "nbd-client detaches" nbd-client -d $device
+    check "detached" until_true is_detached
+    check "server stops with status 0" stop_server
+    complaints >/tmp/complaints
+    equal "the kernel's log has no complaint" "" "$(cat /tmp/complaints)"
+    echo "# $round took $(($(cut -d. -f1 /proc/uptime) - began)) s"
+}
+
+# --- the run ---
+
+echo machine >/tmp/round
+watchdog &
+echo "# Linux $(uname -r) on $(uname -m), $(nproc) processor(s), $(nbd-client --version 2>&1 | grep -o -m 1 '[0-9.]*$')"
+ifconfig lo 127.0.0.1 up || not_ok "lo" "cannot be brought up"
+for module in $(cat /modules/order); do
+    insmod "/modules/$module.ko" || not_ok "insmod" "$module"
+done
+until_true test -b $device || not_ok "nbd" "no $device"
+
+check "make a tree" make_tree
+one_round per-client unix
+one_round per-client tcp
+one_round pool unix
+one_round pool tcp
+
+echo "KERNEL-TEST PASSED $passed"
+poweroff -f
