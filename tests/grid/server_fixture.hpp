@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/server.hpp>
+
+#include "client.hpp"
+
+#include <atomic>
+#include <string>
+#include <type_traits>
+
+#include <unistd.h>
+
+namespace grid {
+
+/// Where a test's server listens: a socket file of its own, or any free port of the loopback.
+template <class Transport>
+[[nodiscard]] typename Transport::settings somewhere()
+{
+    if constexpr (std::is_same_v<Transport, nbd::unix_transport>) {
+        static std::atomic<int> count{0};
+        return {.path = "/tmp/nbd-grid-" + std::to_string(::getpid()) + '-'
+                      + std::to_string(++count) + ".sock"};
+    } else {
+        return {.port = 0};
+    }
+}
+
+/// Limits for tests that wait for them to pass.
+[[nodiscard]] inline nbd::settings impatient()
+{
+    nbd::settings s;
+    s.handshake_deadline = std::chrono::milliseconds{500};
+    s.progress_timeout = std::chrono::milliseconds{500};
+    s.send_timeout = std::chrono::milliseconds{500};
+    s.stop_grace = std::chrono::milliseconds{500};
+    return s;
+}
+
+template <class Server>
+[[nodiscard]] raw_client connect(const Server& server)
+{
+    return raw_client{server.local_endpoint()};
+}
+
+}  // namespace grid

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+#include "suite.hpp"
+
+using combination = grid::every_backend<nbd::unix_transport, nbd::strand_pool>;
+
+TEST_CASE("unix_transport, strand_pool: handshake") { combination::handshake(); }
+TEST_CASE("unix_transport, strand_pool: data") { combination::data(); }
+TEST_CASE("unix_transport, strand_pool: refusals") { combination::refusal(); }
