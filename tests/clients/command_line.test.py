@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: MIT
+"""nbd-serve itself: what it prints, what it refuses, and how it ends."""
+import threading
+
+from support import *
+
+nbd = require_libnbd()
+PROGRAM = require_program("NBD_SERVE")
+
+
+def connect(server):
+    h = nbd.NBD()
+    h.connect_uri(server.uri)
+    return h
+
+
+def assert_serves(server):
+    h = connect(server)
+    h.pwrite(b"0123456789", 0)
+    assert h.pread(10, 0) == b"0123456789"
+    h.shutdown()
+
+
+def refused(*arguments, statuses=(2,)):
+    """One line that says what is wrong, and nothing on stdout."""
+    done = run(PROGRAM, *arguments, status=None, stdin=subprocess.DEVNULL)
+    what = f"{shortened(str(arguments))} ended with {done.returncode}: {shortened(done.stdout + done.stderr)!r}"
+    assert done.returncode in statuses, what
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n") and len(done.stderr) > 10, what
+    assert done.stdout == "", what
+    return done.stderr
+
+
+@for_each([("nothing at all",)] + [
+    ("a size", device) for device in (
+        "mem:", "mem:-1", "mem:+1", "mem: 1M", "mem:1M ", "mem:12Q", "mem:12KB", "mem:1.5G", "mem:0x10", "mem:M",
+        "mem:1e6", "mem:9999999999T", "mem:99999999999999999999999999", "mem:16777216T", "null:", "null:-1", "null:1Q")
+] + [
+    ("a disk", device) for device in ("", ":", ":1M", "mem", "null", "1M", "memory:1M", "MEM:1M", "nothing:1M")
+] + [
+    ("one disk", "mem:1M", "mem:1M"),
+    ("an option", "mem:1M", "--nonsense"),
+    ("an option", "mem:1M", "--policy", "x"),
+    ("an option", "mem:1M", "--policy", ""),
+    ("an option", "mem:1M", "--policy"),
+    ("an option", "mem:1M", "--unix"),
+    ("an option", "mem:1M", "--tcp"),
+    ("an option", "mem:1M", "--name"),
+    ("an option", "mem:1M", "--threads", "0"),
+    ("an option", "mem:1M", "--threads", "-1"),
+    ("an option", "mem:1M", "--threads", "x"),
+    ("an option", "mem:1M", "--threads", "99999999999999999999"),
+    ("an option", "mem:1M", "--max-connections", "-1"),
+    ("an option", "mem:1M", "--max-connections", "x"),
+    ("an option", "mem:1M", "--name", "x" * 4097),
+    ("an option", "mem:1M", "--description", "x" * 4097),
+] + [
+    ("block sizes", "mem:1M", "--block-size", sizes) for sizes in (
+        "3:4096:1M", "0:4096:1M", "512", "512:4096", "512:4096:1M:1M", "1:256:1M", "4096:512:1M", "128K:128K:1M",
+        "1:5000:1M", "1:4096:1024", "1:4096:8G", "a:b:c", "::", "", "-1:4096:1M")
+] + [
+    ("an address", "mem:1M", "--tcp", address) for address in (
+        "nohost:99999", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:1.5",
+        ":", "", "[::1]", "[::1:10809")
+])
+def test_bad_argument(kind, *arguments):
+    refused(*arguments)
+
+
+def test_help_shows_every_option():
+    said = run(PROGRAM, "--help").stdout
+    for word in ("mem:", "null:", "--unix", "--tcp", "--name", "--description", "--read-only", "--policy", "per-client",
+                 "pool", "--threads", "--block-size", "--max-connections", "--verbose"):
+        assert word in said, f"{word} is missing in:\n{said}"
+
+
+@for_each([("mem:1M",), ("mem:1M", "--name", "disk"), ("null:1T", "--read-only")])
+def test_serving_line_on_unix(*arguments):
+    with directory() as where:
+        path = f"{where}/s"
+        with serve(*arguments, at=path) as server:
+            name = "disk" if "disk" in arguments else ""
+            assert server.uri == f"nbd+unix:///{name}?socket={path}", server.uri
+            connect(server).shutdown()
+        assert server.process.returncode == 0
+
+
+def test_serving_line_on_tcp():
+    with serve("mem:1M", "--name", "disk", transport="tcp") as server:
+        assert re.fullmatch(r"nbd://127\.0\.0\.1:\d+/disk", server.uri), server.uri
+        assert_serves(server)
+    # The same port again at once: connections that linger are no hindrance.
+    with serve("mem:1M", transport="tcp", at="127.0.0.1:%d" % server.address[1]) as again:
+        assert again.address == server.address
+        assert_serves(again)
+
+
+def test_default_address():
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 10809))
+        except OSError as why:
+            raise Skip(f"port 10809 is taken ({why})") from None
+    with started([PROGRAM, "mem:1M"]) as server:
+        # A URI may leave the default port out.
+        assert server.uri in ("nbd://127.0.0.1:10809/", "nbd://127.0.0.1/"), server.uri
+        assert_serves(server)
+
+
+def test_localhost():
+    with serve("mem:1M", transport="tcp", at="localhost:0") as server:
+        assert_serves(server)
+
+
+@for_each(["1", "2", "7"])
+def test_threads_of_the_pool(threads):
+    with serve("mem:1M", "--threads", threads, policy="pool") as server:
+        clients = [connect(server) for _ in range(10)]
+        for number, h in enumerate(clients):
+            h.pwrite(b"x" * 512, 512 * number)
+        for number, h in enumerate(clients):
+            assert h.pread(512, 512 * number) == b"x" * 512
+        for h in clients:
+            h.shutdown()
+
+
+@for_each(GRID)
+def test_connection_limit(policy, transport):
+    with serve("mem:1M", "--max-connections", "2", policy=policy, transport=transport) as server:
+        first, second = connect(server), connect(server)
+        excess = server.raw_connection()
+        excess.settimeout(0.3)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            assert excess.recv(18) == b"", "one client too many was greeted"
+        excess.close()
+        # Those within the limit are served as before, and a place that is left can be had.
+        assert first.pread(512, 0) == second.pread(512, 0) == bytes(512)
+        first.shutdown()
+
+        def gets_in():
+            try:
+                connect(server).shutdown()
+                return True
+            except nbd.Error:
+                return False
+
+        wait_until(gets_in, "a new client has the place of one that left")
+        assert second.pread(512, 0) == bytes(512)
+
+
+def test_verbose_tells_the_story_of_a_client():
+    with serve("mem:1M", "--name", "disk", "--verbose") as server:
+        assert_serves(server)
+        wait_until(lambda: len(server.stderr().splitlines()) > 3, "something is told")
+        assert "disk" in server.stderr()
+    with serve("mem:1M", "--name", "disk") as server:
+        assert_serves(server)
+    # Read once it has ended, so nothing can be missing.
+    assert not server.told, server.told
+
+
+# Ending
+
+
+class Load:
+    """Requests without end on several connections, until the server is gone."""
+
+    def __init__(self, server, connections=4):
+        self.done = [0] * connections
+        self.threads = [threading.Thread(target=self.work, args=(connect(server), number)) for number in range(connections)]
+        for thread in self.threads:
+            thread.start()
+        wait_until(lambda: all(count > 10 for count in self.done), "the load runs")
+
+    def work(self, h, number):
+        data = bytes(256 * K)
+        with contextlib.suppress(nbd.Error):
+            while True:
+                h.pwrite(data, number * M)
+                h.pread(256 * K, number * M)
+                self.done[number] += 1
+
+    def finish(self):
+        for thread in self.threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a client still waits for a server that is gone"
+
+
+@for_each([(*spot, name) for spot in GRID for name in ("SIGINT", "SIGTERM")])
+def test_signal(policy, transport, name):
+    with serve("mem:1M", policy=policy, transport=transport) as server:
+        assert_serves(server)
+        server.stop(getattr(signal, name))
+
+
+@for_each([(*spot, name) for spot in GRID for name in ("SIGINT", "SIGTERM")])
+def test_signal_under_load(policy, transport, name):
+    with serve("mem:16M", policy=policy, transport=transport) as server:
+        load = Load(server)
+        server.stop(getattr(signal, name))
+        load.finish()
+
+
+@for_each(GRID)
+def test_signal_with_clients_that_do_nothing(policy, transport):
+    """Connected and silent, half-way through the handshake, idle, and with replies that nobody fetches."""
+    with serve("mem:64M", policy=policy, transport=transport) as server:
+        silent = server.raw_connection()
+        greeted = server.raw_connection()
+        assert len(greeted.recv(18)) == 18
+        half_way = server.raw_connection()
+        half_way.sendall(bytes.fromhex("00000003" "49484156454f5054" "00000007"))
+        idle = connect(server)
+        deaf = connect(server)
+        for _ in range(16):
+            deaf.aio_pread(nbd.Buffer(4 * M), 0)
+        assert idle.pread(512, 0) == bytes(512)
+        server.stop()
+        for connection in (silent, greeted, half_way):
+            connection.close()
+
+
+def test_second_signal_does_no_harm():
+    with serve("mem:16M") as server:
+        load = Load(server)
+        server.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            server.process.send_signal(signal.SIGINT)
+        server.stop()
+        load.finish()
+
+
+# What is at the address already
+
+
+@for_each(POLICIES)
+def test_stale_socket_file_is_replaced(policy):
+    with directory() as where:
+        path = f"{where}/s"
+        with serve("mem:1M", at=path, policy=policy) as killed:
+            killed.kill()
+            killed.expected_status = -signal.SIGKILL
+            assert os.path.exists(path), "nothing is stale here"
+            with serve("mem:1M", at=path, policy=policy) as server:
+                assert_serves(server)
+
+
+def test_second_server_on_the_same_socket():
+    with directory() as where:
+        path = f"{where}/s"
+        with serve("mem:1M", at=path) as first:
+            refused("mem:1M", "--unix", path, statuses=(1, 2))
+            assert_serves(first)
+
+
+def test_second_server_on_the_same_port():
+    with serve("mem:1M", transport="tcp") as first:
+        refused("mem:1M", "--tcp", "%s:%d" % first.address, statuses=(1, 2))
+        assert_serves(first)
+
+
+def test_path_that_is_no_socket():
+    with directory() as where:
+        path = f"{where}/precious"
+        with open(path, "w") as file:
+            file.write("data")
+        refused("mem:1M", "--unix", path, statuses=(1, 2))
+        with open(path) as file:
+            assert file.read() == "data", "somebody's file was removed"
+        refused("mem:1M", "--unix", where, statuses=(1, 2))
+        refused("mem:1M", "--unix", f"{where}/no/such/directory", statuses=(1, 2))
+
+
+def test_path_of_a_socket_too_long():
+    with directory() as where:
+        refused("mem:1M", "--unix", f"{where}/{'s' * 107}", statuses=(1, 2))
+        assert os.listdir(where) == []
+        # 107 bytes are what a socket address holds.
+        longest = f"{where}/{'s' * (107 - len(where) - 1)}"
+        with serve("mem:1M", at=longest) as server:
+            assert_serves(server)
+
+
+def test_address_of_another_machine():
+    refused("mem:1M", "--tcp", "192.0.2.1:10809", statuses=(1, 2))
+
+
+run_cases(globals())

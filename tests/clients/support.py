@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""What the client tests share: a server for the length of a `with`, the tools, and a runner of cases.
+
+A test file defines functions called test_… and ends with run_cases(globals()). Each case is named in the
+output; the file exits with 0, with 1 if a case failed, or with 77 if there was nothing it could run.
+"""
+import contextlib
+import ctypes
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import urllib.parse
+
+# Sanitizer builds are several times slower: there, the same cases run over less data.
+SMALL = os.environ.get("NBD_TEST_SCALE") == "small"
+PATIENCE = 60 if SMALL else 20  # seconds until something that should be quick counts as hung
+
+K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+POLICIES = ["per-client", "pool"]
+TRANSPORTS = ["unix", "tcp"]
+GRID = [(policy, transport) for policy in POLICIES for transport in TRANSPORTS]
+
+SANITIZER_REPORT = re.compile(r"(ERROR|WARNING): \w+Sanitizer|: runtime error: ")
+
+
+def scaled(full, small):
+    return small if SMALL else full
+
+
+class Skip(Exception):
+    """Raised by a case that this machine cannot run; its text says why."""
+
+
+def skip_file(why):
+    print(f"SKIP: {why}")
+    sys.exit(77)
+
+
+def find_tool(name):
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def require_tool(name, package):
+    return find_tool(name) or skip_file(f"{name} is not installed (Debian package {package})")
+
+
+def require_libnbd():
+    try:
+        import nbd
+    except ImportError:
+        skip_file(f"{sys.executable} has no module nbd (Debian package python3-libnbd)")
+    return nbd
+
+
+def require_program(variable):
+    """The path of one of our own binaries, which the build passes in the environment."""
+    path = os.environ.get(variable)
+    if not path:
+        skip_file(f"the environment does not say where the program is: {variable}")
+    return path
+
+
+def end_with_parent():
+    """If this test is killed (a timeout), its servers go with it."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def shortened(text, length=300):
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
+def wait_until(condition, what, seconds=PATIENCE):
+    """For what has no event to wait for. Looks again soon, and not for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+class Server:
+    """A server process. Made by serve(); stop() ends it, and looks at how it ended."""
+
+    def __init__(self, command, directory):
+        self.command = command
+        self.words = shortened(" ".join(command))
+        self.stderr_path = tempfile.mkstemp(prefix="stderr.", dir=directory)[1]
+        with open(self.stderr_path, "w") as stderr:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                            stderr=stderr, preexec_fn=end_with_parent)
+        self.uris = []
+        self.expected_status = 0
+        self.told = ""  # all that it said on stderr, once it has ended
+
+    def wait_for_serving_lines(self, count):
+        pending = b""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.uris) < count:
+            left = deadline - time.monotonic()
+            readable = left > 0 and select.select([self.process.stdout], [], [], left)[0]
+            assert readable, f"no serving line from {self.words}"
+            received = os.read(self.process.stdout.fileno(), 4096)
+            assert received, f"{self.words} ended with {self.process.wait()}: {self.stderr()}"
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                word, _, uri = line.decode().partition(" ")
+                assert word == "serving" and uri, f"unexpected line on stdout: {line}"
+                self.uris.append(uri)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def uri(self):
+        return self.uris[0]
+
+    @property
+    def address(self):
+        """(host, port) of a TCP server, out of its URI."""
+        parts = urllib.parse.urlsplit(self.uri)
+        return parts.hostname, parts.port
+
+    @property
+    def socket_path(self):
+        return urllib.parse.parse_qs(urllib.parse.urlsplit(self.uri).query)["socket"][0]
+
+    def uri_of(self, export):
+        """The URI of another export name on this server."""
+        front, mark, query = self.uri.partition("?")
+        return front[:front.index("/", front.index("://") + 3)] + "/" + urllib.parse.quote(export, safe="") + mark + query
+
+    def raw_connection(self):
+        if self.uri.startswith("nbd+unix:"):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(self.socket_path)
+        else:
+            connection = socket.create_connection(self.address)
+        connection.settimeout(PATIENCE)
+        return connection
+
+    def stderr(self):
+        with open(self.stderr_path, errors="replace") as stderr:
+            return stderr.read()
+
+    def open_files(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory_in_use(self):
+        """Bytes of memory behind the device: the process's own, and what its memfds hold."""
+        with open(f"/proc/{self.pid}/status") as status:
+            total = int(re.search(r"RssAnon:\s+(\d+) kB", status.read())[1]) * K
+        directory = f"/proc/{self.pid}/fd"
+        for name in os.listdir(directory):
+            if os.readlink(f"{directory}/{name}").startswith("/memfd:"):
+                total += os.stat(f"{directory}/{name}").st_blocks * 512
+        return total
+
+    def wait_for_end(self, seconds=PATIENCE):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the server still runs after {seconds} s") from None
+
+    def stop(self, with_signal=signal.SIGTERM, seconds=PATIENCE):
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        status = self.wait_for_end(seconds)
+        self.told = self.stderr()
+        assert status == self.expected_status, f"the server ended with status {status}: {self.told}"
+        assert not SANITIZER_REPORT.search(self.told), self.told
+        if self.uri.startswith("nbd+unix:") and status == 0:
+            assert not os.path.exists(self.socket_path), "the socket file is left behind"
+
+    def kill(self):
+        """Not a clean end: for the tests of what it leaves behind, and for clearing up."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def directory():
+    # Short, because the path of a UNIX socket may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="nbd.") as path:
+        yield path
+
+
+@contextlib.contextmanager
+def started(command, lines=1, where=None):
+    """A process that prints `serving URI`; yields it once it has done so."""
+    with contextlib.ExitStack() as stack:
+        where = where or stack.enter_context(directory())
+        server = Server(command, where)
+        try:
+            server.wait_for_serving_lines(lines)
+            yield server
+        except BaseException:
+            said = server.stderr()
+            server.kill()
+            if said:
+                print(f"--- stderr of {server.words}\n{said}---", file=sys.stderr)
+            raise
+        try:
+            server.stop()
+        finally:
+            server.kill()
+            server.process.stdout.close()
+
+
+@contextlib.contextmanager
+def serve(device, *options, transport="unix", policy=None, at=None):
+    """nbd-serve with these arguments, at a fresh UNIX socket or a free TCP port, unless `at` says where."""
+    with directory() as where:
+        at = at or (f"{where}/s" if transport == "unix" else "127.0.0.1:0")
+        command = [require_program("NBD_SERVE"), device, f"--{transport}", at, *options]
+        if policy:
+            command += ["--policy", policy]
+        with started(command, where=where) as server:
+            yield server
+
+
+def run(*command, status=0, timeout=PATIENCE * 3, **how):
+    """A client that ends by itself. `status`: what it must end with; None: anything. stdout is text."""
+    how.setdefault("stdout", subprocess.PIPE)
+    done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True, timeout=timeout, **how)
+    if status is not None and done.returncode != status:
+        words = shortened(" ".join(done.args))
+        raise AssertionError(f"{words} ended with {done.returncode}, not {status}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def for_each(values):
+    """Runs a case once for each tuple of arguments."""
+    def mark(case):
+        case.arguments = [value if isinstance(value, tuple) else (value,) for value in values]
+        return case
+    return mark
+
+
+def run_cases(names):
+    # Cases can be chosen by name on the command line.
+    chosen = sys.argv[1:]
+    counts = {"ok": 0, "FAILED": 0, "SKIP": 0}
+    for name, case in list(names.items()):
+        if not name.startswith("test_") or (chosen and name not in chosen):
+            continue
+        for arguments in getattr(case, "arguments", [()]):
+            label = shortened(" ".join([name[len("test_"):], *map(str, arguments)]), 80)
+            begin = time.monotonic()
+            outcome, detail = "ok", ""
+            try:
+                case(*arguments)
+            except Skip as why:
+                outcome, detail = "SKIP", f": {why}"
+            except Exception:
+                outcome = "FAILED"
+                traceback.print_exc()
+            counts[outcome] += 1
+            print(f"{outcome}: {label}{detail} ({time.monotonic() - begin:.2f} s)", flush=True)
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    sys.exit(1 if counts["FAILED"] else 0 if counts["ok"] else 77)
