@@ -142,7 +142,7 @@ class Server:
         self.process.wait()
         self.process.stdout.close()
 
-    def stop(self, sent=signal.SIGTERM, limit=5):
+    def stop(self, sent=signal.SIGTERM, limit=10):
         """Stops the server; raises when it does not end in time with status 0 and a clean stderr."""
         if self.stopped:
             return

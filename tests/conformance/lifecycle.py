@@ -73,7 +73,8 @@ def stop_at_stage(stage):
         clients = [STAGES[stage](t, server) for _ in range(3)]
         time.sleep(0.05)
         took = stop(t, server)
-        t.check(took < 3 * SLOWER, "the end within 3 s", "%.1f s" % took)
+        limit = 8 if stage == "reply_to_a_dead_reader" else 3       # requests in flight may get some seconds of grace
+        t.check(took < limit * SLOWER, "the end within %d s" % limit, "%.1f s" % took)
         for client in clients:
             ends(t, client)
     body.__name__ = "L01_stop_with_clients_" + stage

@@ -88,6 +88,8 @@ def recover(run, case, transport):
         shared.verify()
     except Failure:
         run.forget(case.kind, transport)
+    except Broken:
+        pass            # it could never be set up; the first case has said why
 
 
 def deliveries(case, wanted):
@@ -108,9 +110,13 @@ def select(wanted):
     for group in GROUPS:
         __import__(group)
 
+    def matches(case, pattern):
+        if pattern in GROUPS:
+            return case.group == pattern
+        return fnmatch.fnmatch(case.name, pattern if set(pattern) & set("*?[") else "*%s*" % pattern)
+
     def chosen(case):
-        return not wanted.pattern or any(fnmatch.fnmatch(case.name, p if set(p) & set("*?[") else "*%s*" % p)
-                                         or p == case.group for p in wanted.pattern)
+        return not wanted.pattern or any(matches(case, pattern) for pattern in wanted.pattern)
     order = {group: i for i, group in enumerate(GROUPS)}
     return sorted((c for c in CASES if chosen(c)), key=lambda c: order.get(c.group, 99))
 

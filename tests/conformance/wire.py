@@ -330,7 +330,7 @@ class Client:
                 self.block_sizes = struct.unpack(">III", infos[INFO_BLOCK_SIZE][0])
                 check_block_sizes(self.block_sizes)
                 if self.block_sizes[2] != 0xFFFFFFFF:
-                    self.max_chunk = max(self.block_sizes[2], DEFAULT_MAX_PAYLOAD)
+                    self.max_chunk = self.block_sizes[2]
         return infos
 
     def go(self, name=b"", infos=(INFO_BLOCK_SIZE,)):
