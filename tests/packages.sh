@@ -42,7 +42,8 @@ install_missing() {
     say "installing what is missing:$missing"
     as_root apt-get update -qq || die "apt-get update failed"
     # Debian 12's default Boost is too old; it has 1.81 beside it. Debian 13 has a newer one alone.
-    if apt-cache show libboost1.81-dev >/dev/null 2>&1; then boost=libboost1.81-dev; else boost=libboost-dev; fi
+    boost=libboost-dev
+    if LC_ALL=C apt-cache policy libboost1.81-dev | grep -q 'Candidate: [0-9]'; then boost=libboost1.81-dev; fi
     missing=$(printf '%s\n' "$missing" | sed "s/ boost\>/ $boost/")
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends --no-remove $missing ||
