@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+
+#include <nbd/error.hpp>
+#include <nbd/protocol/error_value.hpp>
+
+#include <boost/asio/error.hpp>
+#include <boost/system/error_code.hpp>
+#include <cerrno>
+#include <future>
+#include <ios>
+#include <set>
+
+using namespace nbd::protocol;
+
+namespace {
+error_value of(int error)
+{
+    const auto generic = to_error_value({error, std::generic_category()});
+    CHECK(to_error_value({error, std::system_category()}) == generic);
+    return generic;
+}
+}  // namespace
+
+TEST_CASE("protocol/error_value: what a backend's error becomes on the wire (P86, P87)")
+{
+    CHECK(of(0) == error_value::none);
+    CHECK(of(EPERM) == error_value::eperm);
+    CHECK(of(EACCES) == error_value::eperm);
+    CHECK(of(EROFS) == error_value::eperm);
+    CHECK(of(EIO) == error_value::eio);
+    CHECK(of(ENOMEM) == error_value::enomem);
+    CHECK(of(EINVAL) == error_value::einval);
+    CHECK(of(ENOSPC) == error_value::enospc);
+    CHECK(of(EDQUOT) == error_value::enospc);
+    CHECK(of(EFBIG) == error_value::enospc);
+    CHECK(of(ESHUTDOWN) == error_value::eshutdown);
+}
+
+TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP are for their own commands alone (P87)")
+{
+    CHECK(of(EOVERFLOW) == error_value::einval);
+    CHECK(of(ENOTSUP) == error_value::einval);
+    CHECK(fast_zero_error({ENOTSUP, std::generic_category()}) == error_value::enotsup);
+    CHECK(fast_zero_error({EOPNOTSUPP, std::system_category()}) == error_value::enotsup);
+    CHECK(fast_zero_error(std::make_error_code(std::errc::not_supported)) == error_value::enotsup);
+    CHECK(fast_zero_error(std::make_error_code(std::errc::operation_not_supported))
+          == error_value::enotsup);
+    CHECK(fast_zero_error({EIO, std::generic_category()}) == error_value::eio);
+    CHECK(fast_zero_error({ENOSPC, std::generic_category()}) == error_value::enospc);
+    CHECK(fast_zero_error({EOVERFLOW, std::generic_category()}) == error_value::einval);
+    CHECK(fast_zero_error({}) == error_value::none);
+}
+
+TEST_CASE("protocol/error_value: numbers that the wire does not know are EINVAL")
+{
+    for (const int error : {EINTR, ENOENT, EAGAIN, ENXIO, 9999, -1})
+        CHECK(of(error) == error_value::einval);
+}
+
+TEST_CASE("protocol/error_value: no errno brings a value to the wire that it does not have (P86)")
+{
+    const std::set<error_value> wire{error_value::eperm,  error_value::eio,    error_value::enomem,
+                                     error_value::einval, error_value::enospc, error_value::eshutdown};
+    for (int error = 1; error < 200; ++error) {
+        CAPTURE(error);
+        CHECK(wire.contains(of(error)));
+    }
+}
+
+TEST_CASE("protocol/error_value: another category has other numbers, and is EIO")
+{
+    CHECK(to_error_value(std::make_error_code(std::io_errc::stream)) == error_value::eio);
+    CHECK(to_error_value(std::make_error_code(std::future_errc::no_state)) == error_value::eio);
+    CHECK(to_error_value(nbd::errc::unknown_export) == error_value::eio);
+    CHECK(to_error_value(std::error_code{boost::asio::error::make_error_code(boost::asio::error::eof)})
+          == error_value::eio);
+}
+
+TEST_CASE("protocol/error_value: Boost's copies of the two categories count as the originals")
+{
+    namespace sys = boost::system;
+    CHECK(to_error_value(sys::error_code{ENOSPC, sys::system_category()}) == error_value::enospc);
+    CHECK(to_error_value(sys::error_code{EPERM, sys::generic_category()}) == error_value::eperm);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// The defaults are promises: what one client can take from the others is bounded from the start.
+#include "catch.hpp"
+
+#include <nbd/settings.hpp>
+
+using std::chrono_literals::operator""s;
+
+TEST_CASE("settings: the default limits")
+{
+    const nbd::settings limits;
+    CHECK(limits.max_connections == 100);
+    CHECK(limits.handshake_deadline == 10s);
+    CHECK(limits.options_per_handshake == 32);
+    CHECK(limits.option_bytes == 65'536);
+    CHECK(limits.handshake_bytes == 1'048'576);
+    CHECK(limits.exports_listed == 10'000);
+    CHECK(limits.progress_timeout == 60s);
+    CHECK(limits.send_timeout == 60s);
+    CHECK(limits.idle_timeout == 0s);
+    CHECK(limits.stop_grace == 5s);
+}
+
+TEST_CASE("settings: an export takes nothing away by itself")
+{
+    const nbd::export_settings e;
+    CHECK_FALSE(e.description);
+    CHECK_FALSE(e.read_only);
+    CHECK_FALSE(e.rotational);
+    CHECK_FALSE(e.blocks);
+    CHECK(e.withhold == 0);
+}
+
+TEST_CASE("settings: one option holds the longest name with every type there is a use for")
+{
+    // INFO and GO: name_len, 4096 bytes, a count, and types; META_CONTEXT queries come to about 24 KiB.
+    CHECK(nbd::settings{}.option_bytes >= 24 * 1024 + 4096);
+    CHECK(nbd::settings{}.handshake_bytes >= nbd::settings{}.option_bytes);
+}
