@@ -156,7 +156,7 @@ private:
                                                          const export_settings& e)
     {
         protocol::export_terms terms{
-            .size = disk.size(),
+            .size = static_cast<std::uint64_t>(disk.size()),
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
         if (e.blocks)

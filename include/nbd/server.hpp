@@ -52,7 +52,7 @@ public:
     /// Whether calls of the backend take a lock, because it promises no more than serialize_all.
     static constexpr bool locks_backend = export_set_type::locks;
 
-    /// Errors: none yet; start() is what can fail.
+    /// Errors: std::system_error where the system has no descriptors left; all else is for start().
     explicit server(typename Transport::settings listen_at, settings limits = {},
                     ThreadingPolicy policy = {}, Observer observer = {})
         : server{std::make_shared<export_set_type>(), std::move(listen_at), std::move(limits),

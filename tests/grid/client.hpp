@@ -45,8 +45,11 @@ public:
         ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
         if (::connect(fd_, static_cast<const ::sockaddr*>(to.data()),
                       static_cast<::socklen_t>(to.size()))
-            != 0)
-            throw std::system_error{errno, std::system_category(), "connect"};
+            != 0) {
+            const int error = errno;
+            close();
+            throw std::system_error{error, std::system_category(), "connect"};
+        }
     }
     raw_client(raw_client&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
     raw_client& operator=(raw_client&&) = delete;

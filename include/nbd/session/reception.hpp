@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <list>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <system_error>
 #include <thread>
@@ -71,7 +72,7 @@ public:
         try {
             policy_.start();
             accept();
-            thread_ = std::thread{[this] { control_.run(); }};
+            thread_ = std::thread{[this] { run_control(); }};
         } catch (const std::system_error& e) {  // no thread to be had
             boost::system::error_code ignored;
             acceptor_.close(ignored);
@@ -120,12 +121,40 @@ private:
 
     // --- on the control thread ------------------------------------------------------------------
 
+    void run_control() noexcept
+    {
+        for (;;) {
+            try {
+                control_.run();
+                return;
+            } catch (...) {  // no memory for one handler; the next may have it
+            }
+        }
+    }
+
     void accept()
     {
-        acceptor_.async_accept(policy_.next_executor(),
-                               [this](const boost::system::error_code& error, socket_type socket) {
-                                   accepted(error, std::move(socket));
-                               });
+        try {
+            acceptor_.async_accept(
+                policy_.next_executor(),
+                [this](const boost::system::error_code& error, socket_type socket) {
+                    accepted(error, std::move(socket));
+                });
+        } catch (const std::system_error& e) {  // out of what a socket needs
+            accept_later(e.code());
+        }
+    }
+
+    /// Out of descriptors or memory, accept fails at once and for ever; a pause lets others give
+    /// theirs back.
+    void accept_later(std::error_code why)
+    {
+        notify::at_accept_error(observer_, why);
+        pause_.expires_after(std::chrono::milliseconds{100});
+        pause_.async_wait([this](const boost::system::error_code& cancelled) {
+            if (!cancelled)
+                accept();
+        });
     }
 
     void accepted(const boost::system::error_code& error, socket_type socket)
@@ -133,14 +162,7 @@ private:
         if (stopping_.load(std::memory_order_relaxed))
             return;
         if (error) {
-            notify::at_accept_error(observer_, std::error_code{error});
-            // Out of descriptors or memory, accept fails at once and for ever; a pause lets others
-            // give theirs back.
-            pause_.expires_after(std::chrono::milliseconds{100});
-            pause_.async_wait([this](const boost::system::error_code& cancelled) {
-                if (!cancelled)
-                    accept();
-            });
+            accept_later(error);
             return;
         }
         ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
@@ -161,7 +183,10 @@ private:
         }
         auto socket = std::move(*waiting_);
         waiting_.reset();
-        launch(std::move(socket));
+        try {
+            launch(std::move(socket));
+        } catch (const std::bad_alloc&) {  // this client finds its connection closed
+        }
         accept();
     }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
 #include <condition_variable>
 #include <list>
 #include <memory>
@@ -70,6 +71,8 @@ public:
 private:
     struct state {
         boost::asio::io_context sockets;
+        // Makes the context's descriptors now, and not when the first client comes.
+        boost::asio::posix::basic_stream_descriptor<executor_type> first_user{sockets};
         std::mutex mutex;
         std::condition_variable all_retired;
         std::list<std::thread> running;

@@ -7,6 +7,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
 #include <cstddef>
 #include <exception>
 #include <list>
@@ -36,7 +37,8 @@ public:
             throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
     }
 
-    /// Errors: std::system_error where there are no threads to be had; none is left then.
+    /// Errors: std::system_error where there are no threads or descriptors to be had; none is left
+    /// then.
     void start()
     {
         try {
@@ -88,6 +90,8 @@ private:
     struct worker {
         boost::asio::io_context context{1};
         boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
+        // Makes the context's descriptors now, when start() can still say that there are none left.
+        boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
         std::thread thread;
 
         void start()
