@@ -143,23 +143,27 @@ class Server:
         self.process.stdout.close()
 
     def stop(self, sent=signal.SIGTERM, limit=10):
-        """Stops the server; raises when it does not end in time with status 0 and a clean stderr."""
+        """Stops the server; raises when it does not end in time with status 0 and a clean stderr.
+
+        With sent=None the caller has sent a signal already."""
         if self.stopped:
             return
         self.stopped = True
         if self.witness:
             self.witness.close()
-        self.process.send_signal(sent)
+        if sent is not None:
+            self.process.send_signal(sent)
+        name = sent.name if sent is not None else "the signal"
         try:
             status = self.process.wait(limit * SLOWER)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise Failure("the server to end within %g s of %s" % (limit * SLOWER, sent.name), "it runs on")
+            raise Failure("the server to end within %g s of %s" % (limit * SLOWER, name), "it runs on")
         finally:
             self.process.stdout.close()
         report = self.report()
         if status != 0 or report:
-            raise Failure("exit status 0 after %s" % sent.name, "%d; stderr: %s" % (status, report or self.stderr(200)))
+            raise Failure("exit status 0 after %s" % name, "%d; stderr: %s" % (status, report or self.stderr(200)))
 
     def report(self):
         text = self.stderr(1 << 20)
