@@ -23,7 +23,10 @@ def assert_serves(server):
 
 def refused(*arguments, statuses=(2,)):
     """One line that says what is wrong, and nothing on stdout."""
-    done = run(PROGRAM, *arguments, status=None, stdin=subprocess.DEVNULL)
+    try:
+        done = run(PROGRAM, *arguments, status=None, stdin=subprocess.DEVNULL, timeout=PATIENCE / 2)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"{shortened(str(arguments))} is not refused") from None
     what = f"{shortened(str(arguments))} ended with {done.returncode}: {shortened(done.stdout + done.stderr)!r}"
     assert done.returncode in statuses, what
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n") and len(done.stderr) > 10, what
@@ -204,21 +207,29 @@ def test_signal_under_load(policy, transport, name):
 
 @for_each(GRID)
 def test_signal_with_clients_that_do_nothing(policy, transport):
-    """Connected and silent, half-way through the handshake, idle, and with replies that nobody fetches."""
-    with serve("mem:64M", policy=policy, transport=transport) as server:
+    """Connected and silent, greeted, half-way through an option, and idle."""
+    with serve("mem:1M", policy=policy, transport=transport) as server:
         silent = server.raw_connection()
         greeted = server.raw_connection()
         assert len(greeted.recv(18)) == 18
         half_way = server.raw_connection()
         half_way.sendall(bytes.fromhex("00000003" "49484156454f5054" "00000007"))
         idle = connect(server)
-        deaf = connect(server)
-        for _ in range(16):
-            deaf.aio_pread(nbd.Buffer(4 * M), 0)
         assert idle.pread(512, 0) == bytes(512)
         server.stop()
         for connection in (silent, greeted, half_way):
             connection.close()
+
+
+@for_each([("per-client", "unix"), ("pool", "tcp")])
+def test_signal_with_a_client_that_does_not_read(policy, transport):
+    """The server has replies to send and no place to put them; it does not wait for ever."""
+    with serve("mem:64M", policy=policy, transport=transport) as server:
+        deaf = connect(server)
+        for _ in range(16):
+            deaf.aio_pread(nbd.Buffer(4 * M), 0)
+        assert connect(server).pread(512, 0) == bytes(512)
+        server.stop()
 
 
 def test_second_signal_does_no_harm():

@@ -9,13 +9,14 @@ NBDCOPY = require_tool("nbdcopy", "libnbd-bin")
 MKE2FS = require_tool("mke2fs", "e2fsprogs")
 E2FSCK = require_tool("e2fsck", "e2fsprogs")
 
-IMAGE_SIZE = scaled(256 * M, 32 * M)
+LARGE = scaled(256 * M, 64 * M)
+MEDIUM = scaled(64 * M, 32 * M)
 
 
-def write_tree(root):
+def write_tree(root, image_size):
     """Files of many sizes, holes, links and long names: the same on every run."""
     source = random.Random(2026)
-    remaining = IMAGE_SIZE // 4
+    remaining = image_size // 4
     for number in range(400):
         size = min(source.choice([0, 1, 100, 4095, 4096, 10_000, 100_000, 1_000_000]), remaining)
         remaining -= size
@@ -25,15 +26,9 @@ def write_tree(root):
             file.write(source.randbytes(size))
     with open(f"{root}/holes", "wb") as file:
         for _ in range(20):
-            file.seek(source.randrange(IMAGE_SIZE // 4))
+            file.seek(source.randrange(image_size // 4))
             file.write(b"not a hole")
     os.symlink("holes", f"{root}/link")
-
-
-def make_image(path):
-    with tempfile.TemporaryDirectory() as tree:
-        write_tree(tree)
-        run(MKE2FS, "-q", "-t", "ext4", "-d", tree, path, f"{IMAGE_SIZE // K}K")
 
 
 def checksum(path):
@@ -45,15 +40,23 @@ def checksum(path):
 
 
 WORK = tempfile.TemporaryDirectory(prefix="nbd.")
-IMAGE = f"{WORK.name}/ext4.img"
 COPY = f"{WORK.name}/copy.img"
-make_image(IMAGE)
-IMAGE_CHECKSUM = checksum(IMAGE)
 
 
-def assert_same_as_image(path):
-    assert os.path.getsize(path) == IMAGE_SIZE
-    assert checksum(path) == IMAGE_CHECKSUM, "the copy differs"
+class Image:
+    """A disk image with an ext4 file system full of files."""
+
+    def __init__(self, size):
+        self.size = size
+        self.path = f"{WORK.name}/ext4.{size}"
+        with tempfile.TemporaryDirectory() as tree:
+            write_tree(tree, size)
+            run(MKE2FS, "-q", "-t", "ext4", "-d", tree, self.path, f"{size // K}K")
+        self.checksum = checksum(self.path)
+
+    def assert_same(self, path):
+        assert os.path.getsize(path) == self.size
+        assert checksum(path) == self.checksum, "the copy differs"
 
 
 def fresh_copy():
@@ -62,12 +65,16 @@ def fresh_copy():
     return COPY
 
 
+LARGE_IMAGE = Image(LARGE)
+IMAGE = Image(MEDIUM)
+
+
 @for_each(GRID)
 def test_round_trip(policy, transport):
-    with serve(f"mem:{IMAGE_SIZE}", transport=transport, policy=policy) as server:
-        run(NBDCOPY, "--flush", IMAGE, server.uri)
+    with serve(f"mem:{LARGE_IMAGE.size}", transport=transport, policy=policy) as server:
+        run(NBDCOPY, "--flush", LARGE_IMAGE.path, server.uri)
         run(NBDCOPY, server.uri, fresh_copy())
-    assert_same_as_image(COPY)
+    LARGE_IMAGE.assert_same(COPY)
     run(E2FSCK, "-fn", COPY)
 
 
@@ -81,29 +88,29 @@ def test_round_trip(policy, transport):
     "--request-size=33554432 --requests=4",
 )])
 def test_options(policy, options):
-    with serve(f"mem:{IMAGE_SIZE}", policy=policy) as server:
-        run(NBDCOPY, *options.split(), IMAGE, server.uri)
+    with serve(f"mem:{IMAGE.size}", policy=policy) as server:
+        run(NBDCOPY, *options.split(), IMAGE.path, server.uri)
         run(NBDCOPY, *options.split(), server.uri, fresh_copy())
-    assert_same_as_image(COPY)
+    IMAGE.assert_same(COPY)
 
 
 @for_each(POLICIES)
 def test_from_server_to_server(policy):
-    with serve(f"mem:{IMAGE_SIZE}", policy=policy) as source:
-        with serve(f"mem:{IMAGE_SIZE}", transport="tcp", policy=policy) as target:
-            run(NBDCOPY, IMAGE, source.uri)
+    with serve(f"mem:{IMAGE.size}", policy=policy) as source:
+        with serve(f"mem:{IMAGE.size}", transport="tcp", policy=policy) as target:
+            run(NBDCOPY, IMAGE.path, source.uri)
             run(NBDCOPY, source.uri, target.uri)
             run(NBDCOPY, target.uri, fresh_copy())
-    assert_same_as_image(COPY)
+    IMAGE.assert_same(COPY)
 
 
 def test_pipes():
-    with serve(f"mem:{IMAGE_SIZE}") as server:
-        with open(IMAGE, "rb") as source:
+    with serve(f"mem:{IMAGE.size}") as server:
+        with open(IMAGE.path, "rb") as source:
             run(NBDCOPY, "-", server.uri, stdin=source)
         with open(fresh_copy(), "wb") as target:
             run(NBDCOPY, server.uri, "-", stdout=target)
-    assert_same_as_image(COPY)
+    IMAGE.assert_same(COPY)
 
 
 @for_each([(policy, options) for policy in POLICIES for options in ("", "--allocated", "--synchronous")])
@@ -137,22 +144,22 @@ def test_size_that_is_no_multiple_of_anything():
 
 def test_image_too_large_for_the_disk():
     with serve("mem:1M") as server:
-        done = run(NBDCOPY, IMAGE, server.uri, status=None)
+        done = run(NBDCOPY, IMAGE.path, server.uri, status=None)
         assert done.returncode != 0 and done.stderr
         run(NBDCOPY, server.uri, "null:")
 
 
 def test_read_only():
-    with serve(f"mem:{IMAGE_SIZE}", "--read-only") as server:
-        assert run(NBDCOPY, IMAGE, server.uri, status=None).returncode != 0
+    with serve(f"mem:{IMAGE.size}", "--read-only") as server:
+        assert run(NBDCOPY, IMAGE.path, server.uri, status=None).returncode != 0
         run(NBDCOPY, server.uri, "null:")
 
 
 @for_each(POLICIES)
 def test_null(policy):
     """A disk that keeps nothing takes an image, and reads as zeroes."""
-    with serve(f"null:{IMAGE_SIZE}", transport="tcp", policy=policy) as server:
-        run(NBDCOPY, IMAGE, server.uri)
+    with serve(f"null:{IMAGE.size}", transport="tcp", policy=policy) as server:
+        run(NBDCOPY, IMAGE.path, server.uri)
         run(NBDCOPY, server.uri, fresh_copy())
     with open(COPY, "rb") as file:
         while block := file.read(4 * M):

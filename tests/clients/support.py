@@ -153,16 +153,23 @@ class Server:
             return stderr.read()
 
     def open_files(self):
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """What each of its descriptors leads to."""
+        files = {}
+        for name in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed in between
+                files[name] = os.readlink(f"/proc/{self.pid}/fd/{name}")
+        return files
+
+    def open_sockets(self):
+        return sum(file.startswith("socket:") for file in self.open_files().values())
 
     def memory_in_use(self):
         """Bytes of memory behind the device: the process's own, and what its memfds hold."""
         with open(f"/proc/{self.pid}/status") as status:
             total = int(re.search(r"RssAnon:\s+(\d+) kB", status.read())[1]) * K
-        directory = f"/proc/{self.pid}/fd"
-        for name in os.listdir(directory):
-            if os.readlink(f"{directory}/{name}").startswith("/memfd:"):
-                total += os.stat(f"{directory}/{name}").st_blocks * 512
+        for name, file in self.open_files().items():
+            if file.startswith("/memfd:"):
+                total += os.stat(f"/proc/{self.pid}/fd/{name}").st_blocks * 512
         return total
 
     def wait_for_end(self, seconds=PATIENCE):
@@ -263,7 +270,7 @@ def run_cases(names):
                 outcome, detail = "SKIP", f": {why}"
             except Exception:
                 outcome = "FAILED"
-                traceback.print_exc()
+                traceback.print_exc(limit=-3)
             counts[outcome] += 1
             print(f"{outcome}: {label}{detail} ({time.monotonic() - begin:.2f} s)", flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
