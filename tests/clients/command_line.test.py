@@ -47,6 +47,7 @@ def refused(*arguments, statuses=(2,)):
     ("an option", "mem:1M", "--policy", ""),
     ("an option", "mem:1M", "--policy"),
     ("an option", "mem:1M", "--unix"),
+    ("an option", "mem:1M", "--unix", ""),
     ("an option", "mem:1M", "--tcp"),
     ("an option", "mem:1M", "--name"),
     ("an option", "mem:1M", "--threads", "0"),
