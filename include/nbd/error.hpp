@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <boost/system/system_error.hpp>
+#include <new>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -88,6 +90,24 @@ namespace nbd {
 {
     static const nbd_error_category category;
     return category;
+}
+
+/// The error code of the exception that is being handled: to be called in a `catch (...)`. Asio's
+/// system_error is not the standard's; what is neither, nor bad_alloc, is an I/O error.
+[[nodiscard]] inline std::error_code current_error() noexcept
+{
+    std::error_code code;
+    try {
+        throw;
+    } catch (const boost::system::system_error& e) {
+        code = e.code();
+    } catch (const std::system_error& e) {
+        code = e.code();
+    } catch (const std::bad_alloc&) {
+        code = std::make_error_code(std::errc::not_enough_memory);
+    } catch (...) {
+    }
+    return code ? code : std::make_error_code(std::errc::io_error);
 }
 
 /// For std::error_code's converting constructor.

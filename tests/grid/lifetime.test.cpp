@@ -11,8 +11,12 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
+
+#include <sys/resource.h>
+#include <unistd.h>
 
 namespace {
 
@@ -152,6 +156,39 @@ TEST_CASE("L10: start says what is wrong, and nothing is half started")
     unix_server<nbd::per_client_threads> nowhere{{.path = "/nonexistent/socket"}};
     nowhere.start(error);
     CHECK(error == std::errc::no_such_file_or_directory);
+}
+
+TEMPLATE_TEST_CASE("L10: without descriptors start fails, and leaves nothing behind", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    ::rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const int next_free = ::dup(0);
+    ::close(next_free);
+    int failures = 0;
+    for (::rlim_t spare = 0; spare < 16; ++spare) {
+        const auto at = somewhere<nbd::unix_transport>();
+        std::optional<unix_server<TestType>> server;
+        std::error_code error;
+        ::rlimit few = before;
+        few.rlim_cur = static_cast<::rlim_t>(next_free) + spare;
+        REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+        try {
+            server.emplace(at);
+        } catch (const std::exception&) {  // nothing was made
+        }
+        if (server)
+            CHECK_NOTHROW(server->start(error));
+        REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+        if (!server || error) {
+            ++failures;
+            CHECK_FALSE(std::filesystem::exists(at.path));
+        } else {
+            CHECK_NOTHROW(connect(*server));
+        }
+    }
+    CHECK(failures > 3);
+    CHECK(failures < 16);
 }
 
 TEST_CASE("L11: the socket file has its mode, and goes when the server does")

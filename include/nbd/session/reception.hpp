@@ -4,6 +4,7 @@
 #include <nbd/error.hpp>
 #include <nbd/io/awaiting.hpp>
 #include <nbd/io/blocking.hpp>
+#include <nbd/session/connection.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
 
@@ -29,7 +30,6 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <sys/socket.h>
 
 namespace nbd::session {
 
@@ -73,12 +73,13 @@ public:
             policy_.start();
             accept();
             thread_ = std::thread{[this] { run_control(); }};
-        } catch (const std::system_error& e) {  // no thread to be had
+        } catch (...) {  // no thread or no descriptor to be had
+            const auto why = current_error();
             boost::system::error_code ignored;
             acceptor_.close(ignored);
             transport_.close();
             policy_.join();
-            return e.code();
+            return why;
         }
         return {};
     }
@@ -104,20 +105,8 @@ public:
     }
 
 private:
-    struct connection {
-        connection(socket_type s, client who, const reception& r)
-            : socket{std::move(s)}, session{r.limits_, r.observer_, std::move(who),
-                                            deadline{r.clock_}, r.stopping_},
-              accepted{r.clock_.now()}
-        {
-        }
-
-        socket_type socket;
-        context<Observer> session;
-        const std::uint64_t accepted;  ///< in ticks
-        std::atomic<errc> cut{};  ///< why the server ended it; nothing if it did not
-    };
-    using seat = typename std::list<connection>::iterator;
+    using connection_type = connection<socket_type, Observer>;
+    using seat = typename std::list<connection_type>::iterator;
 
     // --- on the control thread ------------------------------------------------------------------
 
@@ -140,8 +129,8 @@ private:
                 [this](const boost::system::error_code& error, socket_type socket) {
                     accepted(error, std::move(socket));
                 });
-        } catch (const std::system_error& e) {  // out of what a socket needs
-            accept_later(e.code());
+        } catch (...) {  // out of what a socket needs
+            accept_later(current_error());
         }
     }
 
@@ -198,7 +187,8 @@ private:
         seat at;
         {
             const std::lock_guard lock{mutex_};
-            at = connections_.emplace(connections_.end(), std::move(socket), std::move(who), *this);
+            at = connections_.emplace(connections_.end(), std::move(socket), limits_, observer_,
+                                      std::move(who), clock_, stopping_);
         }
         notify::at_connect(observer_, at->session.who);
         if (!ticking_)
@@ -217,7 +207,7 @@ private:
             const std::lock_guard lock{mutex_};
             for (auto& c : connections_)
                 if (c.session.deadline.overdue())
-                    cut(c, c.session.deadline.reason());
+                    c.cut(c.session.deadline.reason());
             ticking_ = !connections_.empty();
         }
         if (waiting_)
@@ -238,10 +228,10 @@ private:
         const auto had_a_second = ticker::ticks(std::chrono::seconds{1});
         const std::lock_guard lock{mutex_};
         const auto at = std::find_if(connections_.begin(), connections_.end(), [](const auto& c) {
-            return c.cut == errc{} && !c.session.admitted.load(std::memory_order_relaxed);
+            return c.haggles();
         });
         if (at != connections_.end() && clock_.now() >= at->accepted + had_a_second)
-            cut(*at, errc::gave_way);
+            at->cut(errc::gave_way);
     }
 
     void close_down()
@@ -256,7 +246,7 @@ private:
             // stream.
             const std::lock_guard lock{mutex_};
             for (auto& c : connections_)
-                ::shutdown(c.socket.native_handle(), SHUT_RD);
+                c.end_of_requests();
         }
         pause_.expires_after(limits_.stop_grace);
         pause_.async_wait([this](const boost::system::error_code& cancelled) {
@@ -264,7 +254,7 @@ private:
                 return;
             const std::lock_guard lock{mutex_};
             for (auto& c : connections_)
-                cut(c, errc::server_stopped);
+                c.cut(errc::server_stopped);
         });
         finish_if_empty();
     }
@@ -280,25 +270,16 @@ private:
 
     // --- on any thread --------------------------------------------------------------------------
 
-    /// Ends a connection from outside its session, whose wait then returns. Requires the mutex, for
-    /// a descriptor that was closed meanwhile may be another client's by now.
-    static void cut(connection& c, errc why) noexcept
-    {
-        auto expected = errc{};
-        if (c.cut.compare_exchange_strong(expected, why))
-            ::shutdown(c.socket.native_handle(), SHUT_RDWR);
-    }
-
     /// A session has ended; on its own thread.
     void ended(seat at) noexcept
     {
         std::error_code why = at->session.ended;
-        if (const auto by_server = at->cut.load(); by_server != errc{})
+        if (const auto by_server = at->cut_for(); by_server != errc{})
             why = by_server;
         else if (stopping_.load(std::memory_order_relaxed) && (!why || why == errc::cut_short))
             why = errc::server_stopped;
         notify::at_disconnect(observer_, at->session.who, why);
-        std::list<connection> gone;
+        std::list<connection_type> gone;
         {
             const std::lock_guard lock{mutex_};
             gone.splice(gone.begin(), connections_, at);
@@ -332,7 +313,7 @@ private:
     std::atomic<bool> stopping_{false};
 
     mutable std::mutex mutex_;  ///< guards connections_ and the life of their descriptors
-    std::list<connection> connections_;
+    std::list<connection_type> connections_;
 
     boost::asio::io_context control_{1};
     boost::asio::executor_work_guard<control_executor> guard_{control_.get_executor()};

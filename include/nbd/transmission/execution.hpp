@@ -3,13 +3,13 @@
 
 #include <nbd/concepts/backend.hpp>
 #include <nbd/concepts/call.hpp>
+#include <nbd/error.hpp>
 #include <nbd/protocol/request.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <new>
 #include <span>
 #include <system_error>
 
@@ -28,12 +28,8 @@ template <class F>
         } else {
             return member();
         }
-    } catch (const std::system_error& e) {
-        return e.code() ? e.code() : std::make_error_code(std::errc::io_error);
-    } catch (const std::bad_alloc&) {
-        return std::make_error_code(std::errc::not_enough_memory);
     } catch (...) {
-        return std::make_error_code(std::errc::io_error);
+        return current_error();
     }
 }
 
