@@ -36,6 +36,9 @@ class Report:
             sent = "; ".join(trace[-3:]) or "nothing"
             print("FAIL %s: sent %s; expected %s; got %s | rule: %s"
                   % (label, sent[:400], problem.expected, str(problem.got)[:500], rule), flush=True)
+            details = getattr(problem, "details", "")
+            if details:
+                print("     | " + details.replace("\n", "\n     | "), flush=True)
 
     def broken(self, what):
         with self.lock:
