@@ -134,6 +134,8 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the cases and their rules, run nothing")
     parser.add_argument("--verbose", action="store_true", help="print passed cases too")
     wanted = parser.parse_args()
+    if wanted.server and os.access(wanted.server, os.X_OK) and harness.sanitizer_of(wanted.server):
+        harness.SMALL, harness.SLOWER = True, 4         # before the cases take their copies
     cases = select(wanted)
     if wanted.list:
         for case in cases:
