@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Servers under test, the registry of cases, and the oracle that follows each case."""
+import atexit
 import functools
 import os
 import re
@@ -86,6 +87,18 @@ def parse_uri(uri):
     return ("tcp", parts.hostname, parts.port or 10809), name
 
 
+STARTED = []
+
+
+@atexit.register
+def end_all():
+    """Whatever happens to the suite, no server outlives it."""
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Server:
     """One nbd-serve process."""
 
@@ -101,6 +114,7 @@ class Server:
             self.command += ["--policy", policy]
         self.errors = open(self.folder.name + "/stderr", "wb+")
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=self.errors, stdin=subprocess.DEVNULL)
+        STARTED.append(self.process)
         self.uri = self.read_uri()
         if files:
             resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (files, files))
@@ -382,10 +396,14 @@ class Shared:
         self.server = Server(run.program, KINDS[kind], transport, run.policy)
         self.offset = SIZES[kind] // 4 * 3
         self.sanitized = run.sanitized
-        self.witness = self.server.witness = Client(self.server.address, timeout=5.0 * SLOWER).start().go()
         self.block = WITNESS_BLOCK if kind != "ro" else bytes(WITNESS_LENGTH)
-        self.restore()
-        self.measure()
+        try:
+            self.witness = self.server.witness = Client(self.server.address, timeout=5.0 * SLOWER).start().go()
+            self.restore()
+            self.measure()
+        except Failure:
+            self.server.kill()
+            raise
 
     def restore(self):
         if self.kind != "ro" and self.witness.write(self.offset, self.block):
