@@ -78,15 +78,27 @@ TEST_CASE("handshake/haggler: EXPORT_NAME that cannot be served leaves only clos
 {
     haggling h;
     h.begun();
-    SECTION("no such export") { h.say(option(export_name, text("nosuch"))); }
+    SECTION("no such export")
+    {
+        h.say(option(export_name, text("nosuch")));
+    }
     SECTION("the backend does not open")
     {
         h.refuse_with(std::make_error_code(std::errc::io_error));
         h.say(option(export_name, text("disk")));
     }
-    SECTION("NUL in the name") { h.say(option(export_name, hex("6469736b 00"))); }
-    SECTION("not UTF-8") { h.say(option(export_name, hex("c0af"))); }
-    SECTION("4097 bytes") { h.say(option(export_name, bytes(4097, std::byte{'x'}))); }
+    SECTION("NUL in the name")
+    {
+        h.say(option(export_name, hex("6469736b 00")));
+    }
+    SECTION("not UTF-8")
+    {
+        h.say(option(export_name, hex("c0af")));
+    }
+    SECTION("4097 bytes")
+    {
+        h.say(option(export_name, bytes(4097, std::byte{'x'})));
+    }
     SECTION("more than an option may have")
     {
         h.say(hex("49484156454f5054 00000001 00010001"));
@@ -112,9 +124,11 @@ TEST_CASE("handshake/haggler: LIST names every export and then ACKs (P30)")
 {
     haggling h;
     h.begun();
-    const auto everything = option_reply(list, server, big(4U) + text("disk" "A disk"))
-                          + option_reply(list, server, big(5U) + text("other\xc3\x84"))
-                          + option_reply(list, ack);
+    const auto everything = option_reply(list, server,
+                                         big(4U)
+                                             + text("disk"
+                                                    "A disk"))
+        + option_reply(list, server, big(5U) + text("other\xc3\x84")) + option_reply(list, ack);
     CHECK(h.answer(list) == shown(everything));
     CHECK(h.answer(list) == shown(everything));
     CHECK(h.opens() == 0);
@@ -144,10 +158,10 @@ TEST_CASE("handshake/haggler: INFO says the same as GO and options go on (P36)")
     const std::vector<std::uint16_t> types{0, 1, 2, 3};
     const auto expected = [](std::uint32_t o) {
         return option_reply(o, info_reply, info_export_other)
-             + option_reply(o, info_reply, hex("0001") + text("other"))
-             + option_reply(o, info_reply, hex("0002") + text("\xc3\x84"))
-             + option_reply(o, info_reply, hex("0003 00000200 00001000 00100000"))
-             + option_reply(o, ack);
+            + option_reply(o, info_reply, hex("0001") + text("other"))
+            + option_reply(o, info_reply, hex("0002") + text("\xc3\x84"))
+            + option_reply(o, info_reply, hex("0003 00000200 00001000 00100000"))
+            + option_reply(o, ack);
     };
     haggling h;
     h.begun();
@@ -236,17 +250,20 @@ TEST_CASE("handshake/haggler: why an export does not open decides the error (P27
     CHECK(h.say(option(go, info_data("disk"))) == verdict::transmit);
 }
 
-TEST_CASE("handshake/haggler: every other option is ERR_UNSUP, with its number and in step (P19, P20)")
+TEST_CASE(
+    "handshake/haggler: every other option is ERR_UNSUP, with its number and in step (P19, P20)")
 {
     haggling h{{.options_per_handshake = 10'000, .handshake_bytes = std::size_t{64} << 20}};
     h.begun();
-    for (const std::uint32_t o : {0U, 4U, 9U, 10U, 12U, 99U, 0x7fffffffU, 0x80000003U, 0xffffffffU}) {
+    for (const std::uint32_t o :
+         {0U, 4U, 9U, 10U, 12U, 99U, 0x7fffffffU, 0x80000003U, 0xffffffffU}) {
         for (const std::size_t n : {0U, 1U, 16U, 4096U, 65536U, 65537U, 200'000U}) {
             h.heard();
             h.say(option(o, bytes(n, std::byte{0x49})));
             const auto all = h.heard();
             REQUIRE(all.size() >= 20);
-            CHECK(shown(std::span{all}.first(16)) == shown(hex("0003e889045565a9") + big(o) + big(unsup)));
+            CHECK(shown(std::span{all}.first(16))
+                  == shown(hex("0003e889045565a9") + big(o) + big(unsup)));
             CHECK(h.in_step());
         }
     }
@@ -313,5 +330,6 @@ TEST_CASE("handshake/haggler: the option is told to the observer with its length
     h.say(option(list));
     CHECK(h.haggler().option() == nbd::protocol::option_header{nbd::protocol::option::list, 0});
     h.say(option(99, pattern(7)));
-    CHECK(h.haggler().option() == nbd::protocol::option_header{static_cast<nbd::protocol::option>(99), 7});
+    CHECK(h.haggler().option()
+          == nbd::protocol::option_header{static_cast<nbd::protocol::option>(99), 7});
 }

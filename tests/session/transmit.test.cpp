@@ -79,7 +79,8 @@ TEST_CASE("session/transmit: READs of every size near a limit are exact (P59, CV
     for (const std::uint32_t near : {4096U, 8192U, 65'536U, 131'072U, 133'120U, 524'288U}) {
         for (std::uint32_t length = near - 17; length <= near + 17; ++length) {
             const auto asked = request(read_, 1, 7, length) + request(flush_, 2, 0, 0);
-            const auto expected = simple_reply(0, 1) + part(state.content, 7, length) + simple_reply(0, 2);
+            const auto expected =
+                simple_reply(0, 1) + part(state.content, 7, length) + simple_reply(0, 2);
             one_client<copying_disk> copying{copying_disk{state}};
             one_client<lending_disk> lending{lending_disk{state}};
             REQUIRE((copying.transmit(asked).heard() == expected));
@@ -127,12 +128,14 @@ TEST_CASE("session/transmit: a large WRITE is received in place where the backen
     SECTION("lent for READ alone is not lent for WRITE")
     {
         one_client<reluctant_disk> client{reluctant_disk{state}};
-        client.transmit(request(write_, 2, 0, large) + pattern(large, 9) + request(read_, 3, 0, large));
+        client.transmit(request(write_, 2, 0, large) + pattern(large, 9)
+                        + request(read_, 3, 0, large));
         CHECK(state.story() == "write 0+100000, read 0+100000");
     }
 }
 
-TEST_CASE("session/transmit: a refused WRITE's payload is consumed, then all goes on (P60, R06, R09, R13)")
+TEST_CASE("session/transmit: a refused WRITE's payload is consumed, then all goes on (P60, R06, "
+          "R09, R13)")
 {
     disk_state state{disk_size};
     nbd::export_settings e;
@@ -145,7 +148,8 @@ TEST_CASE("session/transmit: a refused WRITE's payload is consumed, then all goe
         while (payload.size() < length)
             payload = payload + request(write_, 66, 0, 512);
         payload.resize(length);
-        client.transmit(request(write_, 1, offset, length, flags) + payload + request(flush_, 2, 0, 0), p);
+        client.transmit(
+            request(write_, 1, offset, length, flags) + payload + request(flush_, 2, 0, 0), p);
         CHECK(client.heard() == shown(simple_reply(error, 1) + simple_reply(0, 2)));
         CHECK(state.story() == "flush");
         state.calls.clear();
@@ -216,7 +220,8 @@ TEST_CASE("session/transmit: DISC ends it cleanly, unanswered, after the replies
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
-    client.transmit(request(read_, 1, 0, 4) + request(disc, 2, 0, 0) + request(write_, 3, 0, 1) + hex("ff"));
+    client.transmit(request(read_, 1, 0, 4) + request(disc, 2, 0, 0) + request(write_, 3, 0, 1)
+                    + hex("ff"));
     CHECK(client.heard() == shown(simple_reply(0, 1) + part(state.content, 0, 4)));
     CHECK_FALSE(client.ended());
     CHECK(state.story() == "read 0+4");
@@ -226,7 +231,8 @@ TEST_CASE("session/transmit: DISC ends it cleanly, unanswered, after the replies
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/transmit: unknown and unoffered commands are EINVAL and carry no payload (R14, R26)")
+TEST_CASE(
+    "session/transmit: unknown and unoffered commands are EINVAL and carry no payload (R14, R26)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -244,27 +250,28 @@ TEST_CASE("session/transmit: unknown and unoffered commands are EINVAL and carry
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/transmit: requests of no length succeed, and the backend is not asked (P68, R03)")
+TEST_CASE(
+    "session/transmit: requests of no length succeed, and the backend is not asked (P68, R03)")
 {
     disk_state state{disk_size};
     const auto asked = request(read_, 1, 0, 0) + request(write_, 2, 5, 0) + request(trim_, 3, 9, 0)
-                     + request(6, 4, 9, 0) + request(read_, 5, disk_size, 0)
-                     + request(read_, 6, disk_size + 1, 0);
+        + request(6, 4, 9, 0) + request(read_, 5, disk_size, 0)
+        + request(read_, 6, disk_size + 1, 0);
     const auto expected = simple_reply(0, 1) + simple_reply(0, 2) + simple_reply(0, 3)
-                        + simple_reply(0, 4) + simple_reply(0, 5) + simple_reply(einval, 6);
+        + simple_reply(0, 4) + simple_reply(0, 5) + simple_reply(einval, 6);
     one_client<copying_disk> copying{copying_disk{state}};
     CHECK((copying.transmit(asked).heard() == expected));
     CHECK(state.calls.empty());
 }
 
-TEST_CASE("session/transmit: a failing backend is an error on the wire, and the client stays (P59, P89)")
+TEST_CASE(
+    "session/transmit: a failing backend is an error on the wire, and the client stays (P59, P89)")
 {
     disk_state state{disk_size};
     state.error = std::make_error_code(std::errc::no_space_on_device);
     const auto asked = request(read_, 1, 0, 4) + request(write_, 2, 0, 4) + hex("01020304")
-                     + request(flush_, 3, 0, 0) + request(read_, 4, 0, large)
-                     + request(write_, 5, 0, large) + pattern(large) + request(read_, 6, 1, 70'000)
-                     + request(disc, 7, 0, 0);
+        + request(flush_, 3, 0, 0) + request(read_, 4, 0, large) + request(write_, 5, 0, large)
+        + pattern(large) + request(read_, 6, 1, 70'000) + request(disc, 7, 0, 0);
     bytes expected;
     for (std::uint64_t cookie = 1; cookie <= 6; ++cookie)
         expected = expected + simple_reply(enospc, cookie);
@@ -279,7 +286,10 @@ TEST_CASE("session/transmit: a backend that throws is an error on the wire as we
         std::uint64_t size() const { return disk_size; }
         void read(std::uint64_t, std::span<std::byte>) { throw 1; }
         void write(std::uint64_t, std::span<const std::byte>) { throw std::bad_alloc{}; }
-        void flush() { throw std::system_error{std::make_error_code(std::errc::no_space_on_device)}; }
+        void flush()
+        {
+            throw std::system_error{std::make_error_code(std::errc::no_space_on_device)};
+        }
     };
     one_client<throwing> client{throwing{}};
     client.transmit(request(read_, 1, 0, 4) + request(write_, 2, 0, 4) + hex("01020304")
@@ -294,8 +304,14 @@ TEST_CASE("session/transmit: a stopping server and a removed export answer ESHUT
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
-    SECTION("stopping") { client.stopping = true; }
-    SECTION("removed") { client.remove_first = true; }
+    SECTION("stopping")
+    {
+        client.stopping = true;
+    }
+    SECTION("removed")
+    {
+        client.remove_first = true;
+    }
     client.transmit(request(read_, 1, 0, 4) + request(write_, 2, 0, 4) + hex("01020304")
                     + request(flush_, 3, 0, 0) + request(write_, 4, 0, large) + bytes(large)
                     + request(99, 5, ~0ULL, 1) + request(disc, 6, 0, 0));
