@@ -31,9 +31,10 @@ TEST_CASE("session/transmit: a refused WRITE's payload is consumed, then all goe
     const auto refused = [&](std::uint64_t offset, std::uint32_t length, std::uint16_t flags,
                              std::uint32_t error, pace p) {
         // A payload that looks like requests must not be taken for one.
+        const auto decoy = request(write_, 66, 0, 512);
         bytes payload;
         while (payload.size() < length)
-            payload = payload + request(write_, 66, 0, 512);
+            payload.insert(payload.end(), decoy.begin(), decoy.end());
         payload.resize(length);
         client.transmit(
             request(write_, 1, offset, length, flags) + payload + request(flush_, 2, 0, 0), p);
