@@ -206,6 +206,15 @@ void serve(const arguments& a, std::uint64_t size, nbd::export_settings e, Polic
 
     signals.async_wait([](auto, int) {});
     program.run();
+
+    // A second signal shall not turn a clean end into another. Every other thread has ended then.
+    on_unix.reset();
+    on_tcp.reset();
+    ::sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGINT);
+    sigaddset(&both, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &both, nullptr);
 }
 
 template <class Backend>

@@ -6,9 +6,11 @@
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/capabilities.hpp>
 #include <nbd/transmission/execution.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +20,7 @@
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -86,6 +89,19 @@ public:
         return true;
     }
 
+    /// Changes an export's size, in bytes, by the backend's own `resize`. Requests past a new end fail
+    /// from then on, and what is added can be used at once; INFO and GO tell the new size.
+    /// Errors: errc::unknown_export, the backend's, EINVAL for a size that is 2^63 or more or no
+    /// multiple of the minimum block size; the size is unchanged then.
+    [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
+        requires(has_resize<Backend> && !has_open<Backend>)
+    {
+        const auto found = find(name);
+        if (!found)
+            return errc::unknown_export;
+        return found->resize(size).code;
+    }
+
     /// Which export the empty name asks for; nothing = none, unless one is named so.
     void set_default(std::optional<std::string> name)
     {
@@ -127,7 +143,7 @@ public:
             return std::nullopt;
         }
         std::optional<opened> result;
-        error = transmission::outcome_of([&] { result.emplace(opened{std::move(found), who}); });
+        error = transmission::outcome_of([&] { result.emplace(opened{std::move(found), who}); }).code;
         return result;
     }
 
@@ -137,6 +153,36 @@ private:
         record(std::string n, export_settings e, Args&&... args)
             : name{std::move(n)}, settings{std::move(e)}, backend(std::forward<Args>(args)...)
         {
+            if constexpr (!has_open<Backend>) {
+                contexts = transmission::contexts_of(backend);
+                size.store(static_cast<std::uint64_t>(backend.size()));
+            }
+        }
+
+        [[nodiscard]] failure resize(std::uint64_t bytes)
+            requires(has_resize<Backend> && !has_open<Backend>)
+        {
+            const std::lock_guard one_at_a_time{resizing};
+            if (bytes > most_bytes || bytes % terms_of(backend, settings, bytes).blocks.minimum != 0)
+                return std::make_error_code(std::errc::invalid_argument);
+            // Nobody is let in to what is to be cut off while it is being cut off.
+            const auto before = size.load();
+            size.store(std::min(before, bytes));
+            failure failed;
+            {
+                [[maybe_unused]] const auto lock = lock_backend();
+                failed = transmission::outcome_of([&] { return backend.resize(bytes); });
+            }
+            size.store(failed ? before : bytes);
+            return failed;
+        }
+
+        [[nodiscard]] auto lock_backend()
+        {
+            if constexpr (locks)
+                return std::unique_lock{mutex};
+            else
+                return std::monostate{};
         }
 
         [[nodiscard]] std::string_view description() const noexcept
@@ -147,16 +193,22 @@ private:
         const std::string name;
         const export_settings settings;
         Backend backend;
+        std::vector<protocol::meta_context> contexts;
+        std::atomic<std::uint64_t> size{0};
         std::atomic<bool> gone{false};
+        std::mutex resizing;
         [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
     };
 
+    /// Clients count in signed 64 bits, and so do files.
+    static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
+
     template <class Served>
-    [[nodiscard]] static protocol::export_terms terms_of(const Served& disk,
-                                                         const export_settings& e)
+    [[nodiscard]] static protocol::export_terms
+    terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
     {
         protocol::export_terms terms{
-            .size = static_cast<std::uint64_t>(disk.size()),
+            .size = size,
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
         if (e.blocks)
@@ -168,8 +220,7 @@ private:
 
     static void check(const protocol::export_terms& t)
     {
-        // Clients count in signed 64 bits, and so do files.
-        if (t.size > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
+        if (t.size > most_bytes)
             throw std::invalid_argument{"nbd: an export's size must be below 2^63 bytes"};
         if (!protocol::valid(t.blocks))
             throw std::invalid_argument{
@@ -190,7 +241,7 @@ private:
             throw std::invalid_argument{
                 "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes"};
         if constexpr (!has_open<Backend>)
-            check(terms_of(r.backend, r.settings));
+            check(terms_of(r.backend, r.settings, r.size));
     }
 
     [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
@@ -215,10 +266,25 @@ public:
 
     [[nodiscard]] handshake::export_info info() const noexcept
     {
-        return {record_->name, record_->description(), terms_};
+        return {record_->name, record_->description(), terms_, contexts(),
+                record_->settings.require_block_sizes};
     }
-    /// What the handshake promised this client; a later change of the backend's size is not in it.
-    [[nodiscard]] const protocol::export_terms& terms() const noexcept { return terms_; }
+    /// The size now, in bytes: as it was when the client came, until export_set::resize.
+    [[nodiscard]] std::uint64_t size() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return terms_.size;
+        else
+            return record_->size.load(std::memory_order_relaxed);
+    }
+    /// The RESIZE command.
+    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t size)
+    {
+        if constexpr (has_resize<Backend> && !has_open<Backend>)
+            return record_->resize(size);
+        else
+            return std::make_error_code(std::errc::not_supported);
+    }
     [[nodiscard]] backend_type& backend() noexcept
     {
         if constexpr (has_open<Backend>)
@@ -227,13 +293,7 @@ public:
             return record_->backend;
     }
     /// Held during each call of the backend; nothing where the backend does without.
-    [[nodiscard]] auto lock()
-    {
-        if constexpr (locks)
-            return std::unique_lock{record_->mutex};
-        else
-            return std::monostate{};
-    }
+    [[nodiscard]] auto lock() { return record_->lock_backend(); }
     /// The export was removed meanwhile.
     [[nodiscard]] bool gone() const noexcept
     {
@@ -245,10 +305,29 @@ private:
 
     opened(std::shared_ptr<record> r, const client& who)
         : record_{std::move(r)}, state_{open(*record_, who)},
-          terms_{terms_of(backend(), record_->settings)}
+          terms_{terms_of(backend(), record_->settings, size_of(*record_, state_))}
+    {
+        if constexpr (has_open<Backend>) {
+            check(terms_);
+            contexts_ = transmission::contexts_of(state_);
+        }
+    }
+
+    template <class State>
+    [[nodiscard]] static std::uint64_t size_of(const record& r, const State& state)
     {
         if constexpr (has_open<Backend>)
-            check(terms_);
+            return static_cast<std::uint64_t>(state.size());
+        else
+            return r.size;
+    }
+
+    [[nodiscard]] std::span<const protocol::meta_context> contexts() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return contexts_;
+        else
+            return record_->contexts;
     }
 
     static auto open(record& r, [[maybe_unused]] const client& who)
@@ -262,6 +341,8 @@ private:
     std::shared_ptr<record> record_;
     std::conditional_t<has_open<Backend>, backend_type, std::monostate> state_;
     protocol::export_terms terms_;
+    [[no_unique_address]] std::conditional_t<has_open<Backend>, std::vector<protocol::meta_context>,
+                                             std::monostate> contexts_;
 };
 
 }  // namespace nbd

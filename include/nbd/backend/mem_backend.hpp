@@ -4,6 +4,7 @@
 #include <nbd/backend/sparse_memory.hpp>
 #include <nbd/concepts/backend.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -27,9 +28,14 @@ public:
     static constexpr bool fills_reads = true;
 
     /// `size` in bytes. Errors: std::system_error where the address space does not hold it.
-    explicit mem_backend(std::uint64_t size) : memory_{size} {}
+    explicit mem_backend(std::uint64_t size) : mem_backend{size, size} {}
+    /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
+    /// because memory that was lent cannot move; memory is not.
+    mem_backend(std::uint64_t size, std::uint64_t most) : memory_{std::max(size, most)}, size_{size}
+    {
+    }
 
-    [[nodiscard]] std::uint64_t size() const noexcept { return memory_.size(); }
+    [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
 
     std::error_code read(std::uint64_t offset, std::span<std::byte> to) noexcept
     {
@@ -56,6 +62,31 @@ public:
     }
     std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
 
+    std::error_code extents(std::uint64_t offset, std::uint64_t length, extent_list& to)
+    {
+        using namespace protocol::state_flag;
+        const auto end = offset + length;
+        bool more = true;
+        while (more && offset != end) {
+            const auto part = memory_.part_at(offset, end);
+            more = to.add(part.end - offset, part.hole ? hole | zero : 0);
+            offset = part.end;
+        }
+        return {};
+    }
+    std::error_code resize(std::uint64_t size) noexcept
+    {
+        if (size > memory_.size())
+            return std::make_error_code(std::errc::no_space_on_device);
+        // What was cut off must read as zero if it ever comes back.
+        if (size < size_) {
+            if (const auto failed = memory_.zero(size, size_ - size, false))
+                return failed;
+        }
+        size_ = size;
+        return {};
+    }
+
     [[nodiscard]] std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
     {
         return memory_.bytes(offset, length);
@@ -68,6 +99,7 @@ public:
 
 private:
     sparse_memory memory_;
+    std::uint64_t size_;
 };
 
 }  // namespace nbd

@@ -93,6 +93,29 @@ public:
         return {};
     }
 
+    /// The end of the data, or of the hole, that `offset` lies in, but at most `end`; and which of the
+    /// two it is. Where the system does not tell, all is data.
+    struct part {
+        std::uint64_t end = 0;
+        bool hole = false;
+    };
+    [[nodiscard]] part part_at(std::uint64_t offset, std::uint64_t end) const noexcept
+    {
+#ifdef SEEK_HOLE
+        if (file_ >= 0) {
+            const auto data = ::lseek(file_, static_cast<off_t>(offset), SEEK_DATA);
+            if (data < 0)
+                return {end, errno == ENXIO};
+            if (static_cast<std::uint64_t>(data) > offset)
+                return {std::min(static_cast<std::uint64_t>(data), end), true};
+            const auto hole = ::lseek(file_, static_cast<off_t>(offset), SEEK_HOLE);
+            if (hole > data)
+                return {std::min(static_cast<std::uint64_t>(hole), end), false};
+        }
+#endif
+        return {end, false};
+    }
+
 private:
     void clear(std::uint64_t from, std::uint64_t to) noexcept
     {

@@ -18,6 +18,10 @@ NBD_NAMES_MEMBER(write_zeroes)
 NBD_NAMES_MEMBER(cache)
 NBD_NAMES_MEMBER(lend)
 NBD_NAMES_MEMBER(lend_for_write)
+NBD_NAMES_MEMBER(extents)
+NBD_NAMES_MEMBER(meta_contexts)
+NBD_NAMES_MEMBER(context_extents)
+NBD_NAMES_MEMBER(resize)
 NBD_NAMES_MEMBER(block_sizes)
 NBD_NAMES_MEMBER(open)
 
@@ -62,6 +66,18 @@ consteval bool served_is_sound()
                   "nbd: this backend's lend_for_write has the wrong shape; expected "
                   "`std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) "
                   "noexcept`");
+    static_assert(has_extents<B> || !names_extents<B>(),
+                  "nbd: this backend's extents has the wrong shape; expected `std::error_code "
+                  "extents(std::uint64_t offset, std::uint64_t length, nbd::extent_list& to)`, or "
+                  "the same returning void");
+    static_assert(has_meta_contexts<B> || !(names_meta_contexts<B>() || names_context_extents<B>()),
+                  "nbd: this backend's own contexts have the wrong shape; expected "
+                  "`std::span<const nbd::meta_context> meta_contexts() const` and `std::error_code "
+                  "context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length, "
+                  "nbd::extent_list& to)`");
+    static_assert(has_resize<B> || !names_resize<B>(),
+                  "nbd: this backend's resize has the wrong shape; expected `std::error_code "
+                  "resize(std::uint64_t size)`, or the same returning void");
     static_assert(has_block_sizes<B> || !names_block_sizes<B>(),
                   "nbd: this backend's block_sizes has the wrong shape; expected "
                   "`nbd::block_sizes block_sizes() const`");

@@ -15,13 +15,14 @@
 namespace nbd::session {
 
 /// The handshake loop: receives exactly what the haggler wants, carries out its verdicts and sends
-/// its replies. Gives the export that the client chose, or nothing, and then `c.ended` says why.
+/// its replies. Gives the export that the client chose, and what was `agreed` on; or nothing, and then
+/// `c.ended` says why.
 ///
 /// Not one byte is received beyond what an option needs, so nothing can lie buffered when the
 /// meaning of the stream changes. An export is opened when a client asks for it and not earlier.
 template <class Io, class Stream, class Exports, class Observer>
 typename Io::template task<std::optional<typename Exports::opened>>
-haggle(Stream& stream, Exports& exports, context<Observer>& c)
+haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<Observer>& c)
 {
     using handshake::verdict;
     handshake::haggler haggler{c.limits};
@@ -64,7 +65,8 @@ haggle(Stream& stream, Exports& exports, context<Observer>& c)
         if (v == verdict::transmit) {
             c.admitted.store(true, std::memory_order_relaxed);
             c.deadline.disarm();
-            notify::at_export_opened(c.observer, c.who, chosen->info().name, chosen->info().terms);
+            agreed = haggler.agreed();
+            notify::at_export_opened(c.observer, c.who, chosen->info().name, agreed.terms);
             co_return chosen;
         }
 

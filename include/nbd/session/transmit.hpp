@@ -17,9 +17,10 @@ namespace nbd::session {
 /// The in-order loop of the transmission phase: sends what the responder has gathered, receives when
 /// nothing complete is left. Ends when the client leaves or must be let go; `c.ended` says why.
 template <class Io, class Stream, class Opened, class Observer>
-typename Io::template task<void> transmit(Stream& stream, Opened& disk, context<Observer>& c)
+typename Io::template task<void> transmit(Stream& stream, Opened& disk,
+                                          const handshake::agreement& agreed, context<Observer>& c)
 {
-    responder<Opened, Observer> responder{disk, c};
+    responder<Opened, Observer> responder{disk, agreed, c};
     auto& out = responder.out();
     for (;;) {
         const auto step = responder.advance();

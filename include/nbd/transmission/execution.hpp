@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <span>
 #include <system_error>
 
@@ -17,9 +18,9 @@
 /// here: FUA as a flush, WRITE_ZEROES as writes of zeroes. Whatever a backend throws ends here.
 namespace nbd::transmission {
 
-/// Calls a member of a backend; an exception becomes an error code.
+/// Calls a member of a backend; an exception becomes a failure, with its text.
 template <class F>
-[[nodiscard]] std::error_code outcome_of(F&& member) noexcept
+[[nodiscard]] failure outcome_of(F&& member) noexcept
 {
     try {
         if constexpr (std::is_void_v<decltype(member())>) {
@@ -28,6 +29,13 @@ template <class F>
         } else {
             return member();
         }
+    } catch (const std::exception& e) {
+        const auto code = current_error();
+        try {
+            return {code, e.what()};
+        } catch (...) {
+            return code;
+        }
     } catch (...) {
         return current_error();
     }
@@ -35,7 +43,7 @@ template <class F>
 
 /// A READ into memory of ours; `to` is as long as the request.
 template <class B>
-[[nodiscard]] std::error_code read(B& backend, const protocol::request& r,
+[[nodiscard]] failure read(B& backend, const protocol::request& r,
                                    std::span<std::byte> to) noexcept
 {
     // A backend that claims success and fills less must not send a client what lay there before.
@@ -44,8 +52,8 @@ template <class B>
     if constexpr (has_handle<B>) {
         return outcome_of([&] {
             call c{r, {}, to};
-            const auto thrown = outcome_of([&] { return backend.handle(c); });
-            return thrown ? thrown : c.result();
+            auto said = outcome_of([&] { return backend.handle(c); });
+            return said ? said : failure{c.result()};
         });
     } else {
         return outcome_of([&] { return backend.read(r.offset, to); });
@@ -54,13 +62,13 @@ template <class B>
 
 /// Writes one piece, durably where `fua` asks for it.
 template <class B>
-[[nodiscard]] std::error_code write(B& backend, std::uint64_t offset,
+[[nodiscard]] failure write(B& backend, std::uint64_t offset,
                                     std::span<const std::byte> from, bool fua) noexcept
 {
     if constexpr (has_fua_write<B>) {
         return outcome_of([&] { return backend.write(offset, from, write_flags{.fua = fua}); });
     } else {
-        const auto failed = outcome_of([&] { return backend.write(offset, from); });
+        auto failed = outcome_of([&] { return backend.write(offset, from); });
         if constexpr (has_flush<B>) {
             if (!failed && fua)
                 return outcome_of([&] { return backend.flush(); });
@@ -75,14 +83,14 @@ inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
 /// WRITE_ZEROES by writing zeroes, for a backend without its own: bounded memory, whatever the
 /// length. Only the last piece carries FUA, for a flush covers what was written before.
 template <class B>
-[[nodiscard]] std::error_code write_zero_blocks(B& backend, std::uint64_t offset,
+[[nodiscard]] failure write_zero_blocks(B& backend, std::uint64_t offset,
                                                 std::uint64_t length, bool fua) noexcept
 {
     while (length != 0) {
         const auto n = std::min<std::uint64_t>(length, zero_block.size());
         // Native FUA covers its own piece alone.
         const bool durable = fua && (has_fua_write<B> || n == length);
-        if (const auto failed =
+        if (auto failed =
                 write(backend, offset, std::span{zero_block}.first(static_cast<std::size_t>(n)),
                       durable))
             return failed;
@@ -93,7 +101,7 @@ template <class B>
 }
 
 template <class B>
-[[nodiscard]] std::error_code write_zeroes(B& backend, const protocol::request& r) noexcept
+[[nodiscard]] failure write_zeroes(B& backend, const protocol::request& r) noexcept
 {
     namespace cf = protocol::command_flag;
     [[maybe_unused]] const bool fua = r.has(cf::fua);
@@ -101,7 +109,7 @@ template <class B>
         // Without a flush, durable zeroes can only be written with the write's own FUA.
         if (has_flush<B> || !fua) {
             const zero_flags flags{.no_hole = r.has(cf::no_hole), .fast = r.has(cf::fast_zero)};
-            const auto failed =
+            auto failed =
                 outcome_of([&] { return backend.write_zeroes(r.offset, r.length, flags); });
             if constexpr (has_flush<B>) {
                 if (!failed && fua)
@@ -109,7 +117,8 @@ template <class B>
             }
             // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone. A backend that cannot do it now gets
             // its zeroes written.
-            if (failed != std::errc::not_supported && failed != std::errc::operation_not_supported)
+            if (failed.code != std::errc::not_supported
+                && failed.code != std::errc::operation_not_supported)
                 return failed;
         }
     }
@@ -119,12 +128,12 @@ template <class B>
 }
 
 template <class B>
-[[nodiscard]] std::error_code trim(B& backend, const protocol::request& r) noexcept
+[[nodiscard]] failure trim(B& backend, const protocol::request& r) noexcept
 {
     const bool fua = r.has(protocol::command_flag::fua);
     if (fua && !has_flush<B>)
         return {};  // "TRIM" is advice, and this one could not be made durable
-    const auto failed = outcome_of([&] { return backend.trim(r.offset, r.length); });
+    auto failed = outcome_of([&] { return backend.trim(r.offset, r.length); });
     if constexpr (has_flush<B>) {
         if (!failed && fua)
             return outcome_of([&] { return backend.flush(); });
@@ -134,15 +143,15 @@ template <class B>
 
 /// Carries out a request whose reply has no data: everything but READ and DISC. It was admitted.
 template <class B>
-[[nodiscard]] std::error_code perform(B& backend, const protocol::request& r,
+[[nodiscard]] failure perform(B& backend, const protocol::request& r,
                                       std::span<const std::byte> payload) noexcept
 {
     using protocol::command;
     if constexpr (has_handle<B>) {
         return outcome_of([&] {
             call c{r, payload, {}};
-            const auto thrown = outcome_of([&] { return backend.handle(c); });
-            return thrown ? thrown : c.result();
+            auto said = outcome_of([&] { return backend.handle(c); });
+            return said ? said : failure{c.result()};
         });
     } else {
         switch (r.command) {
