@@ -6,6 +6,7 @@ output; the file exits with 0, with 1 if a case failed, or with 77 if there was 
 """
 import contextlib
 import ctypes
+import faulthandler
 import os
 import re
 import select
@@ -263,6 +264,8 @@ def run_cases(names):
         for arguments in getattr(case, "arguments", [()]):
             label = shortened(" ".join([name[len("test_"):], *map(str, arguments)]), 80)
             begin = time.monotonic()
+            # A client that waits for ever inside its library: this says where, and ends the file.
+            faulthandler.dump_traceback_later(4 * PATIENCE, exit=True)
             outcome, detail = "ok", ""
             try:
                 case(*arguments)
@@ -271,6 +274,7 @@ def run_cases(names):
             except Exception:
                 outcome = "FAILED"
                 traceback.print_exc(limit=-3)
+            faulthandler.cancel_dump_traceback_later()
             counts[outcome] += 1
             print(f"{outcome}: {label}{detail} ({time.monotonic() - begin:.2f} s)", flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))

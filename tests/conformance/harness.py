@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Servers under test, the registry of cases, and the oracle that follows each case."""
+import atexit
+import functools
 import os
 import re
 import resource
@@ -85,6 +87,18 @@ def parse_uri(uri):
     return ("tcp", parts.hostname, parts.port or 10809), name
 
 
+STARTED = []
+
+
+@atexit.register
+def end_all():
+    """Whatever happens to the suite, no server outlives it."""
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Server:
     """One nbd-serve process."""
 
@@ -93,18 +107,17 @@ class Server:
         self.program, self.transport, self.policy = program, transport, policy
         if endpoint is None:
             endpoint = self.folder.name + "/sock" if transport == "unix" else "127.0.0.1:0"
-        self.command = [program] + arguments + (NAMED if named else []) + \
-            ["--unix" if transport == "unix" else "--tcp", endpoint]
+        self.command = [program] + arguments + (NAMED if named else [])
+        if transport:                   # None: the program's default address
+            self.command += ["--unix" if transport == "unix" else "--tcp", endpoint]
         if policy:
             self.command += ["--policy", policy]
         self.errors = open(self.folder.name + "/stderr", "wb+")
-
-        def limits():
-            if files:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=self.errors,
-                                        stdin=subprocess.DEVNULL, preexec_fn=limits if files else None)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=self.errors, stdin=subprocess.DEVNULL)
+        STARTED.append(self.process)
         self.uri = self.read_uri()
+        if files:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (files, files))
         self.address, self.name = parse_uri(self.uri)
         self.witness = None
         self.stopped = False
@@ -155,6 +168,8 @@ class Server:
             self.process.send_signal(sent)
         name = sent.name if sent is not None else "the signal"
         try:
+            if sanitizer_of(self.program) == "tsan":
+                self.nudge(sent or signal.SIGTERM)
             status = self.process.wait(limit * SLOWER)
         except subprocess.TimeoutExpired:
             self.kill()
@@ -163,11 +178,24 @@ class Server:
             self.process.stdout.close()
         report = self.report()
         if status != 0 or report:
-            raise Failure("exit status 0 after %s" % name, "%d; stderr: %s" % (status, report or self.stderr(200)))
+            problem = Failure("exit status 0 after %s" % name, "%d; stderr: %s" % (status, report or self.stderr(200)))
+            problem.details = self.first_report()
+            raise problem
+
+    def nudge(self, sent):
+        """ThreadSanitizer may hold a signal back until its thread makes another call, so it is sent twice."""
+        if not eventually(lambda: not self.alive(), 2):
+            self.process.send_signal(sent)
 
     def report(self):
         text = self.stderr(1 << 20)
         found = re.search(r"(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error|terminate called).*", text)
+        return found.group(0) if found else ""
+
+    def first_report(self):
+        """A sanitizer's first report in full, for the person who must find the cause."""
+        text = self.stderr(1 << 20)
+        found = re.search(r"^.*(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error).*(\n.*){0,60}", text, re.M)
         return found.group(0) if found else ""
 
     # what /proc says
@@ -195,11 +223,12 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def is_sanitized(program):
-    """Sanitizers keep freed memory, so nothing can be said about the resident size of such a build."""
+@functools.lru_cache(None)
+def sanitizer_of(program):
+    """"asan", "tsan", "msan" or "": sanitizers keep freed memory, so the resident size of such a build says nothing."""
     with open(program, "rb") as file:
         data = file.read()
-    return b"__asan_init" in data or b"__tsan_init" in data or b"__msan_init" in data
+    return next((name for name in ("asan", "tsan", "msan") if b"__%s_init" % name.encode() in data), "")
 
 
 def eventually(condition, limit=3.0):
@@ -324,6 +353,11 @@ class Context:
         client.request(wire.DISC, expect=False)
         self.drop(client, what="the connection to be closed after DISC")
 
+    def clients_race(self):
+        """For cases whose clients use the same bytes at once: that is their race, and ThreadSanitizer would report it."""
+        if self.run.sanitized == "tsan":
+            raise Skip("clients that race for the same bytes are a race to ThreadSanitizer")
+
     @property
     def witness_offset(self):
         return SIZES[self.kind] // 4 * 3
@@ -362,10 +396,14 @@ class Shared:
         self.server = Server(run.program, KINDS[kind], transport, run.policy)
         self.offset = SIZES[kind] // 4 * 3
         self.sanitized = run.sanitized
-        self.witness = self.server.witness = Client(self.server.address, timeout=5.0 * SLOWER).start().go()
         self.block = WITNESS_BLOCK if kind != "ro" else bytes(WITNESS_LENGTH)
-        self.restore()
-        self.measure()
+        try:
+            self.witness = self.server.witness = Client(self.server.address, timeout=5.0 * SLOWER).start().go()
+            self.restore()
+            self.measure()
+        except Failure:
+            self.server.kill()
+            raise
 
     def restore(self):
         if self.kind != "ro" and self.witness.write(self.offset, self.block):
@@ -420,7 +458,7 @@ class Run:
 
     def __init__(self, program, policy):
         self.program, self.policy = program, policy
-        self.sanitized = is_sanitized(program)
+        self.sanitized = sanitizer_of(program)
         self.shared, self.broken = {}, {}
         self.lock = threading.Lock()
         self.offered = {}
@@ -433,7 +471,9 @@ class Run:
             if key not in self.shared or not self.shared[key].server.alive():
                 try:
                     self.shared[key] = Shared(self, kind, transport)
-                except Failure:
+                except Failure as problem:
+                    if self.sanitized == "tsan" and kind.startswith("big") and "allocate" in str(problem.got):
+                        raise Skip("no room for 1 TiB beside ThreadSanitizer")
                     self.broken[key] = self.broken.get(key, 0) + 1
                     raise
             return self.shared[key]

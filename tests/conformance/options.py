@@ -489,6 +489,17 @@ def O14_unknown_name_of_4096_bytes_cut_inside_a_character(t):
 
 
 @case()
+def O14_error_text_is_short(t):
+    """An error's text does not give a long name back: at most 256 bytes."""
+    client = t.hs(delivery="whole")
+    for name in (b"x" * 300, b"x" * 4096, "€".encode() * 1365):
+        for number in (INFO, GO):
+            reply = client.haggle(number, info_data(name))[-1]
+            t.check(len(reply.data) <= 256, "a text of at most 256 bytes", "%d" % len(reply.data))
+    t.finish(client)
+
+
+@case()
 def O14_prefix_and_extension_of_the_name(t):
     """Names are compared whole."""
     for name in (NAME[:-1], NAME + b"x", NAME.upper(), b" " + NAME, NAME + b"/", b"/" + NAME):

@@ -36,6 +36,9 @@ class Report:
             sent = "; ".join(trace[-3:]) or "nothing"
             print("FAIL %s: sent %s; expected %s; got %s | rule: %s"
                   % (label, sent[:400], problem.expected, str(problem.got)[:500], rule), flush=True)
+            details = getattr(problem, "details", "")
+            if details:
+                print("     | " + details.replace("\n", "\n     | "), flush=True)
 
     def broken(self, what):
         with self.lock:
@@ -131,6 +134,8 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the cases and their rules, run nothing")
     parser.add_argument("--verbose", action="store_true", help="print passed cases too")
     wanted = parser.parse_args()
+    if wanted.server and os.access(wanted.server, os.X_OK) and harness.sanitizer_of(wanted.server):
+        harness.SMALL, harness.SLOWER = True, 4         # before the cases take their copies
     cases = select(wanted)
     if wanted.list:
         for case in cases:

@@ -182,6 +182,7 @@ def S07_half_close_while_haggling(t):
 @case()
 def S09_client_that_dies_with_16_writes_in_flight(t):
     """A client that vanishes behind 16 WRITEs: each is written wholly or not at all, the last perhaps in part."""
+    t.clients_race()
     watch = t.tx(delivery="whole")
     for turn in range(scaled(10)):
         old, new = bytes([turn + 1]) * 65536, bytes([turn + 101]) * 65536
@@ -261,13 +262,15 @@ def S11_small_writes_at_full_rate(t):
 @case(twice=False)
 def S12_maximum_writes_beside_small_reads(t):
     """WRITEs of 8 MiB on one connection do not hold up READs of another for long."""
-    def writer(stop):
-        client = Client(t.server.address, timeout=20.0 * SLOWER).start().go()
-        data = bytes(8 * MIB)
-        while not stop.is_set():
-            client.write(SPOT, data, timeout=20 * SLOWER)
-        client.close()
-    steady_readers(t, [writer, writer], 1.5, 0.3)
+    def writer(offset):
+        def run(stop):
+            client = Client(t.server.address, timeout=20.0 * SLOWER).start().go()
+            data = bytes(8 * MIB)
+            while not stop.is_set():
+                client.write(offset, data, timeout=20 * SLOWER)
+            client.close()
+        return run
+    steady_readers(t, [writer(SPOT), writer(SPOT + 8 * MIB)], 1.5, 0.3)
 
 
 @case()

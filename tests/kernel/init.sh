@@ -132,6 +132,14 @@ fill_with_zeroes() {
 }
 
 fill_with_numbers() { numbers 10000000 $bytes | dd of=$device bs=1M iflag=fullblock conv=fsync; }
+
+# The kernel's default is at most 1280 KiB in a request; 32 MiB is the most that it is able to send.
+large_requests() { cat $queue/max_hw_sectors_kb >$queue/max_sectors_kb; }
+fill_in_large_requests() { numbers 20000000 $bytes | dd of=$device bs=32M iflag=fullblock oflag=direct; }
+read_in_large_requests() { dd if=$device bs=32M iflag=direct 2>/dev/null | sha256sum; }
+writes_so_far() { read -r reads merged sectors ms writes rest </sys/block/nbd0/stat; echo "$writes"; }
+
+punch_hole() { numbers 1 3000000 | dd of=$device bs=1M seek=5 conv=fsync && is_not_zero && fallocate -p -o 0 -l $bytes $device; }
 sum_of_device() { forget_cache && head -c $bytes $device | sha256sum; }
 
 # --- the server and the kernel's client ---
@@ -228,10 +236,19 @@ one_round() {
     check "not zero before blkdiscard" is_not_zero
     check "blkdiscard" blkdiscard -f $device
     check "zero after blkdiscard" is_zero
-    check "fill again" fill_with_numbers
+    check "large requests" large_requests
+    before=$(writes_so_far)
+    check "fill in large requests" fill_in_large_requests
+    echo "# $mib MiB went in $(($(writes_so_far) - before)) requests"
+    equal "numbers read back in large requests" "$(numbers 20000000 $bytes | sha256sum)" "$(read_in_large_requests)"
     check "not zero before blkdiscard -z" is_not_zero
     check "blkdiscard -z" blkdiscard -f -z $device
     check "zero after blkdiscard -z" is_zero
+
+    if knows_write_zeroes; then
+        check "fallocate punches a hole" punch_hole # WRITE_ZEROES without NO_HOLE
+        check "zero after fallocate" is_zero
+    fi
 
     check "nbd-client detaches" nbd-client -d $device
     check "detached" until_true is_detached

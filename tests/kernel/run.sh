@@ -54,7 +54,7 @@ first_new_suite=trixie # the first Debian whose kernel is new enough
 
 # apt with package lists of its own, in the folder $1; the system's keys and its way to the network are kept.
 private_apt() {
-    rm -rf "$1" && mkdir -p "$1/etc/apt.conf.d" "$1/lists/partial" "$1/archives/partial"
+    rm -rf "$1" && mkdir -p "$1/etc/apt.conf.d" "$1/etc/preferences.d" "$1/lists/partial" "$1/archives/partial"
     {
         APT_CONFIG= apt-config dump Acquire
         cat <<END
@@ -71,6 +71,7 @@ Dir::Cache::PkgCache "";
 Dir::Cache::SrcPkgCache "";
 Acquire::Languages "none";
 Acquire::GzipIndexes "true";
+APT::Sandbox::User "root";
 END
     } >"$1/apt.conf"
 }
@@ -251,7 +252,7 @@ install_program() {
 cp "$here/init.sh" "$root/init" && chmod 755 "$root/init"
 cp "$busybox" "$root/bin/busybox"
 install_program nbd-serve "$serve"
-for name in sh nbd-client fdisk mkfs.ext4 fsck.ext4 blkdiscard blockdev cmp cp dd fstrim head seq sha256sum; do
+for name in sh nbd-client fdisk mkfs.ext4 fsck.ext4 blkdiscard blockdev cmp cp dd fallocate fstrim head seq sha256sum; do
     file=$(command -v $name) || file=$(find "${tools:-$work}" -path "*bin/$name" | head -n 1)
     [ "$file" ] || fail "there is no $name"
     install_program $name "$file"

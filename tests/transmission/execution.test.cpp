@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+// An admitted request becomes calls of the backend: what is emulated, and what is passed on.
+#include "catch.hpp"
+#include "support/bytes.hpp"
+#include "support/recording.hpp"
+
+#include <nbd/transmission/execution.hpp>
+
+using namespace nbd_test;
+using namespace nbd::protocol;
+using nbd::transmission::perform;
+namespace cf = command_flag;
+
+namespace {
+const std::error_code eio = std::make_error_code(std::errc::io_error);
+const std::error_code enospc = std::make_error_code(std::errc::no_space_on_device);
+const std::error_code enotsup = std::make_error_code(std::errc::not_supported);
+const std::error_code eopnotsupp = std::make_error_code(std::errc::operation_not_supported);
+
+constexpr nbd::protocol::request make(command c, std::uint64_t offset, std::uint64_t length,
+                                      std::uint16_t flags = 0)
+{
+    return {.flags = flags, .command = c, .cookie = 7, .offset = offset, .length = length};
+}
+template <class B>
+std::error_code run(B& disk, command c, std::uint64_t offset, std::uint64_t length,
+                    std::uint16_t flags = 0)
+{
+    disk.calls.clear();
+    const bytes payload(c == command::write ? length : 0, std::byte{1});
+    return perform(disk, make(c, offset, length, flags), payload);
+}
+
+using plain = with_write<recording>;
+using flushing = with_flush<plain>;
+using native = with_fua_write<recording>;
+using native_flushing = with_flush<native>;
+
+struct half {
+    std::uint64_t size() const { return 10; }
+    void read(std::uint64_t, std::span<std::byte> to) { to.front() = std::byte{1}; }
+};
+struct honest : half {
+    static constexpr bool fills_reads = true;
+};
+}  // namespace
+
+TEST_CASE("transmission/execution: a command is one call of its member")
+{
+    with_cache<with_zeroes<with_trim<flushing>>> disk;
+    CHECK_FALSE(run(disk, command::write, 512, 1024));
+    CHECK(disk.story() == "write 512+1024");
+    CHECK_FALSE(run(disk, command::flush, 0, 0));
+    CHECK(disk.story() == "flush");
+    CHECK_FALSE(run(disk, command::trim, 1, 0xffffffff));
+    CHECK(disk.story() == "trim 1+4294967295");
+    CHECK_FALSE(run(disk, command::cache, 3, 4));
+    CHECK(disk.story() == "cache 3+4");
+    CHECK_FALSE(run(disk, command::write_zeroes, 5, 0xffffffff));
+    CHECK(disk.story() == "zero 5+4294967295");
+}
+
+TEST_CASE("transmission/execution: what the backend does not have is not called and fails")
+{
+    recording least;
+    for (const auto c : {command::write, command::flush, command::trim, command::cache,
+                         command::write_zeroes, command::block_status, static_cast<command>(99)}) {
+        CHECK(run(least, c, 0, 512) == std::errc::invalid_argument);
+        CHECK(least.calls.empty());
+    }
+}
+
+TEST_CASE("transmission/execution: FUA is a flush after the write, or the backend's own (P60, P69)")
+{
+    flushing emulated;
+    CHECK_FALSE(run(emulated, command::write, 0, 512, cf::fua));
+    CHECK(emulated.story() == "write 0+512, flush");
+
+    native own;
+    CHECK_FALSE(run(own, command::write, 0, 512, cf::fua));
+    CHECK(own.story() == "write! 0+512");
+    CHECK_FALSE(run(own, command::write, 0, 512));
+    CHECK(own.story() == "write 0+512");
+
+    native_flushing both;
+    CHECK_FALSE(run(both, command::write, 0, 512, cf::fua));
+    CHECK(both.story() == "write! 0+512");
+}
+
+TEST_CASE("transmission/execution: a write or a flush that fails makes FUA fail")
+{
+    flushing disk;
+    disk.write_error = enospc;
+    CHECK(run(disk, command::write, 0, 512, cf::fua) == enospc);
+    CHECK(disk.story() == "write 0+512");
+    disk.write_error = {};
+    disk.flush_error = eio;
+    CHECK(run(disk, command::write, 0, 512, cf::fua) == eio);
+    CHECK_FALSE(run(disk, command::write, 0, 512));
+}
+
+TEST_CASE("transmission/execution: TRIM with FUA is followed by a flush (P63, N-20)")
+{
+    with_trim<flushing> disk;
+    CHECK_FALSE(run(disk, command::trim, 0, 512, cf::fua));
+    CHECK(disk.story() == "trim 0+512, flush");
+    disk.flush_error = eio;
+    CHECK(run(disk, command::trim, 0, 512, cf::fua) == eio);
+    disk.trim_error = enospc;
+    CHECK(run(disk, command::trim, 0, 512, cf::fua) == enospc);
+    CHECK(disk.story() == "trim 0+512");
+}
+
+TEST_CASE("transmission/execution: TRIM that cannot be made durable does nothing, and is allowed to (P63)")
+{
+    with_trim<native> disk;
+    CHECK_FALSE(run(disk, command::trim, 0, 512, cf::fua));
+    CHECK(disk.story().empty());
+    CHECK_FALSE(run(disk, command::trim, 0, 512));
+    CHECK(disk.story() == "trim 0+512");
+}
+
+TEST_CASE("transmission/execution: WRITE_ZEROES hands its flags on, and FUA is a flush (P65)")
+{
+    with_zeroes<flushing> disk;
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::no_hole));
+    CHECK(disk.story() == "zero no_hole 0+512");
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::fast_zero));
+    CHECK(disk.story() == "zero fast 0+512");
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::fast_zero | cf::no_hole | cf::fua));
+    CHECK(disk.story() == "zero no_hole fast 0+512, flush");
+    disk.zero_error = enospc;
+    CHECK(run(disk, command::write_zeroes, 0, 512, cf::fua) == enospc);
+    CHECK(disk.story() == "zero 0+512");
+}
+
+TEST_CASE("transmission/execution: WRITE_ZEROES with FUA and no flush is written with the write's FUA")
+{
+    with_zeroes<native> disk;
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 70'000, cf::fua));
+    CHECK(disk.story() == "write! 0+65536, write! 65536+4464");
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 70'000));
+    CHECK(disk.story() == "zero 0+70000");
+}
+
+TEST_CASE("transmission/execution: a backend without write_zeroes gets its zeroes in pieces (P65)")
+{
+    flushing disk;
+    CHECK_FALSE(run(disk, command::write_zeroes, 100, 2 * 65536 + 1));
+    CHECK(disk.story() == "write 100+65536, write 65636+65536, write 131172+1");
+    CHECK(disk.all_zero);
+    CHECK_FALSE(run(disk, command::write_zeroes, 100, 65536 + 1, cf::fua));
+    CHECK(disk.story() == "write 100+65536, write 65636+1, flush");
+    CHECK_FALSE(run(disk, command::write_zeroes, 0, 0, cf::fua));
+    CHECK(disk.story().empty());
+
+    native own;
+    CHECK_FALSE(run(own, command::write_zeroes, 0, 65536 + 1, cf::fua));
+    CHECK(own.story() == "write! 0+65536, write! 65536+1");
+}
+
+TEST_CASE("transmission/execution: zeroes that cannot be written stop there")
+{
+    flushing disk;
+    disk.write_error = enospc;
+    CHECK(run(disk, command::write_zeroes, 0, 1 << 20, cf::fua) == enospc);
+    CHECK(disk.story() == "write 0+65536");
+    disk.write_error = {};
+    disk.flush_error = eio;
+    CHECK(run(disk, command::write_zeroes, 0, 512, cf::fua) == eio);
+}
+
+TEST_CASE("transmission/execution: FAST_ZERO is never a slow write, it is ENOTSUP (P65)")
+{
+    SECTION("no write_zeroes at all")
+    {
+        flushing disk;
+        CHECK(run(disk, command::write_zeroes, 0, 512, cf::fast_zero) == enotsup);
+        CHECK(disk.story().empty());
+    }
+    SECTION("one that cannot now")
+    {
+        with_zeroes<flushing> disk;
+        for (const auto& error : {enotsup, eopnotsupp}) {
+            disk.zero_error = error;
+            CHECK(run(disk, command::write_zeroes, 0, 512, cf::fast_zero) == enotsup);
+            CHECK(disk.story() == "zero fast 0+512");
+        }
+    }
+}
+
+TEST_CASE("transmission/execution: without FAST_ZERO, ENOTSUP means to write the zeroes (P65, P87)")
+{
+    with_zeroes<flushing> disk;
+    for (const auto& error : {enotsup, eopnotsupp}) {
+        disk.zero_error = error;
+        CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::no_hole));
+        CHECK(disk.story() == "zero no_hole 0+512, write 0+512");
+        CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::fua));
+        CHECK(disk.story() == "zero 0+512, write 0+512, flush");
+    }
+}
+
+TEST_CASE("transmission/execution: a READ is one call")
+{
+    recording disk;
+    bytes to(10, std::byte{0xee});
+    CHECK_FALSE(nbd::transmission::read(disk, make(command::read, 42, 10), to));
+    CHECK(disk.story() == "read 42+10");
+    CHECK(shown(to) == "5a5a5a5a 5a5a5a5a 5a5a");
+    disk.read_error = eio;
+    CHECK(nbd::transmission::read(disk, make(command::read, 42, 10), to) == eio);
+}
+
+TEST_CASE("transmission/execution: what a READ does not fill goes out as zero, not as old memory (N-15)")
+{
+    bytes to(6, std::byte{0xee});
+    half careless;
+    CHECK_FALSE(nbd::transmission::read(careless, make(command::read, 0, 6), to));
+    CHECK(shown(to) == "01000000 0000");
+
+    to.assign(6, std::byte{0xee});
+    honest promises;
+    CHECK_FALSE(nbd::transmission::read(promises, make(command::read, 0, 6), to));
+    CHECK(shown(to) == "01eeeeee eeee");
+}
