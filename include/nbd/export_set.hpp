@@ -3,15 +3,14 @@
 
 #include <nbd/concepts/backend.hpp>
 #include <nbd/error.hpp>
+#include <nbd/export_record.hpp>
 #include <nbd/handshake/export_info.hpp>
-#include <nbd/protocol/option.hpp>
+#include <nbd/protocol/meta_context.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/transmission/block_status.hpp>
-#include <nbd/transmission/capabilities.hpp>
 #include <nbd/transmission/execution.hpp>
 
-#include <algorithm>
-#include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -37,14 +36,13 @@ namespace nbd {
 /// Thread safety: every member may be called from any thread at any time, but the destructor.
 template <class Backend>
 class export_set {
-    struct record;
+    using record = export_record<Backend>;
 
 public:
     class opened;
 
     /// True where calls of the backend take a lock, because it does not promise to do without.
-    static constexpr bool locks =
-        concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
+    static constexpr bool locks = record::locks;
 
     export_set() = default;
     export_set(const export_set&) = delete;
@@ -52,19 +50,25 @@ public:
 
     /// Adds an export. The backend lives until the export is removed and its last client has left.
     /// Errors: std::invalid_argument, which says what is wrong with a name, a size or block sizes;
-    /// the set is unchanged then.
-    void add(std::string name, Backend backend, export_settings e = {})
+    /// the set is unchanged then. Returns the backend, for a program that wants to look at it.
+    std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
     {
-        emplace(std::move(name), std::move(e), std::move(backend));
+        static_assert(std::move_constructible<Backend>,
+                      "nbd: this backend cannot be moved; make it in its place with "
+                      "`exports().emplace(name, settings, constructor arguments...)`");
+        if constexpr (std::move_constructible<Backend>)
+            return emplace(std::move(name), std::move(e), std::move(backend));
     }
 
     /// As add, for a backend that is made in place from `args`.
     template <class... Args>
-    void emplace(std::string name, export_settings e, Args&&... args)
+    std::shared_ptr<Backend> emplace(std::string name, export_settings e, Args&&... args)
     {
+        static_assert(std::constructible_from<Backend, Args...>,
+                      "nbd: this backend has no constructor that takes these arguments");
         auto made = std::make_shared<record>(std::move(name), std::move(e),
                                              std::forward<Args>(args)...);
-        check(*made);
+        made->check();
         const std::unique_lock lock{mutex_};
         const auto [at, is_new] = records_.try_emplace(made->name, made);
         if (!is_new)
@@ -72,6 +76,7 @@ public:
                                         + "\" is there already"};
         if (!default_)
             default_ = made->name;
+        return {made, &made->backend};
     }
 
     /// Removes an export: nobody can open it any more, and requests of clients that have it open
@@ -148,102 +153,6 @@ public:
     }
 
 private:
-    struct record {
-        template <class... Args>
-        record(std::string n, export_settings e, Args&&... args)
-            : name{std::move(n)}, settings{std::move(e)}, backend(std::forward<Args>(args)...)
-        {
-            if constexpr (!has_open<Backend>) {
-                contexts = transmission::contexts_of(backend);
-                size.store(static_cast<std::uint64_t>(backend.size()));
-            }
-        }
-
-        [[nodiscard]] failure resize(std::uint64_t bytes)
-            requires(has_resize<Backend> && !has_open<Backend>)
-        {
-            const std::lock_guard one_at_a_time{resizing};
-            if (bytes > most_bytes || bytes % terms_of(backend, settings, bytes).blocks.minimum != 0)
-                return std::make_error_code(std::errc::invalid_argument);
-            // Nobody is let in to what is to be cut off while it is being cut off.
-            const auto before = size.load();
-            size.store(std::min(before, bytes));
-            failure failed;
-            {
-                [[maybe_unused]] const auto lock = lock_backend();
-                failed = transmission::outcome_of([&] { return backend.resize(bytes); });
-            }
-            size.store(failed ? before : bytes);
-            return failed;
-        }
-
-        [[nodiscard]] auto lock_backend()
-        {
-            if constexpr (locks)
-                return std::unique_lock{mutex};
-            else
-                return std::monostate{};
-        }
-
-        [[nodiscard]] std::string_view description() const noexcept
-        {
-            return settings.description ? std::string_view{*settings.description} : name;
-        }
-
-        const std::string name;
-        const export_settings settings;
-        Backend backend;
-        std::vector<protocol::meta_context> contexts;
-        std::atomic<std::uint64_t> size{0};
-        std::atomic<bool> gone{false};
-        std::mutex resizing;
-        [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
-    };
-
-    /// Clients count in signed 64 bits, and so do files.
-    static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
-
-    template <class Served>
-    [[nodiscard]] static protocol::export_terms
-    terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
-    {
-        protocol::export_terms terms{
-            .size = size,
-            .flags = transmission::offered(transmission::capabilities<Served>(), e),
-            .blocks = {}};
-        if (e.blocks)
-            terms.blocks = *e.blocks;
-        else if constexpr (has_block_sizes<Served>)
-            terms.blocks = disk.block_sizes();
-        return terms;
-    }
-
-    static void check(const protocol::export_terms& t)
-    {
-        if (t.size > most_bytes)
-            throw std::invalid_argument{"nbd: an export's size must be below 2^63 bytes"};
-        if (!protocol::valid(t.blocks))
-            throw std::invalid_argument{
-                "nbd: block sizes must be minimum:preferred:maximum with a minimum that is a power "
-                "of two up to 65536, a preferred size that is a power of two from 512 and not "
-                "below the minimum, and a maximum not below the preferred size"};
-        if (t.size % t.blocks.minimum != 0)
-            throw std::invalid_argument{"nbd: an export's size (" + std::to_string(t.size)
-                                        + ") must be a multiple of its minimum block size ("
-                                        + std::to_string(t.blocks.minimum) + ")"};
-    }
-    static void check(const record& r)
-    {
-        if (!protocol::valid_string(r.name))
-            throw std::invalid_argument{
-                "nbd: an export's name must be UTF-8 without NUL and at most 4096 bytes long"};
-        if (!protocol::valid_string(r.description()))
-            throw std::invalid_argument{
-                "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes"};
-        if constexpr (!has_open<Backend>)
-            check(terms_of(r.backend, r.settings, r.size));
-    }
-
     [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
     {
         const std::shared_lock lock{mutex_};
@@ -303,12 +212,15 @@ public:
 private:
     friend export_set;
 
-    opened(std::shared_ptr<record> r, const client& who)
+    opened(std::shared_ptr<record> r, const client& who) : opened{r, who, r->lock_backend()} {}
+
+    template <class Lock>
+    opened(std::shared_ptr<record> r, const client& who, const Lock&)
         : record_{std::move(r)}, state_{open(*record_, who)},
-          terms_{terms_of(backend(), record_->settings, size_of(*record_, state_))}
+          terms_{record::terms_of(backend(), record_->settings, size_of(*record_, state_))}
     {
         if constexpr (has_open<Backend>) {
-            check(terms_);
+            record::check(terms_);
             contexts_ = transmission::contexts_of(state_);
         }
     }

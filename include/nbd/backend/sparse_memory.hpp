@@ -76,7 +76,7 @@ public:
     /// Makes the range read as zero. Whole pages go back to the kernel unless they are to be kept.
     [[nodiscard]] std::error_code zero(std::uint64_t offset, std::uint64_t length, bool keep)
     {
-        const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+        static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
         const auto end = offset + length;
         const auto first = std::min((offset + page - 1) / page * page, end);
         const auto last = std::max(end / page * page, first);

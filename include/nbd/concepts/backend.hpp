@@ -29,8 +29,8 @@
 ///     outcome trim(std::uint64_t offset, std::uint64_t length);              SEND_TRIM
 ///     outcome write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags);
 ///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
-///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length);
-///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length);
+///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept;
+///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept;
 ///     outcome extents(std::uint64_t offset, std::uint64_t length, extent_list& to);
 ///     std::span<const meta_context> meta_contexts() const;                    with
 ///     outcome context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length,
@@ -170,11 +170,14 @@ template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
-/// Called once for each client that was admitted (INFO and GO), never earlier. What it returns is
-/// a backend of its own, serves that client alone and is destroyed when the client leaves.
+/// Called for a client that asks for the export, never earlier: by INFO, whose object is destroyed at
+/// once, and by GO. What it returns, by value, is a backend of its own, which serves that client
+/// alone and is destroyed when the client leaves; its members and promises count, and the outer
+/// type needs no others. It is called under the same lock as they are.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
+    requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
 template <class B>

@@ -24,6 +24,14 @@ NBD_NAMES_MEMBER(context_extents)
 NBD_NAMES_MEMBER(resize)
 NBD_NAMES_MEMBER(block_sizes)
 NBD_NAMES_MEMBER(open)
+NBD_NAMES_MEMBER(concurrency)
+NBD_NAMES_MEMBER(multi_conn)
+NBD_NAMES_MEMBER(rotational)
+NBD_NAMES_MEMBER(fast_zero)
+NBD_NAMES_MEMBER(fills_reads)
+
+template <class T, T>
+struct constant {};
 
 /// True, or a compile error that says in one sentence what was expected.
 template <class B>
@@ -88,6 +96,18 @@ consteval bool served_is_sound()
                       || !(has_lend<B> || has_lend_for_write<B>),
                   "nbd: lent memory is used outside any lock, so a backend that lends promises "
                   "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`");
+    static_assert(!names_concurrency<B>()
+                      || requires { typename constant<nbd::concurrency, B::concurrency>; },
+                  "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
+    static_assert((!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
+                      && (!names_rotational<B>()
+                          || requires { typename constant<bool, B::rotational>; })
+                      && (!names_fast_zero<B>()
+                          || requires { typename constant<bool, B::fast_zero>; })
+                      && (!names_fills_reads<B>()
+                          || requires { typename constant<bool, B::fills_reads>; }),
+                  "nbd: multi_conn, rotational, fast_zero and fills_reads are promised as "
+                  "`static constexpr bool`");
     return readable_backend<B>;
 }
 
@@ -96,7 +116,7 @@ consteval bool backend_is_sound()
 {
     static_assert(has_open<B> || !names_open<B>(),
                   "nbd: this backend's open has the wrong shape; expected `state open(const "
-                  "nbd::client&)`, where state is a backend that can be moved");
+                  "nbd::client&)`, where state is a backend that is returned by value");
     return served_is_sound<served_t<B>>();
 }
 

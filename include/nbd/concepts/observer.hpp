@@ -80,6 +80,13 @@ NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
 
+/// Whether there is anything that the observer could be told.
+template <class O>
+inline constexpr bool hears_anything =
+    names_at_connect<O>() || names_at_option<O>() || names_at_export_opened<O>()
+    || names_at_request<O>() || names_at_reply<O>() || names_at_error<O>()
+    || names_at_disconnect<O>() || names_at_accept_error<O>();
+
 }  // namespace notify
 
 }  // namespace nbd

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace nbd::handshake {
@@ -24,5 +25,23 @@ struct agreement {
     protocol::reply_style style = protocol::reply_style::simple;
     std::vector<selected_context> contexts{};
 };
+
+/// The terms of an export for one client, as its handshake stands.
+[[nodiscard]] inline agreement settle(const protocol::export_terms& offered,
+                                      protocol::reply_style style,
+                                      std::vector<selected_context> contexts)
+{
+    using protocol::reply_style;
+    namespace tf = protocol::transmission_flag;
+    agreement a{.terms = offered, .style = style, .contexts = std::move(contexts)};
+    a.terms.told = a.terms.size;
+    a.terms.block_status = !a.contexts.empty();
+    // DF goes with chunks, the payload form of BLOCK_STATUS with extended headers and contexts.
+    if (style != reply_style::simple)
+        a.terms.flags |= tf::send_df;
+    if (style == reply_style::extended && a.terms.block_status)
+        a.terms.flags |= tf::block_status_payload;
+    return a;
+}
 
 }  // namespace nbd::handshake

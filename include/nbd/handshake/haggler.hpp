@@ -6,6 +6,7 @@
 #include <nbd/handshake/agreement.hpp>
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/handshake/meta_context.hpp>
+#include <nbd/handshake/verdict.hpp>
 #include <nbd/protocol/error_value.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
@@ -19,16 +20,6 @@
 #include <system_error>
 
 namespace nbd::handshake {
-
-/// What the session is to do after the haggler took some bytes. In every case `reply()` goes out
-/// first, if there is any.
-enum class verdict {
-    more,      ///< receive `wants()` more bytes
-    list,      ///< call `list` for every export, then `listed`
-    open,      ///< open the export `asked_name()`, then call `opened` or `refused`
-    transmit,  ///< the transmission phase starts with the export that was opened last
-    hang_up,   ///< close; `ended()` says why, nothing after a clean ABORT
-};
 
 /// The newstyle handshake, decided: bytes in, reply bytes and a verdict out. No I/O, no clock.
 ///
@@ -65,9 +56,7 @@ public:
                 return await(phase::oversized, std::min(excess_, discard_step));
             if (option_.option == protocol::option::set_meta_context)
                 selection_.clear();
-            if (!known(option_.option))
-                return next(unsupported());
-            return next(error(protocol::option_reply::err_too_big, "the option has too much data"));
+            return next(take_oversized());
         }
         return hang_up(errc::bad_option_magic);
     }
@@ -76,6 +65,8 @@ public:
     [[nodiscard]] const protocol::option_header& option() const noexcept { return option_; }
     /// The client has finished its options or is in the midst of one: for telling a clean close.
     [[nodiscard]] bool between_options() const noexcept { return phase_ == phase::option_header; }
+    /// Not even the client's flags have come.
+    [[nodiscard]] bool nothing_taken() const noexcept { return phase_ == phase::client_flags; }
     [[nodiscard]] std::error_code ended() const noexcept { return ended_; }
 
     /// From now on every option but ABORT is answered ERR_SHUTDOWN (point 24).
@@ -101,23 +92,21 @@ public:
 
     [[nodiscard]] verdict opened(const export_info& e)
     {
-        switch (option_.option) {
-        case protocol::option::list_meta_context:
+        if (option_.option == protocol::option::list_meta_context) {
             list_contexts(reply_, meta_, e, style_);
             return next(ack());
-        case protocol::option::set_meta_context:
+        }
+        if (option_.option == protocol::option::set_meta_context) {
             selection_.select(reply_, meta_, e, style_);
             return next(ack());
-        default:
-            break;
         }
-        settle(e);
+        agreed_ = settle(e.terms, style_, selection_.of(e.name));
         const auto& terms = agreed_.terms;
         const bool must_ask = e.require_block_sizes && terms.blocks != protocol::block_sizes{}
                            && !asked_.wants(protocol::info::block_size);
+        if (option_.option == protocol::option::export_name && must_ask)
+            return hang_up(errc::export_name_refused);  // point 77
         if (option_.option == protocol::option::export_name) {
-            if (must_ask)
-                return hang_up(errc::export_name_refused);  // point 77
             append_export_name(reply_, terms, no_zeroes_);
             return verdict::transmit;
         }
@@ -232,6 +221,16 @@ private:
         return await(phase::option_data, option_.length);
     }
 
+    /// An option whose data were consumed, and are too much for any that we know.
+    verdict take_oversized()
+    {
+        if (option_.option == protocol::option::abort || shutting_down_ || !fixed_newstyle_)
+            return take_option({});
+        if (!known(option_.option))
+            return unsupported();
+        return error(protocol::option_reply::err_too_big, "the option has too much data");
+    }
+
     verdict take_option(std::span<const std::byte> data)
     {
         using protocol::option;
@@ -319,21 +318,6 @@ private:
         meta_ = *request;
         asked_ = {meta_.export_name, {}};
         return verdict::open;
-    }
-
-    /// The terms of an export for this client, as things stand.
-    void settle(const export_info& e)
-    {
-        using protocol::reply_style;
-        namespace tf = protocol::transmission_flag;
-        agreed_ = {.terms = e.terms, .style = style_, .contexts = selection_.of(e.name)};
-        auto& terms = agreed_.terms;
-        terms.told = terms.size;
-        terms.block_status = !agreed_.contexts.empty();
-        if (style_ != reply_style::simple)
-            terms.flags |= tf::send_df;
-        if (style_ == reply_style::extended && terms.block_status)
-            terms.flags |= tf::block_status_payload;
     }
 
     static constexpr bool known(protocol::option o) noexcept

@@ -46,12 +46,18 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
                 chosen.reset();  // INFO opens as GO does, and closes again (point 99)
         }
 
+        if (v == verdict::transmit)
+            c.admitted.store(true, std::memory_order_relaxed);
         auto& reply = haggler.reply();
+        c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {
             const auto [error, n] = co_await Io::write_some(
                 stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
             if (error) {
-                c.ended = error;
+                // Who aborts need not wait for the answer (point 29), and who only looks whether
+                // somebody is there says nothing at all.
+                const bool clean = v == verdict::hang_up || haggler.nothing_taken();
+                c.ended = clean ? haggler.ended() : std::error_code{error};
                 co_return std::nullopt;
             }
             sent += n;
@@ -63,7 +69,6 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
             co_return std::nullopt;
         }
         if (v == verdict::transmit) {
-            c.admitted.store(true, std::memory_order_relaxed);
             c.deadline.disarm();
             agreed = haggler.agreed();
             notify::at_export_opened(c.observer, c.who, chosen->info().name, agreed.terms);
@@ -75,10 +80,13 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
             const auto [error, n] = co_await Io::read_some(
                 stream, boost::asio::buffer(data.data() + got, data.size() - got));
             if (error) {
-                const bool clean = got == 0 && haggler.between_options();
-                if (error != boost::asio::error::eof)
+                const bool clean =
+                    got == 0 && (haggler.between_options() || haggler.nothing_taken());
+                if (clean)
+                    c.ended = {};
+                else if (error != boost::asio::error::eof)
                     c.ended = error;
-                else if (!clean)
+                else
                     c.ended = errc::cut_short;
                 co_return std::nullopt;
             }
@@ -86,9 +94,10 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
         }
         if (c.stopping.load(std::memory_order_relaxed))
             haggler.shut_down();
+        c.waiting.store(false, std::memory_order_relaxed);
         const bool header = haggler.between_options();
         v = haggler.take(data);
-        if (header)
+        if (header && haggler.ended() != errc::bad_option_magic)
             notify::at_option(c.observer, c.who, haggler.option());
     }
 }

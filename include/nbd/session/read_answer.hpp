@@ -49,19 +49,16 @@ public:
             if (wants_empty_outbox(r) && answer_sparse(r))
                 return false;
         }
-        if constexpr (has_lend<backend_type>) {
-            const std::span<const std::byte> lent = disk_.backend().lend(r.offset, length);
-            if (lent.size() == length) {
-                if (length > copied_data) {
-                    to_.lend_data(r, r.offset, lent);
-                } else {
-                    const auto header = to_.data_header_bytes();
-                    const auto room = to_.out().append(header + length);
-                    to_.data_header(room, r, r.offset, length);
-                    std::copy(lent.begin(), lent.end(), room.subspan(header).begin());
-                }
-                return true;
+        if (const auto lent = lent_by_backend(r.offset, length); !lent.empty()) {
+            if (length > copied_data) {
+                to_.lend_data(r, r.offset, lent);
+            } else {
+                const auto header = to_.data_header_bytes();
+                const auto room = to_.out().append(header + length);
+                to_.data_header(room, r, r.offset, length);
+                std::copy(lent.begin(), lent.end(), room.subspan(header).begin());
             }
+            return true;
         }
         if (length <= largest_inline()) {
             const auto header = to_.data_header_bytes();
@@ -125,10 +122,8 @@ private:
             return false;
 
         // All data are there before the first chunk is, so the last may say that it is the last.
-        const bool whole = std::all_of(found.begin(), found.end(), zero) && told() == r.length;
-        const auto memory =
-            whole || has_lend<backend_type> ? std::span<std::byte>{}
-                                            : scratch_.bytes(static_cast<std::size_t>(r.length));
+        const auto memory = all_lent(r) ? std::span<std::byte>{}
+                                        : scratch_.bytes(static_cast<std::size_t>(r.length));
         if (!memory.empty() && !read_data(r, memory))
             return true;
         std::uint64_t at = r.offset;
@@ -146,20 +141,38 @@ private:
         return true;
     }
 
-    [[nodiscard]] std::uint64_t told() const noexcept
+    /// Memory of the backend's for the whole range, or none.
+    [[nodiscard]] std::span<const std::byte> lent_by_backend([[maybe_unused]] std::uint64_t at,
+                                                             [[maybe_unused]] std::size_t n) noexcept
     {
-        std::uint64_t sum = 0;
-        for (const auto& e : extents_.extents())
-            sum += e.length;
-        return sum;
+        if constexpr (has_lend<backend_type>) {
+            const std::span<const std::byte> lent = disk_.backend().lend(at, n);
+            if (lent.size() == n)
+                return lent;
+        }
+        return {};
+    }
+
+    /// Nothing has to be read: whatever is not zero lies in memory of the backend's.
+    [[nodiscard]] bool all_lent(const protocol::request& r) noexcept
+    {
+        auto at = r.offset;
+        for (const auto& e : extents_.extents()) {
+            if ((e.flags & protocol::state_flag::zero) == 0
+                && lent_by_backend(at, static_cast<std::size_t>(e.length)).empty())
+                return false;
+            at += e.length;
+        }
+        const auto rest = static_cast<std::size_t>(r.offset + r.length - at);
+        return rest == 0 || !lent_by_backend(at, rest).empty();
     }
 
     void data(const protocol::request& r, std::uint64_t at, std::uint64_t length,
               std::span<std::byte> memory, bool last)
     {
         const auto n = static_cast<std::size_t>(length);
-        if constexpr (has_lend<backend_type>)
-            to_.lend_data(r, at, disk_.backend().lend(at, n), last);
+        if (const auto lent = lent_by_backend(at, n); !lent.empty())
+            to_.lend_data(r, at, lent, last);
         else
             to_.lend_data(r, at, memory.subspan(static_cast<std::size_t>(at - r.offset), n), last);
     }
@@ -169,6 +182,8 @@ private:
     {
         std::uint64_t at = r.offset;
         const auto part = [&](std::uint64_t length) {
+            if (!lent_by_backend(at, static_cast<std::size_t>(length)).empty())
+                return true;
             const auto to = memory.subspan(static_cast<std::size_t>(at - r.offset),
                                            static_cast<std::size_t>(length));
             auto piece = r;

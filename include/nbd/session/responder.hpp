@@ -12,6 +12,7 @@
 #include <nbd/transmission/execution.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -65,11 +66,19 @@ public:
     /// Answers all that is buffered. Requires that `out()` is empty.
     [[nodiscard]] step advance()
     {
-        for (;;) {
+        for (std::uint64_t work = 0;;) {
             if (!payload_.empty() || !skip())
                 return step::receive;
+            if (refused_)
+                refuse();
             if (writing_)
                 finish_write();
+            if (zeroing_ && !zero_on())
+                return step::again;
+            // Whoever asks for much at once lets others have their turn in between; and who has
+            // gone meanwhile is found out by sending.
+            if (work > most_work)
+                return step::again;
             const auto bytes = in_.buffered();
             if (bytes.size() < header_bytes_)
                 return step::receive;
@@ -85,6 +94,7 @@ public:
                 || (reads && !out().empty() && read_.wants_empty_outbox(*r)))
                 return step::again;
             in_.consume(header_bytes_);
+            work += least_work + (r->command == protocol::command::disc ? 0 : r->length);
             notify::at_request(context_.observer, context_.who, *r);
             if (r->command == protocol::command::disc)
                 return step::finish;
@@ -94,7 +104,7 @@ public:
             }
             if (const auto refused = admit(*r); refused != protocol::error_value::none) {
                 skip_ = r->payload();
-                replies_.error(*r, refused, transmission::explain(refused));
+                refused_ = refusal{*r, refused};
             } else if (!answer(*r)) {
                 return step::again;
             }
@@ -109,6 +119,12 @@ private:
     /// Holds the largest such WRITE and many small requests beside it.
     static constexpr std::size_t inbox_bytes = 2 * buffered_payload;
 
+    /// Bytes that are worked on at one go, where each request counts for some by itself.
+    static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
+    static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
+    /// A WRITE_ZEROES that has to write is done in pieces of this.
+    static constexpr std::uint64_t zeroing_piece = std::uint64_t{8} << 20;
+
     [[nodiscard]] std::optional<protocol::request>
     decode(std::span<const std::byte> bytes) const noexcept
     {
@@ -121,7 +137,7 @@ private:
     /// Refuses without the backend: the export is gone, the server stops, the request is not good.
     [[nodiscard]] protocol::error_value admit(const protocol::request& r) noexcept
     {
-        if (context_.stopping.load(std::memory_order_relaxed) || disk_.gone())
+        if (context_.over() || disk_.gone())
             return protocol::error_value::eshutdown;
         terms_.size = disk_.size();
         terms_.told = std::max(terms_.told, terms_.size);
@@ -150,10 +166,43 @@ private:
         case command::resize:
             replies_.answer(r, disk_.resize(r.offset));
             return true;
+        case command::write_zeroes:
+            zeroing_ = r;
+            zeroing_at_ = r.offset;
+            return true;
         default:
             replies_.answer(r, perform(r, {}));
             return true;
         }
+    }
+
+    /// A piece of a WRITE_ZEROES. It is the whole where the backend can do it without writing; else
+    /// it is short enough for others not to notice. True when there is nothing left of it.
+    [[nodiscard]] bool zero_on()
+    {
+        auto& r = *zeroing_;
+        const bool cheap = has_handle<backend_type>
+                        || (has_write_zeroes<backend_type>
+                            && !r.has(protocol::command_flag::no_hole));
+        auto piece = r;
+        if (!cheap && r.length > zeroing_piece) {
+            piece.length = zeroing_piece;
+            if (!has_fua_write<backend_type>)  // the flush after the last covers them all
+                piece.flags &= static_cast<std::uint16_t>(~protocol::command_flag::fua);
+        }
+        failure failed;
+        if (context_.over() || disk_.gone())
+            failed = std::error_code{ESHUTDOWN, std::generic_category()};
+        else
+            failed = perform(piece, {});
+        r.offset += piece.length;
+        r.length -= piece.length;
+        if (!failed && r.length != 0)
+            return false;
+        r.offset = zeroing_at_;
+        replies_.answer(r, failed);
+        zeroing_.reset();
+        return true;
     }
 
     /// A request of no length has nothing to do, and succeeds without the backend (point 68).
@@ -162,8 +211,22 @@ private:
     {
         if (r.length == 0 && r.command != protocol::command::flush)
             return {};
-        [[maybe_unused]] const auto lock = disk_.lock();
-        return transmission::perform(disk_.backend(), r, payload);
+        return transmission::perform(disk_.backend(), r, payload, guard());
+    }
+
+    /// How the backend is called: under its lock, and within the export's block sizes.
+    [[nodiscard]] auto guard() noexcept
+    {
+        struct {
+            Opened& disk;
+            const protocol::block_sizes& blocks;
+            [[nodiscard]] auto lock() const { return disk.lock(); }
+            [[nodiscard]] std::size_t largest_write() const noexcept
+            {
+                return blocks.maximum - blocks.maximum % blocks.minimum;
+            }
+        } g{disk_, terms_.blocks};
+        return g;
     }
 
     void answer_write(const protocol::request& r)
@@ -196,14 +259,20 @@ private:
         if (!writing_->collected.empty()) {
             failed = perform(r, writing_->collected);
         } else if constexpr (has_flush<backend_type>) {
-            if (r.has(protocol::command_flag::fua)) {
-                [[maybe_unused]] const auto lock = disk_.lock();
-                failed = transmission::outcome_of([&] { return disk_.backend().flush(); });
-            }
+            if (r.has(protocol::command_flag::fua))
+                failed = transmission::call(guard(), [&] { return disk_.backend().flush(); });
         }
         replies_.answer(r, failed);
         writing_.reset();
         scratch_.give_back();
+    }
+
+    /// The payload of a refused request is gone. Not earlier: a client that still sends a request
+    /// does not know yet that there could be a reply to it.
+    void refuse() noexcept
+    {
+        replies_.error(refused_->request, refused_->why, transmission::explain(refused_->why));
+        refused_.reset();
     }
 
     /// Consumes what is left of a refused payload. True when none is.
@@ -215,6 +284,10 @@ private:
         return skip_ == 0;
     }
 
+    struct refusal {
+        protocol::request request;
+        protocol::error_value why;
+    };
     struct large_write {
         protocol::request request;
         std::span<std::byte> collected;  ///< scratch that holds the payload; empty: in its place
@@ -230,6 +303,9 @@ private:
     read_answer<Opened, Observer> read_;
     status_answer<Opened, Observer> status_;
     std::uint64_t skip_ = 0;        ///< bytes of a refused payload that are still to come
+    std::optional<refusal> refused_;
+    std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES
+    std::uint64_t zeroing_at_ = 0;              ///< where it began
     std::span<std::byte> payload_;  ///< where the rest of a large payload goes
     std::optional<large_write> writing_;
 };

@@ -23,8 +23,12 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk,
     responder<Opened, Observer> responder{disk, agreed, c};
     auto& out = responder.out();
     for (;;) {
+        // What follows is our own time, not the client's.
+        c.deadline.disarm();
         const auto step = responder.advance();
 
+        if (step == decltype(step)::again && out.empty())
+            co_await Io::yield(stream);
         c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
         while (!out.empty()) {
             const auto [error, n] = co_await Io::write_some(stream, out.pieces());
@@ -36,7 +40,7 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk,
             c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
         }
 
-        if (step == decltype(step)::finish)
+        if (step == decltype(step)::finish || c.cut.load(std::memory_order_relaxed) != errc{})
             co_return;
         if (step == decltype(step)::again)
             continue;
