@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The defaults are promises: what one client can take from the others is bounded from the start.
 #include "catch.hpp"
-
 #include <nbd/settings.hpp>
 
 using std::chrono_literals::operator""s;

@@ -2,7 +2,6 @@
 // The payloads of the handshake's replies, in hex (P26, P28, P45).
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/handshake/export_info.hpp>
 
 using namespace nbd::handshake;

@@ -61,7 +61,8 @@ TEST_CASE("handshake/haggler: INFO and GO whose lengths do not add up are ERR_IN
     }
 }
 
-TEST_CASE("handshake/haggler: a name that is no string is ERR_INVALID and opens nothing (P2, O16, O17)")
+TEST_CASE(
+    "handshake/haggler: a name that is no string is ERR_INVALID and opens nothing (P2, O16, O17)")
 {
     using std::string_literals::operator""s;
     for (const auto o : {info, go}) {
@@ -215,8 +216,9 @@ TEST_CASE("handshake/haggler: after the first LIST there is room to ask about ev
 
 TEST_CASE("handshake/haggler: a whole handshake cut at every byte says nothing out of turn")
 {
-    const auto whole = client_flags() + option(list) + option(99, pattern(9)) + option(list, hex("00"))
-                     + option(info, info_data("other", {1, 2, 3})) + option(go, info_data("disk"));
+    const auto whole = client_flags() + option(list) + option(99, pattern(9))
+        + option(list, hex("00")) + option(info, info_data("other", {1, 2, 3}))
+        + option(go, info_data("disk"));
     haggling at_once;
     CHECK(at_once.say(whole) == verdict::transmit);
     const auto expected = shown(at_once.heard());

@@ -33,15 +33,20 @@ skip() { echo "SKIPPED: $*"; exit 77; }
 fail() { echo "FAILED: $*"; exit 1; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || skip "the kernel test needs Linux on x86_64"
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "the kernel test takes its kernel from Debian's packages, and there is no apt-get here"
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "the kernel test takes its kernel from Debian's packages, and there is no apt-get here"# User-mode-linux gets the path of its files on a command line that knows no quotes.
+case $cache in *[[:space:]]*) skip "the kernel test cannot work in a folder with a space in its name: $cache" ;; esac
 # A sanitizer wants more addresses than a process has there: 512 GiB.
 [ $machine != uml ] || ! grep -q -e __asan_init -e __tsan_init "$serve" || skip "user-mode-linux cannot run a server built with address or thread sanitizer"
 
 work=$(mktemp -d "$cache/run.XXXXXX") || exit 2
 vm=
+end_machine() {
+    kill -s KILL "$vm"
+    # User-mode-linux makes itself a group, in which are its guests' processes; qemu does not.
+    kill -s KILL -- "-$vm" 2>/dev/null
+}
 clean() {
-    # timeout(1) leads a process group of its own, in which is all that the machine started.
-    [ -z "$vm" ] || kill -s KILL -- "-$vm" 2>/dev/null
+    [ -z "$vm" ] || end_machine
     rm -rf "$work"
 }
 trap clean EXIT
@@ -285,13 +290,13 @@ start_uml() {
     fi
     cd "$kernel" || exit 1
     [ ! -e libc.so.6 ] || own_libraries=LD_LIBRARY_PATH=$kernel
-    exec timeout -s KILL $limit env TMPDIR="$memory_folder" ${own_libraries:-} ./linux.uml mem=${memory}M initrd="$work/initrd" uml_dir="$work" con0=fd:0,fd:1 con=null ssl=null $arguments
+    exec env TMPDIR="$memory_folder" ${own_libraries:-} ./linux.uml mem=${memory}M initrd="$work/initrd" uml_dir="$work" con0=fd:0,fd:1 con=null ssl=null $arguments
 }
 
 start_qemu() {
     [ ! -e "$cache/qemu/usr" ] || libraries=$(libraries_below "$cache/qemu")
     data=$cache/qemu/usr/share
-    exec timeout -s KILL $limit env LD_LIBRARY_PATH="${libraries:-}" "$qemu" $([ ! -d "$data" ] || echo "-L $data/qemu -L $data/seabios") \
+    exec env LD_LIBRARY_PATH="${libraries:-}" "$qemu" $([ ! -d "$data" ] || echo "-L $data/qemu -L $data/seabios") \
         -accel tcg -cpu max,-cx16 -smp 2 -m $memory -nodefaults -display none -no-reboot -serial stdio \
         -kernel "$kernel/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 $arguments"
 }
@@ -299,9 +304,17 @@ start_qemu() {
 say "starting $machine; its whole output will be in $log"
 "start_$machine" </dev/null >"$log" 2>&1 &
 vm=$!
-tail -n +1 -s 0.3 -f --pid=$vm "$log" | tr -d '\r'
+# Shows the log until the machine has ended, or until its time is over. All this is in the background, as a shell hears
+# signals only while it waits.
+{
+    timeout $limit tail -n +1 -s 0.3 -f --pid=$vm "$log"
+    echo $? >"$work/shown"
+} 2>/dev/null | tr -d '\r' &
+wait $!
+[ "$(cat "$work/shown")" != 124 ] || end_machine
 wait $vm
 status=$?
+vm=
 
 passed=$(grep -c '^ok ' "$log")
 said=$(tr -d '\r' <"$log" | sed -n 's/^KERNEL-TEST PASSED //p')

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include "catch.hpp"
 #include "support/bytes.hpp"
 
+#include "catch.hpp"
 #include <nbd/protocol/bytes.hpp>
 
 #include <array>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Every value against the specification's own notation (doc/proto.md, "Values").
 #include "catch.hpp"
-
 #include <nbd/protocol/constants.hpp>
 
 #include <bit>
@@ -92,8 +91,10 @@ static_assert(static_cast<int>(chunk::error) == (1 << 15 | 1));
 static_assert(static_cast<int>(chunk::error_offset) == (1 << 15 | 2));
 static_assert(state_flag::hole == 1 && state_flag::zero == 2);
 
-static_assert(static_cast<int>(error_value::none) == 0 && static_cast<int>(error_value::eperm) == 1);
-static_assert(static_cast<int>(error_value::eio) == 5 && static_cast<int>(error_value::enomem) == 12);
+static_assert(static_cast<int>(error_value::none) == 0
+              && static_cast<int>(error_value::eperm) == 1);
+static_assert(static_cast<int>(error_value::eio) == 5
+              && static_cast<int>(error_value::enomem) == 12);
 static_assert(static_cast<int>(error_value::einval) == 22);
 static_assert(static_cast<int>(error_value::enospc) == 28);
 static_assert(static_cast<int>(error_value::eoverflow) == 75);

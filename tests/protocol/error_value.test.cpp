@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
-
 #include <nbd/error.hpp>
 #include <nbd/protocol/error_value.hpp>
 
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
+
 #include <cerrno>
 #include <future>
 #include <ios>
@@ -60,8 +60,9 @@ TEST_CASE("protocol/error_value: numbers that the wire does not know are EINVAL"
 
 TEST_CASE("protocol/error_value: no errno brings a value to the wire that it does not have (P86)")
 {
-    const std::set<error_value> wire{error_value::eperm,  error_value::eio,    error_value::enomem,
-                                     error_value::einval, error_value::enospc, error_value::eshutdown};
+    const std::set<error_value> wire{error_value::eperm,  error_value::eio,
+                                     error_value::enomem, error_value::einval,
+                                     error_value::enospc, error_value::eshutdown};
     for (int error = 1; error < 200; ++error) {
         CAPTURE(error);
         CHECK(wire.contains(of(error)));
@@ -73,7 +74,8 @@ TEST_CASE("protocol/error_value: another category has other numbers, and is EIO"
     CHECK(to_error_value(std::make_error_code(std::io_errc::stream)) == error_value::eio);
     CHECK(to_error_value(std::make_error_code(std::future_errc::no_state)) == error_value::eio);
     CHECK(to_error_value(nbd::errc::unknown_export) == error_value::eio);
-    CHECK(to_error_value(std::error_code{boost::asio::error::make_error_code(boost::asio::error::eof)})
+    CHECK(to_error_value(
+              std::error_code{boost::asio::error::make_error_code(boost::asio::error::eof)})
           == error_value::eio);
 }
 

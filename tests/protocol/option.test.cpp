@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/protocol/option.hpp>
 
 #include <array>
@@ -113,16 +112,16 @@ TEST_CASE("protocol/option: as many types as there can be")
 // --- strings (P2) ---------------------------------------------------------------------------------
 
 static_assert(valid_string("") && valid_string("disk") && valid_string("\x7f\n\x1b"));
-static_assert(valid_string("\xc2\x80") && valid_string("\xdf\xbf"));              // two bytes
-static_assert(valid_string("\xe0\xa0\x80") && valid_string("\xef\xbf\xbf"));      // three
+static_assert(valid_string("\xc2\x80") && valid_string("\xdf\xbf"));                  // two bytes
+static_assert(valid_string("\xe0\xa0\x80") && valid_string("\xef\xbf\xbf"));          // three
 static_assert(valid_string("\xf0\x90\x80\x80") && valid_string("\xf4\x8f\xbf\xbf"));  // four
 static_assert(valid_string("\xed\x9f\xbf") && valid_string("\xee\x80\x80"));  // round surrogates
 static_assert(!valid_string("\0"sv) && !valid_string("disk\0x"sv));
-static_assert(!valid_string("\x80") && !valid_string("a\xbf"));          // no lead byte
-static_assert(!valid_string("\xc0\xaf") && !valid_string("\xc1\xbf"));   // overlong, two
-static_assert(!valid_string("\xe0\x80\xaf") && !valid_string("\xe0\x9f\xbf"));          // three
+static_assert(!valid_string("\x80") && !valid_string("a\xbf"));                 // no lead byte
+static_assert(!valid_string("\xc0\xaf") && !valid_string("\xc1\xbf"));          // overlong, two
+static_assert(!valid_string("\xe0\x80\xaf") && !valid_string("\xe0\x9f\xbf"));  // three
 static_assert(!valid_string("\xf0\x80\x80\xaf") && !valid_string("\xf0\x8f\xbf\xbf"));  // four
-static_assert(!valid_string("\xc0\x80"));                                    // overlong NUL
+static_assert(!valid_string("\xc0\x80"));                                       // overlong NUL
 static_assert(!valid_string("\xed\xa0\x80") && !valid_string("\xed\xbf\xbf"));  // surrogates
 static_assert(!valid_string("\xf4\x90\x80\x80"));                               // past U+10FFFF
 static_assert(!valid_string("\xf5\x80\x80\x80") && !valid_string("\xff\xfe"));

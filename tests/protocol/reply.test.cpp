@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/protocol/reply.hpp>
 
 #include <array>

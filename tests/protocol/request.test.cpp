@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/protocol/request.hpp>
 
 #include <array>
@@ -50,7 +49,8 @@ TEST_CASE("protocol/request: every field stands alone, all bits of it")
                            .offset = 0xffffffffffffffff,
                            .length = 0xffffffff};
     CHECK(decode(hex("25609513 ffff ffff ffffffffffffffff ffffffffffffffff ffffffff")) == all_ones);
-    CHECK(decode(hex("25609513 0000 0000 0000000000000000 0000000000000000 00000000")) == request{});
+    CHECK(decode(hex("25609513 0000 0000 0000000000000000 0000000000000000 00000000"))
+          == request{});
     CHECK(decode(hex("25609513 0001 0000 0000000000000000 0000000000000000 00000000"))
           == request{.flags = 1});
     CHECK(decode(hex("25609513 0000 0001 0000000000000000 0000000000000000 00000000"))

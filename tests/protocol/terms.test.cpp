@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The rules of "Size constraints" (P75, P76).
 #include "catch.hpp"
-
 #include <nbd/protocol/terms.hpp>
 
 using nbd::protocol::block_sizes;

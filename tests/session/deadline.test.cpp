@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
-
 #include <nbd/session/deadline.hpp>
 
 using nbd::errc;

@@ -78,15 +78,20 @@ TEST_CASE("session/haggle: greeting, options, and the export that was chosen")
     CHECK(c.haggle(client_flags() + option(list) + option(go, info_data("disk"))));
     CHECK(c.heard()
           == shown(hex("4e42444d41474943 49484156454f5054 0003")
-                   + option_reply(list, 2, big(4U) + text("disk" "disk")) + option_reply(list, 1)
-                   + option_reply(go, 3, hex("0000 0000000000000200 0003")) + option_reply(go, 1)));
+                   + option_reply(list, 2,
+                                  big(4U)
+                                      + text("disk"
+                                             "disk"))
+                   + option_reply(list, 1) + option_reply(go, 3, hex("0000 0000000000000200 0003"))
+                   + option_reply(go, 1)));
     CHECK_FALSE(c.ended());
     CHECK(c.context->admitted);
     CHECK(c.observer.heard
           == words{"script option 3 of 0", "script option 7 of 10", "opened disk of 512"});
 }
 
-TEST_CASE("session/haggle: an export is opened when it is asked for, and INFO closes it again (P99, O19)")
+TEST_CASE(
+    "session/haggle: an export is opened when it is asked for, and INFO closes it again (P99, O19)")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -115,7 +120,8 @@ TEST_CASE("session/haggle: an export is opened when it is asked for, and INFO cl
     }
     SECTION("an unknown name opens nothing")
     {
-        c.haggle(client_flags() + option(info, info_data("other")) + option(export_name, text("x")));
+        c.haggle(client_flags() + option(info, info_data("other"))
+                 + option(export_name, text("x")));
         CHECK(counts.opened == 0);
     }
     CHECK(counts.open_now == 0);
@@ -197,7 +203,8 @@ TEST_CASE("session/haggle: something that is no option is not told to the observ
     CHECK(c.observer.heard == words{"script option 3 of 0"});
 }
 
-TEST_CASE("session/haggle: ABORT is a clean end, also of a client that does not wait for its ACK (P29, O22)")
+TEST_CASE("session/haggle: ABORT is a clean end, also of a client that does not wait for its ACK "
+          "(P29, O22)")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -248,7 +255,17 @@ TEST_CASE("session/haggle: no more exports are listed than settings allow")
     c.haggle(client_flags() + option(list));
     CHECK(c.heard()
           == shown(hex("4e42444d41474943 49484156454f5054 0003")
-                   + option_reply(list, 2, big(4U) + text("disk" "disk"))
-                   + option_reply(list, 2, big(2U) + text("z0" "z0"))
-                   + option_reply(list, 2, big(2U) + text("z1" "z1")) + option_reply(list, 1)));
+                   + option_reply(list, 2,
+                                  big(4U)
+                                      + text("disk"
+                                             "disk"))
+                   + option_reply(list, 2,
+                                  big(2U)
+                                      + text("z0"
+                                             "z0"))
+                   + option_reply(list, 2,
+                                  big(2U)
+                                      + text("z1"
+                                             "z1"))
+                   + option_reply(list, 1)));
 }

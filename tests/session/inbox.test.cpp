@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/session/inbox.hpp>
 
 #include <algorithm>
@@ -53,8 +52,9 @@ TEST_CASE("session/inbox: bytes go through it in order, whatever the pieces")
     std::size_t at = 0;
     for (unsigned step = 1; out.size() < all.size(); step = step * 31 % 101) {
         const auto n = std::min({std::size_t{step}, all.size() - at, in.space().size()});
-        receive(in, bytes(all.begin() + static_cast<std::ptrdiff_t>(at),
-                          all.begin() + static_cast<std::ptrdiff_t>(at + n)));
+        receive(in,
+                bytes(all.begin() + static_cast<std::ptrdiff_t>(at),
+                      all.begin() + static_cast<std::ptrdiff_t>(at + n)));
         at += n;
         const auto take = std::min<std::size_t>(in.buffered().size(), 101 - step);
         out.insert(out.end(), in.buffered().begin(),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/session/outbox.hpp>
 
-#include <algorithm>
 #include <boost/asio/buffer.hpp>
+
+#include <algorithm>
 
 using nbd::session::outbox;
 using namespace nbd_test;
@@ -25,7 +25,8 @@ bytes due(const outbox& out)
 }
 }  // namespace
 
-static_assert(boost::asio::is_const_buffer_sequence<std::span<const boost::asio::const_buffer>>::value);
+static_assert(
+    boost::asio::is_const_buffer_sequence<std::span<const boost::asio::const_buffer>>::value);
 
 TEST_CASE("session/outbox: bytes of its own are one piece")
 {

@@ -33,9 +33,13 @@ std::vector<exchange> whole_session()
     return {
         {{}, hex("4e42444d41474943 49484156454f5054 0003")},
         {client_flags(), {}},
-        {option(3), option_reply(3, 2, big(4U) + text("disk" "disk")) + option_reply(3, 1)},
-        {option(99, pattern(5)),
-         option_reply(99, 0x80000001, text("the option is not supported"))},
+        {option(3),
+         option_reply(3, 2,
+                      big(4U)
+                          + text("disk"
+                                 "disk"))
+             + option_reply(3, 1)},
+        {option(99, pattern(5)), option_reply(99, 0x80000001, text("the option is not supported"))},
         {option(6, info_data("disk", {3})),
          option_reply(6, 3, hex("0000 0000000000030d40 006d"))
              + option_reply(6, 3, hex("0003 00000001 00001000 02000000")) + option_reply(6, 1)},
@@ -43,12 +47,14 @@ std::vector<exchange> whole_session()
          option_reply(7, 3, hex("0000 0000000000030d40 006d")) + option_reply(7, 1)},
         {request(0, 1, 3, 5), simple_reply(0, 1) + part(disk, 3, 5), "read 3+5"},
         {request(1, 2, 100, 9) + pattern(9, 2), simple_reply(0, 2), "write 100+9"},
-        {request(0, 3, 100'000, large), simple_reply(0, 3) + part(disk, 100'000, large), "read 100000+70000"},
+        {request(0, 3, 100'000, large), simple_reply(0, 3) + part(disk, 100'000, large),
+         "read 100000+70000"},
         {request(3, 4, 0, 0), simple_reply(0, 4), "flush"},
         {request(1, 5, disk_size, 6) + pattern(6), simple_reply(28, 5)},
         {request(1, 6, 1000, large) + pattern(large, 3), simple_reply(0, 6), "write 1000+70000"},
         {request(4, 7, 0, 50, 1), simple_reply(0, 7), "trim 0+50, flush"},
-        {request(0, 8, 998, 3), simple_reply(0, 8) + part(disk, 998, 2) + part(pattern(large, 3), 0, 1), "read 998+3"},
+        {request(0, 8, 998, 3),
+         simple_reply(0, 8) + part(disk, 998, 2) + part(pattern(large, 3), 0, 1), "read 998+3"},
         {request(77, 9, 0, 1), simple_reply(22, 9)},
         {request(2, 10, 0, 0), {}},
     };
@@ -65,9 +71,9 @@ const std::vector<told>& milestones()
         std::vector<told> each{{}};
         for (const auto& e : whole_session()) {
             const auto& before = each.back();
-            each.push_back({before.said + e.said, before.answer + e.answer,
-                            before.calls + (before.calls.empty() || e.call.empty() ? "" : ", ")
-                                + e.call});
+            each.push_back(
+                {before.said + e.said, before.answer + e.answer,
+                 before.calls + (before.calls.empty() || e.call.empty() ? "" : ", ") + e.call});
         }
         return each;
     }();
@@ -77,9 +83,9 @@ const std::vector<told>& milestones()
 const told& reached(std::size_t n)
 {
     const auto& all = milestones();
-    return *std::prev(std::upper_bound(all.begin(), all.end(), n, [](std::size_t bytes_, const told& t) {
-        return bytes_ < t.said.size();
-    }));
+    return *std::prev(
+        std::upper_bound(all.begin(), all.end(), n,
+                         [](std::size_t bytes_, const told& t) { return bytes_ < t.said.size(); }));
 }
 
 }  // namespace
@@ -102,8 +108,9 @@ TEMPLATE_TEST_CASE("session/serve: the same answers at any pace, also byte by by
     }
 }
 
-TEMPLATE_TEST_CASE("session/serve: a client that vanishes after any byte has got what it completed (R11, N-30)",
-                   "", copying_disk, lending_disk)
+TEMPLATE_TEST_CASE(
+    "session/serve: a client that vanishes after any byte has got what it completed (R11, N-30)",
+    "", copying_disk, lending_disk)
 {
     const auto& everything = milestones().back().said;
     const auto whole = everything.size();
@@ -114,8 +121,9 @@ TEMPLATE_TEST_CASE("session/serve: a client that vanishes after any byte has got
         if (t.calls.ends_with("write 1000+70000"))
             payload_ends = std::min(payload_ends, t.said.size());
     const auto payload_begins = payload_ends - large;
-    for (std::size_t n = 0; n < whole;
-         n += n > payload_begins && n + 30 < payload_ends ? std::min<std::size_t>(2999, payload_ends - n - 29) : 1) {
+    for (std::size_t n = 0; n<whole; n += n> payload_begins && n + 30 < payload_ends
+             ? std::min<std::size_t>(2999, payload_ends - n - 29)
+             : 1) {
         const auto& expected = reached(n);
         disk_state state{disk_size};
         one_client<TestType> client{TestType{state}};
@@ -132,8 +140,9 @@ TEMPLATE_TEST_CASE("session/serve: a client that vanishes after any byte has got
     }
 }
 
-TEMPLATE_TEST_CASE("session/serve: a stream that breaks at any operation ends the session with its error",
-                   "", copying_disk, lending_disk)
+TEMPLATE_TEST_CASE(
+    "session/serve: a stream that breaks at any operation ends the session with its error", "",
+    copying_disk, lending_disk)
 {
     const auto& session = milestones().back();
     for (const pace p : {pace{}, pace{.read = 100, .write = 1000}}) {
@@ -149,8 +158,8 @@ TEMPLATE_TEST_CASE("session/serve: a stream that breaks at any operation ends th
             client.serve(session.said, broken);
             CAPTURE(at);
             REQUIRE(client.ended()
-                    == std::error_code{boost::asio::error::make_error_code(
-                        boost::asio::error::connection_reset)});
+                    == std::error_code{
+                        boost::asio::error::make_error_code(boost::asio::error::connection_reset)});
             REQUIRE(client.stream->operations() == at + 1);
             const auto heard = client.stream->heard();
             REQUIRE((heard == part(session.answer, 0, heard.size())));
@@ -162,13 +171,13 @@ TEST_CASE("session/serve: GO twice: what follows the first is not a request (O20
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
-    client.serve(client_flags() + option(7, info_data("disk"))
-                 + option(7, info_data("disk", {3})));
+    client.serve(client_flags() + option(7, info_data("disk")) + option(7, info_data("disk", {3})));
     CHECK(client.ended() == errc::bad_request_magic);
     CHECK(state.calls.empty());
 }
 
-TEST_CASE("session/serve: EXPORT_NAME leads to the same transmission, with and without zeroes (P28)")
+TEST_CASE(
+    "session/serve: EXPORT_NAME leads to the same transmission, with and without zeroes (P28)")
 {
     for (const std::uint32_t flags : {0U, 2U, 3U}) {
         disk_state state{disk_size};

@@ -99,13 +99,13 @@ inline bytes client_flags(std::uint32_t flags = 3)
 inline bytes option(std::uint32_t number, const bytes& data = {})
 {
     return hex("49484156454f5054") + big(number) + big(static_cast<std::uint32_t>(data.size()))
-         + data;
+        + data;
 }
 /// The data of INFO and GO.
 inline bytes info_data(std::string_view name, const std::vector<std::uint16_t>& types = {})
 {
     auto all = big(static_cast<std::uint32_t>(name.size())) + text(name)
-             + big(static_cast<std::uint16_t>(types.size()));
+        + big(static_cast<std::uint16_t>(types.size()));
     for (const auto type : types)
         all = all + big(type);
     return all;
@@ -113,7 +113,7 @@ inline bytes info_data(std::string_view name, const std::vector<std::uint16_t>& 
 inline bytes option_reply(std::uint32_t number, std::uint32_t type, const bytes& data = {})
 {
     return hex("0003e889045565a9") + big(number) + big(type)
-         + big(static_cast<std::uint32_t>(data.size())) + data;
+        + big(static_cast<std::uint32_t>(data.size())) + data;
 }
 inline bytes request(std::uint16_t command, std::uint64_t cookie, std::uint64_t offset,
                      std::uint32_t length, std::uint16_t flags = 0)

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "support/bytes.hpp"
-
 #include <nbd/handshake/haggler.hpp>
 
 #include <algorithm>
@@ -95,10 +94,11 @@ public:
     static std::vector<entry> default_exports()
     {
         using namespace nbd::protocol::transmission_flag;
-        return {{"disk", "A disk", {.size = 0x100000, .flags = has_flags | send_flush, .blocks = {}}},
-                {"other",
-                 "\xc3\x84",
-                 {.size = 512, .flags = has_flags | read_only, .blocks = {512, 4096, 1 << 20}}}};
+        return {
+            {"disk", "A disk", {.size = 0x100000, .flags = has_flags | send_flush, .blocks = {}}},
+            {"other",
+             "\xc3\x84",
+             {.size = 512, .flags = has_flags | read_only, .blocks = {512, 4096, 1 << 20}}}};
     }
 
 private:

@@ -21,7 +21,8 @@ struct recording {
 
     void note(std::string word, std::uint64_t offset, std::uint64_t length)
     {
-        calls.push_back(std::move(word) + ' ' + std::to_string(offset) + '+' + std::to_string(length));
+        calls.push_back(std::move(word) + ' ' + std::to_string(offset) + '+'
+                        + std::to_string(length));
     }
     /// All of it in one line.
     std::string story() const
@@ -48,7 +49,8 @@ struct with_write : Base {
     std::error_code write(std::uint64_t offset, std::span<const std::byte> from)
     {
         this->note("write", offset, from.size());
-        const bool zero = std::all_of(from.begin(), from.end(), [](auto b) { return b == std::byte{0}; });
+        const bool zero =
+            std::all_of(from.begin(), from.end(), [](auto b) { return b == std::byte{0}; });
         all_zero = all_zero && zero;
         return this->write_error;
     }
@@ -56,7 +58,8 @@ struct with_write : Base {
 };
 template <class Base>
 struct with_fua_write : Base {
-    std::error_code write(std::uint64_t offset, std::span<const std::byte> from, nbd::write_flags flags)
+    std::error_code write(std::uint64_t offset, std::span<const std::byte> from,
+                          nbd::write_flags flags)
     {
         this->note(flags.fua ? "write!" : "write", offset, from.size());
         return this->write_error;
@@ -82,7 +85,8 @@ template <class Base>
 struct with_zeroes : Base {
     std::error_code write_zeroes(std::uint64_t offset, std::uint64_t length, nbd::zero_flags flags)
     {
-        this->note(std::string{"zero"} + (flags.no_hole ? " no_hole" : "") + (flags.fast ? " fast" : ""),
+        this->note(std::string{"zero"} + (flags.no_hole ? " no_hole" : "")
+                       + (flags.fast ? " fast" : ""),
                    offset, length);
         return this->zero_error;
     }

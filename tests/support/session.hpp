@@ -4,17 +4,17 @@
 #pragma once
 
 #include "support/bytes.hpp"
-
 #include <nbd/concepts/backend.hpp>
 #include <nbd/export_set.hpp>
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/serve.hpp>
 
-#include <algorithm>
-#include <atomic>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
+
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <limits>
 #include <memory>
@@ -28,8 +28,8 @@ namespace nbd_test {
 inline constexpr std::size_t all_at_once = std::numeric_limits<std::size_t>::max();
 
 struct pace {
-    std::size_t read = all_at_once;   ///< bytes given at a time, at most
-    std::size_t write = all_at_once;  ///< bytes taken at a time, at most
+    std::size_t read = all_at_once;      ///< bytes given at a time, at most
+    std::size_t write = all_at_once;     ///< bytes taken at a time, at most
     std::size_t fails_at = all_at_once;  ///< this operation, counted from 0, and all after it fail
 };
 
@@ -118,7 +118,8 @@ struct disk_state {
     }
     void note(std::string word, std::uint64_t offset, std::uint64_t length)
     {
-        calls.push_back(std::move(word) + ' ' + std::to_string(offset) + '+' + std::to_string(length));
+        calls.push_back(std::move(word) + ' ' + std::to_string(offset) + '+'
+                        + std::to_string(length));
     }
 };
 
@@ -206,7 +207,9 @@ public:
     bool haggle(bytes input, pace p = {})
     {
         begin(std::move(input), p);
-        return nbd::session::haggle<nbd::io::blocking>(*stream, exports, *context).get().has_value();
+        return nbd::session::haggle<nbd::io::blocking>(*stream, exports, *context)
+            .get()
+            .has_value();
     }
     /// The transmission alone.
     scripted_stream& transmit(bytes input, pace p = {})
@@ -241,8 +244,11 @@ private:
             one_client& self;
             operator nbd::session::context<Observer>() const
             {
-                return {self.limits, self.observer, {.id = 1, .peer = "script"},
-                        nbd::session::deadline{self.clock}, self.stopping};
+                return {self.limits,
+                        self.observer,
+                        {.id = 1, .peer = "script"},
+                        nbd::session::deadline{self.clock},
+                        self.stopping};
             }
         };
         context.emplace(made{*this});

@@ -2,7 +2,6 @@
 // Whether a request is let through to the backend, and the error value if not: a table over commands,
 // flags and ranges (P58 to P69, P75 to P80, P87; R03 to R17, R22, R23, R26, R30 of the hostile cases).
 #include "catch.hpp"
-
 #include <nbd/transmission/admission.hpp>
 
 #include <limits>
@@ -17,17 +16,19 @@ using nbd::transmission::longest_payload;
 namespace {
 
 constexpr std::uint16_t all = tf::has_flags | tf::send_flush | tf::send_fua | tf::send_trim
-                            | tf::send_write_zeroes | tf::send_fast_zero | tf::send_cache;
+    | tf::send_write_zeroes | tf::send_fast_zero | tf::send_cache;
 constexpr std::uint64_t size = 1 << 20;
 constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
 
-constexpr export_terms with(std::uint16_t flags, block_sizes blocks = {}, std::uint64_t bytes = size)
+constexpr export_terms with(std::uint16_t flags, block_sizes blocks = {},
+                            std::uint64_t bytes = size)
 {
     return {.size = bytes, .flags = flags, .blocks = blocks};
 }
 constexpr auto full = with(all);
 
-constexpr request make(command c, std::uint64_t offset, std::uint64_t length, std::uint16_t flags = 0)
+constexpr request make(command c, std::uint64_t offset, std::uint64_t length,
+                       std::uint16_t flags = 0)
 {
     return {.flags = flags, .command = c, .cookie = 1, .offset = offset, .length = length};
 }
@@ -51,7 +52,8 @@ constexpr error_value past_end(command c)
 static_assert(judged(command::read, 0, 512) == error_value::none);
 static_assert(judged(command::read, most, 1) == error_value::einval);
 
-TEST_CASE("transmission/admission: ranges up to the last byte pass, one further does not (P80, P87, R04)")
+TEST_CASE(
+    "transmission/admission: ranges up to the last byte pass, one further does not (P80, P87, R04)")
 {
     for (const auto c : ranged) {
         CAPTURE(static_cast<int>(c));
@@ -140,7 +142,8 @@ TEST_CASE("transmission/admission: misaligned requests are EINVAL (P80, P100, R1
     }
 }
 
-TEST_CASE("transmission/admission: a read-only export answers EPERM to what writes (P46, P87, P97, R22)")
+TEST_CASE(
+    "transmission/admission: a read-only export answers EPERM to what writes (P46, P87, P97, R22)")
 {
     const auto terms = with(tf::has_flags | tf::read_only | tf::send_flush | tf::send_cache);
     for (const auto c : {command::write, command::trim, command::write_zeroes}) {
@@ -170,7 +173,8 @@ TEST_CASE("transmission/admission: a command that is not offered is EINVAL (R14,
     CHECK(judged(command::write, 0, 512, 0, terms) == error_value::none);
 }
 
-TEST_CASE("transmission/admission: a command that nobody knows is EINVAL, also at a good range (R14)")
+TEST_CASE(
+    "transmission/admission: a command that nobody knows is EINVAL, also at a good range (R14)")
 {
     for (unsigned c = 0; c <= 0xffff; ++c) {
         if (c <= 6)
@@ -191,7 +195,8 @@ TEST_CASE("transmission/admission: FLUSH has neither offset nor length (P62, R23
     CHECK(judged(command::flush, 0, 0, 0, coarse) == error_value::none);
 }
 
-TEST_CASE("transmission/admission: every command times every flag (P46, P58, P65, R15, R16, R17, R30)")
+TEST_CASE(
+    "transmission/admission: every command times every flag (P46, P58, P65, R15, R16, R17, R30)")
 {
     for (const bool fua : {false, true}) {
         for (const bool fast : {false, true}) {
@@ -240,7 +245,8 @@ TEST_CASE("transmission/admission: which flags a command may have")
     CHECK(flags_allowed(command::write, with(tf::has_flags)) == 0);
 }
 
-TEST_CASE("transmission/admission: a payload that is refused is consumed up to 32 MiB or the maximum (P78)")
+TEST_CASE("transmission/admission: a payload that is refused is consumed up to 32 MiB or the "
+          "maximum (P78)")
 {
     CHECK(longest_payload(with(all)) == 32 << 20);
     CHECK(longest_payload(with(all, {1, 4096, 4096})) == 32 << 20);

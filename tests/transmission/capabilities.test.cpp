@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The flags table: what a backend's type is, is what clients are told (P46, P58, P65).
 #include "catch.hpp"
-
 #include <nbd/concepts/call.hpp>
 #include <nbd/transmission/capabilities.hpp>
 
@@ -143,10 +142,11 @@ static_assert(offered(capabilities<disk<>>(), as(false, true))
 
 TEST_CASE("transmission/capabilities: an export adds no ability, whatever it says")
 {
-    constexpr unsigned never = send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
-                             | send_cache | can_multi_conn | send_df | send_resize;
+    constexpr unsigned never = send_flush | send_fua | send_trim | send_write_zeroes
+        | send_fast_zero | send_cache | can_multi_conn | send_df | send_resize;
     for (unsigned has = 0; has < 0x2000; ++has) {
-        for (const auto& e : {nbd::export_settings{}, as(true, true), withheld(0xffff), withheld(0)}) {
+        for (const auto& e :
+             {nbd::export_settings{}, as(true, true), withheld(0xffff), withheld(0)}) {
             const unsigned gives = offered(static_cast<std::uint16_t>(has), e);
             REQUIRE((gives & ~has & never) == 0);
             REQUIRE_FALSE(((gives & send_fast_zero) != 0 && (gives & send_write_zeroes) == 0));

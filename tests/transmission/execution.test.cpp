@@ -3,7 +3,6 @@
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/recording.hpp"
-
 #include <nbd/transmission/execution.hpp>
 
 using namespace nbd_test;
@@ -111,7 +110,8 @@ TEST_CASE("transmission/execution: TRIM with FUA is followed by a flush (P63, N-
     CHECK(disk.story() == "trim 0+512");
 }
 
-TEST_CASE("transmission/execution: TRIM that cannot be made durable does nothing, and is allowed to (P63)")
+TEST_CASE("transmission/execution: TRIM that cannot be made durable does nothing, and is allowed "
+          "to (P63)")
 {
     with_trim<native> disk;
     CHECK_FALSE(run(disk, command::trim, 0, 512, cf::fua));
@@ -134,7 +134,8 @@ TEST_CASE("transmission/execution: WRITE_ZEROES hands its flags on, and FUA is a
     CHECK(disk.story() == "zero 0+512");
 }
 
-TEST_CASE("transmission/execution: WRITE_ZEROES with FUA and no flush is written with the write's FUA")
+TEST_CASE(
+    "transmission/execution: WRITE_ZEROES with FUA and no flush is written with the write's FUA")
 {
     with_zeroes<native> disk;
     CHECK_FALSE(run(disk, command::write_zeroes, 0, 70'000, cf::fua));
@@ -212,7 +213,8 @@ TEST_CASE("transmission/execution: a READ is one call")
     CHECK(nbd::transmission::read(disk, make(command::read, 42, 10), to) == eio);
 }
 
-TEST_CASE("transmission/execution: what a READ does not fill goes out as zero, not as old memory (N-15)")
+TEST_CASE(
+    "transmission/execution: what a READ does not fill goes out as zero, not as old memory (N-15)")
 {
     bytes to(6, std::byte{0xee});
     half careless;

@@ -2,10 +2,10 @@
 // What a backend answers with: codes of several kinds, exceptions of every kind, and handle(call&).
 #include "catch.hpp"
 #include "support/bytes.hpp"
-
 #include <nbd/transmission/execution.hpp>
 
 #include <boost/system/error_code.hpp>
+
 #include <functional>
 #include <memory>
 #include <new>
@@ -30,9 +30,7 @@ TEST_CASE("transmission/execution: an error code is passed on, nothing is succes
 
 TEST_CASE("transmission/execution: an exception becomes an error code, whatever it is (B02)")
 {
-    const auto thrown = [](auto e) {
-        return outcome_of([&] { throw e; });
-    };
+    const auto thrown = [](auto e) { return outcome_of([&] { throw e; }); };
     CHECK(thrown(std::system_error{ENOSPC, std::system_category()})
           == std::error_code{ENOSPC, std::system_category()});
     CHECK(thrown(std::system_error{nbd::protocol::request_bytes, std::iostream_category()}).value()
@@ -47,7 +45,8 @@ TEST_CASE("transmission/execution: an exception becomes an error code, whatever 
     CHECK(code == std::errc::io_error);
 }
 
-TEST_CASE("transmission/execution: every member may throw, and each one's exception ends there (B02)")
+TEST_CASE(
+    "transmission/execution: every member may throw, and each one's exception ends there (B02)")
 {
     struct throws {
         std::uint64_t size() const { return 1 << 20; }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+// Archetypes: the least model of each concept is accepted by the whole server, and in every style.
+// Programs that must be refused are the *.fail.cpp beside this file.
+#include "catch.hpp"
+#include <nbd/concepts/call.hpp>
+#include <nbd/concepts/diagnosis.hpp>
+#include <nbd/server.hpp>
+
+#include <boost/system/error_code.hpp>
+
+#include <functional>
+
+using u64 = std::uint64_t;
+using to = std::span<std::byte>;
+using from = std::span<const std::byte>;
+using nbd::diagnosis::backend_is_sound;
+
+namespace {
+
+// the least there can be
+struct least {
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+};
+static_assert(nbd::readable_backend<least> && !nbd::backend<least> && backend_is_sound<least>());
+static_assert(!nbd::has_write<least> && !nbd::has_flush<least> && !nbd::has_trim<least>);
+static_assert(!nbd::has_cache<least> && !nbd::has_write_zeroes<least> && !nbd::has_open<least>);
+static_assert(!nbd::has_lend<least> && !nbd::has_lend_for_write<least>);
+static_assert(!nbd::has_block_sizes<least> && !nbd::has_handle<least>);
+static_assert(nbd::concurrency_of<least>() == nbd::concurrency::serialize_all);
+static_assert(std::is_same_v<nbd::served_t<least>, least>);
+
+struct least_handler {
+    u64 size() const { return 0; }
+    void handle(nbd::call&) {}
+};
+static_assert(nbd::readable_backend<least_handler> && backend_is_sound<least_handler>());
+
+// the quartet, each member returning something else
+struct styles {
+    unsigned size() const { return 512; }
+    std::error_code read(u64, to) { return {}; }
+    void write(u64, from) {}
+    boost::system::error_code flush() { return {}; }
+    const std::error_code& trim(u64, u64) { return error; }
+    std::error_code error;
+};
+static_assert(nbd::backend<styles> && backend_is_sound<styles>());
+
+// a final class, members that are overloaded, templates, const, static, noexcept, defaulted
+class sealed final {
+public:
+    u64 size() const noexcept { return 0; }
+    static void read(u64, to) {}
+    void write(u64, from) const {}
+    void write(u64, from, nbd::write_flags) {}
+    auto flush() noexcept -> std::error_code { return {}; }
+    void trim(u64, u64, int = 0) {}
+    void cache(auto, auto) {}
+};
+static_assert(nbd::backend<sealed> && backend_is_sound<sealed>());
+static_assert(nbd::has_plain_write<sealed> && nbd::has_fua_write<sealed> && nbd::has_cache<sealed>);
+
+struct overloaded {
+    u64 size() const { return 0; }
+    u64 size(int) const { return 0; }
+    void read(u64, to) {}
+    void read(u64, std::vector<std::byte>&) {}
+    void flush() {}
+    void flush(int) {}
+};
+static_assert(backend_is_sound<overloaded>() && nbd::has_flush<overloaded>);
+
+struct inherited : private least {
+    using least::read;
+    using least::size;
+};
+static_assert(backend_is_sound<inherited>());
+
+// everything at once
+struct full {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    static constexpr bool multi_conn = true, rotational = true, fast_zero = true,
+                          fills_reads = true;
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+    void write(u64, from) {}
+    void write(u64, from, nbd::write_flags) {}
+    void flush() {}
+    void trim(u64, u64) {}
+    void write_zeroes(u64, u64, nbd::zero_flags) {}
+    void cache(u64, u64) {}
+    std::span<const std::byte> lend(u64, std::size_t) noexcept { return {}; }
+    std::span<std::byte> lend_for_write(u64, std::size_t) noexcept { return {}; }
+    nbd::block_sizes block_sizes() const { return {}; }
+};
+static_assert(nbd::backend<full> && backend_is_sound<full>());
+static_assert(nbd::promises_multi_conn<full> && nbd::promises_rotational<full>);
+static_assert(nbd::promises_fast_zero<full> && nbd::promises_fills_reads<full>);
+static_assert(!nbd::promises_multi_conn<least> && !nbd::promises_fills_reads<least>);
+
+// a member of a wrong shape is not the ability, and is seen all the same
+struct wrong {
+    void flush(int) {}
+    int trim(u64, u64) { return 0; }
+    int cache = 0;
+};
+static_assert(!nbd::has_flush<wrong> && nbd::diagnosis::names_flush<wrong>());
+static_assert(!nbd::has_trim<wrong> && nbd::diagnosis::names_trim<wrong>());
+static_assert(!nbd::has_cache<wrong> && nbd::diagnosis::names_cache<wrong>());
+static_assert(!nbd::diagnosis::names_read<wrong>() && !nbd::diagnosis::names_lend<wrong>());
+struct wrong_final final {
+    void flush(int) {}
+};
+static_assert(nbd::diagnosis::names_flush<wrong_final>()
+              && !nbd::diagnosis::names_trim<wrong_final>());
+static_assert(!nbd::diagnosis::names_flush<int>());
+// lent memory is asked for where nothing may be thrown
+struct throwing_lender {
+    std::span<const std::byte> lend(u64, std::size_t) { return {}; }
+};
+static_assert(!nbd::has_lend<throwing_lender>);
+
+// open: a state of its own for each client, of several kinds
+struct opener {
+    struct state {
+        u64 size() const { return 0; }
+        void read(u64, to) {}
+    };
+    state open(const nbd::client&) { return {}; }
+};
+static_assert(nbd::has_open<opener> && backend_is_sound<opener>()
+              && !nbd::readable_backend<opener>);
+static_assert(std::is_same_v<nbd::served_t<opener>, opener::state>);
+
+struct referring_opener {
+    // "a backend that can be moved", and not assigned: what a state with a reference in it is
+    struct state {
+        const referring_opener& disk;
+        u64 size() const { return disk.bytes; }
+        void read(u64, to) {}
+    };
+    state open(const nbd::client&) { return {*this}; }
+    u64 bytes = 512;
+};
+static_assert(backend_is_sound<referring_opener>());
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("concepts/backend: the archetypes are served by both policies", "", least,
+                   least_handler, styles, sealed, overloaded, full, opener)
+{
+    const std::string path{"\0nbd-concepts-backend", 21};
+    const auto run = [&]<class Policy>(Policy policy) {
+        nbd::server<nbd::unix_transport, TestType, Policy> server{
+            {.path = path}, {}, std::move(policy)};
+        server.exports().add("disk", TestType{});
+        server.start();
+        server.stop();
+        CHECK(server.exports().names().size() == 1);
+    };
+    run(nbd::per_client_threads{});
+    run(nbd::strand_pool{1});
+}

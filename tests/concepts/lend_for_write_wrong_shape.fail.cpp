@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// expect: nbd: this backend's lend_for_write has the wrong shape
+#include <nbd/server.hpp>
+
+struct disk {
+#ifdef NBD_FIXED
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    std::uint64_t size() const { return 0; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) {}
+    std::span<std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept { return {}; }
+#else
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    std::uint64_t size() const { return 0; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) {}
+    std::span<const std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept { return {}; }
+#endif
+};
+
+int main()
+{
+    nbd::server<nbd::unix_transport, disk, nbd::per_client_threads> server{{.path = "disk.sock"}};
+    server.exports().add("disk", disk{});
+    server.run();
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/concepts/observer.hpp>
+
+#include <string>
+#include <vector>
+
+namespace {
+
+struct hears_all {
+    std::vector<std::string> heard;
+    void at_connect(const nbd::client& who) { heard.push_back("connect " + who.peer); }
+    void at_option(const nbd::client&, const nbd::protocol::option_header&)
+    {
+        heard.push_back("option");
+    }
+    void at_export_opened(const nbd::client&, std::string_view name,
+                          const nbd::protocol::export_terms&)
+    {
+        heard.push_back("opened " + std::string{name});
+    }
+    void at_request(const nbd::client&, const nbd::protocol::request&)
+    {
+        heard.push_back("request");
+    }
+    void at_reply(const nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value)
+    {
+        heard.push_back("reply");
+    }
+    void at_error(const nbd::client&, std::error_code, std::string_view what)
+    {
+        heard.push_back("error " + std::string{what});
+    }
+    void at_disconnect(const nbd::client&, std::error_code) { heard.push_back("disconnect"); }
+    void at_accept_error(std::error_code) { heard.push_back("accept_error"); }
+};
+struct hears_one {
+    int connects = 0;
+    void at_connect(const nbd::client&) { ++connects; }
+};
+static_assert(std::is_empty_v<nbd::silent>);
+
+template <class O>
+void tell_everything(O& o)
+{
+    const nbd::client who{.id = 1, .peer = "p"};
+    nbd::notify::at_connect(o, who);
+    nbd::notify::at_option(o, who, nbd::protocol::option_header{});
+    nbd::notify::at_export_opened(o, who, std::string_view{"x"}, nbd::protocol::export_terms{});
+    nbd::notify::at_request(o, who, nbd::protocol::request{});
+    nbd::notify::at_reply(o, who, nbd::protocol::request{}, nbd::protocol::error_value::none);
+    nbd::notify::at_error(o, who, std::error_code{}, std::string_view{"why"});
+    nbd::notify::at_disconnect(o, who, std::error_code{});
+    nbd::notify::at_accept_error(o, std::error_code{});
+}
+
+}  // namespace
+
+TEST_CASE("concepts/observer: each hook that is there is called, and one that is not is not missed")
+{
+    hears_all all;
+    tell_everything(all);
+    CHECK(all.heard
+          == std::vector<std::string>{"connect p", "option", "opened x", "request", "reply",
+                                      "error why", "disconnect", "accept_error"});
+    hears_one one;
+    tell_everything(one);
+    CHECK(one.connects == 1);
+    nbd::silent none;
+    tell_everything(none);
+}
+
+TEST_CASE("concepts/observer: a name from the network cannot forge a line of a log (O18)")
+{
+    CHECK(nbd::printable("disk-1.img") == "disk-1.img");
+    CHECK(nbd::printable("a\nb\r\t\x1b[1m") == "a\\x0ab\\x0d\\x09\\x1b[1m");
+    CHECK(nbd::printable("\xc3\xa4\x7f\xff") == "\\xc3\\xa4\\x7f\\xff");
+    CHECK(nbd::printable("back\\slash") == "back\\x5cslash");
+    CHECK(nbd::printable(std::string_view{"\0", 1}) == "\\x00");
+    CHECK(nbd::printable("") == "");
+    CHECK(nbd::printable(std::string(80, 'x')) == std::string(80, 'x'));
+    CHECK(nbd::printable(std::string(81, 'x')) == std::string(80, 'x') + "...");
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+// expect: nbd: this backend's open has the wrong shape
+#include <nbd/server.hpp>
+
+struct disk {
+#ifdef NBD_FIXED
+    struct state {
+        std::uint64_t size() const { return 0; }
+        void read(std::uint64_t, std::span<std::byte>) {}
+    };
+    state open(const nbd::client&) { return {}; }
+#else
+    std::uint64_t size() const { return 0; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void open(const nbd::client&) {}
+#endif
+};
+
+int main()
+{
+    nbd::server<nbd::unix_transport, disk, nbd::per_client_threads> server{{.path = "disk.sock"}};
+    server.exports().add("disk", disk{});
+    server.run();
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/concepts/transport.hpp>
+#include <nbd/transport/tcp_transport.hpp>
+#include <nbd/transport/unix_transport.hpp>
+
+static_assert(nbd::transport<nbd::unix_transport> && nbd::transport<nbd::tcp_transport>);
+static_assert(!nbd::transport<boost::asio::ip::tcp>);
+
+namespace {
+struct least {
+    struct settings {};
+    explicit least(settings) {}
+    using protocol_type = boost::asio::ip::tcp;
+    std::string uri(const protocol_type::endpoint&, std::string_view) const { return {}; }
+    void close() noexcept {}
+};
+struct throwing_close : least {
+    using least::least;
+    void close() {}
+};
+struct no_settings {
+    using protocol_type = boost::asio::ip::tcp;
+    std::string uri(const protocol_type::endpoint&, std::string_view) const { return {}; }
+    void close() noexcept {}
+};
+static_assert(nbd::transport<least>);
+static_assert(!nbd::transport<throwing_close> && !nbd::transport<no_settings>);
+}  // namespace
+
+TEST_CASE("concepts/transport: a transport is made from its settings")
+{
+    STATIC_REQUIRE(std::is_constructible_v<nbd::unix_transport, nbd::unix_transport::settings>);
+    STATIC_REQUIRE(std::is_constructible_v<nbd::tcp_transport, nbd::tcp_transport::settings>);
+    CHECK(nbd::tcp_transport::settings{}.address == "127.0.0.1");
+    CHECK(nbd::tcp_transport::settings{}.port == 10809);
+    CHECK(nbd::tcp_transport::settings{}.backlog == 100);
+    CHECK(nbd::tcp_transport::settings{}.no_delay);
+    CHECK(nbd::unix_transport::settings{}.mode == 0600);
+    CHECK(nbd::unix_transport::settings{}.backlog == 100);
+    CHECK(nbd::unix_transport::settings{}.stale == nbd::unix_transport::stale_file::replace);
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/threading/strand_pool.hpp>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+
+using nbd::strand_pool;
+using executor = strand_pool::executor_type;
+using task = boost::asio::awaitable<void, executor>;
+
+namespace {
+task run(std::function<void()> f)
+{
+    f();
+    co_return;
+}
+/// Goes through the executor's queue so often, and calls back each time.
+task turns(executor at, int n, std::function<void()> f)
+{
+    for (int i = 0; i < n; ++i) {
+        co_await boost::asio::post(at, boost::asio::use_awaitable_t<executor>{});
+        f();
+    }
+}
+}  // namespace
+
+TEST_CASE("threading/strand_pool: a pool of no threads is refused by name")
+{
+    CHECK_THROWS_WITH(strand_pool{0}, "nbd: strand_pool: threads must be at least 1");
+    CHECK_THROWS_AS(strand_pool{0}, std::invalid_argument);
+}
+
+TEST_CASE("threading/strand_pool: clients share the threads, and each stays on one of them")
+{
+    strand_pool policy{3};
+    policy.start();
+    std::mutex mutex;
+    std::set<std::thread::id> seen;
+    std::atomic<int> moved{0};
+    std::atomic<int> away{0};
+    std::atomic<int> done{0};
+    for (int i = 0; i < 30; ++i) {
+        const auto at = policy.next_executor();
+        policy.launch(
+            at,
+            [&, at, first = std::thread::id{}]() mutable {
+                return turns(at, 20, [&, first]() mutable {
+                    const auto now = std::this_thread::get_id();
+                    moved += first != std::thread::id{} && first != now ? 1 : 0;
+                    first = now;
+                    away += policy.runs_here() ? 0 : 1;
+                    const std::lock_guard lock{mutex};
+                    seen.insert(now);
+                });
+            },
+            [&] { ++done; });
+    }
+    CHECK_FALSE(policy.runs_here());
+    policy.join();
+    CHECK(done == 30);
+    CHECK(moved == 0);
+    CHECK(away == 0);
+    CHECK(seen.size() == 3);
+}
+
+TEST_CASE("threading/strand_pool: done is called once, also for a task that throws")
+{
+    strand_pool policy{1};
+    policy.start();
+    std::atomic<int> done{0};
+    policy.launch(
+        policy.next_executor(), [] { return run([] { throw std::runtime_error{"x"}; }); },
+        [&] { ++done; });
+    policy.launch(
+        policy.next_executor(), []() -> task { throw 42; }, [&] { ++done; });
+    policy.launch(
+        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+    policy.join();
+    CHECK(done == 3);
+}
+
+TEST_CASE("threading/strand_pool: join without clients returns, and may be called again")
+{
+    strand_pool policy;
+    policy.join();
+    policy.start();
+    policy.join();
+    policy.join();
+    CHECK_FALSE(policy.runs_here());
+}
+
+TEST_CASE("threading/strand_pool: it may move before it starts")
+{
+    strand_pool first{2};
+    auto policy = std::move(first);
+    policy.start();
+    std::atomic<int> done{0};
+    policy.launch(
+        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+    policy.join();
+    CHECK(done == 1);
+}
