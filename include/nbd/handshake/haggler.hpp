@@ -23,8 +23,8 @@ namespace nbd::handshake {
 
 /// The newstyle handshake, decided: bytes in, reply bytes and a verdict out. No I/O, no clock.
 ///
-/// The session receives exactly `wants()` bytes and hands them to `take`. It keeps those bytes as
-/// they are until the verdict is carried out, since names are views into them.
+/// The session hands exactly `wants()` bytes to `take`, and keeps them as they are until the verdict
+/// is carried out, since names are views into them.
 class haggler {
 public:
     explicit haggler(const settings& limits)
@@ -128,7 +128,6 @@ public:
 
     /// What was settled for transmission, after verdict::transmit.
     [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
-
     /// The export is not there or did not open. EXPORT_NAME leaves only closing (point 28).
     [[nodiscard]] verdict refused(std::error_code why)
     {

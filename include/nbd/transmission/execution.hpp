@@ -69,11 +69,9 @@ template <class B>
     if constexpr (!promises_fills_reads<B>)
         std::fill(to.begin(), to.end(), std::byte{0});
     if constexpr (has_handle<B>) {
-        return outcome_of([&] {
-            nbd::call c{r, {}, to};
-            auto said = outcome_of([&] { return backend.handle(c); });
-            return said ? said : failure{c.result()};
-        });
+        nbd::call c{r, {}, to};
+        auto said = outcome_of([&] { return backend.handle(c); });
+        return said ? said : failure{c.result()};
     } else {
         return outcome_of([&] { return backend.read(r.offset, to); });
     }
@@ -171,11 +169,9 @@ template <class B, class Guard = unguarded>
 {
     using protocol::command;
     if constexpr (has_handle<B>) {
-        return call(guard, [&] {
-            nbd::call c{r, payload, {}};
-            auto said = call(guard, [&] { return backend.handle(c); });
-            return said ? said : failure{c.result()};
-        });
+        nbd::call c{r, payload, {}};
+        auto said = call(guard, [&] { return backend.handle(c); });
+        return said ? said : failure{c.result()};
     } else {
         switch (r.command) {
         case command::write:
