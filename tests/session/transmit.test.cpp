@@ -3,14 +3,10 @@
 #include "catch.hpp"
 #include "support/session.hpp"
 
-#include <limits>
-
 using namespace nbd_test;
-using nbd::errc;
 
 namespace {
-constexpr std::uint16_t read_ = 0, write_ = 1, disc = 2, flush_ = 3, trim_ = 4, cache_ = 5;
-constexpr std::uint32_t eperm = 1, eio = 5, einval = 22, enospc = 28, eshutdown = 108;
+constexpr std::uint16_t read_ = 0, write_ = 1, flush_ = 3;
 constexpr std::uint32_t large = 100'000;  // more than is taken from the inbox whole
 constexpr std::size_t disk_size = 1 << 20;
 
@@ -19,6 +15,22 @@ bytes part(const bytes& all, std::size_t offset, std::size_t n)
     const auto at = all.begin() + static_cast<std::ptrdiff_t>(offset);
     return {at, at + static_cast<std::ptrdiff_t>(n)};
 }
+
+/// Lends for WRITE and has a FUA of its own, but no flush.
+struct native_fua_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    std::uint64_t size() const { return state->content.size(); }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t offset, std::span<const std::byte> from, nbd::write_flags flags)
+    {
+        state->note(flags.fua ? "write!" : "write", offset, from.size());
+    }
+    std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept
+    {
+        return std::span{state->content}.subspan(offset, length);
+    }
+    disk_state* state;
+};
 }  // namespace
 
 TEST_CASE("session/transmit: requests that arrive together are answered in one send (P53)")
@@ -124,6 +136,16 @@ TEST_CASE("session/transmit: a large WRITE is received in place where the backen
         one_client<copying_disk> client{copying_disk{state}};
         client.transmit(request(write_, 2, 0, large, 1) + pattern(large, 9));
         CHECK(state.story() == "write 0+100000, flush");
+    }
+    SECTION("what only the write itself makes durable is not received in place with FUA")
+    {
+        one_client<native_fua_disk> client{native_fua_disk{&state}};
+        client.transmit(request(write_, 1, 0, large, 1) + pattern(large, 9));
+        CHECK(state.story() == "write! 0+100000");
+        state.calls.clear();
+        client.transmit(request(write_, 2, 0, large) + pattern(large, 9));
+        CHECK(state.story().empty());
+        CHECK((part(state.content, 0, large) == pattern(large, 9)));
     }
     SECTION("lent for READ alone is not lent for WRITE")
     {

@@ -56,7 +56,15 @@ FORBIDDEN = {
 FORBIDDEN_HERE = {"handshake": CLOCK, "transmission": CLOCK}
 
 # Headers without a test file of their own, and where they are tested instead.
-TESTED_ELSEWHERE = {}
+TESTED_ELSEWHERE = {
+    # macros and sentences: what matters is what the compiler says
+    "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    # the wiring of a whole server, which only a whole server shows
+    "session/connection.hpp": "tests/server.test.cpp",
+    "session/context.hpp": "tests/session/serve.test.cpp",
+    "session/reception.hpp": "tests/grid/lifetime.test.cpp",
+}
 
 MAX_LINES = 350
 MAX_MEDIAN = 120
