@@ -150,12 +150,13 @@ nbd::tcp_transport::settings parse_tcp(const std::string& text)
     const auto port = colon == std::string::npos ? std::string_view{}
                                                  : std::string_view{text}.substr(colon + 1);
     const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), at.port);
-    if (port.empty() || error != std::errc{} || end != port.data() + port.size() || colon == 0)
+    const auto host = std::string_view{text}.substr(0, colon);
+    const bool brackets = host.starts_with('[') && host.ends_with(']') && host.size() > 2;
+    if (port.empty() || error != std::errc{} || end != port.data() + port.size() || host.empty()
+        || (!brackets && host.find_first_of("[]") != host.npos))
         throw usage_error{"--tcp: expected HOST:PORT with a port up to 65535, but got \"" + text
                           + '"'};
-    at.address = text.substr(0, colon);
-    if (at.address.front() == '[' && at.address.back() == ']')
-        at.address = at.address.substr(1, at.address.size() - 2);
+    at.address = brackets ? host.substr(1, host.size() - 2) : host;
     return at;
 }
 
@@ -206,6 +207,15 @@ void serve(const arguments& a, std::uint64_t size, nbd::export_settings e, Polic
 
     signals.async_wait([](auto, int) {});
     program.run();
+
+    // A second signal shall not turn a clean end into another. Every other thread has ended then.
+    on_unix.reset();
+    on_tcp.reset();
+    ::sigset_t both;
+    sigemptyset(&both);
+    sigaddset(&both, SIGINT);
+    sigaddset(&both, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &both, nullptr);
 }
 
 template <class Backend>
@@ -267,7 +277,7 @@ int main(int argc, char** argv)
     app.add_option("--tcp", a.tcp,
                    "listen on this address, port 0 for any; without --unix and --tcp 127.0.0.1:10809")
         ->type_name("HOST:PORT");
-    app.add_option("--name", a.name, "the export's name; it is the default export too")
+    app.add_option("--name", a.name, "the export's name; the empty name finds it too")
         ->type_name("NAME");
     app.add_option("--description", a.description, "what clients are told about it")
         ->type_name("TEXT");
@@ -281,13 +291,17 @@ int main(int argc, char** argv)
     app.add_option("--block-size", a.block_size, "the block sizes that clients must keep to")
         ->type_name("MIN:PREFERRED:MAX");
     app.add_option("--max-connections", a.limits.max_connections,
-                   "clients at a time, 0 for any number")
+                   "clients at a time on each of --unix and --tcp, 0 for any number")
         ->capture_default_str()
+        ->check(CLI::NonNegativeNumber)
         ->type_name("N");
     app.add_flag("--verbose", a.verbose, "tell on stderr what every client does");
 
     try {
         app.parse(argc, argv);
+        for (const std::string argument : {"--unix", "--tcp", "--block-size"})
+            if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
+                throw usage_error{argument + ": expected a value, but got an empty one"};
         raise_descriptor_limit();
         serve(std::move(a));
         return 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A backend written from nothing. First the least that there can be: a size, and a read. Then a disk
-// that counts: every member that it has becomes an ability that clients see, and nothing else does.
+// that breaks: every member that it has becomes an ability that clients see, and nothing else does.
 //     your-own-backend SOCKET
 #include <nbd/server.hpp>
 
@@ -13,6 +13,7 @@
 #include <exception>
 #include <iostream>
 #include <span>
+#include <string>
 #include <system_error>
 #include <vector>
 
@@ -32,9 +33,9 @@ static_assert(nbd::readable_backend<pattern> && !nbd::backend<pattern>);
 
 // A disk whose last quarter is broken, for tests of what clients do about it. An error reaches the
 // client as an error value; the connection goes on.
-class half_broken_disk {
+class breaking_disk {
 public:
-    explicit half_broken_disk(std::size_t size) : bytes_(size) {}
+    explicit breaking_disk(std::size_t size) : bytes_(size) {}
 
     [[nodiscard]] std::uint64_t size() const { return bytes_.size(); }
 
@@ -55,6 +56,8 @@ public:
     std::error_code flush() { return {}; }
     std::error_code trim(std::uint64_t offset, std::uint64_t length)
     {
+        if (broken(offset, length))
+            return std::make_error_code(std::errc::io_error);
         std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), length, std::byte{0});
         return {};
     }
@@ -66,7 +69,7 @@ private:
     }
     std::vector<std::byte> bytes_;
 };
-static_assert(nbd::backend<half_broken_disk>);
+static_assert(nbd::backend<breaking_disk>);
 
 int main(int argc, char** argv)
 try {
@@ -74,7 +77,7 @@ try {
     boost::asio::signal_set signals{program, SIGINT, SIGTERM};
 
     const std::string path = argc > 1 ? argv[1] : "/tmp/nbd.sock";
-    nbd::server<nbd::unix_transport, half_broken_disk> disks{{.path = path}};
+    nbd::server<nbd::unix_transport, breaking_disk> disks{{.path = path}};
     disks.exports().emplace("broken", {}, std::size_t{64} << 20);
     disks.start();
     nbd::server<nbd::unix_transport, pattern, nbd::strand_pool> patterns{{.path = path + ".pattern"}};

@@ -3,13 +3,14 @@
 
 #include <nbd/concepts/backend.hpp>
 #include <nbd/error.hpp>
+#include <nbd/export_record.hpp>
 #include <nbd/handshake/export_info.hpp>
-#include <nbd/protocol/option.hpp>
+#include <nbd/protocol/meta_context.hpp>
 #include <nbd/settings.hpp>
-#include <nbd/transmission/capabilities.hpp>
+#include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/execution.hpp>
 
-#include <atomic>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -18,6 +19,7 @@
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -34,14 +36,13 @@ namespace nbd {
 /// Thread safety: every member may be called from any thread at any time, but the destructor.
 template <class Backend>
 class export_set {
-    struct record;
+    using record = export_record<Backend>;
 
 public:
     class opened;
 
     /// True where calls of the backend take a lock, because it does not promise to do without.
-    static constexpr bool locks =
-        concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
+    static constexpr bool locks = record::locks;
 
     export_set() = default;
     export_set(const export_set&) = delete;
@@ -49,19 +50,25 @@ public:
 
     /// Adds an export. The backend lives until the export is removed and its last client has left.
     /// Errors: std::invalid_argument, which says what is wrong with a name, a size or block sizes;
-    /// the set is unchanged then.
-    void add(std::string name, Backend backend, export_settings e = {})
+    /// the set is unchanged then. Returns the backend, for a program that wants to look at it.
+    std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
     {
-        emplace(std::move(name), std::move(e), std::move(backend));
+        static_assert(std::move_constructible<Backend>,
+                      "nbd: this backend cannot be moved; make it in its place with "
+                      "`exports().emplace(name, settings, constructor arguments...)`");
+        if constexpr (std::move_constructible<Backend>)
+            return emplace(std::move(name), std::move(e), std::move(backend));
     }
 
     /// As add, for a backend that is made in place from `args`.
     template <class... Args>
-    void emplace(std::string name, export_settings e, Args&&... args)
+    std::shared_ptr<Backend> emplace(std::string name, export_settings e, Args&&... args)
     {
+        static_assert(std::constructible_from<Backend, Args...>,
+                      "nbd: this backend has no constructor that takes these arguments");
         auto made = std::make_shared<record>(std::move(name), std::move(e),
                                              std::forward<Args>(args)...);
-        check(*made);
+        made->check();
         const std::unique_lock lock{mutex_};
         const auto [at, is_new] = records_.try_emplace(made->name, made);
         if (!is_new)
@@ -69,6 +76,7 @@ public:
                                         + "\" is there already"};
         if (!default_)
             default_ = made->name;
+        return {made, &made->backend};
     }
 
     /// Removes an export: nobody can open it any more, and requests of clients that have it open
@@ -84,6 +92,19 @@ public:
             default_.reset();
         records_.erase(at);
         return true;
+    }
+
+    /// Changes an export's size, in bytes, by the backend's own `resize`. Requests past a new end fail
+    /// from then on, and what is added can be used at once; INFO and GO tell the new size.
+    /// Errors: errc::unknown_export, the backend's, EINVAL for a size that is 2^63 or more or no
+    /// multiple of the minimum block size; the size is unchanged then.
+    [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
+        requires(has_resize<Backend> && !has_open<Backend>)
+    {
+        const auto found = find(name);
+        if (!found)
+            return errc::unknown_export;
+        return found->resize(size).code;
     }
 
     /// Which export the empty name asks for; nothing = none, unless one is named so.
@@ -127,72 +148,11 @@ public:
             return std::nullopt;
         }
         std::optional<opened> result;
-        error = transmission::outcome_of([&] { result.emplace(opened{std::move(found), who}); });
+        error = transmission::outcome_of([&] { result.emplace(opened{std::move(found), who}); }).code;
         return result;
     }
 
 private:
-    struct record {
-        template <class... Args>
-        record(std::string n, export_settings e, Args&&... args)
-            : name{std::move(n)}, settings{std::move(e)}, backend(std::forward<Args>(args)...)
-        {
-        }
-
-        [[nodiscard]] std::string_view description() const noexcept
-        {
-            return settings.description ? std::string_view{*settings.description} : name;
-        }
-
-        const std::string name;
-        const export_settings settings;
-        Backend backend;
-        std::atomic<bool> gone{false};
-        [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
-    };
-
-    template <class Served>
-    [[nodiscard]] static protocol::export_terms terms_of(const Served& disk,
-                                                         const export_settings& e)
-    {
-        protocol::export_terms terms{
-            .size = static_cast<std::uint64_t>(disk.size()),
-            .flags = transmission::offered(transmission::capabilities<Served>(), e),
-            .blocks = {}};
-        if (e.blocks)
-            terms.blocks = *e.blocks;
-        else if constexpr (has_block_sizes<Served>)
-            terms.blocks = disk.block_sizes();
-        return terms;
-    }
-
-    static void check(const protocol::export_terms& t)
-    {
-        // Clients count in signed 64 bits, and so do files.
-        if (t.size > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
-            throw std::invalid_argument{"nbd: an export's size must be below 2^63 bytes"};
-        if (!protocol::valid(t.blocks))
-            throw std::invalid_argument{
-                "nbd: block sizes must be minimum:preferred:maximum with a minimum that is a power "
-                "of two up to 65536, a preferred size that is a power of two from 512 and not "
-                "below the minimum, and a maximum not below the preferred size"};
-        if (t.size % t.blocks.minimum != 0)
-            throw std::invalid_argument{"nbd: an export's size (" + std::to_string(t.size)
-                                        + ") must be a multiple of its minimum block size ("
-                                        + std::to_string(t.blocks.minimum) + ")"};
-    }
-    static void check(const record& r)
-    {
-        if (!protocol::valid_string(r.name))
-            throw std::invalid_argument{
-                "nbd: an export's name must be UTF-8 without NUL and at most 4096 bytes long"};
-        if (!protocol::valid_string(r.description()))
-            throw std::invalid_argument{
-                "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes"};
-        if constexpr (!has_open<Backend>)
-            check(terms_of(r.backend, r.settings));
-    }
-
     [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
     {
         const std::shared_lock lock{mutex_};
@@ -215,10 +175,25 @@ public:
 
     [[nodiscard]] handshake::export_info info() const noexcept
     {
-        return {record_->name, record_->description(), terms_};
+        return {record_->name, record_->description(), terms_, contexts(),
+                record_->settings.require_block_sizes};
     }
-    /// What the handshake promised this client; a later change of the backend's size is not in it.
-    [[nodiscard]] const protocol::export_terms& terms() const noexcept { return terms_; }
+    /// The size now, in bytes: as it was when the client came, until export_set::resize.
+    [[nodiscard]] std::uint64_t size() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return terms_.size;
+        else
+            return record_->size.load(std::memory_order_relaxed);
+    }
+    /// The RESIZE command.
+    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t size)
+    {
+        if constexpr (has_resize<Backend> && !has_open<Backend>)
+            return record_->resize(size);
+        else
+            return std::make_error_code(std::errc::not_supported);
+    }
     [[nodiscard]] backend_type& backend() noexcept
     {
         if constexpr (has_open<Backend>)
@@ -227,13 +202,7 @@ public:
             return record_->backend;
     }
     /// Held during each call of the backend; nothing where the backend does without.
-    [[nodiscard]] auto lock()
-    {
-        if constexpr (locks)
-            return std::unique_lock{record_->mutex};
-        else
-            return std::monostate{};
-    }
+    [[nodiscard]] auto lock() { return record_->lock_backend(); }
     /// The export was removed meanwhile.
     [[nodiscard]] bool gone() const noexcept
     {
@@ -243,12 +212,34 @@ public:
 private:
     friend export_set;
 
-    opened(std::shared_ptr<record> r, const client& who)
+    opened(std::shared_ptr<record> r, const client& who) : opened{r, who, r->lock_backend()} {}
+
+    template <class Lock>
+    opened(std::shared_ptr<record> r, const client& who, const Lock&)
         : record_{std::move(r)}, state_{open(*record_, who)},
-          terms_{terms_of(backend(), record_->settings)}
+          terms_{record::terms_of(backend(), record_->settings, size_of(*record_, state_))}
+    {
+        if constexpr (has_open<Backend>) {
+            record::check(terms_);
+            contexts_ = transmission::contexts_of(state_);
+        }
+    }
+
+    template <class State>
+    [[nodiscard]] static std::uint64_t size_of(const record& r, const State& state)
     {
         if constexpr (has_open<Backend>)
-            check(terms_);
+            return static_cast<std::uint64_t>(state.size());
+        else
+            return r.size;
+    }
+
+    [[nodiscard]] std::span<const protocol::meta_context> contexts() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return contexts_;
+        else
+            return record_->contexts;
     }
 
     static auto open(record& r, [[maybe_unused]] const client& who)
@@ -262,6 +253,8 @@ private:
     std::shared_ptr<record> record_;
     std::conditional_t<has_open<Backend>, backend_type, std::monostate> state_;
     protocol::export_terms terms_;
+    [[no_unique_address]] std::conditional_t<has_open<Backend>, std::vector<protocol::meta_context>,
+                                             std::monostate> contexts_;
 };
 
 }  // namespace nbd

@@ -16,6 +16,7 @@
 #include <nbd/transport/unix_transport.hpp>
 #include <nbd/version.hpp>
 
+#include <concepts>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -43,6 +44,8 @@ class server {
     static_assert(threading_policy<ThreadingPolicy>,
                   "nbd: the third argument of server is a threading policy; see "
                   "nbd/concepts/threading_policy.hpp");
+    static_assert(std::same_as<Observer, silent> || notify::hears_anything<Observer>,
+                  "nbd: this observer has none of the at_... members of nbd/concepts/observer.hpp");
     static constexpr bool sound = diagnosis::backend_is_sound<Backend>();
 
 public:
@@ -83,10 +86,11 @@ public:
     void start()
     {
         if (const auto failed = reception_.start())
-            throw std::system_error{failed, "nbd: server does not start"};
+            throw std::system_error{failed, "nbd: cannot listen on " + transport_.where()};
     }
 
-    /// Returns when the server has stopped and every client has left.
+    /// Returns when the server has stopped and every client has left; at once where it was not
+    /// started, and on the server's own threads, which cannot wait for themselves.
     void wait() { reception_.wait(); }
 
     /// Accepts nobody any more, lets clients finish the requests they have sent (at most
@@ -118,6 +122,10 @@ private:
         explicit nothing(Args&&...) noexcept
         {
         }
+        std::error_code start() { return {}; }
+        void wait() {}
+        void stop() {}
+        endpoint_type local_endpoint() const { return {}; }
     };
     // A backend that is not sound has had its sentence; pages of templates would only hide it.
     using reception_type = std::conditional_t<

@@ -18,7 +18,7 @@ struct settings {
     /// place, and one that has haggled for more than a second gives its place up. 100 is qemu's.
     std::size_t max_connections = 100;
 
-    /// From accept to the first request, however slowly the bytes come. 10 s is qemu's.
+    /// From accept to the first request, however slowly the bytes come; 0 = no limit. 10 s is qemu's.
     std::chrono::milliseconds handshake_deadline{10'000};
     /// Options before a client is let go; LIST adds as many for each export (nbdkit's rule).
     std::size_t options_per_handshake = 32;
@@ -28,6 +28,9 @@ struct settings {
     std::size_t handshake_bytes = std::size_t{1} << 20;
     /// Exports named in the answer to LIST.
     std::size_t exports_listed = 10'000;
+
+    /// Block descriptors in one answer to BLOCK_STATUS; the specification wants at most 2^20.
+    std::size_t extents_per_reply = 131'072;
 
     /// Between two pieces of one message from a client in transmission; 0 = no limit.
     std::chrono::milliseconds progress_timeout{60'000};
@@ -54,6 +57,11 @@ struct export_settings {
     /// `protocol::transmission_flag::send_trim | ...`. Can take away send_flush, send_fua,
     /// send_trim, send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
     std::uint16_t withhold = 0;
+    /// Refuses clients that do not ask for the block sizes where these are not the defaults
+    /// (ERR_BLOCK_SIZE_REQD); otherwise such clients are let in, and get errors if they misalign.
+    bool require_block_sizes = false;
+    /// Lets clients change the size by the RESIZE command (extension-resize), where the backend can.
+    bool allow_resize = false;
 };
 
 }  // namespace nbd

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <nbd/backend/sparse_memory.hpp>
+#include <nbd/backend/touched_map.hpp>
 #include <nbd/concepts/backend.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,8 +15,8 @@
 namespace nbd {
 
 /// A disk in memory. The memory is sparse: it is taken from the kernel as it is written, trim gives
-/// it back, and 1 TiB works on a small machine. READ and large WRITEs copy nothing in user space,
-/// for the backend lends its memory. Nothing outlives the object: flush and FUA cover the other
+/// it back, reading takes none, and 1 TiB works on a small machine. READs and large WRITEs copy
+/// nothing in user space, for the backend lends its memory. Nothing outlives the object: flush and FUA cover the other
 /// clients of this process, not a power failure.
 ///
 /// As on a real disk, what overlapping requests in flight at the same time leave is mixed.
@@ -27,17 +29,33 @@ public:
     static constexpr bool fills_reads = true;
 
     /// `size` in bytes. Errors: std::system_error where the address space does not hold it.
-    explicit mem_backend(std::uint64_t size) : memory_{size} {}
+    explicit mem_backend(std::uint64_t size) : mem_backend{size, size} {}
+    /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
+    /// because memory that was lent cannot move; memory is not.
+    mem_backend(std::uint64_t size, std::uint64_t most) : memory_{std::max(size, most)}, touched_{memory_.size()}, size_{size}
+    {
+    }
 
-    [[nodiscard]] std::uint64_t size() const noexcept { return memory_.size(); }
+    [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
 
     std::error_code read(std::uint64_t offset, std::span<std::byte> to) noexcept
     {
-        std::memcpy(to.data(), memory_.bytes(offset, to.size()).data(), to.size());
+        while (!to.empty()) {
+            const auto part = std::min<std::uint64_t>(
+                touched_.part() - (offset & (touched_.part() - 1)), to.size());
+            const auto n = static_cast<std::size_t>(part);
+            if (touched_.touched(offset))
+                std::memcpy(to.data(), memory_.bytes(offset, n).data(), n);
+            else
+                std::memset(to.data(), 0, n);
+            offset += part;
+            to = to.subspan(n);
+        }
         return {};
     }
     std::error_code write(std::uint64_t offset, std::span<const std::byte> from) noexcept
     {
+        touched_.touch(offset, from.size());
         std::memcpy(memory_.bytes(offset, from.size()).data(), from.data(), from.size());
         return {};
     }
@@ -52,22 +70,55 @@ public:
         // Keeping the pages is a write of zeroes, and not faster than one.
         if (flags.no_hole && flags.fast)
             return std::make_error_code(std::errc::not_supported);
+        if (flags.no_hole)
+            touched_.touch(offset, length);
         return memory_.zero(offset, length, flags.no_hole);
     }
     std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
 
+    std::error_code extents(std::uint64_t offset, std::uint64_t length, extent_list& to)
+    {
+        using namespace protocol::state_flag;
+        const auto end = offset + length;
+        bool more = true;
+        while (more && offset != end) {
+            const auto part = memory_.part_at(offset, end);
+            more = to.add(part.end - offset, part.hole ? hole | zero : 0);
+            offset = part.end;
+        }
+        return {};
+    }
+    std::error_code resize(std::uint64_t size) noexcept
+    {
+        if (size > memory_.size())
+            return std::make_error_code(std::errc::no_space_on_device);
+        // What was cut off must read as zero if it ever comes back.
+        if (size < size_) {
+            if (const auto failed = memory_.zero(size, size_ - size, false))
+                return failed;
+        }
+        size_ = size;
+        return {};
+    }
+
     [[nodiscard]] std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
     {
+        // What was never written is no memory yet, and shall not become some by being sent.
+        if (!touched_.all_touched(offset, length))
+            return {};
         return memory_.bytes(offset, length);
     }
     [[nodiscard]] std::span<std::byte> lend_for_write(std::uint64_t offset,
                                                       std::size_t length) noexcept
     {
+        touched_.touch(offset, length);
         return memory_.bytes(offset, length);
     }
 
 private:
     sparse_memory memory_;
+    touched_map touched_;
+    std::uint64_t size_;
 };
 
 }  // namespace nbd

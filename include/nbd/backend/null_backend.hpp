@@ -35,6 +35,12 @@ public:
     std::error_code write_zeroes(std::uint64_t, std::uint64_t, zero_flags) noexcept { return {}; }
     std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
 
+    std::error_code extents(std::uint64_t, std::uint64_t length, extent_list& to)
+    {
+        to.add(length, protocol::state_flag::hole | protocol::state_flag::zero);
+        return {};
+    }
+
 private:
     std::uint64_t size_;
 };

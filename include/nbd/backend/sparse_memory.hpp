@@ -76,7 +76,7 @@ public:
     /// Makes the range read as zero. Whole pages go back to the kernel unless they are to be kept.
     [[nodiscard]] std::error_code zero(std::uint64_t offset, std::uint64_t length, bool keep)
     {
-        const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+        static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
         const auto end = offset + length;
         const auto first = std::min((offset + page - 1) / page * page, end);
         const auto last = std::max(end / page * page, first);
@@ -91,6 +91,29 @@ public:
         if (!punch(first, last - first))
             return {errno, std::system_category()};
         return {};
+    }
+
+    /// The end of the data, or of the hole, that `offset` lies in, but at most `end`; and which of the
+    /// two it is. Where the system does not tell, all is data.
+    struct part {
+        std::uint64_t end = 0;
+        bool hole = false;
+    };
+    [[nodiscard]] part part_at(std::uint64_t offset, std::uint64_t end) const noexcept
+    {
+#ifdef SEEK_HOLE
+        if (file_ >= 0) {
+            const auto data = ::lseek(file_, static_cast<off_t>(offset), SEEK_DATA);
+            if (data < 0)
+                return {end, errno == ENXIO};
+            if (static_cast<std::uint64_t>(data) > offset)
+                return {std::min(static_cast<std::uint64_t>(data), end), true};
+            const auto hole = ::lseek(file_, static_cast<off_t>(offset), SEEK_HOLE);
+            if (hole > data)
+                return {std::min(static_cast<std::uint64_t>(hole), end), false};
+        }
+#endif
+        return {end, false};
     }
 
 private:

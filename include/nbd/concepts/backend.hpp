@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/extent_list.hpp>
+#include <nbd/concepts/failure.hpp>
+#include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/terms.hpp>
 
 #include <concepts>
@@ -26,12 +29,18 @@
 ///     outcome trim(std::uint64_t offset, std::uint64_t length);              SEND_TRIM
 ///     outcome write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags);
 ///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
-///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length);
-///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length);
+///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept;
+///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept;
+///     outcome extents(std::uint64_t offset, std::uint64_t length, extent_list& to);
+///     std::span<const meta_context> meta_contexts() const;                    with
+///     outcome context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length,
+///                             extent_list& to);
+///     outcome resize(std::uint64_t size);
 ///     block_sizes block_sizes() const;
 ///     state open(const client&);
 ///
-/// `outcome` is std::error_code, or void for a member that throws std::system_error. The range of a
+/// `outcome` is std::error_code, nbd::failure where there is more to say, or void for a member that
+/// throws std::system_error. The range of a
 /// call was checked before: it lies inside size() as it was when the client was admitted, and keeps
 /// to the block sizes. Spans are valid until the call returns. An error reaches the client as an
 /// error value (protocol/error_value.hpp), and the connection goes on.
@@ -47,6 +56,7 @@
 namespace nbd {
 
 using protocol::block_sizes;
+using protocol::meta_context;
 
 /// The flags of a WRITE that a backend with native FUA is told of.
 struct write_flags {
@@ -75,7 +85,7 @@ struct client {
 class call;  // concepts/call.hpp
 
 template <class T>
-concept outcome = std::is_void_v<T> || std::convertible_to<T, std::error_code>;
+concept outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
 
 // --- Presence: a member exists with its right shape, so the capability exists ---------------------
 
@@ -132,15 +142,42 @@ template <class B>
 concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length) {
     { b.lend_for_write(offset, length) } noexcept -> std::convertible_to<std::span<std::byte>>;
 };
+/// Says where data are and where holes: base:allocation, and READ replies that leave holes out. Adds
+/// extents of protocol::state_flag bits from `offset` on until the list wants no more; less than
+/// the whole range is fine, nothing at all is EIO.
+template <class B>
+concept has_extents =
+    requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to) {
+        { b.extents(offset, length, to) } -> outcome;
+    };
+/// Contexts of the backend's own namespaces, and their extents; `index` counts in meta_contexts(),
+/// which stays the same while the backend lives. Where an export has a minimum block size, a block
+/// whose parts differ gets the union of their bits.
+template <class B>
+concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::uint64_t offset,
+                                     std::uint64_t length, extent_list& to) {
+    { c.meta_contexts() } -> std::convertible_to<std::span<const meta_context>>;
+    { b.context_extents(index, offset, length, to) } -> outcome;
+};
+/// Changes the size, in bytes. What is cut off is lost; what is added reads as zero. Called by
+/// export_set::resize, and by clients where the export allows it; never while another call runs,
+/// unless the backend promises parallel.
+template <class B>
+concept has_resize = requires(B& b, std::uint64_t size) {
+    { b.resize(size) } -> outcome;
+};
 template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
-/// Called once for each client that was admitted (INFO and GO), never earlier. What it returns is
-/// a backend of its own, serves that client alone and is destroyed when the client leaves.
+/// Called for a client that asks for the export, never earlier: by INFO, whose object is destroyed at
+/// once, and by GO. What it returns, by value, is a backend of its own, which serves that client
+/// alone and is destroyed when the client leaves; its members and promises count, and the outer
+/// type needs no others. It is called under the same lock as they are.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
+    requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
 template <class B>

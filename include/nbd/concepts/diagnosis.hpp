@@ -18,8 +18,20 @@ NBD_NAMES_MEMBER(write_zeroes)
 NBD_NAMES_MEMBER(cache)
 NBD_NAMES_MEMBER(lend)
 NBD_NAMES_MEMBER(lend_for_write)
+NBD_NAMES_MEMBER(extents)
+NBD_NAMES_MEMBER(meta_contexts)
+NBD_NAMES_MEMBER(context_extents)
+NBD_NAMES_MEMBER(resize)
 NBD_NAMES_MEMBER(block_sizes)
 NBD_NAMES_MEMBER(open)
+NBD_NAMES_MEMBER(concurrency)
+NBD_NAMES_MEMBER(multi_conn)
+NBD_NAMES_MEMBER(rotational)
+NBD_NAMES_MEMBER(fast_zero)
+NBD_NAMES_MEMBER(fills_reads)
+
+template <class T, T>
+struct constant {};
 
 /// True, or a compile error that says in one sentence what was expected.
 template <class B>
@@ -62,6 +74,18 @@ consteval bool served_is_sound()
                   "nbd: this backend's lend_for_write has the wrong shape; expected "
                   "`std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) "
                   "noexcept`");
+    static_assert(has_extents<B> || !names_extents<B>(),
+                  "nbd: this backend's extents has the wrong shape; expected `std::error_code "
+                  "extents(std::uint64_t offset, std::uint64_t length, nbd::extent_list& to)`, or "
+                  "the same returning void");
+    static_assert(has_meta_contexts<B> || !(names_meta_contexts<B>() || names_context_extents<B>()),
+                  "nbd: this backend's own contexts have the wrong shape; expected "
+                  "`std::span<const nbd::meta_context> meta_contexts() const` and `std::error_code "
+                  "context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length, "
+                  "nbd::extent_list& to)`");
+    static_assert(has_resize<B> || !names_resize<B>(),
+                  "nbd: this backend's resize has the wrong shape; expected `std::error_code "
+                  "resize(std::uint64_t size)`, or the same returning void");
     static_assert(has_block_sizes<B> || !names_block_sizes<B>(),
                   "nbd: this backend's block_sizes has the wrong shape; expected "
                   "`nbd::block_sizes block_sizes() const`");
@@ -72,6 +96,18 @@ consteval bool served_is_sound()
                       || !(has_lend<B> || has_lend_for_write<B>),
                   "nbd: lent memory is used outside any lock, so a backend that lends promises "
                   "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`");
+    static_assert(!names_concurrency<B>()
+                      || requires { typename constant<nbd::concurrency, B::concurrency>; },
+                  "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
+    static_assert((!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
+                      && (!names_rotational<B>()
+                          || requires { typename constant<bool, B::rotational>; })
+                      && (!names_fast_zero<B>()
+                          || requires { typename constant<bool, B::fast_zero>; })
+                      && (!names_fills_reads<B>()
+                          || requires { typename constant<bool, B::fills_reads>; }),
+                  "nbd: multi_conn, rotational, fast_zero and fills_reads are promised as "
+                  "`static constexpr bool`");
     return readable_backend<B>;
 }
 
@@ -80,7 +116,7 @@ consteval bool backend_is_sound()
 {
     static_assert(has_open<B> || !names_open<B>(),
                   "nbd: this backend's open has the wrong shape; expected `state open(const "
-                  "nbd::client&)`, where state is a backend that can be moved");
+                  "nbd::client&)`, where state is a backend that is returned by value");
     return served_is_sound<served_t<B>>();
 }
 

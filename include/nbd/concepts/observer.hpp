@@ -31,15 +31,18 @@ namespace nbd {
 /// Errors: they must not throw. Lifetime: arguments are valid during the call.
 struct silent {};
 
-/// `name` as it can be shown in a log: cut to 80 bytes, control characters and non-ASCII escaped.
+/// `name` as it can be shown in a log or an error text: control characters, quotes and non-ASCII
+/// escaped, and cut to 80 characters.
 [[nodiscard]] inline std::string printable(std::string_view name)
 {
     constexpr std::size_t longest = 80;
     constexpr char digits[] = "0123456789abcdef";
     std::string shown;
-    for (const char c : name.substr(0, longest)) {
+    for (const char c : name) {
+        if (shown.size() >= longest)
+            return shown + "...";
         const auto byte = static_cast<unsigned char>(c);
-        if (byte >= 0x20 && byte < 0x7f && c != '\\') {
+        if (byte >= 0x20 && byte < 0x7f && c != '\\' && c != '"') {
             shown += c;
         } else {
             shown += "\\x";
@@ -47,8 +50,6 @@ struct silent {};
             shown += digits[byte & 15];
         }
     }
-    if (name.size() > longest)
-        shown += "...";
     return shown;
 }
 
@@ -78,6 +79,13 @@ NBD_NOTIFY(at_error)
 NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
+
+/// Whether there is anything that the observer could be told.
+template <class O>
+inline constexpr bool hears_anything =
+    names_at_connect<O>() || names_at_option<O>() || names_at_export_opened<O>()
+    || names_at_request<O>() || names_at_reply<O>() || names_at_error<O>()
+    || names_at_disconnect<O>() || names_at_accept_error<O>();
 
 }  // namespace notify
 

@@ -18,18 +18,18 @@ namespace nbd {
 ///                                      calls `done()` once, in every case; must not throw. A
 ///                                      blocking task has `get()`, the other is
 ///                                      boost::asio::awaitable<void, executor_type>.
-///     bool runs_here() const           whether the calling thread is one of its own
+///     bool runs_here()                 whether the calling thread is one of its own
 ///     void join()                      waits for all that was launched, then ends its threads
 ///
 /// Thread safety: next_executor and launch are called from one thread at a time, join once and after
 /// the last launch, runs_here from anywhere.
 template <class P>
-concept threading_policy = requires(P& p, const P& c) {
+concept threading_policy = requires(P& p) {
     typename P::executor_type;
     { P::blocking } -> std::convertible_to<bool>;
     p.start();
     { p.next_executor() } -> std::same_as<typename P::executor_type>;
-    { c.runs_here() } -> std::same_as<bool>;
+    { p.runs_here() } -> std::same_as<bool>;
     p.join();
 };
 

@@ -19,6 +19,7 @@ namespace nbd {
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket
 ///     std::string peer(const socket&)          who that is, for people
 ///     std::string uri(endpoint, name)          the NBD URI of an export (doc/uri.md)
+///     std::string where() const                where it is to listen, for people
 ///     void close() noexcept                    removes what listen() left in the file system
 ///
 /// `acceptor`, `socket` and `endpoint` are those of protocol_type, on any concrete executor.
@@ -29,6 +30,7 @@ concept transport = requires(T& t, const T& c, typename T::protocol_type::endpoi
     typename T::settings;
     requires std::constructible_from<T, typename T::settings>;
     { c.uri(endpoint, name) } -> std::convertible_to<std::string>;
+    { c.where() } -> std::convertible_to<std::string>;
     { t.close() } noexcept;
 };
 

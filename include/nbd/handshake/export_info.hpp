@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
 
@@ -17,6 +18,8 @@ struct export_info {
     std::string_view name;  ///< canonical
     std::string_view description;
     protocol::export_terms terms;
+    std::span<const protocol::meta_context> contexts{};
+    bool require_block_sizes = false;
 };
 
 /// Reply bytes on their way out; grows as options are answered.
@@ -84,6 +87,15 @@ inline void append_server(reply_bytes& to, std::string_view name, std::string_vi
         .put(static_cast<std::uint32_t>(name.size()))
         .put_text(name)
         .put_text(description);
+}
+
+/// REP_META_CONTEXT: `u32 id | name` (point 26).
+inline void append_meta_context(reply_bytes& to, protocol::option o, std::uint32_t id,
+                                std::string_view name)
+{
+    protocol::writer{append_reply(to, o, protocol::option_reply::meta_context, 4 + name.size())}
+        .put(id)
+        .put_text(name);
 }
 
 /// The answer to EXPORT_NAME: `u64 size | u16 flags | 124 zeroes unless NO_ZEROES` (point 28).

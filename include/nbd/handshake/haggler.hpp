@@ -3,7 +3,10 @@
 
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/handshake/agreement.hpp>
 #include <nbd/handshake/export_info.hpp>
+#include <nbd/handshake/meta_context.hpp>
+#include <nbd/handshake/verdict.hpp>
 #include <nbd/protocol/error_value.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
@@ -18,20 +21,10 @@
 
 namespace nbd::handshake {
 
-/// What the session is to do after the haggler took some bytes. In every case `reply()` goes out
-/// first, if there is any.
-enum class verdict {
-    more,      ///< receive `wants()` more bytes
-    list,      ///< call `list` for every export, then `listed`
-    open,      ///< open the export `asked_name()`, then call `opened` or `refused`
-    transmit,  ///< the transmission phase starts with the export that was opened last
-    hang_up,   ///< close; `ended()` says why, nothing after a clean ABORT
-};
-
 /// The newstyle handshake, decided: bytes in, reply bytes and a verdict out. No I/O, no clock.
 ///
-/// The session receives exactly `wants()` bytes and hands them to `take`. It keeps those bytes as
-/// they are until the verdict is carried out, since names are views into them.
+/// The session hands exactly `wants()` bytes to `take`, and keeps them as they are until the verdict
+/// is carried out, since names are views into them.
 class haggler {
 public:
     explicit haggler(const settings& limits)
@@ -61,9 +54,9 @@ public:
             excess_ -= bytes.size();
             if (excess_ != 0)
                 return await(phase::oversized, std::min(excess_, discard_step));
-            if (!known(option_.option))
-                return next(unsupported());
-            return next(error(protocol::option_reply::err_too_big, "the option has too much data"));
+            if (option_.option == protocol::option::set_meta_context)
+                selection_.clear();
+            return next(take_oversized());
         }
         return hang_up(errc::bad_option_magic);
     }
@@ -72,6 +65,8 @@ public:
     [[nodiscard]] const protocol::option_header& option() const noexcept { return option_; }
     /// The client has finished its options or is in the midst of one: for telling a clean close.
     [[nodiscard]] bool between_options() const noexcept { return phase_ == phase::option_header; }
+    /// Not even the client's flags have come.
+    [[nodiscard]] bool nothing_taken() const noexcept { return phase_ == phase::client_flags; }
     [[nodiscard]] std::error_code ended() const noexcept { return ended_; }
 
     /// From now on every option but ABORT is answered ERR_SHUTDOWN (point 24).
@@ -97,21 +92,42 @@ public:
 
     [[nodiscard]] verdict opened(const export_info& e)
     {
+        if (option_.option == protocol::option::list_meta_context) {
+            list_contexts(reply_, meta_, e, style_);
+            return next(ack());
+        }
+        if (option_.option == protocol::option::set_meta_context) {
+            selection_.select(reply_, meta_, e, style_);
+            return next(ack());
+        }
+        agreed_ = settle(e.terms, style_, selection_.of(e.name));
+        const auto& terms = agreed_.terms;
+        const bool must_ask = e.require_block_sizes && terms.blocks != protocol::block_sizes{}
+                           && !asked_.wants(protocol::info::block_size);
+        if (option_.option == protocol::option::export_name && must_ask)
+            return hang_up(errc::export_name_refused);  // point 77
         if (option_.option == protocol::option::export_name) {
-            append_export_name(reply_, e.terms, no_zeroes_);
+            append_export_name(reply_, terms, no_zeroes_);
             return verdict::transmit;
         }
-        append_info_export(reply_, option_.option, e.terms);
+        if (must_ask) {
+            append_info_block_size(reply_, option_.option, terms.blocks);
+            return next(error(protocol::option_reply::err_block_size_reqd,
+                              "ask for the block sizes first"));
+        }
+        append_info_export(reply_, option_.option, terms);
         if (asked_.wants(protocol::info::name))
             append_info_text(reply_, option_.option, protocol::info::name, e.name);
         if (asked_.wants(protocol::info::description))
             append_info_text(reply_, option_.option, protocol::info::description, e.description);
         if (asked_.wants(protocol::info::block_size))
-            append_info_block_size(reply_, option_.option, e.terms.blocks);
+            append_info_block_size(reply_, option_.option, terms.blocks);
         const auto done = next(ack());
         return option_.option == protocol::option::go ? verdict::transmit : done;
     }
 
+    /// What was settled for transmission, after verdict::transmit.
+    [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
     /// The export is not there or did not open. EXPORT_NAME leaves only closing (point 28).
     [[nodiscard]] verdict refused(std::error_code why)
     {
@@ -204,6 +220,16 @@ private:
         return await(phase::option_data, option_.length);
     }
 
+    /// An option whose data were consumed, and are too much for any that we know.
+    verdict take_oversized()
+    {
+        if (option_.option == protocol::option::abort || shutting_down_ || !fixed_newstyle_)
+            return take_option({});
+        if (!known(option_.option))
+            return unsupported();
+        return error(protocol::option_reply::err_too_big, "the option has too much data");
+    }
+
     verdict take_option(std::span<const std::byte> data)
     {
         using protocol::option;
@@ -217,6 +243,9 @@ private:
             return invalid("the client did not negotiate fixed newstyle");  // point 16
         switch (option_.option) {
         case option::export_name:
+            // A client with extended headers MUST NOT use it, and there is no other way to say so.
+            if (style_ == protocol::reply_style::extended)
+                return hang_up(errc::export_name_refused);
             asked_ = {{reinterpret_cast<const char*>(data.data()), data.size()}, {}};
             return protocol::valid_string(asked_.name) ? verdict::open
                                                        : hang_up(errc::export_name_refused);
@@ -228,10 +257,15 @@ private:
         case option::info:
         case option::go:
             return take_info(data);
-        case option::starttls:
         case option::structured_reply:
+            return take_structured_reply(data);
         case option::extended_headers:
-            return data.empty() ? unsupported() : invalid("the option takes no data");
+            return take_extended_headers(data);
+        case option::list_meta_context:
+        case option::set_meta_context:
+            return take_meta_context(data);
+        case option::starttls:
+            return data.empty() ? unsupported() : invalid("STARTTLS takes no data");
         default:
             return unsupported();
         }
@@ -248,11 +282,49 @@ private:
         return verdict::open;
     }
 
+    // "NBD_OPT_STRUCTURED_REPLY" (point 38); extended headers leave no way back to it.
+    verdict take_structured_reply(std::span<const std::byte> data)
+    {
+        if (!data.empty())
+            return invalid("STRUCTURED_REPLY takes no data");
+        if (style_ == protocol::reply_style::extended)
+            return error(protocol::option_reply::err_ext_header_reqd,
+                         "extended headers were negotiated");
+        style_ = protocol::reply_style::structured;
+        return ack();
+    }
+
+    // "NBD_OPT_EXTENDED_HEADERS" (point 44).
+    verdict take_extended_headers(std::span<const std::byte> data)
+    {
+        if (!data.empty())
+            return invalid("EXTENDED_HEADERS takes no data");
+        style_ = protocol::reply_style::extended;
+        return ack();
+    }
+
+    // "NBD_OPT_SET_META_CONTEXT": whatever was selected before is forgotten, even if this one fails
+    // (point 42).
+    verdict take_meta_context(std::span<const std::byte> data)
+    {
+        if (option_.option == protocol::option::set_meta_context)
+            selection_.clear();
+        if (style_ == protocol::reply_style::simple)
+            return invalid("contexts need structured replies");
+        const auto request = protocol::decode_meta_request(data);
+        if (!request)
+            return invalid("the lengths in the option do not add up, or a string is none");
+        meta_ = *request;
+        asked_ = {meta_.export_name, {}};
+        return verdict::open;
+    }
+
     static constexpr bool known(protocol::option o) noexcept
     {
         using protocol::option;
-        return o == option::export_name || o == option::abort || o == option::list
-            || o == option::info || o == option::go;
+        return o == option::abort || o == option::list || o == option::info || o == option::go
+            || o == option::structured_reply || o == option::extended_headers
+            || o == option::list_meta_context || o == option::set_meta_context;
     }
 
     const settings& limits_;
@@ -263,6 +335,10 @@ private:
     phase phase_ = phase::client_flags;
     protocol::option_header option_;
     protocol::info_request asked_;
+    protocol::meta_request meta_;
+    protocol::reply_style style_ = protocol::reply_style::simple;
+    context_selection selection_;
+    agreement agreed_;
     reply_bytes reply_;
     std::error_code ended_;
     bool fixed_newstyle_ = false;

@@ -3,6 +3,7 @@
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 namespace nbd::io {
@@ -30,6 +31,13 @@ public:
     [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
     {
         return stream.async_write_some(from, token{});
+    }
+
+    /// Lets the other clients of this thread have their turn.
+    template <class Stream>
+    [[nodiscard]] static auto yield(Stream& stream)
+    {
+        return boost::asio::post(stream.get_executor(), boost::asio::use_awaitable_t<Executor>{});
     }
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 #include <coroutine>
 #include <cstddef>
@@ -89,18 +89,35 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
     {
-        boost::system::error_code error;
-        const auto bytes = stream.read_some(to, error);
-        return ready<transfer>{{error, bytes}};
+        return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
     }
 
     /// Sends at least one byte, or says why not.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
     {
-        boost::system::error_code error;
-        const auto bytes = stream.write_some(from, error);
-        return ready<transfer>{{error, bytes}};
+        return ready<transfer>{
+            retried([&](auto& error) { return stream.write_some(from, error); })};
+    }
+
+    /// Lets others have their turn: threads that block do so by themselves.
+    template <class Stream>
+    [[nodiscard]] static std::suspend_never yield(Stream&) noexcept
+    {
+        return {};
+    }
+
+private:
+    /// A signal that was handled on this thread is no reason to end a connection.
+    template <class Operation>
+    static transfer retried(Operation operation)
+    {
+        for (;;) {
+            boost::system::error_code error;
+            const auto bytes = operation(error);
+            if (error != boost::asio::error::interrupted)
+                return {error, bytes};
+        }
     }
 };
 

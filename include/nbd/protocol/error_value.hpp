@@ -4,14 +4,15 @@
 #include <nbd/protocol/constants.hpp>
 
 #include <cerrno>
+#include <cstdint>
 #include <system_error>
 
 namespace nbd::protocol {
 
 /// What a backend's error becomes on the wire ("Error values", points 86 and 87).
 /// The wire has eight values; the cause itself goes to the observer, because the wire is poorer.
-/// EOVERFLOW and ENOTSUP are kept for the commands that may answer them (READ with DF,
-/// WRITE_ZEROES with FAST_ZERO), so here they become EINVAL; see `fast_zero_error`.
+/// EOVERFLOW and ENOTSUP become EINVAL, for only two requests may be answered so (READ with DF,
+/// WRITE_ZEROES with FAST_ZERO); see the overload with command flags.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec) noexcept
 {
     if (!ec)
@@ -38,11 +39,15 @@ namespace nbd::protocol {
     }
 }
 
-/// As `to_error_value`, for a WRITE_ZEROES with FAST_ZERO: "not supported" keeps its meaning there.
-[[nodiscard]] inline error_value fast_zero_error(const std::error_code& ec) noexcept
+/// As `to_error_value`, with the command flags of the request that failed.
+[[nodiscard]] inline error_value to_error_value(const std::error_code& ec,
+                                                std::uint16_t command_flags) noexcept
 {
-    if (ec == std::errc::not_supported || ec == std::errc::operation_not_supported)
+    if ((command_flags & command_flag::fast_zero) != 0
+        && (ec == std::errc::not_supported || ec == std::errc::operation_not_supported))
         return error_value::enotsup;
+    if ((command_flags & command_flag::df) != 0 && ec == std::errc::value_too_large)
+        return error_value::eoverflow;
     return to_error_value(ec);
 }
 

@@ -19,15 +19,18 @@ struct request {
     std::uint64_t cookie = 0;
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
+    bool extended = false;  ///< came with an extended header
 
     [[nodiscard]] constexpr bool has(std::uint16_t flag) const noexcept
     {
         return (flags & flag) != 0;
     }
-    /// Bytes that follow the header on the wire.
+    /// Bytes that follow the header on the wire: with extended headers, where a flag says so.
     [[nodiscard]] constexpr std::uint64_t payload() const noexcept
     {
-        return command == protocol::command::write ? length : 0;
+        const bool carries = extended ? has(command_flag::payload_len)
+                                      : command == protocol::command::write;
+        return carries ? length : 0;
     }
 
     friend bool operator==(const request&, const request&) = default;
@@ -45,6 +48,20 @@ decode_request(std::span<const std::byte, request_bytes> bytes) noexcept
                    .cookie = load<std::uint64_t>(bytes.subspan<8, 8>()),
                    .offset = load<std::uint64_t>(bytes.subspan<16, 8>()),
                    .length = load<std::uint32_t>(bytes.subspan<24, 4>())};
+}
+
+/// Decodes an extended request; as decode_request otherwise (point 50).
+[[nodiscard]] inline std::optional<request>
+decode_extended_request(std::span<const std::byte, extended_request_bytes> bytes) noexcept
+{
+    if (load<std::uint32_t>(bytes.first<4>()) != extended_request_magic)
+        return std::nullopt;
+    return request{.flags = load<std::uint16_t>(bytes.subspan<4, 2>()),
+                   .command = static_cast<command>(load<std::uint16_t>(bytes.subspan<6, 2>())),
+                   .cookie = load<std::uint64_t>(bytes.subspan<8, 8>()),
+                   .offset = load<std::uint64_t>(bytes.subspan<16, 8>()),
+                   .length = load<std::uint64_t>(bytes.subspan<24, 8>()),
+                   .extended = true};
 }
 
 /// Encodes a compact request, as a client does; `length` must fit 32 bits.

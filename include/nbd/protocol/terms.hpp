@@ -31,6 +31,11 @@ struct export_terms {
     std::uint64_t size = 0;   ///< bytes
     std::uint16_t flags = 0;  ///< transmission_flag bits
     block_sizes blocks;
+    /// The largest size that the client was told of. What lies past `size`, but not past this, was cut
+    /// off by a resize.
+    std::uint64_t told = 0;
+    /// Contexts were selected, so that BLOCK_STATUS can be answered.
+    bool block_status = false;
 
     [[nodiscard]] constexpr bool has(std::uint16_t flag) const noexcept
     {

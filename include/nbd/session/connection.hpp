@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <utility>
 
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 namespace nbd::session {
@@ -31,10 +32,10 @@ public:
     void cut(errc why) noexcept
     {
         auto expected = errc{};
-        if (cut_for_.compare_exchange_strong(expected, why))
+        if (session.cut.compare_exchange_strong(expected, why))
             ::shutdown(socket.native_handle(), SHUT_RDWR);
     }
-    [[nodiscard]] errc cut_for() const noexcept { return cut_for_.load(); }
+    [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
 
     /// After what was received already, the session finds the end of its stream.
     void end_of_requests() noexcept { ::shutdown(socket.native_handle(), SHUT_RD); }
@@ -42,15 +43,31 @@ public:
     /// Still in its handshake.
     [[nodiscard]] bool haggles() const noexcept
     {
-        return cut_for() == errc{} && !session.admitted.load(std::memory_order_relaxed);
+        return !session.admitted.load(std::memory_order_relaxed);
+    }
+    /// A deadline has passed, and by the client's doing. Whoever reads no replies, or haggles for ever,
+    /// may have sent what nobody could receive meanwhile.
+    [[nodiscard]] bool overdue()
+    {
+        if (!session.deadline.overdue())
+            return false;
+        const auto reason = session.deadline.reason();
+        return reason == errc::progress_timeout || reason == errc::idle_timeout
+                 ? dawdles()
+                 : session.waiting.load(std::memory_order_relaxed);
+    }
+    /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
+    /// sent waits to be received (by a thread that another client keeps busy).
+    [[nodiscard]] bool dawdles()
+    {
+        int unread = 0;
+        return session.waiting.load(std::memory_order_relaxed)
+            && (::ioctl(socket.native_handle(), FIONREAD, &unread) != 0 || unread == 0);
     }
 
     Socket socket;
     context<Observer> session;
     const std::uint64_t accepted;  ///< in ticks
-
-private:
-    std::atomic<errc> cut_for_{};
 };
 
 }  // namespace nbd::session

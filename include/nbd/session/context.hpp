@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/observer.hpp>
+#include <nbd/error.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
@@ -21,8 +22,19 @@ struct context {
     const std::atomic<bool>& stopping;
     /// Set once the handshake is over; until then the client may have to give its place up.
     std::atomic<bool> admitted{false};
+    /// The session waits for its client: if nothing happens now, that is the client's doing.
+    std::atomic<bool> waiting{false};
+    /// Why the server has ended the connection from outside; nothing if it has not.
+    std::atomic<errc> cut{};
     /// Why the client left; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
+
+    /// Nothing that is begun now can be of use to anybody.
+    [[nodiscard]] bool over() const noexcept
+    {
+        return stopping.load(std::memory_order_relaxed)
+            || cut.load(std::memory_order_relaxed) != errc{};
+    }
 };
 
 }  // namespace nbd::session

@@ -15,13 +15,14 @@
 namespace nbd::session {
 
 /// The handshake loop: receives exactly what the haggler wants, carries out its verdicts and sends
-/// its replies. Gives the export that the client chose, or nothing, and then `c.ended` says why.
+/// its replies. Gives the export that the client chose, and what was `agreed` on; or nothing, and then
+/// `c.ended` says why.
 ///
 /// Not one byte is received beyond what an option needs, so nothing can lie buffered when the
 /// meaning of the stream changes. An export is opened when a client asks for it and not earlier.
 template <class Io, class Stream, class Exports, class Observer>
 typename Io::template task<std::optional<typename Exports::opened>>
-haggle(Stream& stream, Exports& exports, context<Observer>& c)
+haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<Observer>& c)
 {
     using handshake::verdict;
     handshake::haggler haggler{c.limits};
@@ -45,12 +46,18 @@ haggle(Stream& stream, Exports& exports, context<Observer>& c)
                 chosen.reset();  // INFO opens as GO does, and closes again (point 99)
         }
 
+        if (v == verdict::transmit)
+            c.admitted.store(true, std::memory_order_relaxed);
         auto& reply = haggler.reply();
+        c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {
             const auto [error, n] = co_await Io::write_some(
                 stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
             if (error) {
-                c.ended = error;
+                // Who aborts need not wait for the answer (point 29), and who only looks whether
+                // somebody is there says nothing at all.
+                const bool clean = v == verdict::hang_up || haggler.nothing_taken();
+                c.ended = clean ? haggler.ended() : std::error_code{error};
                 co_return std::nullopt;
             }
             sent += n;
@@ -62,9 +69,9 @@ haggle(Stream& stream, Exports& exports, context<Observer>& c)
             co_return std::nullopt;
         }
         if (v == verdict::transmit) {
-            c.admitted.store(true, std::memory_order_relaxed);
             c.deadline.disarm();
-            notify::at_export_opened(c.observer, c.who, chosen->info().name, chosen->info().terms);
+            agreed = haggler.agreed();
+            notify::at_export_opened(c.observer, c.who, chosen->info().name, agreed.terms);
             co_return chosen;
         }
 
@@ -73,10 +80,13 @@ haggle(Stream& stream, Exports& exports, context<Observer>& c)
             const auto [error, n] = co_await Io::read_some(
                 stream, boost::asio::buffer(data.data() + got, data.size() - got));
             if (error) {
-                const bool clean = got == 0 && haggler.between_options();
-                if (error != boost::asio::error::eof)
+                const bool clean =
+                    got == 0 && (haggler.between_options() || haggler.nothing_taken());
+                if (clean)
+                    c.ended = {};
+                else if (error != boost::asio::error::eof)
                     c.ended = error;
-                else if (!clean)
+                else
                     c.ended = errc::cut_short;
                 co_return std::nullopt;
             }
@@ -84,9 +94,10 @@ haggle(Stream& stream, Exports& exports, context<Observer>& c)
         }
         if (c.stopping.load(std::memory_order_relaxed))
             haggler.shut_down();
+        c.waiting.store(false, std::memory_order_relaxed);
         const bool header = haggler.between_options();
         v = haggler.take(data);
-        if (header)
+        if (header && haggler.ended() != errc::bad_option_magic)
             notify::at_option(c.observer, c.who, haggler.option());
     }
 }

@@ -4,11 +4,11 @@
 #include <nbd/error.hpp>
 #include <nbd/io/awaiting.hpp>
 #include <nbd/io/blocking.hpp>
-#include <nbd/session/connection.hpp>
+#include <nbd/session/in_progress.hpp>
+#include <nbd/session/roster.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
 
-#include <algorithm>
 #include <atomic>
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/basic_stream_socket.hpp>
@@ -18,9 +18,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
-#include <list>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -30,6 +28,8 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
 namespace nbd::session {
 
@@ -72,6 +72,7 @@ public:
         try {
             policy_.start();
             accept();
+            const std::lock_guard lock{joining_};
             thread_ = std::thread{[this] { run_control(); }};
         } catch (...) {  // no thread or no descriptor to be had
             const auto why = current_error();
@@ -105,8 +106,8 @@ public:
     }
 
 private:
-    using connection_type = connection<socket_type, Observer>;
-    using seat = typename std::list<connection_type>::iterator;
+    using roster_type = roster<socket_type, Observer>;
+    using seat = typename roster_type::seat;
 
     // --- on the control thread ------------------------------------------------------------------
 
@@ -117,7 +118,19 @@ private:
                 control_.run();
                 return;
             } catch (...) {  // no memory for one handler; the next may have it
+                carry_on();
             }
+        }
+    }
+
+    /// Takes up what an exception may have left undone.
+    void carry_on() noexcept
+    {
+        try {
+            if (!accepting_ && !waiting_ && !stopping_.load(std::memory_order_relaxed))
+                accept_later(std::make_error_code(std::errc::not_enough_memory));
+            tick();
+        } catch (...) {  // the next tick or the next client takes it up
         }
     }
 
@@ -126,7 +139,8 @@ private:
         try {
             acceptor_.async_accept(
                 policy_.next_executor(),
-                [this](const boost::system::error_code& error, socket_type socket) {
+                [this, underway = in_progress{accepting_}](const boost::system::error_code& error,
+                                                           socket_type socket) {
                     accepted(error, std::move(socket));
                 });
         } catch (...) {  // out of what a socket needs
@@ -166,8 +180,8 @@ private:
     {
         if (!waiting_ || stopping_.load(std::memory_order_relaxed))
             return;
-        if (limits_.max_connections != 0 && count() >= limits_.max_connections) {
-            cut_longest_haggler();
+        if (limits_.max_connections != 0 && roster_.count() >= limits_.max_connections) {
+            roster_.cut_longest_haggler(clock_.now());
             return;
         }
         auto socket = std::move(*waiting_);
@@ -184,15 +198,22 @@ private:
         clock_.advance_to(elapsed());
         client who{.id = ++last_id_, .peer = transport_.peer(socket)};
         const auto executor = socket.get_executor();
-        seat at;
-        {
-            const std::lock_guard lock{mutex_};
-            at = connections_.emplace(connections_.end(), std::move(socket), limits_, observer_,
-                                      std::move(who), clock_, stopping_);
+        const seat at = roster_.add(std::move(socket), limits_, observer_, std::move(who), clock_,
+                                    stopping_);
+        if constexpr (Policy::blocking) {
+            // A send that blocks says now and then how far it has come, so that a slow reader is
+            // told from one that does not read.
+            const ::timeval now_and_then{.tv_sec = 1, .tv_usec = 0};
+            ::setsockopt(at->socket.native_handle(), SOL_SOCKET, SO_SNDTIMEO, &now_and_then,
+                         sizeof(now_and_then));
         }
         notify::at_connect(observer_, at->session.who);
-        if (!ticking_)
-            tick();
+        try {
+            if (!ticking_)
+                tick();
+        } catch (...) {  // the next client starts it
+            ticking_ = false;
+        }
         policy_.launch(
             executor,
             [this, at] { return serve<colour>(at->socket, exports_, at->session); },
@@ -203,15 +224,10 @@ private:
     void tick()
     {
         clock_.advance_to(elapsed());
-        {
-            const std::lock_guard lock{mutex_};
-            for (auto& c : connections_)
-                if (c.session.deadline.overdue())
-                    c.cut(c.session.deadline.reason());
-            ticking_ = !connections_.empty();
-        }
-        if (waiting_)
-            cut_longest_haggler();
+        roster_.cut_overdue();
+        ticking_ = roster_.count() != 0;
+        seat_next();
+        finish_if_empty();
         if (!ticking_)
             return;
         tick_.expires_after(ticker::tick);
@@ -221,19 +237,6 @@ private:
         });
     }
 
-    /// Somebody waits for a place: the client that has been in its handshake for longest gives its
-    /// own up, if it had a second. Clients in transmission keep theirs.
-    void cut_longest_haggler()
-    {
-        const auto had_a_second = ticker::ticks(std::chrono::seconds{1});
-        const std::lock_guard lock{mutex_};
-        const auto at = std::find_if(connections_.begin(), connections_.end(), [](const auto& c) {
-            return c.haggles();
-        });
-        if (at != connections_.end() && clock_.now() >= at->accepted + had_a_second)
-            at->cut(errc::gave_way);
-    }
-
     void close_down()
     {
         boost::system::error_code ignored;
@@ -241,27 +244,19 @@ private:
         transport_.close();
         waiting_.reset();
         pause_.cancel();
-        {
-            // What was received is finished and answered; then each session finds the end of its
-            // stream.
-            const std::lock_guard lock{mutex_};
-            for (auto& c : connections_)
-                c.end_of_requests();
-        }
+        // What was received is finished and answered; then each session finds the end of its stream.
+        roster_.end_of_requests();
         pause_.expires_after(limits_.stop_grace);
         pause_.async_wait([this](const boost::system::error_code& cancelled) {
-            if (cancelled)
-                return;
-            const std::lock_guard lock{mutex_};
-            for (auto& c : connections_)
-                c.cut(errc::server_stopped);
+            if (!cancelled)
+                roster_.cut_all(errc::server_stopped);
         });
         finish_if_empty();
     }
 
     void finish_if_empty()
     {
-        if (!stopping_.load(std::memory_order_relaxed) || count() != 0)
+        if (!stopping_.load(std::memory_order_relaxed) || roster_.count() != 0)
             return;
         pause_.cancel();
         tick_.cancel();
@@ -279,23 +274,16 @@ private:
         else if (stopping_.load(std::memory_order_relaxed) && (!why || why == errc::cut_short))
             why = errc::server_stopped;
         notify::at_disconnect(observer_, at->session.who, why);
-        std::list<connection_type> gone;
-        {
-            const std::lock_guard lock{mutex_};
-            gone.splice(gone.begin(), connections_, at);
-            gone.clear();
+        roster_.remove(at);
+        try {
+            boost::asio::post(control_, [this] {
+                seat_next();
+                finish_if_empty();
+            });
+        } catch (...) {  // no memory: the next tick does it
         }
-        boost::asio::post(control_, [this] {
-            seat_next();
-            finish_if_empty();
-        });
     }
 
-    [[nodiscard]] std::size_t count() const
-    {
-        const std::lock_guard lock{mutex_};
-        return connections_.size();
-    }
     [[nodiscard]] std::uint64_t elapsed() const
     {
         return static_cast<std::uint64_t>((std::chrono::steady_clock::now() - epoch_) / ticker::tick);
@@ -312,8 +300,7 @@ private:
     std::atomic<bool> started_{false};
     std::atomic<bool> stopping_{false};
 
-    mutable std::mutex mutex_;  ///< guards connections_ and the life of their descriptors
-    std::list<connection_type> connections_;
+    roster_type roster_;
 
     boost::asio::io_context control_{1};
     boost::asio::executor_work_guard<control_executor> guard_{control_.get_executor()};
@@ -322,6 +309,7 @@ private:
     timer_type pause_{control_.get_executor()};
     std::optional<socket_type> waiting_;
     std::uint64_t last_id_ = 0;
+    bool accepting_ = false;
     bool ticking_ = false;
     endpoint_type endpoint_;
     std::thread thread_;

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/protocol/error_value.hpp>
-#include <nbd/protocol/reply.hpp>
+#include <nbd/handshake/agreement.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/inbox.hpp>
-#include <nbd/session/outbox.hpp>
+#include <nbd/session/read_answer.hpp>
+#include <nbd/session/replies.hpp>
+#include <nbd/session/scratch.hpp>
+#include <nbd/session/status_answer.hpp>
 #include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/execution.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <memory>
 #include <optional>
 #include <span>
-#include <system_error>
 
 namespace nbd::session {
 
@@ -34,9 +34,15 @@ public:
         finish,   ///< close
     };
 
-    responder(Opened& disk, context<Observer>& c) : disk_{disk}, context_{c} {}
+    responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
+        : disk_{disk}, context_{c}, terms_{agreed.terms},
+          header_bytes_{protocol::request_bytes_of(agreed.style)},
+          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
+          read_{disk, replies_, scratch_}, status_{disk, agreed, replies_}
+    {
+    }
 
-    [[nodiscard]] outbox& out() noexcept { return out_; }
+    [[nodiscard]] outbox& out() noexcept { return replies_.out(); }
 
     /// Where the next bytes belong: the rest of a large payload goes straight to its place.
     [[nodiscard]] std::span<std::byte> space() noexcept
@@ -60,42 +66,47 @@ public:
     /// Answers all that is buffered. Requires that `out()` is empty.
     [[nodiscard]] step advance()
     {
-        for (;;) {
+        for (std::uint64_t work = 0;;) {
             if (!payload_.empty() || !skip())
                 return step::receive;
+            if (refused_)
+                refuse();
             if (writing_)
                 finish_write();
+            if (zeroing_ && !zero_on())
+                return step::again;
+            // Whoever asks for much at once lets others have their turn in between; and who has
+            // gone meanwhile is found out by sending.
+            if (work > most_work)
+                return step::again;
             const auto bytes = in_.buffered();
-            if (bytes.size() < protocol::request_bytes)
+            if (bytes.size() < header_bytes_)
                 return step::receive;
-            const auto r = protocol::decode_request(bytes.template first<protocol::request_bytes>());
+            const auto r = decode(bytes);
             if (!r) {
                 context_.ended = errc::bad_request_magic;
                 return step::finish;
             }
-            if (r->payload() <= buffered_payload
-                && bytes.size() - protocol::request_bytes < r->payload())
+            if (r->payload() <= buffered_payload && bytes.size() - header_bytes_ < r->payload())
                 return step::receive;
-            if (!out_.fits(reply_room(*r), 1))
+            const bool reads = r->command == protocol::command::read;
+            if (!out().fits(replies_.most_header + (reads ? read_.room(*r) : 0), 1)
+                || (reads && !out().empty() && read_.wants_empty_outbox(*r)))
                 return step::again;
-            in_.consume(protocol::request_bytes);
+            in_.consume(header_bytes_);
+            work += least_work + (r->command == protocol::command::disc ? 0 : r->length);
             notify::at_request(context_.observer, context_.who, *r);
             if (r->command == protocol::command::disc)
                 return step::finish;
-            if (r->payload() > transmission::longest_payload(disk_.terms())) {
+            if (r->payload() > transmission::longest_payload(terms_)) {
                 context_.ended = errc::payload_too_long;
                 return step::finish;
             }
             if (const auto refused = admit(*r); refused != protocol::error_value::none) {
                 skip_ = r->payload();
-                reply(*r, refused);
-            } else if (r->command == protocol::command::read) {
-                if (!answer_read(*r))
-                    return step::again;
-            } else if (r->command == protocol::command::write) {
-                answer_write(*r);
-            } else {
-                answer(*r, perform(*r, {}));
+                refused_ = refusal{*r, refused};
+            } else if (!answer(*r)) {
+                return step::again;
             }
         }
     }
@@ -107,112 +118,122 @@ private:
     static constexpr std::size_t buffered_payload = std::size_t{64} << 10;
     /// Holds the largest such WRITE and many small requests beside it.
     static constexpr std::size_t inbox_bytes = 2 * buffered_payload;
-    /// Room for the replies of one send that are copied behind their headers.
-    static constexpr std::size_t outbox_bytes = (std::size_t{128} << 10) + 2048;
-    /// Data up to this are cheaper copied behind their header than gathered as a piece of their own.
-    static constexpr std::size_t copied_data = std::size_t{8} << 10;
-    /// Scratch memory above this is given back after its request.
-    static constexpr std::size_t kept_scratch = std::size_t{1} << 20;
+
+    /// Bytes that are worked on at one go, where each request counts for some by itself.
+    static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
+    static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
+    /// A WRITE_ZEROES that has to write is done in pieces of this.
+    static constexpr std::uint64_t zeroing_piece = std::uint64_t{8} << 20;
+
+    [[nodiscard]] std::optional<protocol::request>
+    decode(std::span<const std::byte> bytes) const noexcept
+    {
+        if (header_bytes_ == protocol::request_bytes)
+            return protocol::decode_request(bytes.template first<protocol::request_bytes>());
+        return protocol::decode_extended_request(
+            bytes.template first<protocol::extended_request_bytes>());
+    }
 
     /// Refuses without the backend: the export is gone, the server stops, the request is not good.
-    [[nodiscard]] protocol::error_value admit(const protocol::request& r) const noexcept
+    [[nodiscard]] protocol::error_value admit(const protocol::request& r) noexcept
     {
-        if (context_.stopping.load(std::memory_order_relaxed) || disk_.gone())
+        if (context_.over() || disk_.gone())
             return protocol::error_value::eshutdown;
-        return transmission::admit(r, disk_.terms());
-    }
-
-    /// Bytes of its own that the outbox needs for this reply.
-    [[nodiscard]] static std::size_t reply_room(const protocol::request& r) noexcept
-    {
-        const bool data = r.command == protocol::command::read && r.length <= largest_inline_read();
-        return protocol::simple_reply_bytes + (data ? static_cast<std::size_t>(r.length) : 0);
-    }
-    [[nodiscard]] static constexpr std::size_t largest_inline_read() noexcept
-    {
-        return has_lend<backend_type> ? copied_data : outbox_bytes - protocol::simple_reply_bytes;
-    }
-
-    void reply(const protocol::request& r, protocol::error_value error) noexcept
-    {
-        encode(out_.append(protocol::simple_reply_bytes), r, error);
-    }
-    void encode(std::span<std::byte> to, const protocol::request& r,
-                protocol::error_value error) noexcept
-    {
-        protocol::encode_reply(to.template first<protocol::simple_reply_bytes>(),
-                               {.error = error, .cookie = r.cookie});
-        notify::at_reply(context_.observer, context_.who, r, error);
-    }
-
-    [[nodiscard]] protocol::error_value error_of(const protocol::request& r,
-                                                 std::error_code failed) noexcept
-    {
-        if (!failed)
-            return protocol::error_value::none;
-        notify::at_error(context_.observer, context_.who, failed, "the backend failed");
-        return r.has(protocol::command_flag::fast_zero) ? protocol::fast_zero_error(failed)
-                                                        : protocol::to_error_value(failed);
-    }
-    void answer(const protocol::request& r, std::error_code failed) noexcept
-    {
-        reply(r, error_of(r, failed));
-    }
-
-    /// A request of no length has nothing to do, and succeeds without the backend (point 68).
-    [[nodiscard]] std::error_code perform(const protocol::request& r,
-                                          std::span<const std::byte> payload) noexcept
-    {
-        if (r.length == 0 && r.command != protocol::command::flush)
-            return {};
-        [[maybe_unused]] const auto lock = disk_.lock();
-        return transmission::perform(disk_.backend(), r, payload);
+        terms_.size = disk_.size();
+        terms_.told = std::max(terms_.told, terms_.size);
+        // No good payload but a WRITE's is that long.
+        if (r.command != protocol::command::write && r.payload() > buffered_payload)
+            return protocol::error_value::einval;
+        return transmission::admit(r, terms_);
     }
 
     /// False where the reply must be sent before another is made.
-    [[nodiscard]] bool answer_read(const protocol::request& r)
+    [[nodiscard]] bool answer(const protocol::request& r)
     {
-        const auto length = static_cast<std::size_t>(r.length);
-        if constexpr (has_lend<backend_type>) {
-            const std::span<const std::byte> lent = disk_.backend().lend(r.offset, length);
-            if (lent.size() == length) {
-                reply(r, protocol::error_value::none);
-                if (length <= copied_data)
-                    std::copy(lent.begin(), lent.end(), out_.append(length).begin());
-                else
-                    out_.lend(lent);
-                return true;
-            }
+        using protocol::command;
+        switch (r.command) {
+        case command::read:
+            return read_.answer(r);
+        case command::write:
+            answer_write(r);
+            return true;
+        case command::block_status: {
+            const auto payload = in_.buffered().first(static_cast<std::size_t>(r.payload()));
+            status_.answer(r, terms_, payload, context_.limits.extents_per_reply);
+            in_.consume(payload.size());
+            return false;
         }
-        if (length <= largest_inline_read()) {
-            const auto room = out_.append(protocol::simple_reply_bytes + length);
-            const auto error = error_of(r, read(r, room.subspan(protocol::simple_reply_bytes)));
-            encode(room, r, error);
-            if (error != protocol::error_value::none)
-                out_.retract(length);
+        case command::resize:
+            replies_.answer(r, disk_.resize(r.offset));
+            return true;
+        case command::write_zeroes:
+            zeroing_ = r;
+            zeroing_at_ = r.offset;
+            return true;
+        default:
+            replies_.answer(r, perform(r, {}));
             return true;
         }
-        // "READ": an error MUST NOT follow a success header, so the data come first.
-        const auto to = scratch(length);
-        const auto error = error_of(r, read(r, to));
-        reply(r, error);
-        if (error == protocol::error_value::none)
-            out_.lend(to);
-        return false;
     }
-    [[nodiscard]] std::error_code read(const protocol::request& r, std::span<std::byte> to) noexcept
+
+    /// A piece of a WRITE_ZEROES. It is the whole where the backend can do it without writing; else
+    /// it is short enough for others not to notice. True when there is nothing left of it.
+    [[nodiscard]] bool zero_on()
     {
-        if (to.empty())
+        auto& r = *zeroing_;
+        const bool cheap = has_handle<backend_type>
+                        || (has_write_zeroes<backend_type>
+                            && !r.has(protocol::command_flag::no_hole));
+        auto piece = r;
+        if (!cheap && r.length > zeroing_piece) {
+            piece.length = zeroing_piece;
+            if (!has_fua_write<backend_type>)  // the flush after the last covers them all
+                piece.flags &= static_cast<std::uint16_t>(~protocol::command_flag::fua);
+        }
+        failure failed;
+        if (context_.over() || disk_.gone())
+            failed = std::error_code{ESHUTDOWN, std::generic_category()};
+        else
+            failed = perform(piece, {});
+        r.offset += piece.length;
+        r.length -= piece.length;
+        if (!failed && r.length != 0)
+            return false;
+        r.offset = zeroing_at_;
+        replies_.answer(r, failed);
+        zeroing_.reset();
+        return true;
+    }
+
+    /// A request of no length has nothing to do, and succeeds without the backend (point 68).
+    [[nodiscard]] failure perform(const protocol::request& r,
+                                  std::span<const std::byte> payload) noexcept
+    {
+        if (r.length == 0 && r.command != protocol::command::flush)
             return {};
-        [[maybe_unused]] const auto lock = disk_.lock();
-        return transmission::read(disk_.backend(), r, to);
+        return transmission::perform(disk_.backend(), r, payload, guard());
+    }
+
+    /// How the backend is called: under its lock, and within the export's block sizes.
+    [[nodiscard]] auto guard() noexcept
+    {
+        struct {
+            Opened& disk;
+            const protocol::block_sizes& blocks;
+            [[nodiscard]] auto lock() const { return disk.lock(); }
+            [[nodiscard]] std::size_t largest_write() const noexcept
+            {
+                return blocks.maximum - blocks.maximum % blocks.minimum;
+            }
+        } g{disk_, terms_.blocks};
+        return g;
     }
 
     void answer_write(const protocol::request& r)
     {
         const auto length = static_cast<std::size_t>(r.length);
         if (length <= buffered_payload) {
-            answer(r, perform(r, in_.buffered().first(length)));
+            replies_.answer(r, perform(r, in_.buffered().first(length)));
             in_.consume(length);
             return;
         }
@@ -223,7 +244,7 @@ private:
                 payload_ = disk_.backend().lend_for_write(r.offset, length);
         }
         if (payload_.size() != length)
-            payload_ = writing_->collected = scratch(length);
+            payload_ = writing_->collected = scratch_.bytes(length);
         const auto early = in_.buffered().first(std::min(in_.buffered().size(), length));
         std::copy(early.begin(), early.end(), payload_.begin());
         payload_ = payload_.subspan(early.size());
@@ -231,23 +252,27 @@ private:
     }
 
     /// The payload of a large WRITE has arrived.
-    void finish_write() noexcept
+    void finish_write()
     {
-        const auto& r = writing_->request;
+        const auto r = writing_->request;
+        failure failed;
         if (!writing_->collected.empty()) {
-            answer(r, perform(r, writing_->collected));
-        } else {
-            std::error_code failed;
-            if constexpr (has_flush<backend_type>) {
-                if (r.has(protocol::command_flag::fua)) {
-                    [[maybe_unused]] const auto lock = disk_.lock();
-                    failed = transmission::outcome_of([&] { return disk_.backend().flush(); });
-                }
-            }
-            answer(r, failed);
+            failed = perform(r, writing_->collected);
+        } else if constexpr (has_flush<backend_type>) {
+            if (r.has(protocol::command_flag::fua))
+                failed = transmission::call(guard(), [&] { return disk_.backend().flush(); });
         }
+        replies_.answer(r, failed);
         writing_.reset();
-        give_back_scratch();
+        scratch_.give_back();
+    }
+
+    /// The payload of a refused request is gone. Not earlier: a client that still sends a request
+    /// does not know yet that there could be a reply to it.
+    void refuse() noexcept
+    {
+        replies_.error(refused_->request, refused_->why, transmission::explain(refused_->why));
+        refused_.reset();
     }
 
     /// Consumes what is left of a refused payload. True when none is.
@@ -259,25 +284,10 @@ private:
         return skip_ == 0;
     }
 
-    [[nodiscard]] std::span<std::byte> scratch(std::size_t n)
-    {
-        give_back_scratch();
-        if (scratch_bytes_ < n) {
-            scratch_.reset();
-            scratch_bytes_ = 0;
-            scratch_ = std::make_unique_for_overwrite<std::byte[]>(n);
-            scratch_bytes_ = n;
-        }
-        return {scratch_.get(), n};
-    }
-    void give_back_scratch() noexcept
-    {
-        if (scratch_bytes_ > kept_scratch) {
-            scratch_.reset();
-            scratch_bytes_ = 0;
-        }
-    }
-
+    struct refusal {
+        protocol::request request;
+        protocol::error_value why;
+    };
     struct large_write {
         protocol::request request;
         std::span<std::byte> collected;  ///< scratch that holds the payload; empty: in its place
@@ -285,13 +295,19 @@ private:
 
     Opened& disk_;
     context<Observer>& context_;
+    protocol::export_terms terms_;
+    const std::size_t header_bytes_;
     inbox in_{inbox_bytes};
-    outbox out_{outbox_bytes};
-    std::uint64_t skip_ = 0;             ///< bytes of a refused payload that are still to come
-    std::span<std::byte> payload_;       ///< where the rest of a large payload goes
+    scratch scratch_;
+    replies<Observer> replies_;
+    read_answer<Opened, Observer> read_;
+    status_answer<Opened, Observer> status_;
+    std::uint64_t skip_ = 0;        ///< bytes of a refused payload that are still to come
+    std::optional<refusal> refused_;
+    std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES
+    std::uint64_t zeroing_at_ = 0;              ///< where it began
+    std::span<std::byte> payload_;  ///< where the rest of a large payload goes
     std::optional<large_write> writing_;
-    std::unique_ptr<std::byte[]> scratch_;
-    std::size_t scratch_bytes_ = 0;
 };
 
 }  // namespace nbd::session

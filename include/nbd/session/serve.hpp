@@ -11,9 +11,14 @@ namespace nbd::session {
 template <class Io, class Stream, class Exports, class Observer>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c)
 {
-    auto chosen = co_await haggle<Io>(stream, exports, c);
-    if (chosen)
-        co_await transmit<Io>(stream, *chosen, c);
+    try {
+        handshake::agreement agreed;
+        auto chosen = co_await haggle<Io>(stream, exports, agreed, c);
+        if (chosen)
+            co_await transmit<Io>(stream, *chosen, agreed, c);
+    } catch (...) {  // no memory, most likely; this client is let go, and no other
+        c.ended = current_error();
+    }
 }
 
 }  // namespace nbd::session

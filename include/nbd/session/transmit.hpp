@@ -17,13 +17,18 @@ namespace nbd::session {
 /// The in-order loop of the transmission phase: sends what the responder has gathered, receives when
 /// nothing complete is left. Ends when the client leaves or must be let go; `c.ended` says why.
 template <class Io, class Stream, class Opened, class Observer>
-typename Io::template task<void> transmit(Stream& stream, Opened& disk, context<Observer>& c)
+typename Io::template task<void> transmit(Stream& stream, Opened& disk,
+                                          const handshake::agreement& agreed, context<Observer>& c)
 {
-    responder<Opened, Observer> responder{disk, c};
+    responder<Opened, Observer> responder{disk, agreed, c};
     auto& out = responder.out();
     for (;;) {
+        // What follows is our own time, not the client's.
+        c.deadline.disarm();
         const auto step = responder.advance();
 
+        if (step == decltype(step)::again && out.empty())
+            co_await Io::yield(stream);
         c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
         while (!out.empty()) {
             const auto [error, n] = co_await Io::write_some(stream, out.pieces());
@@ -35,7 +40,7 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk, context<
             c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
         }
 
-        if (step == decltype(step)::finish)
+        if (step == decltype(step)::finish || c.cut.load(std::memory_order_relaxed) != errc{})
             co_return;
         if (step == decltype(step)::again)
             continue;

@@ -16,8 +16,8 @@
 namespace nbd {
 
 /// A thread for each client, which blocks in its system calls: the least latency, and the most
-/// throughput for a few busy clients. A backend may block as long as it likes and delays its own
-/// client alone.
+/// throughput for a few busy clients. A backend that may be called by several of them at once delays
+/// its own client alone when it blocks.
 class per_client_threads {
 public:
     using executor_type = boost::asio::io_context::executor_type;

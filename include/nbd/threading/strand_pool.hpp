@@ -69,10 +69,10 @@ public:
         }
     }
 
-    [[nodiscard]] bool runs_here() const
+    [[nodiscard]] bool runs_here()
     {
-        return std::any_of(workers_.begin(), workers_.end(), [](const worker& w) {
-            return w.thread.get_id() == std::this_thread::get_id();
+        return std::any_of(workers_.begin(), workers_.end(), [](worker& w) {
+            return w.context.get_executor().running_in_this_thread();
         });
     }
 
@@ -83,7 +83,6 @@ public:
             if (w.thread.joinable())
                 w.thread.join();
         }
-        workers_.clear();
     }
 
 private:

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 namespace nbd::transmission {
 
@@ -19,10 +20,23 @@ namespace nbd::transmission {
     // "Transmission flags": with SEND_FUA the flag MUST be accepted on every command.
     if (terms.has(tf::send_fua))
         flags |= cf::fua;
-    if (c == protocol::command::write_zeroes) {
+    switch (c) {
+    case protocol::command::read:
+        if (terms.has(tf::send_df))
+            flags |= cf::df;
+        break;
+    case protocol::command::write_zeroes:
         flags |= cf::no_hole;
         if (terms.has(tf::send_fast_zero))
             flags |= cf::fast_zero;
+        break;
+    case protocol::command::block_status:
+        flags |= cf::req_one;
+        if (terms.has(tf::block_status_payload))
+            flags |= cf::payload_len;
+        break;
+    default:
+        break;
     }
     return static_cast<std::uint16_t>(flags);
 }
@@ -47,6 +61,10 @@ namespace nbd::transmission {
         return terms.has(tf::send_cache);
     case command::write_zeroes:
         return terms.has(tf::send_write_zeroes);
+    case command::block_status:
+        return terms.block_status;
+    case command::resize:
+        return terms.has(tf::send_resize);
     default:
         return false;
     }
@@ -59,10 +77,15 @@ namespace nbd::transmission {
     return c == command::write || c == command::trim || c == command::write_zeroes;
 }
 
+/// In 64 bits, and without a sum that could wrap.
+[[nodiscard]] constexpr bool inside(const protocol::request& r, std::uint64_t size) noexcept
+{
+    return r.length <= size && r.offset <= size - r.length;
+}
+
 /// Whether a request may reach the backend: `none`, or the error value that refuses it.
 ///
 /// The order is fixed: permission, command, flags, shape, range (points 58, 65, 79, 80, 87, 97).
-/// All arithmetic is in 64 bits and cannot wrap.
 [[nodiscard]] constexpr protocol::error_value admit(const protocol::request& r,
                                                     const protocol::export_terms& terms) noexcept
 {
@@ -73,22 +96,55 @@ namespace nbd::transmission {
         return error_value::eperm;
     if (!offered(r.command, terms))
         return error_value::einval;
-    if ((r.flags & ~flags_allowed(r.command, terms)) != 0)
+    auto flags = r.flags;
+    if (r.extended && r.command == command::write) {
+        // "Extended request": a WRITE MUST say that its payload follows (point 55).
+        if (!r.has(protocol::command_flag::payload_len))
+            return error_value::einval;
+        flags &= static_cast<std::uint16_t>(~protocol::command_flag::payload_len);
+    }
+    if ((flags & ~flags_allowed(r.command, terms)) != 0)
         return error_value::einval;
+    if (r.command == command::resize)
+        return error_value::none;  // its offset is the new size
+    if (r.has(protocol::command_flag::payload_len) && r.command == command::block_status)
+        return error_value::none;  // its range is in the payload, and is admitted from there
     if (r.command == command::flush)  // "offset and length MUST be zero" (point 62)
         return r.offset == 0 && r.length == 0 ? error_value::none : error_value::einval;
-    // "Error values": past the end, ENOSPC for what would write data, EINVAL for the others.
-    if (r.length > terms.size || r.offset > terms.size - r.length)
+    if (r.command == command::block_status && r.length == 0)
+        return error_value::einval;
+    // "Error values": past the end, ENOSPC for what would write data and for what a resize has cut
+    // off, EINVAL for the others (points 67 and 87).
+    if (!inside(r, terms.size))
         return r.command == command::write || r.command == command::write_zeroes
+                    || inside(r, terms.told)
                  ? error_value::enospc
                  : error_value::einval;
     if ((r.command == command::read || r.command == command::write)
-        && r.length > terms.blocks.maximum)
-        return error_value::einval;  // point 96
+        && r.length > terms.blocks.maximum)  // points 59 and 96
+        return r.has(protocol::command_flag::df) ? error_value::eoverflow : error_value::einval;
     // "Size constraints": a misaligned request gets a clean error (points 77, 80, 100).
     if (((r.offset | r.length) & (terms.blocks.minimum - 1)) != 0)
         return error_value::einval;
     return error_value::none;
+}
+
+/// What a refusal says to people, for clients with structured replies.
+[[nodiscard]] constexpr std::string_view explain(protocol::error_value refused) noexcept
+{
+    using protocol::error_value;
+    switch (refused) {
+    case error_value::eperm:
+        return "the export is read-only";
+    case error_value::enospc:
+        return "the request goes past the end of the export";
+    case error_value::eshutdown:
+        return "the export is being shut down";
+    case error_value::eoverflow:
+        return "the request is too long to be answered in one piece";
+    default:
+        return "the request is not one that this export takes";
+    }
 }
 
 /// The longest payload that is consumed to keep the stream in step when its WRITE is refused. What is

@@ -35,6 +35,7 @@ template <class B>
     add(all || has_cache<B>, send_cache);
     add(promises_multi_conn<B>, can_multi_conn);
     add(promises_rotational<B>, rotational);
+    add(writable && has_resize<B> && !has_open<B>, send_resize);
     return static_cast<std::uint16_t>(flags);
 }
 
@@ -56,7 +57,9 @@ inline constexpr std::uint16_t withholdable =
     if (e.read_only)
         flags |= read_only;
     if ((flags & read_only) != 0)
-        flags &= ~unsigned{send_fua | send_trim | send_write_zeroes | send_fast_zero};
+        flags &= ~unsigned{send_fua | send_trim | send_write_zeroes | send_fast_zero | send_resize};
+    if (!e.allow_resize)
+        flags &= ~unsigned{send_resize};
     if ((flags & send_write_zeroes) == 0)
         flags &= ~unsigned{send_fast_zero};
     return static_cast<std::uint16_t>(flags);

@@ -86,6 +86,11 @@ public:
         return protocol::tcp_uri(authority(endpoint), name);
     }
 
+    [[nodiscard]] std::string where() const
+    {
+        return settings_.address + " port " + std::to_string(settings_.port);
+    }
+
     void close() noexcept {}
 
 private:

@@ -63,10 +63,10 @@ public:
             acceptor.bind(endpoint, failed);
         if (!failed && !abstract()) {
             struct ::stat made {};
-            if (::chmod(settings_.path.c_str(), settings_.mode) != 0
-                || ::stat(settings_.path.c_str(), &made) != 0)
+            if (::lstat(settings_.path.c_str(), &made) == 0)
+                file_ = {made.st_dev, made.st_ino};
+            if (file_ == file_id{} || ::chmod(settings_.path.c_str(), settings_.mode) != 0)
                 failed = {errno, boost::system::system_category()};
-            file_ = {made.st_dev, made.st_ino};
         }
         if (!failed)
             acceptor.listen(settings_.backlog, failed);
@@ -103,6 +103,8 @@ public:
     {
         return protocol::unix_uri(endpoint.path(), name);
     }
+
+    [[nodiscard]] std::string where() const { return settings_.path; }
 
     /// Removes the socket file, if it is still the one that listen() made.
     void close() noexcept

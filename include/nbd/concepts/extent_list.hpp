@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace nbd {
+
+/// A part of an export whose status is the same throughout.
+struct extent {
+    std::uint64_t length = 0;  ///< bytes, not zero
+    std::uint64_t flags = 0;   ///< for base:allocation, protocol::state_flag bits
+
+    friend bool operator==(const extent&, const extent&) = default;
+};
+
+/// What a backend tells about a range: extents that follow each other from the range's start. Whatever a
+/// backend says, the list stays inside the range and inside its limit, holds no empty extent, and
+/// no two neighbours of the same status.
+class extent_list {
+public:
+    /// Begins anew for a range of `length` bytes and at most `most` extents.
+    void begin(std::uint64_t length, std::size_t most)
+    {
+        list_.clear();
+        left_ = length;
+        most_ = most;
+    }
+
+    /// The next `length` bytes have this status. False when no more is wanted: the range is covered,
+    /// or the limit is reached; a backend can stop then.
+    bool add(std::uint64_t length, std::uint64_t flags)
+    {
+        length = std::min(length, left_);
+        if (length != 0) {
+            if (!list_.empty() && list_.back().flags == flags) {
+                list_.back().length += length;
+            } else if (list_.size() == most_) {
+                left_ = 0;
+                return false;
+            } else {
+                list_.push_back({length, flags});
+            }
+            left_ -= length;
+        }
+        return left_ != 0;
+    }
+
+    [[nodiscard]] std::span<const extent> extents() const noexcept { return list_; }
+    [[nodiscard]] bool empty() const noexcept { return list_.empty(); }
+
+private:
+    std::vector<extent> list_;
+    std::uint64_t left_ = 0;
+    std::size_t most_ = 0;
+};
+
+}  // namespace nbd

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/chunk.hpp>
+#include <nbd/protocol/terms.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace nbd::handshake {
+
+/// A metadata context that the client selected.
+struct selected_context {
+    std::uint32_t id = 0;   ///< as the client knows it
+    std::size_t index = 0;  ///< in export_info::contexts
+
+    friend bool operator==(const selected_context&, const selected_context&) = default;
+};
+
+/// What a handshake has settled for the transmission phase.
+struct agreement {
+    protocol::export_terms terms;
+    protocol::reply_style style = protocol::reply_style::simple;
+    std::vector<selected_context> contexts{};
+};
+
+/// The terms of an export for one client, as its handshake stands.
+[[nodiscard]] inline agreement settle(const protocol::export_terms& offered,
+                                      protocol::reply_style style,
+                                      std::vector<selected_context> contexts)
+{
+    using protocol::reply_style;
+    namespace tf = protocol::transmission_flag;
+    agreement a{.terms = offered, .style = style, .contexts = std::move(contexts)};
+    a.terms.told = a.terms.size;
+    a.terms.block_status = !a.contexts.empty();
+    // DF goes with chunks, the payload form of BLOCK_STATUS with extended headers and contexts.
+    if (style != reply_style::simple)
+        a.terms.flags |= tf::send_df;
+    if (style == reply_style::extended && a.terms.block_status)
+        a.terms.flags |= tf::block_status_payload;
+    return a;
+}
+
+}  // namespace nbd::handshake

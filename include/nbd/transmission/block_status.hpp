@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/protocol/chunk.hpp>
+#include <nbd/protocol/request.hpp>
+#include <nbd/transmission/execution.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <system_error>
+#include <vector>
+
+/// BLOCK_STATUS: what a backend tells of a range becomes descriptors that no client can trip over,
+/// whatever the backend said.
+namespace nbd::transmission {
+
+/// The contexts of a backend: base:allocation first where it has extents, then its own.
+template <class B>
+[[nodiscard]] std::vector<protocol::meta_context> contexts_of(const B& backend)
+{
+    std::vector<protocol::meta_context> all;
+    if constexpr (has_extents<B>)
+        all.push_back(protocol::base_allocation);
+    if constexpr (has_meta_contexts<B>) {
+        const std::span<const meta_context> own = backend.meta_contexts();
+        all.insert(all.end(), own.begin(), own.end());
+    }
+    return all;
+}
+
+/// Asks the backend for the extents of a range in context `index` of contexts_of. EIO where it tells
+/// nothing at all.
+template <class B>
+[[nodiscard]] failure status(B& backend, std::size_t index, std::uint64_t offset,
+                             std::uint64_t length, extent_list& to) noexcept
+{
+    auto failed = outcome_of([&]() -> failure {
+        if constexpr (has_extents<B>) {
+            if (index-- == 0)
+                return outcome_of([&] { return backend.extents(offset, length, to); });
+        }
+        if constexpr (has_meta_contexts<B>)
+            return outcome_of([&] { return backend.context_extents(index, offset, length, to); });
+        return std::make_error_code(std::errc::invalid_argument);
+    });
+    if (!failed && to.empty())
+        return {std::make_error_code(std::errc::io_error), "the backend told no extents"};
+    return failed;
+}
+
+/// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block size"):
+/// a block whose parts differ is a hole or zero only if all of it is (base:allocation), and has
+/// the bits of all its parts in any other context. `extents` begin at a block's start.
+inline void align(std::vector<extent>& extents, std::uint64_t block, bool allocation)
+{
+    std::vector<extent> aligned;
+    const auto add = [&aligned](std::uint64_t length, std::uint64_t flags) {
+        if (length == 0)
+            return;
+        if (!aligned.empty() && aligned.back().flags == flags)
+            aligned.back().length += length;
+        else
+            aligned.push_back({length, flags});
+    };
+    std::uint64_t begun = 0;  // bytes of a block that is not complete, and its bits so far
+    std::uint64_t bits = 0;
+    for (auto [length, flags] : extents) {
+        if (begun != 0) {
+            const auto part = std::min(length, block - begun);
+            bits = allocation ? bits & flags : bits | flags;
+            begun += part;
+            length -= part;
+            if (begun < block)
+                continue;
+            add(block, bits);
+        }
+        add(length / block * block, flags);
+        begun = length % block;
+        bits = flags;
+    }
+    // What the backend told of the last block alone is not enough to describe it whole.
+    if (begun != 0 && aligned.empty())
+        add(block, allocation ? 0 : bits);
+    extents = std::move(aligned);
+}
+
+/// Appends `u32 length | u32 flags` for each extent, or with extended headers `u64 | u64`
+/// (points 56 and 66). Compact lengths fit, for no request is longer.
+inline void append_descriptors(std::vector<std::byte>& to, std::span<const extent> extents,
+                               protocol::reply_style style)
+{
+    const bool wide = style == protocol::reply_style::extended;
+    const auto at = to.size();
+    to.resize(at + extents.size() * (wide ? 16 : 8));
+    protocol::writer out{std::span{to}.subspan(at)};
+    for (const auto& e : extents) {
+        if (wide)
+            out.put(e.length).put(e.flags);
+        else
+            out.put(static_cast<std::uint32_t>(e.length)).put(static_cast<std::uint32_t>(e.flags));
+    }
+}
+
+/// The payload form of BLOCK_STATUS: `u64 effect length | n x u32 context id` (point 66).
+struct status_payload {
+    std::uint64_t length = 0;
+    std::vector<std::uint32_t> ids;
+};
+
+/// Nothing where the length is not 8 + 4n, or an id stands there twice.
+[[nodiscard]] inline std::optional<status_payload>
+decode_status_payload(std::span<const std::byte> payload)
+{
+    if (payload.size() < 8 || payload.size() % 4 != 0)
+        return std::nullopt;
+    protocol::reader in{payload};
+    status_payload p{.length = in.take<std::uint64_t>(), .ids = {}};
+    while (in.left() != 0)
+        p.ids.push_back(in.take<std::uint32_t>());
+    std::sort(p.ids.begin(), p.ids.end());
+    if (std::adjacent_find(p.ids.begin(), p.ids.end()) != p.ids.end())
+        return std::nullopt;
+    return p;
+}
+
+}  // namespace nbd::transmission
