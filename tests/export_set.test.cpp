@@ -67,8 +67,8 @@ TEST_CASE("export_set: exports are added, named in order, opened and removed")
     set.add("a", disk{10});
     set.emplace("c", {}, std::uint64_t{30});
     CHECK(set.names() == names{"a", "b", "c"});
-    CHECK(open(set, "a")->terms().size == 10);
-    CHECK(open(set, "c")->terms().size == 30);
+    CHECK(open(set, "a")->info().terms.size == 10);
+    CHECK(open(set, "c")->info().terms.size == 30);
     CHECK(set.remove("b"));
     CHECK_FALSE(set.remove("b"));
     CHECK_FALSE(set.remove("nosuch"));
@@ -91,12 +91,12 @@ TEST_CASE("export_set: what a client is told of an export")
 
     const auto plain = open(set, "plain");
     CHECK(plain->info().description == "plain");
-    CHECK(plain->terms().flags == (has_flags | send_write_zeroes));
-    CHECK(plain->terms().blocks == nbd::block_sizes{});
+    CHECK(plain->info().terms.flags == (has_flags | send_write_zeroes));
+    CHECK(plain->info().terms.blocks == nbd::block_sizes{});
     const auto full = open(set, "full");
     CHECK(full->info().description == "A text");
-    CHECK(full->terms().flags == (has_flags | read_only | rotational));
-    CHECK(full->terms().blocks == nbd::block_sizes{512, 4096, 1 << 16});
+    CHECK(full->info().terms.flags == (has_flags | read_only | rotational));
+    CHECK(full->info().terms.blocks == nbd::block_sizes{512, 4096, 1 << 16});
 }
 
 TEST_CASE("export_set: an export's block sizes go before the backend's")
@@ -106,8 +106,8 @@ TEST_CASE("export_set: an export's block sizes go before the backend's")
     nbd::export_settings e;
     e.blocks = nbd::block_sizes{1, 512, 1 << 20};
     set.add("set", coarse_disk{1}, e);
-    CHECK(open(set, "own")->terms().blocks == nbd::block_sizes{4096, 4096, 1 << 20});
-    CHECK(open(set, "set")->terms().blocks == nbd::block_sizes{1, 512, 1 << 20});
+    CHECK(open(set, "own")->info().terms.blocks == nbd::block_sizes{4096, 4096, 1 << 20});
+    CHECK(open(set, "set")->info().terms.blocks == nbd::block_sizes{1, 512, 1 << 20});
 }
 
 TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as it was")
@@ -179,7 +179,7 @@ TEST_CASE("export_set: an export named by the empty name goes before the default
     nbd::export_set<disk> set;
     set.add("first", disk{1});
     set.add("", disk{2});
-    CHECK(open(set, "")->terms().size == 2);
+    CHECK(open(set, "")->info().terms.size == 2);
 }
 
 TEST_CASE("export_set: a backend lives until its removal and its last client (L07)")
@@ -198,8 +198,8 @@ TEST_CASE("export_set: a backend lives until its removal and its last client (L0
         // one of the same name is another
         set.add("a", disk{20});
         CHECK_FALSE(open(set, "a")->gone());
-        CHECK(first->terms().size == 10);
-        CHECK(open(set, "a")->terms().size == 20);
+        CHECK(first->info().terms.size == 10);
+        CHECK(open(set, "a")->info().terms.size == 20);
         first.reset();
         CHECK(alive == 1);
     }

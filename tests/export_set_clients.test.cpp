@@ -68,9 +68,9 @@ TEST_CASE("export_set: each client has a state of its own, which ends with the c
         auto one = set.open("inn", {.id = 1, .peer = ""}, error);
         auto two = set.open("inn", {.id = 2, .peer = ""}, error);
         CHECK(guests == 2);
-        CHECK(one->terms().size == 512);
-        CHECK(two->terms().size == 1024);
-        CHECK(one->terms().flags == (has_flags | send_write_zeroes | send_trim));
+        CHECK(one->info().terms.size == 512);
+        CHECK(two->info().terms.size == 1024);
+        CHECK(one->info().terms.flags == (has_flags | send_write_zeroes | send_trim));
         CHECK(&one->backend() != &two->backend());
         auto moved = std::move(one);
         CHECK(moved->backend().number == 1);

@@ -74,7 +74,7 @@ public:
         if (!is_new)
             throw std::invalid_argument{"nbd: an export named \"" + made->name
                                         + "\" is there already"};
-        if (!default_)
+        if (!default_ && !default_chosen_)
             default_ = made->name;
         return {made, &made->backend};
     }
@@ -83,11 +83,13 @@ public:
     /// are answered ESHUTDOWN. False where there is none of that name.
     bool remove(std::string_view name)
     {
+        std::shared_ptr<record> removed;  // its backend may take its time to go, without our lock
         const std::unique_lock lock{mutex_};
         const auto at = records_.find(name);
         if (at == records_.end())
             return false;
-        at->second->gone.store(true, std::memory_order_relaxed);
+        removed = std::move(at->second);
+        removed->gone.store(true, std::memory_order_relaxed);
         if (default_ == at->first)
             default_.reset();
         records_.erase(at);
@@ -112,6 +114,7 @@ public:
     {
         const std::unique_lock lock{mutex_};
         default_ = std::move(name);
+        default_chosen_ = true;
     }
 
     /// The names, in order.
@@ -165,6 +168,7 @@ private:
     mutable std::shared_mutex mutex_;
     std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
     std::optional<std::string> default_;
+    bool default_chosen_ = false;  ///< by set_default, and not to be undone by the next add
 };
 
 /// An export as one client has it open. Keeps the export's backend alive, also after its removal.

@@ -129,7 +129,7 @@ private:
     };
     // A backend that is not sound has had its sentence; pages of templates would only hide it.
     using reception_type = std::conditional_t<
-        sound, session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
+        sound && nbd::transport<Transport> && threading_policy<ThreadingPolicy>, session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
 
     std::shared_ptr<export_set_type> exports_;
     const settings limits_;

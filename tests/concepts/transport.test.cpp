@@ -13,6 +13,7 @@ struct least {
     explicit least(settings) {}
     using protocol_type = boost::asio::ip::tcp;
     std::string uri(const protocol_type::endpoint&, std::string_view) const { return {}; }
+    std::string where() const { return {}; }
     void close() noexcept {}
 };
 struct throwing_close : least {
@@ -21,6 +22,7 @@ struct throwing_close : least {
 };
 struct no_settings {
     using protocol_type = boost::asio::ip::tcp;
+    std::string where() const { return {}; }
     std::string uri(const protocol_type::endpoint&, std::string_view) const { return {}; }
     void close() noexcept {}
 };

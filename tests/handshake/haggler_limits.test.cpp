@@ -84,7 +84,7 @@ TEST_CASE("handshake/haggler: an option up to the cap is taken whole, one more i
     const nbd::settings limits{.option_bytes = 1000};
     SECTION("known options: ERR_TOO_BIG")
     {
-        for (const std::uint32_t o : {2U, 3U, 6U, 7U}) {
+        for (const std::uint32_t o : {3U, 6U, 7U, 8U, 9U, 10U, 11U}) {
             haggling h{limits};
             h.begun();
             CHECK(h.answer_type(option(o, bytes(1001, std::byte{0}))) == too_big);
@@ -98,8 +98,14 @@ TEST_CASE("handshake/haggler: an option up to the cap is taken whole, one more i
         h.begun();
         CHECK(h.answer_type(option(99, bytes(1000, std::byte{0}))) == unsup);
         CHECK(h.answer_type(option(99, bytes(1001, std::byte{0}))) == unsup);
-        CHECK(h.answer_type(option(8, bytes(5000, std::byte{0}))) == unsup);
         CHECK(h.in_step());
+    }
+    SECTION("ABORT: its data do not matter (P29)")
+    {
+        haggling h{limits};
+        h.begun();
+        CHECK(h.say(option(2, bytes(1001, std::byte{0}))) == verdict::hang_up);
+        CHECK(shown(h.heard()) == shown(hex("0003e889045565a9 00000002 00000001 00000000")));
     }
     SECTION("exactly the cap is judged by its contents")
     {

@@ -157,9 +157,10 @@ TEMPLATE_TEST_CASE(
             broken.fails_at = at;
             client.serve(session.said, broken);
             CAPTURE(at);
-            REQUIRE(client.ended()
-                    == std::error_code{
-                        boost::asio::error::make_error_code(boost::asio::error::connection_reset)});
+            const std::error_code reset{
+                boost::asio::error::make_error_code(boost::asio::error::connection_reset)};
+            // Before a client has said anything, nothing is broken by its leaving.
+            REQUIRE(client.ended() == (at < 2 ? std::error_code{} : reset));
             REQUIRE(client.stream->operations() == at + 1);
             const auto heard = client.stream->heard();
             REQUIRE((heard == part(session.answer, 0, heard.size())));

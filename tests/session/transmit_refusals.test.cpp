@@ -230,6 +230,8 @@ TEST_CASE("session/transmit: the end of the stream is clean between requests alo
     CHECK(client.ended() == errc::cut_short);
     client.transmit(request(write_, 1, disk_size, large) + bytes(large - 1));
     CHECK(client.ended() == errc::cut_short);
+    CHECK(client.heard().empty());  // not before the whole request was there
+    client.transmit(request(write_, 1, disk_size, large) + bytes(large));
     CHECK(client.heard() == shown(simple_reply(enospc, 1)));
     CHECK(state.story() == "flush");
     CHECK((state.content == pattern(disk_size)));

@@ -207,7 +207,7 @@ public:
     bool haggle(bytes input, pace p = {})
     {
         begin(std::move(input), p);
-        return nbd::session::haggle<nbd::io::blocking>(*stream, exports, *context)
+        return nbd::session::haggle<nbd::io::blocking>(*stream, exports, agreed, *context)
             .get()
             .has_value();
     }
@@ -219,7 +219,8 @@ public:
         auto opened = exports.open("disk", context->who, error);
         if (remove_first)
             exports.remove("disk");
-        nbd::session::transmit<nbd::io::blocking>(*stream, *opened, *context).get();
+        agreed = {.terms = opened->info().terms};
+        nbd::session::transmit<nbd::io::blocking>(*stream, *opened, agreed, *context).get();
         return *stream;
     }
 
@@ -231,6 +232,7 @@ public:
     Observer observer;
     nbd::session::ticker clock;
     std::atomic<bool> stopping{false};
+    nbd::handshake::agreement agreed;
     bool remove_first = false;  ///< the export goes when the client has opened it
     std::optional<nbd::session::context<Observer>> context;
     std::unique_ptr<scripted_stream> stream;

@@ -27,7 +27,7 @@ std::error_code run(B& disk, command c, std::uint64_t offset, std::uint64_t leng
 {
     disk.calls.clear();
     const bytes payload(c == command::write ? length : 0, std::byte{1});
-    return perform(disk, make(c, offset, length, flags), payload);
+    return perform(disk, make(c, offset, length, flags), payload).code;
 }
 
 using plain = with_write<recording>;

@@ -119,7 +119,8 @@ public:
 private:
     void clear(std::uint64_t from, std::uint64_t to) noexcept
     {
-        std::memset(data_ + from, 0, static_cast<std::size_t>(to - from));
+        if (from != to)
+            std::memset(data_ + from, 0, static_cast<std::size_t>(to - from));
     }
     [[nodiscard]] bool punch(std::uint64_t offset, std::uint64_t length) noexcept
     {

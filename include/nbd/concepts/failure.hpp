@@ -32,6 +32,11 @@ struct failure {
     }
 
     [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(code); }
+    friend bool operator==(const failure& f, const std::error_code& c) noexcept
+    {
+        return f.code == c;
+    }
+    friend bool operator==(const failure& f, std::errc c) noexcept { return f.code == c; }
 };
 
 }  // namespace nbd

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace nbd::session {
@@ -38,7 +39,9 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
             v = haggler.listed();
         } else if (v == verdict::open) {
             std::error_code why;
-            chosen = exports.open(haggler.asked_name(), c.who, why);
+            chosen.reset();
+            if (auto opened = exports.open(haggler.asked_name(), c.who, why))
+                chosen.emplace(std::move(*opened));
             if (!chosen)
                 notify::at_error(c.observer, c.who, why, "the export does not open");
             v = chosen ? haggler.opened(chosen->info()) : haggler.refused(why);
@@ -80,13 +83,11 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
             const auto [error, n] = co_await Io::read_some(
                 stream, boost::asio::buffer(data.data() + got, data.size() - got));
             if (error) {
-                const bool clean =
-                    got == 0 && (haggler.between_options() || haggler.nothing_taken());
-                if (clean)
+                if (got == 0 && haggler.nothing_taken())
                     c.ended = {};
                 else if (error != boost::asio::error::eof)
                     c.ended = error;
-                else
+                else if (got != 0 || !haggler.between_options())
                     c.ended = errc::cut_short;
                 co_return std::nullopt;
             }

@@ -20,8 +20,8 @@ class read_answer {
     using backend_type = typename Opened::backend_type;
 
 public:
-    read_answer(Opened& disk, replies<Observer>& to, scratch& memory)
-        : disk_{disk}, to_{to}, scratch_{memory}
+    read_answer(Opened& disk, replies<Observer>& answers, scratch& memory)
+        : disk_{disk}, to_{answers}, scratch_{memory}
     {
     }
 

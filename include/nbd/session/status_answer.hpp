@@ -20,8 +20,9 @@ namespace nbd::session {
 template <class Opened, class Observer>
 class status_answer {
 public:
-    status_answer(Opened& disk, const handshake::agreement& agreed, replies<Observer>& to)
-        : disk_{disk}, agreed_{agreed}, to_{to}
+    status_answer(Opened& disk, const handshake::agreement& agreed,
+                  replies<Observer>& answers)
+        : disk_{disk}, agreed_{agreed}, to_{answers}
     {
     }
 
