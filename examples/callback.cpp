@@ -5,9 +5,10 @@
 #include <nbd/backend/callback_backend.hpp>
 #include <nbd/server.hpp>
 
-#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+
+#include <algorithm>
 #include <csignal>
 #include <cstddef>
 #include <exception>

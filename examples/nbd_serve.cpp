@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+
 #include <charconv>
 #include <csignal>
 #include <cstdint>
@@ -32,29 +33,32 @@ struct narrator {
     void at_connect(const nbd::client& c) { say(c, "connected"); }
     void at_option(const nbd::client& c, const nbd::protocol::option_header& o)
     {
-        say(c, "option " + std::to_string(static_cast<std::uint32_t>(o.option)) + " with "
-                   + std::to_string(o.length) + " bytes");
+        say(c,
+            "option " + std::to_string(static_cast<std::uint32_t>(o.option)) + " with "
+                + std::to_string(o.length) + " bytes");
     }
     void at_export_opened(const nbd::client& c, std::string_view name,
                           const nbd::protocol::export_terms& t)
     {
-        say(c, "export \"" + nbd::printable(name) + "\" of " + std::to_string(t.size)
-                   + " bytes, transmission flags " + std::to_string(t.flags));
+        say(c,
+            "export \"" + nbd::printable(name) + "\" of " + std::to_string(t.size)
+                + " bytes, transmission flags " + std::to_string(t.flags));
     }
     void at_request(const nbd::client& c, const nbd::protocol::request& r)
     {
         if (verbose)
-            say(c, "request " + std::string{name_of(r.command)} + " cookie "
-                       + std::to_string(r.cookie) + " flags " + std::to_string(r.flags)
-                       + " offset " + std::to_string(r.offset) + " length "
-                       + std::to_string(r.length));
+            say(c,
+                "request " + std::string{name_of(r.command)} + " cookie " + std::to_string(r.cookie)
+                    + " flags " + std::to_string(r.flags) + " offset " + std::to_string(r.offset)
+                    + " length " + std::to_string(r.length));
     }
     void at_reply(const nbd::client& c, const nbd::protocol::request& r,
                   nbd::protocol::error_value error)
     {
         if (verbose)
-            say(c, "reply to cookie " + std::to_string(r.cookie) + ": error value "
-                       + std::to_string(static_cast<std::uint32_t>(error)));
+            say(c,
+                "reply to cookie " + std::to_string(r.cookie) + ": error value "
+                    + std::to_string(static_cast<std::uint32_t>(error)));
     }
     void at_error(const nbd::client& c, std::error_code cause, std::string_view what)
     {
@@ -81,15 +85,24 @@ private:
     {
         using nbd::protocol::command;
         switch (c) {
-        case command::read: return "READ";
-        case command::write: return "WRITE";
-        case command::disc: return "DISC";
-        case command::flush: return "FLUSH";
-        case command::trim: return "TRIM";
-        case command::cache: return "CACHE";
-        case command::write_zeroes: return "WRITE_ZEROES";
-        case command::block_status: return "BLOCK_STATUS";
-        default: return "unknown";
+        case command::read:
+            return "READ";
+        case command::write:
+            return "WRITE";
+        case command::disc:
+            return "DISC";
+        case command::flush:
+            return "FLUSH";
+        case command::trim:
+            return "TRIM";
+        case command::cache:
+            return "CACHE";
+        case command::write_zeroes:
+            return "WRITE_ZEROES";
+        case command::block_status:
+            return "BLOCK_STATUS";
+        default:
+            return "unknown";
         }
     }
 };
@@ -114,8 +127,9 @@ std::uint64_t parse_size(const std::string& argument, std::string_view text)
     }
     if (error != std::errc{} || (!unit.empty() && shift == 0)
         || number > (std::numeric_limits<std::uint64_t>::max() >> shift))
-        throw usage_error{argument + ": expected a number of bytes, with K, M, G or T for powers of "
-                                     "1024, but got \""
+        throw usage_error{argument
+                          + ": expected a number of bytes, with K, M, G or T for powers of "
+                            "1024, but got \""
                           + std::string{text} + '"'};
     return number << shift;
 }
@@ -128,7 +142,8 @@ nbd::block_sizes parse_block_sizes(const std::string& text)
         throw usage_error{"--block-size: expected MINIMUM:PREFERRED:MAXIMUM, but got \"" + text
                           + '"'};
     const auto part = [&text](std::size_t from, std::size_t to) {
-        const auto size = parse_size("--block-size", std::string_view{text}.substr(from, to - from));
+        const auto size =
+            parse_size("--block-size", std::string_view{text}.substr(from, to - from));
         if (size > std::numeric_limits<std::uint32_t>::max())
             throw usage_error{"--block-size: expected sizes below 4G, but got \"" + text + '"'};
         return static_cast<std::uint32_t>(size);
@@ -147,8 +162,8 @@ nbd::tcp_transport::settings parse_tcp(const std::string& text)
 {
     nbd::tcp_transport::settings at;
     const auto colon = text.rfind(':');
-    const auto port = colon == std::string::npos ? std::string_view{}
-                                                 : std::string_view{text}.substr(colon + 1);
+    const auto port =
+        colon == std::string::npos ? std::string_view{} : std::string_view{text}.substr(colon + 1);
     const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), at.port);
     const auto host = std::string_view{text}.substr(0, colon);
     const bool brackets = host.starts_with('[') && host.ends_with(']') && host.size() > 2;
@@ -175,7 +190,8 @@ struct arguments {
 };
 
 template <class Backend, class Policy>
-void serve(const arguments& a, std::uint64_t size, nbd::export_settings e, Policy policy(std::size_t))
+void serve(const arguments& a, std::uint64_t size, nbd::export_settings e,
+           Policy policy(std::size_t))
 {
     boost::asio::io_context program;
     boost::asio::signal_set signals{program, SIGINT, SIGTERM};
@@ -269,13 +285,15 @@ int main(int argc, char** argv)
 {
     arguments a;
     CLI::App app{"Serves a network block device to NBD clients.", "nbd-serve"};
-    app.add_option("DISK", a.disk,
-                   "mem:SIZE, a sparse disk in memory, or null:SIZE, which reads as zero and forgets; "
-                   "sizes take K, M, G and T")
+    app.add_option(
+           "DISK", a.disk,
+           "mem:SIZE, a sparse disk in memory, or null:SIZE, which reads as zero and forgets; "
+           "sizes take K, M, G and T")
         ->required();
     app.add_option("--unix", a.unix_path, "listen on this UNIX socket")->type_name("PATH");
-    app.add_option("--tcp", a.tcp,
-                   "listen on this address, port 0 for any; without --unix and --tcp 127.0.0.1:10809")
+    app.add_option(
+           "--tcp", a.tcp,
+           "listen on this address, port 0 for any; without --unix and --tcp 127.0.0.1:10809")
         ->type_name("HOST:PORT");
     app.add_option("--name", a.name, "the export's name; the empty name finds it too")
         ->type_name("NAME");

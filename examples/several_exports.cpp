@@ -6,6 +6,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+
 #include <csignal>
 #include <exception>
 #include <iostream>
@@ -21,11 +22,12 @@ try {
     exports.add("alpha", nbd::mem_backend{64 << 20}, {.description = "a plain disk"});
     exports.add("beta", nbd::mem_backend{16 << 20},
                 {.description = "a disk to look at", .read_only = true, .rotational = true});
-    exports.add("gamma", nbd::mem_backend{1ULL << 40},
-                {.description = "a large disk of 4 KiB blocks, without TRIM and CACHE",
-                 .blocks = nbd::block_sizes{.minimum = 4096, .preferred = 65536, .maximum = 1 << 20},
-                 .withhold = nbd::protocol::transmission_flag::send_trim
-                           | nbd::protocol::transmission_flag::send_cache});
+    exports.add(
+        "gamma", nbd::mem_backend{1ULL << 40},
+        {.description = "a large disk of 4 KiB blocks, without TRIM and CACHE",
+         .blocks = nbd::block_sizes{.minimum = 4096, .preferred = 65536, .maximum = 1 << 20},
+         .withhold = nbd::protocol::transmission_flag::send_trim
+             | nbd::protocol::transmission_flag::send_cache});
     server.start();
 
     exports.add("delta", nbd::mem_backend{1 << 20});

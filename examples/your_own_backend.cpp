@@ -4,9 +4,10 @@
 //     your-own-backend SOCKET
 #include <nbd/server.hpp>
 
-#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+
+#include <algorithm>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -80,7 +81,8 @@ try {
     nbd::server<nbd::unix_transport, breaking_disk> disks{{.path = path}};
     disks.exports().emplace("broken", {}, std::size_t{64} << 20);
     disks.start();
-    nbd::server<nbd::unix_transport, pattern, nbd::strand_pool> patterns{{.path = path + ".pattern"}};
+    nbd::server<nbd::unix_transport, pattern, nbd::strand_pool> patterns{
+        {.path = path + ".pattern"}};
     patterns.exports().add("pattern", pattern{});
     patterns.start();
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include <nbd/server.hpp>
-
 #include "catch.hpp"
 #include "grid/backends.hpp"
 #include "grid/server_fixture.hpp"
+#include <nbd/server.hpp>
 
 #include <memory>
 #include <mutex>
@@ -17,14 +16,14 @@ constexpr bool none_is_polymorphic = (!std::is_polymorphic_v<Types> && ...);
 
 using disk = nbd::mem_backend;
 
-static_assert(none_is_polymorphic<
-              nbd::unix_transport, nbd::tcp_transport, nbd::per_client_threads, nbd::strand_pool,
-              nbd::mem_backend, nbd::null_backend, grid::callback_disk, nbd::silent,
-              nbd::export_set<disk>, nbd::export_set<disk>::opened,
-              nbd::server<nbd::unix_transport, disk, nbd::per_client_threads>,
-              nbd::server<nbd::unix_transport, disk, nbd::strand_pool>,
-              nbd::server<nbd::tcp_transport, disk, nbd::per_client_threads>,
-              nbd::server<nbd::tcp_transport, disk, nbd::strand_pool>>);
+static_assert(
+    none_is_polymorphic<nbd::unix_transport, nbd::tcp_transport, nbd::per_client_threads,
+                        nbd::strand_pool, nbd::mem_backend, nbd::null_backend, grid::callback_disk,
+                        nbd::silent, nbd::export_set<disk>, nbd::export_set<disk>::opened,
+                        nbd::server<nbd::unix_transport, disk, nbd::per_client_threads>,
+                        nbd::server<nbd::unix_transport, disk, nbd::strand_pool>,
+                        nbd::server<nbd::tcp_transport, disk, nbd::per_client_threads>,
+                        nbd::server<nbd::tcp_transport, disk, nbd::strand_pool>>);
 
 static_assert(sizeof(nbd::server<nbd::tcp_transport, disk>) < 4096);
 

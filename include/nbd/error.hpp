@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/system/system_error.hpp>
+
 #include <new>
 #include <string>
 #include <system_error>
@@ -60,24 +61,42 @@ public:
     {
         using nbd::errc;
         switch (static_cast<errc>(value)) {
-        case errc::bad_option_magic: return "the client sent something that is not an option";
-        case errc::bad_request_magic: return "the client sent something that is not a request";
-        case errc::unknown_client_flags: return "the client set flags that were not offered";
-        case errc::handshake_too_long: return "the client sent too much option data";
-        case errc::too_many_options: return "the client sent too many options";
-        case errc::export_name_refused: return "the export asked for cannot be served";
-        case errc::payload_too_long: return "the client sent a payload that is too long";
-        case errc::cut_short: return "the connection ended in the middle of a message";
-        case errc::handshake_timeout: return "the handshake took too long";
-        case errc::progress_timeout: return "the client stopped in the middle of a message";
-        case errc::send_timeout: return "the client does not read its replies";
-        case errc::idle_timeout: return "the client was idle for too long";
-        case errc::gave_way: return "the handshake gave way to another client";
-        case errc::server_stopped: return "the server stopped";
-        case errc::unknown_export: return "there is no such export";
-        case errc::started_before: return "the server was started before";
-        case errc::not_a_socket: return "the path exists and is not a socket";
-        case errc::path_too_long: return "the socket's path is too long";
+        case errc::bad_option_magic:
+            return "the client sent something that is not an option";
+        case errc::bad_request_magic:
+            return "the client sent something that is not a request";
+        case errc::unknown_client_flags:
+            return "the client set flags that were not offered";
+        case errc::handshake_too_long:
+            return "the client sent too much option data";
+        case errc::too_many_options:
+            return "the client sent too many options";
+        case errc::export_name_refused:
+            return "the export asked for cannot be served";
+        case errc::payload_too_long:
+            return "the client sent a payload that is too long";
+        case errc::cut_short:
+            return "the connection ended in the middle of a message";
+        case errc::handshake_timeout:
+            return "the handshake took too long";
+        case errc::progress_timeout:
+            return "the client stopped in the middle of a message";
+        case errc::send_timeout:
+            return "the client does not read its replies";
+        case errc::idle_timeout:
+            return "the client was idle for too long";
+        case errc::gave_way:
+            return "the handshake gave way to another client";
+        case errc::server_stopped:
+            return "the server stopped";
+        case errc::unknown_export:
+            return "there is no such export";
+        case errc::started_before:
+            return "the server was started before";
+        case errc::not_a_socket:
+            return "the path exists and is not a socket";
+        case errc::path_too_long:
+            return "the socket's path is too long";
         }
         return "unknown error";
     }

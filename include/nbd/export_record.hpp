@@ -31,8 +31,7 @@ namespace nbd {
 template <class Backend>
 struct export_record {
     /// Calls of the backend take a lock, because it does not promise to do without.
-    static constexpr bool locks =
-        concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
+    static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
 
     template <class... Args>
     export_record(std::string n, export_settings e, Args&&... args)

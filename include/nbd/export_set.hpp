@@ -66,8 +66,8 @@ public:
     {
         static_assert(std::constructible_from<Backend, Args...>,
                       "nbd: this backend has no constructor that takes these arguments");
-        auto made = std::make_shared<record>(std::move(name), std::move(e),
-                                             std::forward<Args>(args)...);
+        auto made =
+            std::make_shared<record>(std::move(name), std::move(e), std::forward<Args>(args)...);
         made->check();
         const std::unique_lock lock{mutex_};
         const auto [at, is_new] = records_.try_emplace(made->name, made);
@@ -151,7 +151,9 @@ public:
             return std::nullopt;
         }
         std::optional<opened> result;
-        error = transmission::outcome_of([&] { result.emplace(opened{std::move(found), who}); }).code;
+        error = transmission::outcome_of([&] {
+                    result.emplace(opened{std::move(found), who});
+                }).code;
         return result;
     }
 
@@ -258,7 +260,8 @@ private:
     std::conditional_t<has_open<Backend>, backend_type, std::monostate> state_;
     protocol::export_terms terms_;
     [[no_unique_address]] std::conditional_t<has_open<Backend>, std::vector<protocol::meta_context>,
-                                             std::monostate> contexts_;
+                                             std::monostate>
+        contexts_;
 };
 
 }  // namespace nbd

@@ -39,8 +39,9 @@ namespace nbd {
 template <class Transport, class Backend, class ThreadingPolicy = per_client_threads,
           class Observer = silent>
 class server {
-    static_assert(nbd::transport<Transport>,
-                  "nbd: the first argument of server is a transport; see nbd/concepts/transport.hpp");
+    static_assert(
+        nbd::transport<Transport>,
+        "nbd: the first argument of server is a transport; see nbd/concepts/transport.hpp");
     static_assert(threading_policy<ThreadingPolicy>,
                   "nbd: the third argument of server is a threading policy; see "
                   "nbd/concepts/threading_policy.hpp");
@@ -129,7 +130,8 @@ private:
     };
     // A backend that is not sound has had its sentence; pages of templates would only hide it.
     using reception_type = std::conditional_t<
-        sound && nbd::transport<Transport> && threading_policy<ThreadingPolicy>, session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
+        sound && nbd::transport<Transport> && threading_policy<ThreadingPolicy>,
+        session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
 
     std::shared_ptr<export_set_type> exports_;
     const settings limits_;

@@ -26,8 +26,8 @@ public:
             if (i % 2 == 0)
                 raw_client::append(batch_, {.offset = offset, .length = block});
             else
-                raw_client::append(batch_, {.command = command::write, .offset = offset,
-                                            .length = block}, data);
+                raw_client::append(
+                    batch_, {.command = command::write, .offset = offset, .length = block}, data);
         }
         replies_.resize(depth * proto::simple_reply_bytes + depth / 2 * block);
     }

@@ -217,9 +217,9 @@ public:
                                              std::span<const std::byte> payload = {})
     {
         const auto cookie = ++cookie_;
-        send_request({.flags = flags, .command = c, .cookie = cookie, .offset = offset,
-                      .length = length},
-                     payload);
+        send_request(
+            {.flags = flags, .command = c, .cookie = cookie, .offset = offset, .length = length},
+            payload);
         const auto reply = receive_reply();
         if (reply.cookie != cookie)
             throw std::runtime_error{"a reply with another cookie"};

@@ -25,14 +25,22 @@ struct failing_disk {
     std::error_code read(std::uint64_t offset, std::span<std::byte>)
     {
         switch (offset / 4096) {
-        case 1: throw std::runtime_error{"no reason"};
-        case 2: throw std::bad_alloc{};
-        case 3: throw std::system_error{ENOSPC, std::generic_category()};
-        case 4: throw 42;
-        case 5: return {EIO, std::system_category()};
-        case 6: return {9999, std::system_category()};
-        case 7: return nbd::errc::cut_short;  // a category that the wire knows nothing of
-        default: return {};                   // B06: claims success and has read nothing
+        case 1:
+            throw std::runtime_error{"no reason"};
+        case 2:
+            throw std::bad_alloc{};
+        case 3:
+            throw std::system_error{ENOSPC, std::generic_category()};
+        case 4:
+            throw 42;
+        case 5:
+            return {EIO, std::system_category()};
+        case 6:
+            return {9999, std::system_category()};
+        case 7:
+            return nbd::errc::cut_short;  // a category that the wire knows nothing of
+        default:
+            return {};  // B06: claims success and has read nothing
         }
     }
     std::error_code write(std::uint64_t offset, std::span<const std::byte>)
@@ -40,7 +48,10 @@ struct failing_disk {
         return {static_cast<int>(offset / 4096), std::generic_category()};
     }
     std::error_code flush() { return {EIO, std::generic_category()}; }
-    std::error_code trim(std::uint64_t, std::uint64_t) { throw std::logic_error{"not implemented"}; }
+    std::error_code trim(std::uint64_t, std::uint64_t)
+    {
+        throw std::logic_error{"not implemented"};
+    }
 };
 
 /// Counts the calls that run at the same time.
@@ -72,8 +83,8 @@ int most_at_a_time(Policy policy)
 {
     Disk disk;
     const auto seen = disk.seen;
-    nbd::server<nbd::unix_transport, Disk, Policy> server{somewhere<nbd::unix_transport>(), {},
-                                                          std::move(policy)};
+    nbd::server<nbd::unix_transport, Disk, Policy> server{
+        somewhere<nbd::unix_transport>(), {}, std::move(policy)};
     server.exports().add("disk", disk);
     server.start();
     // Clients of a pool go round its threads, so that two of these live on different ones.
@@ -110,12 +121,18 @@ TEMPLATE_TEST_CASE("B01, B02: a backend that fails or throws is an error on the 
     CHECK(read(5) == error_value::eio);
     CHECK(read(6) == error_value::einval);
     CHECK(read(7) == error_value::eio);
-    const std::pair<int, error_value> table[] = {
-        {EIO, error_value::eio},       {ENOSPC, error_value::enospc}, {EDQUOT, error_value::enospc},
-        {EFBIG, error_value::enospc},  {EROFS, error_value::eperm},   {EPERM, error_value::eperm},
-        {ENOMEM, error_value::enomem}, {EINVAL, error_value::einval}, {EOVERFLOW, error_value::einval},
-        {ENOTSUP, error_value::einval}, {ESHUTDOWN, error_value::eshutdown},
-        {EINTR, error_value::einval}};
+    const std::pair<int, error_value> table[] = {{EIO, error_value::eio},
+                                                 {ENOSPC, error_value::enospc},
+                                                 {EDQUOT, error_value::enospc},
+                                                 {EFBIG, error_value::enospc},
+                                                 {EROFS, error_value::eperm},
+                                                 {EPERM, error_value::eperm},
+                                                 {ENOMEM, error_value::enomem},
+                                                 {EINVAL, error_value::einval},
+                                                 {EOVERFLOW, error_value::einval},
+                                                 {ENOTSUP, error_value::einval},
+                                                 {ESHUTDOWN, error_value::eshutdown},
+                                                 {EINTR, error_value::einval}};
     for (const auto& [number, expected] : table)
         CHECK(client.write(static_cast<std::uint64_t>(number) * 4096, pattern(512)) == expected);
     CHECK(client.request(command::flush, 0, 0) == error_value::eio);
@@ -124,8 +141,8 @@ TEMPLATE_TEST_CASE("B01, B02: a backend that fails or throws is an error on the 
     CHECK(client.request(command::read, 5 * 4096, 1 << 20) == error_value::eio);
 }
 
-TEMPLATE_TEST_CASE("B06, N-15: what a backend did not fill is zero, never another client's data", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE("B06, N-15: what a backend did not fill is zero, never another client's data",
+                   "", nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, failing_disk, TestType> server{
         somewhere<nbd::unix_transport>()};
@@ -185,8 +202,7 @@ TEMPLATE_TEST_CASE("N-14: clients that hang up with replies under way disturb no
 TEMPLATE_TEST_CASE("S06: a client that has said all it has to say gets all its replies", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-    nbd::server<nbd::unix_transport, plain_disk, TestType> server{
-        somewhere<nbd::unix_transport>()};
+    nbd::server<nbd::unix_transport, plain_disk, TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {}, disk_size);
     server.start();
     auto client = connect(server);

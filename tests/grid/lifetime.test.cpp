@@ -45,7 +45,8 @@ struct farewells {
         std::error_code next()
         {
             std::unique_lock lock{mutex};
-            REQUIRE(more.wait_for(lock, std::chrono::seconds{20}, [&] { return !reasons.empty(); }));
+            REQUIRE(
+                more.wait_for(lock, std::chrono::seconds{20}, [&] { return !reasons.empty(); }));
             const auto first = reasons.front();
             reasons.erase(reasons.begin());
             return first;
@@ -252,11 +253,21 @@ TEMPLATE_TEST_CASE("C13, N-05: who is over the limit waits, and every way out fr
         client.go("disk");
         CHECK(client.read(0, 512));
         switch (round % 5) {
-        case 0: client.disconnect(); break;
-        case 1: client.close(); break;
-        case 2: client.reset(); break;
-        case 3: client.send(pattern(28)); break;
-        default: client.send_request({.command = command::write, .length = 5000}); client.close();
+        case 0:
+            client.disconnect();
+            break;
+        case 1:
+            client.close();
+            break;
+        case 2:
+            client.reset();
+            break;
+        case 3:
+            client.send(pattern(28));
+            break;
+        default:
+            client.send_request({.command = command::write, .length = 5000});
+            client.close();
         }
         next.go("disk");
         CHECK(next.read(0, 512));

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/server.hpp>
-
 #include "client.hpp"
+#include <nbd/server.hpp>
 
 #include <atomic>
 #include <string>
@@ -20,7 +19,7 @@ template <class Transport>
     if constexpr (std::is_same_v<Transport, nbd::unix_transport>) {
         static std::atomic<int> count{0};
         return {.path = "/tmp/nbd-grid-" + std::to_string(::getpid()) + '-'
-                      + std::to_string(++count) + ".sock"};
+                    + std::to_string(++count) + ".sock"};
     } else {
         return {.port = 0};
     }

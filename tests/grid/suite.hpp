@@ -53,7 +53,8 @@ void handshake_suite()
     CHECK(list[0].data.size() == 4 + 6 + 6);  // "blocks" describes itself
 
     // P20: an unknown option keeps the stream in step. P33: so does one that does not add up.
-    CHECK(client.ask(static_cast<option>(4711), pattern(100)).back().type == option_reply::err_unsup);
+    CHECK(client.ask(static_cast<option>(4711), pattern(100)).back().type
+          == option_reply::err_unsup);
     CHECK(client.ask(option::info, pattern(5)).back().type == option_reply::err_invalid);
     CHECK(client.ask(option::info, raw_client::info_data("nowhere")).back().type
           == option_reply::err_unknown);
@@ -126,9 +127,8 @@ void data_suite()
 
     // Around every size at which the way of the data changes, at both ends of the disk.
     unsigned seed = 0;
-    for (const std::size_t length :
-         {1U, 511U, 4096U, 8192U, 8193U, 65535U, 65536U, 65537U, 131072U, 133104U, 133105U, 1U << 20,
-          (1U << 20) + 1, 32U << 20}) {
+    for (const std::size_t length : {1U, 511U, 4096U, 8192U, 8193U, 65535U, 65536U, 65537U, 131072U,
+                                     133104U, 133105U, 1U << 20, (1U << 20) + 1, 32U << 20}) {
         write(0, length, ++seed);
         write(C::size - length, length, ++seed);
         check(0, length);
@@ -157,8 +157,9 @@ void data_suite()
     for (std::uint64_t i = 0; i < 200; ++i) {
         if (i % 3 == 0) {
             const auto data = pattern(4096, static_cast<unsigned>(i));
-            raw_client::append(batch, {.command = command::write, .cookie = i, .offset = i * 4096,
-                                       .length = 4096}, data);
+            raw_client::append(
+                batch, {.command = command::write, .cookie = i, .offset = i * 4096, .length = 4096},
+                data);
             std::copy(data.begin(), data.end(),
                       shadow.begin() + static_cast<std::ptrdiff_t>(i * 4096));
         } else {
@@ -201,18 +202,19 @@ void refusal_suite()
     constexpr auto top = ~std::uint64_t{0};
 
     // P87: past the end. No sum wraps.
-    for (const std::uint64_t offset : {C::size, C::size - 1, top, top - 4998, std::uint64_t{1} << 63}) {
+    for (const std::uint64_t offset :
+         {C::size, C::size - 1, top, top - 4998, std::uint64_t{1} << 63}) {
         CHECK_FALSE(client.read(offset, 5000));
         CHECK(client.write(offset, data) == error_value::enospc);
         CHECK(client.request(command::trim, offset, 5000) == error_value::einval);
         CHECK(client.request(command::write_zeroes, offset, 0xffffffff) == error_value::enospc);
     }
-    CHECK(client.request(command::read, 0, (32 << 20) + 1) == error_value::einval);   // P96
-    CHECK(client.request(static_cast<command>(9), 0, 0) == error_value::einval);      // P87
+    CHECK(client.request(command::read, 0, (32 << 20) + 1) == error_value::einval);  // P96
+    CHECK(client.request(static_cast<command>(9), 0, 0) == error_value::einval);     // P87
     CHECK(client.request(command::block_status, 0, 512) == error_value::einval);
-    CHECK(client.request(command::read, 0, 512, cf::df) == error_value::einval);      // P58
+    CHECK(client.request(command::read, 0, 512, cf::df) == error_value::einval);  // P58
     CHECK(client.write(0, data, 1 << 9) == error_value::einval);
-    CHECK(client.request(command::flush, 0, 512) == error_value::einval);             // P62
+    CHECK(client.request(command::flush, 0, 512) == error_value::einval);  // P62
     CHECK(client.read(0, 512));
 
     auto looking = connect(server);

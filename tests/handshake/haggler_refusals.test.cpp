@@ -63,8 +63,7 @@ TEST_CASE(
 {
     haggling h{{.options_per_handshake = 10'000, .handshake_bytes = std::size_t{64} << 20}};
     h.begun();
-    for (const std::uint32_t o :
-         {0U, 4U, 12U, 99U, 0x7fffffffU, 0x80000003U, 0xffffffffU}) {
+    for (const std::uint32_t o : {0U, 4U, 12U, 99U, 0x7fffffffU, 0x80000003U, 0xffffffffU}) {
         for (const std::size_t n : {0U, 1U, 16U, 4096U, 65536U, 65537U, 200'000U}) {
             h.heard();
             h.say(option(o, bytes(n, std::byte{0x49})));
@@ -77,7 +76,8 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("handshake/haggler: STARTTLS is not there, and no other option takes data (P32, P38, P71)")
+TEST_CASE(
+    "handshake/haggler: STARTTLS is not there, and no other option takes data (P32, P38, P71)")
 {
     haggling h;
     h.begun();

@@ -41,14 +41,21 @@ TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP are for their own command
 {
     CHECK(of(EOVERFLOW) == error_value::einval);
     CHECK(of(ENOTSUP) == error_value::einval);
-    CHECK(to_error_value({ENOTSUP, std::generic_category()}, command_flag::fast_zero) == error_value::enotsup);
-    CHECK(to_error_value({EOPNOTSUPP, std::system_category()}, command_flag::fast_zero) == error_value::enotsup);
-    CHECK(to_error_value(std::make_error_code(std::errc::not_supported), command_flag::fast_zero) == error_value::enotsup);
-    CHECK(to_error_value(std::make_error_code(std::errc::operation_not_supported), command_flag::fast_zero)
+    CHECK(to_error_value({ENOTSUP, std::generic_category()}, command_flag::fast_zero)
           == error_value::enotsup);
-    CHECK(to_error_value({EIO, std::generic_category()}, command_flag::fast_zero) == error_value::eio);
-    CHECK(to_error_value({ENOSPC, std::generic_category()}, command_flag::fast_zero) == error_value::enospc);
-    CHECK(to_error_value({EOVERFLOW, std::generic_category()}, command_flag::fast_zero) == error_value::einval);
+    CHECK(to_error_value({EOPNOTSUPP, std::system_category()}, command_flag::fast_zero)
+          == error_value::enotsup);
+    CHECK(to_error_value(std::make_error_code(std::errc::not_supported), command_flag::fast_zero)
+          == error_value::enotsup);
+    CHECK(to_error_value(std::make_error_code(std::errc::operation_not_supported),
+                         command_flag::fast_zero)
+          == error_value::enotsup);
+    CHECK(to_error_value({EIO, std::generic_category()}, command_flag::fast_zero)
+          == error_value::eio);
+    CHECK(to_error_value({ENOSPC, std::generic_category()}, command_flag::fast_zero)
+          == error_value::enospc);
+    CHECK(to_error_value({EOVERFLOW, std::generic_category()}, command_flag::fast_zero)
+          == error_value::einval);
     CHECK(to_error_value({}, command_flag::fast_zero) == error_value::none);
     const std::error_code too_long{EOVERFLOW, std::generic_category()};
     CHECK(to_error_value(too_long, command_flag::df) == error_value::eoverflow);

@@ -24,8 +24,7 @@ bytes data_of(std::string_view name, const std::vector<std::string>& queries)
         all = all + string_of(q);
     return all;
 }
-bool wants(const std::vector<std::string>& queries, std::string_view name,
-           nbd::protocol::option o)
+bool wants(const std::vector<std::string>& queries, std::string_view name, nbd::protocol::option o)
 {
     const auto data = data_of("disk", queries);
     const auto r = decode_meta_request(data);
@@ -76,9 +75,9 @@ TEST_CASE("protocol/meta_context: every cut and every byte too many is refused (
 TEST_CASE("protocol/meta_context: lengths that overrun or wrap are refused at once (P40)")
 {
     for (const auto* const bad :
-         {"ffffffff 00000000", "00000004 6469736b ffffffff",
-          "00000004 6469736b 00000001 ffffffff", "00000004 6469736b 00000001 fffffffc 61",
-          "00000004 6469736b 80000000 00000000", "00000008 6469736b 00000000"}) {
+         {"ffffffff 00000000", "00000004 6469736b ffffffff", "00000004 6469736b 00000001 ffffffff",
+          "00000004 6469736b 00000001 fffffffc 61", "00000004 6469736b 80000000 00000000",
+          "00000008 6469736b 00000000"}) {
         CAPTURE(bad);
         CHECK_FALSE(decode_meta_request(hex(bad)));
     }

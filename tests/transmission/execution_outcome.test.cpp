@@ -33,7 +33,8 @@ TEST_CASE("transmission/execution: an exception becomes an error code, whatever 
     const auto thrown = [](auto e) { return outcome_of([&] { throw e; }); };
     CHECK(thrown(std::system_error{ENOSPC, std::system_category()})
           == std::error_code{ENOSPC, std::system_category()});
-    CHECK(thrown(std::system_error{nbd::protocol::request_bytes, std::iostream_category()}).code.value()
+    CHECK(thrown(std::system_error{nbd::protocol::request_bytes, std::iostream_category()})
+              .code.value()
           == static_cast<int>(nbd::protocol::request_bytes));
     // One that says "no error" is one all the same.
     CHECK(thrown(std::system_error{std::error_code{}}) == std::errc::io_error);
@@ -92,7 +93,8 @@ read_result read_with(std::function<void(nbd::call&)> f)
     handler disk{std::move(f)};
     read_result r{{}, bytes(8, std::byte{0xee})};
     r.error = nbd::transmission::read(
-        disk, {.command = command::read, .cookie = 5, .offset = 16, .length = 8}, r.data).code;
+                  disk, {.command = command::read, .cookie = 5, .offset = 16, .length = 8}, r.data)
+                  .code;
     return r;
 }
 std::error_code write_with(std::function<void(nbd::call&)> f)

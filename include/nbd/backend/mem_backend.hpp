@@ -32,7 +32,8 @@ public:
     explicit mem_backend(std::uint64_t size) : mem_backend{size, size} {}
     /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
     /// because memory that was lent cannot move; memory is not.
-    mem_backend(std::uint64_t size, std::uint64_t most) : memory_{std::max(size, most)}, touched_{memory_.size()}, size_{size}
+    mem_backend(std::uint64_t size, std::uint64_t most)
+        : memory_{std::max(size, most)}, touched_{memory_.size()}, size_{size}
     {
     }
 

@@ -66,7 +66,7 @@ struct write_flags {
 /// The flags of a WRITE_ZEROES. FUA is not among them: it becomes a flush afterwards.
 struct zero_flags {
     bool no_hole = false;  ///< the range must be fully provisioned afterwards
-    bool fast = false;     ///< fail at once with std::errc::not_supported unless faster than writing
+    bool fast = false;  ///< fail at once with std::errc::not_supported unless faster than writing
 };
 
 /// How many calls of a backend may run at the same time (nbdkit's thread models).
@@ -146,10 +146,9 @@ concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t le
 /// extents of protocol::state_flag bits from `offset` on until the list wants no more; less than
 /// the whole range is fine, nothing at all is EIO.
 template <class B>
-concept has_extents =
-    requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to) {
-        { b.extents(offset, length, to) } -> outcome;
-    };
+concept has_extents = requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to) {
+    { b.extents(offset, length, to) } -> outcome;
+};
 /// Contexts of the backend's own namespaces, and their extents; `index` counts in meta_contexts(),
 /// which stays the same while the backend lives. Where an export has a minimum block size, a block
 /// whose parts differ gets the union of their bits.
@@ -186,7 +185,8 @@ struct served {
 };
 template <has_open B>
 struct served<B> {
-    using type = std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
+    using type =
+        std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
 };
 /// What answers a client's requests: the backend itself, or what its `open` returned.
 template <class B>

@@ -45,11 +45,13 @@ consteval bool served_is_sound()
     static_assert(has_read<B> || names_read<B>() || names_handle<B>(),
                   "nbd: a backend needs `std::error_code read(std::uint64_t offset, "
                   "std::span<std::byte> to)`, or the same returning void");
-    static_assert(has_read<B> || !names_read<B>(),
-                  "nbd: this backend's read has the wrong shape; expected `std::error_code "
-                  "read(std::uint64_t offset, std::span<std::byte> to)`, or the same returning void");
-    static_assert(has_handle<B> || !names_handle<B>(),
-                  "nbd: this backend's handle has the wrong shape; expected `void handle(nbd::call&)`");
+    static_assert(
+        has_read<B> || !names_read<B>(),
+        "nbd: this backend's read has the wrong shape; expected `std::error_code "
+        "read(std::uint64_t offset, std::span<std::byte> to)`, or the same returning void");
+    static_assert(
+        has_handle<B> || !names_handle<B>(),
+        "nbd: this backend's handle has the wrong shape; expected `void handle(nbd::call&)`");
     static_assert(has_write<B> || !names_write<B>(),
                   "nbd: this backend's write has the wrong shape; expected `std::error_code "
                   "write(std::uint64_t offset, std::span<const std::byte> from)`, with a third "
@@ -96,18 +98,17 @@ consteval bool served_is_sound()
                       || !(has_lend<B> || has_lend_for_write<B>),
                   "nbd: lent memory is used outside any lock, so a backend that lends promises "
                   "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`");
-    static_assert(!names_concurrency<B>()
-                      || requires { typename constant<nbd::concurrency, B::concurrency>; },
-                  "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
-    static_assert((!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
-                      && (!names_rotational<B>()
-                          || requires { typename constant<bool, B::rotational>; })
-                      && (!names_fast_zero<B>()
-                          || requires { typename constant<bool, B::fast_zero>; })
-                      && (!names_fills_reads<B>()
-                          || requires { typename constant<bool, B::fills_reads>; }),
-                  "nbd: multi_conn, rotational, fast_zero and fills_reads are promised as "
-                  "`static constexpr bool`");
+    static_assert(
+        !names_concurrency<B>() || requires {
+            typename constant<nbd::concurrency, B::concurrency>;
+        }, "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
+    static_assert(
+        (!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
+            && (!names_rotational<B>() || requires { typename constant<bool, B::rotational>; })
+            && (!names_fast_zero<B>() || requires { typename constant<bool, B::fast_zero>; })
+            && (!names_fills_reads<B>() || requires { typename constant<bool, B::fills_reads>; }),
+        "nbd: multi_conn, rotational, fast_zero and fills_reads are promised as "
+        "`static constexpr bool`");
     return readable_backend<B>;
 }
 

@@ -82,10 +82,9 @@ NBD_NOTIFY(at_accept_error)
 
 /// Whether there is anything that the observer could be told.
 template <class O>
-inline constexpr bool hears_anything =
-    names_at_connect<O>() || names_at_option<O>() || names_at_export_opened<O>()
-    || names_at_request<O>() || names_at_reply<O>() || names_at_error<O>()
-    || names_at_disconnect<O>() || names_at_accept_error<O>();
+inline constexpr bool hears_anything = names_at_connect<O>() || names_at_option<O>()
+    || names_at_export_opened<O>() || names_at_request<O>() || names_at_reply<O>()
+    || names_at_error<O>() || names_at_disconnect<O>() || names_at_accept_error<O>();
 
 }  // namespace notify
 

@@ -103,7 +103,7 @@ public:
         agreed_ = settle(e.terms, style_, selection_.of(e.name));
         const auto& terms = agreed_.terms;
         const bool must_ask = e.require_block_sizes && terms.blocks != protocol::block_sizes{}
-                           && !asked_.wants(protocol::info::block_size);
+            && !asked_.wants(protocol::info::block_size);
         if (option_.option == protocol::option::export_name && must_ask)
             return hang_up(errc::export_name_refused);  // point 77
         if (option_.option == protocol::option::export_name) {

@@ -3,6 +3,7 @@
 
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
+
 #include <coroutine>
 #include <cstddef>
 #include <exception>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/endian/conversion.hpp>
+
 #include <cassert>
 #include <cstddef>
 #include <cstring>

@@ -46,8 +46,12 @@ inline void encode_chunk(std::span<std::byte> to, reply_style style, const chunk
 {
     writer out{to};
     if (style == reply_style::extended)
-        out.put(extended_reply_magic).put(c.flags).put(c.type).put(c.cookie).put(c.offset).put(
-            c.length);
+        out.put(extended_reply_magic)
+            .put(c.flags)
+            .put(c.type)
+            .put(c.cookie)
+            .put(c.offset)
+            .put(c.length);
     else
         out.put(structured_reply_magic)
             .put(c.flags)

@@ -10,14 +10,14 @@ namespace nbd::protocol {
 
 // --- Magic numbers ("Newstyle negotiation", "Transmission") ---------------------------------------
 
-inline constexpr std::uint64_t init_magic = 0x4e42444d41474943;          // NBDMAGIC
-inline constexpr std::uint64_t option_magic = 0x49484156454f5054;        // IHAVEOPT
+inline constexpr std::uint64_t init_magic = 0x4e42444d41474943;    // NBDMAGIC
+inline constexpr std::uint64_t option_magic = 0x49484156454f5054;  // IHAVEOPT
 inline constexpr std::uint64_t option_reply_magic = 0x0003e889045565a9;
-inline constexpr std::uint32_t request_magic = 0x25609513;               // NBD_REQUEST_MAGIC
-inline constexpr std::uint32_t simple_reply_magic = 0x67446698;          // NBD_SIMPLE_REPLY_MAGIC
-inline constexpr std::uint32_t structured_reply_magic = 0x668e33ef;      // NBD_STRUCTURED_REPLY_MAGIC
-inline constexpr std::uint32_t extended_request_magic = 0x21e41c71;      // NBD_EXTENDED_REQUEST_MAGIC
-inline constexpr std::uint32_t extended_reply_magic = 0x6e8a278c;        // NBD_EXTENDED_REPLY_MAGIC
+inline constexpr std::uint32_t request_magic = 0x25609513;           // NBD_REQUEST_MAGIC
+inline constexpr std::uint32_t simple_reply_magic = 0x67446698;      // NBD_SIMPLE_REPLY_MAGIC
+inline constexpr std::uint32_t structured_reply_magic = 0x668e33ef;  // NBD_STRUCTURED_REPLY_MAGIC
+inline constexpr std::uint32_t extended_request_magic = 0x21e41c71;  // NBD_EXTENDED_REQUEST_MAGIC
+inline constexpr std::uint32_t extended_reply_magic = 0x6e8a278c;    // NBD_EXTENDED_REPLY_MAGIC
 
 // --- Sizes of the fixed parts, in bytes -----------------------------------------------------------
 
@@ -100,16 +100,16 @@ enum class option_reply : std::uint32_t {
     info = 3,          // NBD_REP_INFO
     meta_context = 4,  // NBD_REP_META_CONTEXT
 
-    err_unsup = 0x80000001,                // NBD_REP_ERR_UNSUP
-    err_policy = 0x80000002,               // NBD_REP_ERR_POLICY
-    err_invalid = 0x80000003,              // NBD_REP_ERR_INVALID
-    err_platform = 0x80000004,             // NBD_REP_ERR_PLATFORM
-    err_tls_reqd = 0x80000005,             // NBD_REP_ERR_TLS_REQD
-    err_unknown = 0x80000006,              // NBD_REP_ERR_UNKNOWN
-    err_shutdown = 0x80000007,             // NBD_REP_ERR_SHUTDOWN
-    err_block_size_reqd = 0x80000008,      // NBD_REP_ERR_BLOCK_SIZE_REQD
-    err_too_big = 0x80000009,              // NBD_REP_ERR_TOO_BIG
-    err_ext_header_reqd = 0x8000000a,      // NBD_REP_ERR_EXT_HEADER_REQD
+    err_unsup = 0x80000001,            // NBD_REP_ERR_UNSUP
+    err_policy = 0x80000002,           // NBD_REP_ERR_POLICY
+    err_invalid = 0x80000003,          // NBD_REP_ERR_INVALID
+    err_platform = 0x80000004,         // NBD_REP_ERR_PLATFORM
+    err_tls_reqd = 0x80000005,         // NBD_REP_ERR_TLS_REQD
+    err_unknown = 0x80000006,          // NBD_REP_ERR_UNKNOWN
+    err_shutdown = 0x80000007,         // NBD_REP_ERR_SHUTDOWN
+    err_block_size_reqd = 0x80000008,  // NBD_REP_ERR_BLOCK_SIZE_REQD
+    err_too_big = 0x80000009,          // NBD_REP_ERR_TOO_BIG
+    err_ext_header_reqd = 0x8000000a,  // NBD_REP_ERR_EXT_HEADER_REQD
 };
 
 // --- Information types of INFO and GO -------------------------------------------------------------
@@ -153,13 +153,13 @@ inline constexpr std::uint16_t done = 1U << 0;  // NBD_REPLY_FLAG_DONE
 }  // namespace reply_flag
 
 enum class chunk : std::uint16_t {
-    none = 0,                // NBD_REPLY_TYPE_NONE
-    offset_data = 1,         // NBD_REPLY_TYPE_OFFSET_DATA
-    offset_hole = 2,         // NBD_REPLY_TYPE_OFFSET_HOLE
-    block_status = 5,        // NBD_REPLY_TYPE_BLOCK_STATUS
-    block_status_ext = 6,    // NBD_REPLY_TYPE_BLOCK_STATUS_EXT
-    error = 0x8001,          // NBD_REPLY_TYPE_ERROR
-    error_offset = 0x8002,   // NBD_REPLY_TYPE_ERROR_OFFSET
+    none = 0,               // NBD_REPLY_TYPE_NONE
+    offset_data = 1,        // NBD_REPLY_TYPE_OFFSET_DATA
+    offset_hole = 2,        // NBD_REPLY_TYPE_OFFSET_HOLE
+    block_status = 5,       // NBD_REPLY_TYPE_BLOCK_STATUS
+    block_status_ext = 6,   // NBD_REPLY_TYPE_BLOCK_STATUS_EXT
+    error = 0x8001,         // NBD_REPLY_TYPE_ERROR
+    error_offset = 0x8002,  // NBD_REPLY_TYPE_ERROR_OFFSET
 };
 
 // --- Extent states of base:allocation -------------------------------------------------------------

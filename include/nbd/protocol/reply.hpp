@@ -19,7 +19,8 @@ struct simple_reply {
     friend bool operator==(const simple_reply&, const simple_reply&) = default;
 };
 
-inline void encode_reply(std::span<std::byte, simple_reply_bytes> to, const simple_reply& r) noexcept
+inline void encode_reply(std::span<std::byte, simple_reply_bytes> to,
+                         const simple_reply& r) noexcept
 {
     writer{to}.put(simple_reply_magic).put(r.error).put(r.cookie);
 }
@@ -30,7 +31,8 @@ decode_simple_reply(std::span<const std::byte, simple_reply_bytes> bytes) noexce
 {
     if (load<std::uint32_t>(bytes.first<4>()) != simple_reply_magic)
         return std::nullopt;
-    return simple_reply{.error = static_cast<error_value>(load<std::uint32_t>(bytes.subspan<4, 4>())),
+    return simple_reply{.error =
+                            static_cast<error_value>(load<std::uint32_t>(bytes.subspan<4, 4>())),
                         .cookie = load<std::uint64_t>(bytes.subspan<8, 8>())};
 }
 

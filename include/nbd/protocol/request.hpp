@@ -28,8 +28,8 @@ struct request {
     /// Bytes that follow the header on the wire: with extended headers, where a flag says so.
     [[nodiscard]] constexpr std::uint64_t payload() const noexcept
     {
-        const bool carries = extended ? has(command_flag::payload_len)
-                                      : command == protocol::command::write;
+        const bool carries =
+            extended ? has(command_flag::payload_len) : command == protocol::command::write;
         return carries ? length : 0;
     }
 

@@ -20,9 +20,8 @@ struct block_sizes {
 /// The rules of point 76: powers of two where they must be, and in order.
 [[nodiscard]] constexpr bool valid(const block_sizes& b) noexcept
 {
-    return std::has_single_bit(b.minimum) && b.minimum <= 65536
-        && std::has_single_bit(b.preferred) && b.preferred >= b.minimum && b.preferred >= 512
-        && b.maximum >= b.preferred;
+    return std::has_single_bit(b.minimum) && b.minimum <= 65536 && std::has_single_bit(b.preferred)
+        && b.preferred >= b.minimum && b.preferred >= 512 && b.maximum >= b.preferred;
 }
 
 /// What the handshake promises one client for the whole of its transmission phase: the payloads of

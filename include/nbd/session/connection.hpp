@@ -53,8 +53,8 @@ public:
             return false;
         const auto reason = session.deadline.reason();
         return reason == errc::progress_timeout || reason == errc::idle_timeout
-                 ? dawdles()
-                 : session.waiting.load(std::memory_order_relaxed);
+            ? dawdles()
+            : session.waiting.load(std::memory_order_relaxed);
     }
     /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
     /// sent waits to be received (by a thread that another client keeps busy).

@@ -18,7 +18,10 @@ public:
     /// Short beside every limit of nbd::settings, long beside what a sweep costs.
     static constexpr std::chrono::milliseconds tick{250};
 
-    [[nodiscard]] std::uint64_t now() const noexcept { return now_.load(std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t now() const noexcept
+    {
+        return now_.load(std::memory_order_relaxed);
+    }
     void advance_to(std::uint64_t ticks) noexcept { now_.store(ticks, std::memory_order_relaxed); }
 
     /// Ticks that are certainly not less than `d`, counted from any moment inside the present tick.
@@ -55,7 +58,10 @@ public:
         return due_.load(std::memory_order_relaxed) <= clock_.now();
     }
     /// What the client is let go for when it is overdue.
-    [[nodiscard]] errc reason() const noexcept { return otherwise_.load(std::memory_order_relaxed); }
+    [[nodiscard]] errc reason() const noexcept
+    {
+        return otherwise_.load(std::memory_order_relaxed);
+    }
 
 private:
     static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();

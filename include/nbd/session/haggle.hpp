@@ -6,6 +6,7 @@
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
+
 #include <cstddef>
 #include <optional>
 #include <string_view>
@@ -33,9 +34,9 @@ haggle(Stream& stream, Exports& exports, handshake::agreement& agreed, context<O
     c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
         if (v == verdict::list) {
-            exports.visit(c.limits.exports_listed, [&](std::string_view name, std::string_view text) {
-                haggler.list(name, text);
-            });
+            exports.visit(
+                c.limits.exports_listed,
+                [&](std::string_view name, std::string_view text) { haggler.list(name, text); });
             v = haggler.listed();
         } else if (v == verdict::open) {
             std::error_code why;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
 #include <boost/asio/buffer.hpp>
+
+#include <array>
 #include <cassert>
 #include <cstddef>
 #include <memory>

@@ -93,8 +93,7 @@ private:
 
     [[nodiscard]] static constexpr std::size_t largest_inline() noexcept
     {
-        return has_lend<backend_type> ? copied_data
-                                      : outbox_bytes - replies<Observer>::most_header;
+        return has_lend<backend_type> ? copied_data : outbox_bytes - replies<Observer>::most_header;
     }
 
     [[nodiscard]] failure read(const protocol::request& r, std::span<std::byte> to) noexcept
@@ -142,8 +141,8 @@ private:
     }
 
     /// Memory of the backend's for the whole range, or none.
-    [[nodiscard]] std::span<const std::byte> lent_by_backend([[maybe_unused]] std::uint64_t at,
-                                                             [[maybe_unused]] std::size_t n) noexcept
+    [[nodiscard]] std::span<const std::byte>
+    lent_by_backend([[maybe_unused]] std::uint64_t at, [[maybe_unused]] std::size_t n) noexcept
     {
         if constexpr (has_lend<backend_type>) {
             const std::span<const std::byte> lent = disk_.backend().lend(at, n);

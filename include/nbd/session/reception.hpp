@@ -9,7 +9,6 @@
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
 
-#include <atomic>
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
@@ -17,6 +16,8 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <mutex>
@@ -41,9 +42,10 @@ class reception {
     using control_executor = boost::asio::io_context::executor_type;
     using protocol_type = typename Transport::protocol_type;
     using acceptor_type = boost::asio::basic_socket_acceptor<protocol_type, control_executor>;
-    using timer_type = boost::asio::basic_waitable_timer<
-        std::chrono::steady_clock, boost::asio::wait_traits<std::chrono::steady_clock>,
-        control_executor>;
+    using timer_type =
+        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
+                                          boost::asio::wait_traits<std::chrono::steady_clock>,
+                                          control_executor>;
     using executor_type = typename Policy::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
     using colour = std::conditional_t<Policy::blocking, io::blocking, io::awaiting<executor_type>>;
@@ -137,12 +139,11 @@ private:
     void accept()
     {
         try {
-            acceptor_.async_accept(
-                policy_.next_executor(),
-                [this, underway = in_progress{accepting_}](const boost::system::error_code& error,
-                                                           socket_type socket) {
-                    accepted(error, std::move(socket));
-                });
+            acceptor_.async_accept(policy_.next_executor(),
+                                   [this, underway = in_progress{accepting_}](
+                                       const boost::system::error_code& error, socket_type socket) {
+                                       accepted(error, std::move(socket));
+                                   });
         } catch (...) {  // out of what a socket needs
             accept_later(current_error());
         }
@@ -198,8 +199,8 @@ private:
         clock_.advance_to(elapsed());
         client who{.id = ++last_id_, .peer = transport_.peer(socket)};
         const auto executor = socket.get_executor();
-        const seat at = roster_.add(std::move(socket), limits_, observer_, std::move(who), clock_,
-                                    stopping_);
+        const seat at =
+            roster_.add(std::move(socket), limits_, observer_, std::move(who), clock_, stopping_);
         if constexpr (Policy::blocking) {
             // A send that blocks says now and then how far it has come, so that a slow reader is
             // told from one that does not read.
@@ -215,8 +216,7 @@ private:
             ticking_ = false;
         }
         policy_.launch(
-            executor,
-            [this, at] { return serve<colour>(at->socket, exports_, at->session); },
+            executor, [this, at] { return serve<colour>(at->socket, exports_, at->session); },
             [this, at] { ended(at); });
     }
 
@@ -286,7 +286,8 @@ private:
 
     [[nodiscard]] std::uint64_t elapsed() const
     {
-        return static_cast<std::uint64_t>((std::chrono::steady_clock::now() - epoch_) / ticker::tick);
+        return static_cast<std::uint64_t>((std::chrono::steady_clock::now() - epoch_)
+                                          / ticker::tick);
     }
 
     Transport& transport_;

@@ -85,8 +85,7 @@ public:
     {
         // "Structured replies": a READ is always answered in chunks, what has no payload may be
         // simple; with extended headers nothing may (point 53).
-        if (style_ == reply_style::extended
-            || (chunked() && r.command == protocol::command::read))
+        if (style_ == reply_style::extended || (chunked() && r.command == protocol::command::read))
             std::ignore = append_chunk(r, protocol::chunk::none, 0, true);
         else
             simple(out_.append(protocol::simple_reply_bytes), r, protocol::error_value::none);
@@ -117,7 +116,8 @@ public:
     {
         const auto text = why.text.empty() ? why.code.message() : why.text;
         notify::at_error(context_.observer, context_.who, why.code, text);
-        const bool told = why.offset && *why.offset >= r.offset && *why.offset - r.offset < r.length;
+        const bool told =
+            why.offset && *why.offset >= r.offset && *why.offset - r.offset < r.length;
         error(r, protocol::to_error_value(why.code, r.flags), text,
               told ? why.offset : std::nullopt);
     }

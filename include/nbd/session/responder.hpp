@@ -31,18 +31,16 @@ public:
     enum class step {
         receive,  ///< receive into `space()`, say how much to `received`, then advance again
         again,    ///< advance again: there was no room for more replies
-        finish,   ///< close
-    };
+        finish,   ///< close };
 
-    responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
-        : disk_{disk}, context_{c}, terms_{agreed.terms},
-          header_bytes_{protocol::request_bytes_of(agreed.style)},
-          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
-          read_{disk, replies_, scratch_}, status_{disk, agreed, replies_}
-    {
-    }
+        responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c) :
+            disk_{disk}, context_{c}, terms_{agreed.terms},
+        header_bytes_{protocol::request_bytes_of(agreed.style)},
+        replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
+        read_{disk, replies_, scratch_},
+        status_{disk, agreed, replies_} {}
 
-    [[nodiscard]] outbox& out() noexcept { return replies_.out(); }
+        [[nodiscard]] outbox& out() noexcept {return replies_.out();}
 
     /// Where the next bytes belong: the rest of a large payload goes straight to its place.
     [[nodiscard]] std::span<std::byte> space() noexcept
@@ -182,8 +180,7 @@ private:
     {
         auto& r = *zeroing_;
         const bool cheap = has_handle<backend_type>
-                        || (has_write_zeroes<backend_type>
-                            && !r.has(protocol::command_flag::no_hole));
+            || (has_write_zeroes<backend_type> && !r.has(protocol::command_flag::no_hole));
         auto piece = r;
         if (!cheap && r.length > zeroing_piece) {
             piece.length = zeroing_piece;
@@ -302,11 +299,11 @@ private:
     replies<Observer> replies_;
     read_answer<Opened, Observer> read_;
     status_answer<Opened, Observer> status_;
-    std::uint64_t skip_ = 0;        ///< bytes of a refused payload that are still to come
+    std::uint64_t skip_ = 0;  ///< bytes of a refused payload that are still to come
     std::optional<refusal> refused_;
     std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES
     std::uint64_t zeroing_at_ = 0;              ///< where it began
-    std::span<std::byte> payload_;  ///< where the rest of a large payload goes
+    std::span<std::byte> payload_;              ///< where the rest of a large payload goes
     std::optional<large_write> writing_;
 };
 

@@ -20,8 +20,7 @@ namespace nbd::session {
 template <class Opened, class Observer>
 class status_answer {
 public:
-    status_answer(Opened& disk, const handshake::agreement& agreed,
-                  replies<Observer>& answers)
+    status_answer(Opened& disk, const handshake::agreement& agreed, replies<Observer>& answers)
         : disk_{disk}, agreed_{agreed}, to_{answers}
     {
     }
@@ -79,8 +78,8 @@ private:
         list_.begin(r.length, most);
         {
             [[maybe_unused]] const auto lock = disk_.lock();
-            if (auto failed = transmission::status(disk_.backend(), context.index, r.offset,
-                                                   r.length, list_))
+            if (auto failed =
+                    transmission::status(disk_.backend(), context.index, r.offset, r.length, list_))
                 return failed;
         }
         std::vector<extent> extents{list_.extents().begin(), list_.extents().end()};

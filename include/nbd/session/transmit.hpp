@@ -8,8 +8,8 @@
 
 // GCC 12 takes the frame's own operators new and delete (Asio's promise has both) for a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)
-    #pragma GCC diagnostic push
-    #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 #endif
 
 namespace nbd::session {
@@ -67,5 +67,5 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk,
 }  // namespace nbd::session
 
 #if defined(__GNUC__) && !defined(__clang__)
-    #pragma GCC diagnostic pop
+#pragma GCC diagnostic pop
 #endif

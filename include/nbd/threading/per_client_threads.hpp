@@ -3,9 +3,10 @@
 
 #include <nbd/concepts/threading_policy.hpp>
 
-#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
+
+#include <algorithm>
 #include <condition_variable>
 #include <list>
 #include <memory>

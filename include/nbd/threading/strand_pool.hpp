@@ -3,11 +3,12 @@
 
 #include <nbd/concepts/threading_policy.hpp>
 
-#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
+
+#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <list>

@@ -108,7 +108,7 @@ namespace nbd::transmission {
     if (r.command == command::resize)
         return error_value::none;  // its offset is the new size
     if (r.has(protocol::command_flag::payload_len) && r.command == command::block_status)
-        return error_value::none;  // its range is in the payload, and is admitted from there
+        return error_value::none;     // its range is in the payload, and is admitted from there
     if (r.command == command::flush)  // "offset and length MUST be zero" (point 62)
         return r.offset == 0 && r.length == 0 ? error_value::none : error_value::einval;
     if (r.command == command::block_status && r.length == 0)
@@ -117,9 +117,9 @@ namespace nbd::transmission {
     // off, EINVAL for the others (points 67 and 87).
     if (!inside(r, terms.size))
         return r.command == command::write || r.command == command::write_zeroes
-                    || inside(r, terms.told)
-                 ? error_value::enospc
-                 : error_value::einval;
+                || inside(r, terms.told)
+            ? error_value::enospc
+            : error_value::einval;
     if ((r.command == command::read || r.command == command::write)
         && r.length > terms.blocks.maximum)  // points 59 and 96
         return r.has(protocol::command_flag::df) ? error_value::eoverflow : error_value::einval;

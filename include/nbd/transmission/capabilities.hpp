@@ -40,11 +40,10 @@ template <class B>
 }
 
 /// What an export can withhold; nothing can be added.
-inline constexpr std::uint16_t withholdable =
-    protocol::transmission_flag::send_flush | protocol::transmission_flag::send_fua
-    | protocol::transmission_flag::send_trim | protocol::transmission_flag::send_write_zeroes
-    | protocol::transmission_flag::send_fast_zero | protocol::transmission_flag::send_cache
-    | protocol::transmission_flag::can_multi_conn;
+inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_flush
+    | protocol::transmission_flag::send_fua | protocol::transmission_flag::send_trim
+    | protocol::transmission_flag::send_write_zeroes | protocol::transmission_flag::send_fast_zero
+    | protocol::transmission_flag::send_cache | protocol::transmission_flag::can_multi_conn;
 
 /// The flags that clients of one export see: the backend's, less what the export withholds.
 [[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,

@@ -62,8 +62,7 @@ template <class Guard, class F>
 
 /// A READ into memory of ours; `to` is as long as the request.
 template <class B>
-[[nodiscard]] failure read(B& backend, const protocol::request& r,
-                                   std::span<std::byte> to) noexcept
+[[nodiscard]] failure read(B& backend, const protocol::request& r, std::span<std::byte> to) noexcept
 {
     // A backend that claims success and fills less must not send a client what lay there before.
     if constexpr (!promises_fills_reads<B>)
@@ -147,8 +146,7 @@ template <class B, class Guard = unguarded>
 }
 
 template <class B, class Guard = unguarded>
-[[nodiscard]] failure trim(B& backend, const protocol::request& r,
-                           const Guard& guard = {}) noexcept
+[[nodiscard]] failure trim(B& backend, const protocol::request& r, const Guard& guard = {}) noexcept
 {
     const bool fua = r.has(protocol::command_flag::fua);
     if (fua && !has_flush<B>)
@@ -164,8 +162,7 @@ template <class B, class Guard = unguarded>
 /// Carries out a request whose reply has no data: everything but READ and DISC. It was admitted.
 template <class B, class Guard = unguarded>
 [[nodiscard]] failure perform(B& backend, const protocol::request& r,
-                              std::span<const std::byte> payload,
-                              const Guard& guard = {}) noexcept
+                              std::span<const std::byte> payload, const Guard& guard = {}) noexcept
 {
     using protocol::command;
     if constexpr (has_handle<B>) {

@@ -8,6 +8,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/socket_base.hpp>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -44,11 +45,10 @@ public:
         boost::system::error_code failed;
         boost::asio::ip::basic_resolver<protocol_type, typename Acceptor::executor_type> resolver{
             acceptor.get_executor()};
-        const auto found =
-            resolver.resolve(settings_.address, std::to_string(settings_.port),
-                             boost::asio::ip::resolver_base::passive
-                                 | boost::asio::ip::resolver_base::numeric_service,
-                             failed);
+        const auto found = resolver.resolve(settings_.address, std::to_string(settings_.port),
+                                            boost::asio::ip::resolver_base::passive
+                                                | boost::asio::ip::resolver_base::numeric_service,
+                                            failed);
         if (failed)
             return failed;
         for (const auto& entry : found) {

@@ -7,6 +7,7 @@
 
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/socket_base.hpp>
+
 #include <cerrno>
 #include <string>
 #include <string_view>
@@ -132,9 +133,8 @@ private:
         const int probe = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (probe < 0)
             return {errno, std::system_category()};
-        const bool dead =
-            ::connect(probe, static_cast<const ::sockaddr*>(endpoint.data()),
-                      static_cast<::socklen_t>(endpoint.size()))
+        const bool dead = ::connect(probe, static_cast<const ::sockaddr*>(endpoint.data()),
+                                    static_cast<::socklen_t>(endpoint.size()))
                 != 0
             && errno == ECONNREFUSED;
         ::close(probe);
