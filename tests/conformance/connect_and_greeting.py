@@ -42,6 +42,15 @@ def P12_handshake_flags(t):
 
 
 @case()
+def P08_oldstyle_is_not_offered(t):
+    """No size and no flags word follow the first magic, as in oldstyle: IHAVEOPT, two bytes of flags, and silence."""
+    client = t.client()
+    first, second, _ = struct.unpack(">QQH", client.recv(18, "the greeting"))
+    t.check(first == 0x4E42444D41474943 and second == 0x49484156454F5054, "NBDMAGIC and IHAVEOPT", "%#x" % second)
+    t.quiet(client)
+
+
+@case()
 def P14_each_unknown_client_flag_drops(t):
     """A client flag that is unknown or was not advertised: the server MUST drop the connection."""
     for bit in range(2, 32):

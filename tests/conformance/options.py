@@ -5,8 +5,8 @@ import time
 
 import wire
 from harness import DESCRIPTION, NAME, SLOWER, Skip, case, eventually, scaled
-from wire import (ABORT, ACK, ERR_BLOCK_SIZE_REQD, ERR_INVALID, ERR_PLATFORM, ERR_POLICY, ERR_TOO_BIG, ERR_UNKNOWN,
-                  ERR_UNSUP, EINVAL, EXPORT_NAME, EXTENDED_HEADERS, GO, IHAVEOPT, INFO, INFO_BLOCK_SIZE,
+from wire import (ABORT, ACK, ERR_BLOCK_SIZE_REQD, ERR_INVALID, ERR_PLATFORM, ERR_POLICY, ERR_TLS_REQD, ERR_TOO_BIG,
+                  ERR_UNKNOWN, ERR_UNSUP, EINVAL, EXPORT_NAME, EXTENDED_HEADERS, GO, IHAVEOPT, INFO, INFO_BLOCK_SIZE,
                   INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, KIB, LIST, LIST_META, MIB, OPTION_REPLY, PEEK_EXPORT, READ,
                   REP_INFO, REP_SERVER, SET_META, STARTTLS, STRUCTURED_REPLY, Dropped, Failure, info_data, meta_data,
                   pack_option, pack_request)
@@ -816,6 +816,49 @@ def T01_starttls_without_tls(t):
 def T02_starttls_with_data(t):
     """STARTTLS with data: an error, the data consumed, sync (N-13)."""
     malformed(t, STARTTLS, bytes.fromhex("deadbeef"), {ERR_INVALID, ERR_UNSUP, ERR_POLICY, ERR_PLATFORM})
+
+
+@case()
+def P70_the_mode_is_constant(t):
+    """NOTLS is the mode of the whole connection: STARTTLS is refused alike each time, and undoes nothing."""
+    client = t.hs()
+    first = client.final(STARTTLS)
+    t.equal(client.structured(), {ACK, ERR_UNSUP}, "STRUCTURED_REPLY")
+    t.equal(client.final(STARTTLS), first, "a second STARTTLS")
+    client.go()
+    t.equal(client.do(READ, 0, 512).style, "structured" if t.run.offers("structured") else "simple", "style of a READ")
+
+
+@case()
+def P72_tls_is_never_required(t):
+    """Without TLS no option, known or unknown, with or without data, is answered TLS_REQD."""
+    client = t.hs()
+    for number in (0, LIST, PEEK_EXPORT, STARTTLS, INFO, GO, STRUCTURED_REPLY, LIST_META, SET_META, EXTENDED_HEADERS, 99):
+        for data in (b"", b"data"):
+            t.check(client.final(number, data) != ERR_TLS_REQD, "no TLS_REQD", "option %d: TLS_REQD" % number)
+    t.equal(client.final(ABORT), ACK, "ABORT")
+
+
+@case()
+def P73_no_export_needs_tls(t):
+    """Without TLS every export is listed and served in plain text; an unknown one is ERR_UNKNOWN, not TLS_REQD."""
+    client = t.hs()
+    t.check([r.kind for r in client.haggle(LIST)] == [REP_SERVER, ACK], "the export and ACK", "another list")
+    t.equal(client.info(NAME)[1][-1].kind, ACK, "INFO")
+    t.equal(client.info(b"nobody")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
+    client.go(NAME)
+    t.sync(client)
+
+
+@case()
+def P74_refused_starttls_stays_in_plain_text(t):
+    """A refused STARTTLS with options behind it in one segment: all are answered in plain text and in order."""
+    client = t.hs()
+    client.send(pack_option(STARTTLS) + pack_option(LIST) + pack_option(99), "STARTTLS, LIST, 99")
+    t.check(client.replies(STARTTLS)[-1].kind != ACK, "a refusal", "ACK")
+    t.equal(client.replies(LIST)[-1].kind, ACK, "LIST")
+    t.equal(client.replies(99)[-1].kind, ERR_UNSUP, "option 99")
+    t.finish(client)
 
 
 def not_offered(t, what):

@@ -477,6 +477,17 @@ def P76_block_sizes_apply_with_and_without_asking(t):
 # -- unknown commands and flags ---------------------------------------------------------------------------------------
 
 @case()
+def P67_resize_is_off_by_default(t):
+    """RESIZE of an export that does not allow it is not advertised: EINVAL, the size stays, sync."""
+    client = t.tx()
+    t.check(not client.tflags & wire.T_RESIZE, "SEND_RESIZE clear", "%#x" % client.tflags)
+    for size in (0, 32 * MIB, 128 * MIB):
+        t.error(client.do(wire.RESIZE, size, 0), EINVAL, "RESIZE to %d" % size)
+    t.equal(t.tx().size, 64 * MIB, "size")
+    t.sync(client)
+
+
+@case()
 def R14_unknown_commands(t):
     """Unknown commands: EINVAL, no payload consumed, sync."""
     client = t.tx()
