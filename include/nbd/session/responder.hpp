@@ -31,16 +31,18 @@ public:
     enum class step {
         receive,  ///< receive into `space()`, say how much to `received`, then advance again
         again,    ///< advance again: there was no room for more replies
-        finish,   ///< close };
+        finish,   ///< close
+    };
 
-        responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c) :
-            disk_{disk}, context_{c}, terms_{agreed.terms},
-        header_bytes_{protocol::request_bytes_of(agreed.style)},
-        replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
-        read_{disk, replies_, scratch_},
-        status_{disk, agreed, replies_} {}
+    responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
+        : disk_{disk}, context_{c}, terms_{agreed.terms},
+          header_bytes_{protocol::request_bytes_of(agreed.style)},
+          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
+          read_{disk, replies_, scratch_}, status_{disk, agreed, replies_}
+    {
+    }
 
-        [[nodiscard]] outbox& out() noexcept {return replies_.out();}
+    [[nodiscard]] outbox& out() noexcept { return replies_.out(); }
 
     /// Where the next bytes belong: the rest of a large payload goes straight to its place.
     [[nodiscard]] std::span<std::byte> space() noexcept
