@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+// Where the disk in memory has data and where holes, that looking takes no memory, and resize.
+#include "catch.hpp"
+#include "support/bytes.hpp"
+#include <nbd/backend/mem_backend.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+using nbd::extent;
+using nbd::mem_backend;
+using namespace nbd_test;
+
+namespace {
+
+constexpr std::uint64_t mib = 1 << 20;
+constexpr std::uint64_t tib = std::uint64_t{1} << 40;
+
+/// Bytes that this process has in memory, of files and memory files too.
+std::uint64_t resident()
+{
+    std::ifstream status{"/proc/self/status"};
+    for (std::string line; std::getline(status, line);) {
+        if (line.starts_with("VmRSS:"))
+            return std::stoull(line.substr(6)) * 1024;
+    }
+    return 0;
+}
+
+struct part {
+    std::uint64_t from;
+    std::uint64_t to;
+    bool hole;
+    friend bool operator==(const part&, const part&) = default;
+};
+std::vector<part> parts(mem_backend& disk, std::uint64_t offset, std::uint64_t length,
+                        std::size_t most = 1000)
+{
+    nbd::extent_list to;
+    to.begin(length, most);
+    CHECK_FALSE(disk.extents(offset, length, to));
+    std::vector<part> all;
+    for (const auto& e : to.extents()) {
+        CHECK((e.flags == 0 || e.flags == 3));
+        all.push_back({offset, offset + e.length, e.flags == 3});
+        offset += e.length;
+    }
+    return all;
+}
+/// The system tells where the holes are; without memory files all is data.
+bool knows_holes()
+{
+    mem_backend disk{mib};
+    const auto all = parts(disk, 0, mib);
+    return all.size() == 1 && all[0].hole;
+}
+bool is_zero(mem_backend& disk, std::uint64_t offset, std::size_t length)
+{
+    bytes to(length, std::byte{0xee});
+    CHECK_FALSE(disk.read(offset, to));
+    return std::all_of(to.begin(), to.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+std::optional<mem_backend> huge(std::uint64_t size)
+{
+    try {
+        return std::optional<mem_backend>{std::in_place, size};
+    } catch (const std::system_error&) {
+        return std::nullopt;
+    }
+}
+using list = std::vector<part>;
+
+}  // namespace
+
+static_assert(nbd::has_extents<mem_backend> && nbd::has_resize<mem_backend>);
+
+namespace Catch {
+template <>
+struct StringMaker<part> {
+    static std::string convert(const part& p)
+    {
+        return std::to_string(p.from) + ".." + std::to_string(p.to) + (p.hole ? " hole" : " data");
+    }
+};
+}  // namespace Catch
+
+TEST_CASE("backend/mem_backend: extents are where it was written, in whole pages (P84)")
+{
+    if (!knows_holes())
+        NBD_SKIP("this system does not tell the holes of memory");
+    mem_backend disk{16 * mib};
+    CHECK(parts(disk, 0, 16 * mib) == list{{0, 16 * mib, true}});
+    CHECK_FALSE(disk.write(5 * mib, pattern(100)));
+    CHECK(parts(disk, 0, 16 * mib)
+          == list{{0, 5 * mib, true},
+                  {5 * mib, 5 * mib + 4096, false},
+                  {5 * mib + 4096, 16 * mib, true}});
+    // any range, also from within a page
+    CHECK(parts(disk, 5 * mib + 10, 20) == list{{5 * mib + 10, 5 * mib + 30, false}});
+    CHECK(parts(disk, 5 * mib - 1, 2)
+          == list{{5 * mib - 1, 5 * mib, true}, {5 * mib, 5 * mib + 1, false}});
+    CHECK(parts(disk, 16 * mib - 1, 1) == list{{16 * mib - 1, 16 * mib, true}});
+    CHECK(parts(disk, 0, 16 * mib, 1) == list{{0, 5 * mib, true}});
+}
+
+TEST_CASE("backend/mem_backend: trim and zeroes make holes, no_hole fills them (P65)")
+{
+    if (!knows_holes())
+        NBD_SKIP("this system does not tell the holes of memory");
+    mem_backend disk{mib};
+    CHECK_FALSE(disk.write(0, pattern(mib)));
+    CHECK(parts(disk, 0, mib) == list{{0, mib, false}});
+    CHECK_FALSE(disk.trim(8192, 8192));
+    CHECK(parts(disk, 0, mib) == list{{0, 8192, false}, {8192, 16384, true}, {16384, mib, false}});
+    CHECK(is_zero(disk, 8192, 8192));
+    CHECK_FALSE(disk.write_zeroes(8192, 8192, {.no_hole = true}));
+    CHECK(parts(disk, 0, mib) == list{{0, mib, false}});
+    CHECK(is_zero(disk, 8192, 8192));
+    CHECK_FALSE(disk.write_zeroes(0, mib, {}));
+    CHECK(parts(disk, 0, mib) == list{{0, mib, true}});
+    CHECK(disk.write_zeroes(0, mib, {.no_hole = true, .fast = true}) == std::errc::not_supported);
+    CHECK(parts(disk, 0, mib) == list{{0, mib, true}});
+}
+
+TEST_CASE("backend/mem_backend: reading holes takes no memory")
+{
+    auto disk = huge(tib);
+    if (!disk)
+        NBD_SKIP("no address space for 1 TiB");
+    bytes to(mib);
+    CHECK_FALSE(disk->read(0, to));
+    const auto before = resident();
+    for (std::uint64_t i = 0; i < 256; ++i) {
+        REQUIRE(is_zero(*disk, i * (tib / 256), mib));
+        REQUIRE(disk->lend(i * (tib / 256), mib).empty());
+    }
+    CHECK(resident() < before + 32 * mib);
+}
+
+TEST_CASE("backend/mem_backend: what was written is lent, what was not is read (N-15)")
+{
+    mem_backend disk{4 * mib};
+    CHECK_FALSE(disk.write(mib, pattern(mib)));
+    const auto lent = disk.lend(mib, mib);
+    REQUIRE(lent.size() == mib);
+    CHECK(shown(lent.first(64)) == shown(pattern(64)));
+    CHECK(disk.lend(0, 2 * mib).empty());
+    CHECK(disk.lend(2 * mib, 1).empty());
+    // over the edge of what was written
+    bytes to(2 * mib, std::byte{0xee});
+    CHECK_FALSE(disk.read(mib / 2 + 1, to));
+    const auto zero = [](std::byte b) { return b == std::byte{0}; };
+    CHECK(std::all_of(to.begin(), to.begin() + mib / 2 - 1, zero));
+    CHECK(std::equal(lent.begin(), lent.end(), to.begin() + mib / 2 - 1));
+    CHECK(std::all_of(to.begin() + mib / 2 - 1 + mib, to.end(), zero));
+    // what is received in place is there as well
+    const auto place = disk.lend_for_write(3 * mib, 10);
+    REQUIRE(place.size() == 10);
+    place[0] = std::byte{0x77};
+    CHECK_FALSE(is_zero(disk, 3 * mib, 10));
+    CHECK(disk.lend(3 * mib, 10)[0] == std::byte{0x77});
+}
+
+TEST_CASE("backend/mem_backend: 1 TiB is zeroed and told of at once")
+{
+    auto disk = huge(tib);
+    if (!disk)
+        NBD_SKIP("no address space for 1 TiB");
+    CHECK_FALSE(disk->write(tib - 5, pattern(5)));
+    const auto begun = std::chrono::steady_clock::now();
+    CHECK_FALSE(disk->write_zeroes(0, tib, {}));
+    CHECK_FALSE(disk->trim(0, tib));
+    const auto all = parts(*disk, 0, tib);
+    CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds{1});
+    if (knows_holes())
+        CHECK(all == list{{0, tib, true}});
+    CHECK(is_zero(*disk, tib - 5, 5));
+}
+
+TEST_CASE("backend/mem_backend: grows to what it was given, and no further")
+{
+    mem_backend disk{mib, 4 * mib};
+    CHECK(disk.size() == mib);
+    CHECK_FALSE(disk.write(mib - 4, hex("01020304")));
+    CHECK_FALSE(disk.resize(4 * mib));
+    CHECK(disk.size() == 4 * mib);
+    CHECK(is_zero(disk, mib, 3 * mib));
+    CHECK_FALSE(disk.write(4 * mib - 4, hex("05060708")));
+    CHECK(disk.resize(4 * mib + 1) == std::errc::no_space_on_device);
+    CHECK(disk.resize(~std::uint64_t{0}) == std::errc::no_space_on_device);
+    CHECK(disk.size() == 4 * mib);
+    CHECK_FALSE(is_zero(disk, mib - 4, 4));
+
+    mem_backend fixed{mib};
+    CHECK(fixed.resize(mib + 1) == std::errc::no_space_on_device);
+    CHECK_FALSE(fixed.resize(mib));
+    CHECK(mem_backend{4 * mib, mib}.size() == 4 * mib);
+}
+
+TEST_CASE("backend/mem_backend: what was cut off comes back as zero")
+{
+    mem_backend disk{mib};
+    CHECK_FALSE(disk.write(0, bytes(mib, std::byte{0xff})));
+    for (const std::uint64_t size : {mib - 1, mib / 2 + 100, mib / 2, std::uint64_t{1}}) {
+        CHECK_FALSE(disk.resize(size));
+        CHECK(disk.size() == size);
+        CHECK_FALSE(disk.resize(mib));
+        CHECK(is_zero(disk, size, mib - size));
+        CHECK_FALSE(is_zero(disk, size - 1, 1));
+    }
+    CHECK_FALSE(disk.resize(0));
+    CHECK(disk.size() == 0);
+    CHECK_FALSE(disk.resize(mib));
+    CHECK(is_zero(disk, 0, mib));
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/backend/touched_map.hpp>
+
+#include <thread>
+#include <vector>
+
+using nbd::touched_map;
+
+namespace {
+constexpr std::uint64_t part = 65536;
+}
+
+TEST_CASE("backend/touched_map: nothing was touched at first")
+{
+    const touched_map m{10 * part};
+    CHECK(m.part() == part);
+    for (std::uint64_t at = 0; at < 10 * part; at += 4096)
+        REQUIRE_FALSE(m.touched(at));
+    CHECK_FALSE(m.all_touched(0, 1));
+    CHECK_FALSE(m.all_touched(0, 10 * part));
+}
+
+TEST_CASE("backend/touched_map: a part is touched by one byte of it, its neighbours are not")
+{
+    for (const auto at : {3 * part, 3 * part + 1, 4 * part - 1}) {
+        touched_map m{10 * part};
+        m.touch(at, 1);
+        CHECK_FALSE(m.touched(3 * part - 1));
+        CHECK(m.touched(3 * part));
+        CHECK(m.touched(4 * part - 1));
+        CHECK_FALSE(m.touched(4 * part));
+    }
+}
+
+TEST_CASE("backend/touched_map: a range touches all parts that it reaches, and no more")
+{
+    touched_map m{10 * part};
+    m.touch(part - 1, 2);
+    CHECK(m.all_touched(0, 2 * part));
+    CHECK_FALSE(m.all_touched(0, 2 * part + 1));
+    CHECK(m.all_touched(2 * part - 1, 1));
+    CHECK_FALSE(m.all_touched(2 * part - 1, 2));
+    m.touch(3 * part, 0);
+    CHECK_FALSE(m.touched(3 * part));
+    // a gap in the middle
+    m.touch(3 * part, 2 * part);
+    CHECK(m.all_touched(3 * part, 2 * part));
+    CHECK_FALSE(m.all_touched(part, 3 * part));
+    m.touch(2 * part, 1);
+    CHECK(m.all_touched(0, 5 * part));
+}
+
+TEST_CASE("backend/touched_map: words of 64 parts are no edge")
+{
+    touched_map m{200 * part};
+    m.touch(63 * part, 2 * part);
+    CHECK(m.all_touched(63 * part, 2 * part));
+    CHECK_FALSE(m.touched(62 * part));
+    CHECK_FALSE(m.touched(65 * part));
+    CHECK_FALSE(m.touched(127 * part));
+    m.touch(0, 200 * part);
+    CHECK(m.all_touched(0, 200 * part));
+}
+
+TEST_CASE("backend/touched_map: the last byte of any size has a place in it")
+{
+    for (const std::uint64_t size :
+         {std::uint64_t{1}, part - 1, part, part + 1, 64 * part, 64 * part + 1,
+          (std::uint64_t{1} << 40) - 1, std::uint64_t{1} << 40, (std::uint64_t{1} << 46) + 12345}) {
+        touched_map m{size};
+        CAPTURE(size);
+        CHECK_FALSE(m.touched(size - 1));
+        m.touch(size - 1, 1);
+        CHECK(m.touched(size - 1));
+        CHECK(m.all_touched(size - 1, 1));
+    }
+}
+
+TEST_CASE("backend/touched_map: one of 2^46 bytes has larger parts, not a larger map")
+{
+    const touched_map m{std::uint64_t{1} << 46};
+    CHECK(m.part() > part);
+    CHECK((std::uint64_t{1} << 46) / m.part() <= std::uint64_t{1} << 24);
+    CHECK((m.part() & (m.part() - 1)) == 0);
+}
+
+TEST_CASE("backend/touched_map: of no size at all")
+{
+    touched_map m{0};
+    m.touch(0, 0);
+    CHECK_FALSE(m.touched(0));
+}
+
+TEST_CASE("backend/touched_map: threads that touch parts of one word lose none")
+{
+    touched_map m{64 * part};
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 4; ++t)
+        threads.emplace_back([&m, t] {
+            for (std::uint64_t bit = t; bit < 64; bit += 4)
+                m.touch(bit * part, 1);
+        });
+    for (auto& t : threads)
+        t.join();
+    CHECK(m.all_touched(0, 64 * part));
+}

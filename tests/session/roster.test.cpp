@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/session/roster.hpp>
+
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+using nbd::errc;
+using nbd::session::ticker;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// One end of a pair of sockets; closes as Asio's do.
+class end_of_pair {
+public:
+    explicit end_of_pair(int fd) : fd_{fd} {}
+    end_of_pair(end_of_pair&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
+    end_of_pair& operator=(end_of_pair&&) = delete;
+    ~end_of_pair()
+    {
+        if (fd_ >= 0)
+            ::close(fd_);
+    }
+    int native_handle() const { return fd_; }
+
+private:
+    int fd_;
+};
+
+using roster_type = nbd::session::roster<end_of_pair, nbd::silent>;
+
+/// A server's roster, and the clients' ends.
+struct reception {
+    struct joined {
+        roster_type::seat seat;
+        end_of_pair client;
+        /// The server's end was shut down, so nothing comes any more.
+        bool ended() const
+        {
+            char c = 0;
+            return ::recv(client.native_handle(), &c, 1, MSG_DONTWAIT) == 0;
+        }
+        void say() const { REQUIRE(::send(client.native_handle(), "x", 1, MSG_NOSIGNAL) == 1); }
+    };
+
+    joined join()
+    {
+        std::array<int, 2> ends{};
+        if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0)
+            throw std::runtime_error{"socketpair"};
+        const auto seat = list.add(end_of_pair{ends[0]}, limits, observer,
+                                   nbd::client{.id = ++count, .peer = "pair"}, clock, stopping);
+        seat->session.waiting = true;
+        return {seat, end_of_pair{ends[1]}};
+    }
+
+    nbd::settings limits;
+    nbd::silent observer;
+    ticker clock;
+    std::atomic<bool> stopping{false};
+    roster_type list;
+    std::uint64_t count = 0;
+};
+
+}  // namespace
+
+TEST_CASE("session/roster: counts who is there; who is removed is closed")
+{
+    reception r;
+    CHECK(r.list.count() == 0);
+    const auto a = r.join();
+    const auto b = r.join();
+    CHECK(r.list.count() == 2);
+    CHECK(a.seat->session.who.id == 1);
+    CHECK(b.seat->session.who.id == 2);
+    r.list.remove(a.seat);
+    CHECK(r.list.count() == 1);
+    CHECK(a.ended());
+    CHECK_FALSE(b.ended());
+    CHECK(b.seat->session.who.id == 2);
+}
+
+TEST_CASE("session/roster: all are cut, for the first reason that there was")
+{
+    reception r;
+    const auto a = r.join();
+    const auto b = r.join();
+    a.seat->cut(errc::idle_timeout);
+    r.list.cut_all(errc::server_stopped);
+    CHECK(a.ended());
+    CHECK(b.ended());
+    CHECK(a.seat->cut_for() == errc::idle_timeout);
+    CHECK(b.seat->cut_for() == errc::server_stopped);
+    CHECK(r.list.count() == 2);
+}
+
+TEST_CASE(
+    "session/roster: at the end of requests, what was sent is still there, and replies go out")
+{
+    reception r;
+    const auto a = r.join();
+    a.say();
+    r.list.end_of_requests();
+    std::array<char, 2> got{};
+    const int server = a.seat->socket.native_handle();
+    CHECK(::recv(server, got.data(), 2, 0) == 1);
+    CHECK(::recv(server, got.data(), 2, 0) == 0);
+    CHECK(::send(server, "y", 1, MSG_NOSIGNAL) == 1);
+    CHECK(::recv(a.client.native_handle(), got.data(), 2, 0) == 1);
+    CHECK(a.seat->cut_for() == errc{});
+}
+
+TEST_CASE("session/roster: those that are overdue are cut, and no others")
+{
+    reception r;
+    const auto late = r.join();
+    const auto patient = r.join();
+    const auto served = r.join();
+    const auto heard = r.join();
+    late.seat->session.deadline.arm(1s, errc::idle_timeout);
+    patient.seat->session.deadline.arm(1h, errc::idle_timeout);
+    served.seat->session.deadline.arm(1s, errc::progress_timeout);
+    served.seat->session.waiting = false;
+    heard.seat->session.deadline.arm(1s, errc::progress_timeout);
+    heard.say();
+    r.list.cut_overdue();
+    CHECK_FALSE(late.ended());
+    r.clock.advance_to(100);
+    r.list.cut_overdue();
+    CHECK(late.ended());
+    CHECK(late.seat->cut_for() == errc::idle_timeout);
+    CHECK_FALSE(patient.ended());
+    CHECK_FALSE(served.ended());  // the server works for it
+    CHECK_FALSE(heard.ended());   // the server has not yet heard what it said
+}
+
+TEST_CASE("session/roster: who has haggled for longest gives way, one at a time")
+{
+    reception r;
+    const auto working = r.join();
+    working.seat->session.admitted = true;
+    const auto first = r.join();
+    const auto second = r.join();
+    r.list.cut_longest_haggler(0);
+    CHECK_FALSE(first.ended());  // it has not had its second yet
+    const auto later = ticker::ticks(1s);
+    r.list.cut_longest_haggler(later);
+    CHECK(first.ended());
+    CHECK(first.seat->cut_for() == errc::gave_way);
+    r.list.cut_longest_haggler(later);
+    CHECK_FALSE(second.ended());
+    r.list.remove(first.seat);
+    r.list.cut_longest_haggler(later);
+    CHECK(second.ended());
+    r.list.remove(second.seat);
+    r.list.cut_longest_haggler(later);
+    CHECK_FALSE(working.ended());
+}
+
+TEST_CASE("session/roster: who is being served does not give way")
+{
+    reception r;
+    const auto busy = r.join();
+    busy.seat->session.waiting = false;
+    const auto dawdling = r.join();
+    r.list.cut_longest_haggler(ticker::ticks(1s));
+    CHECK_FALSE(busy.ended());
+    CHECK(dawdling.ended());
+}
