@@ -4,6 +4,7 @@
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/reply.hpp>
 #include <nbd/protocol/request.hpp>
+#include <nbd/protocol/terms.hpp>
 
 #include <cerrno>
 #include <cstddef>
