@@ -263,7 +263,10 @@ def check_format():
             before = file.read_text()
             after = subprocess.run([tool, str(file)], check=True, capture_output=True, text=True).stdout
             # `{ expression } -> concept;` stays on one line, which only version 18 learnt to do by itself.
-            after = re.sub(r"{\n +([^{};]*?)\n +}( noexcept)?( ->|;)", r"{ \1 }\2\3", after)
+            # (A list of enumerators looks like one, but for its comments and its last comma.)
+            after = re.sub(r"{\n +([^{};]*?)\n +}( noexcept)?( ->|;)",
+                           lambda m: m[0] if "//" in m[1] or m[1].endswith(",") else f"{{ {m[1]} }}{m[2] or ''}{m[3]}",
+                           after)
             if before == after:
                 continue
             if "--fix" in sys.argv:
