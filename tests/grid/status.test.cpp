@@ -35,6 +35,7 @@ namespace tf = proto::transmission_flag;
 
 constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t gib = std::uint64_t{1} << 30;
+constexpr auto most = ~std::uint64_t{0};
 
 /// Allocation, which blocks a snapshot has changed, and their age in 64 bits.
 struct snapshot_disk {
@@ -312,7 +313,6 @@ TEMPLATE_TEST_CASE("B04: extents that lie are clamped or EIO, and the connection
         error_value error;
         descriptors told;  ///< of the first 1 MiB
     };
-    const auto most = ~std::uint64_t{0};
     const std::vector<lie> lies{
         {"empty", [](std::uint64_t, nbd::extent_list&) {}, error_value::eio, {}},
         {"no length",
@@ -323,14 +323,14 @@ TEMPLATE_TEST_CASE("B04: extents that lie are clamped or EIO, and the connection
          error_value::eio,
          {}},
         {"beyond the end",
-         [most](std::uint64_t, nbd::extent_list& to) {
+         [](std::uint64_t, nbd::extent_list& to) {
              to.add(most, 3);
              to.add(most, 0);
          },
          error_value::none,
          {{mib, 3}}},
         {"wraps",
-         [most](std::uint64_t, nbd::extent_list& to) {
+         [](std::uint64_t, nbd::extent_list& to) {
              to.add(1, 0);
              to.add(most, 3);
          },

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+// WRITE_ZEROES that has to be written: in bounded pieces, and never alone in the world. And the
+// promise of several connections.
+#include "../catch.hpp"
+#include "chunk_client.hpp"
+#include "server_fixture.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+
+namespace {
+
+using namespace grid;
+using proto::command;
+using proto::error_value;
+using style = proto::reply_style;
+using std::chrono::steady_clock;
+namespace cf = proto::command_flag;
+namespace tf = proto::transmission_flag;
+
+constexpr std::uint64_t mib = 1 << 20;
+
+/// Endless, forgets what is written, has no zeroes of its own, and counts.
+struct abyss {
+    struct counts {
+        std::mutex mutex;
+        std::condition_variable more;
+        std::size_t writes = 0;
+        std::uint64_t written = 0;
+        std::size_t longest = 0;
+        bool kept_to_blocks = true;
+        bool all_zero = true;
+        bool in_order = true;
+        std::uint64_t next = 0;
+        std::size_t flushes = 0;
+
+        bool wait_for_writes(std::size_t n)
+        {
+            std::unique_lock lock{mutex};
+            return more.wait_for(lock, std::chrono::seconds{20}, [&] { return writes >= n; });
+        }
+        std::uint64_t written_by_now()
+        {
+            const std::lock_guard lock{mutex};
+            return written;
+        }
+        void begin_at(std::uint64_t offset)
+        {
+            const std::lock_guard lock{mutex};
+            written = flushes = 0;
+            next = offset;
+        }
+    };
+    std::shared_ptr<counts> seen = std::make_shared<counts>();
+    std::uint64_t bytes_ = std::uint64_t{1} << 50;
+
+    std::uint64_t size() const { return bytes_; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t offset, std::span<const std::byte> from)
+    {
+        const std::lock_guard lock{seen->mutex};
+        ++seen->writes;
+        seen->longest = std::max(seen->longest, from.size());
+        seen->kept_to_blocks &= offset % 512 == 0 && from.size() % 512 == 0;
+        seen->all_zero &= from.front() == std::byte{0} && from.back() == std::byte{0};
+        seen->in_order &= offset == seen->next;
+        seen->next = offset + from.size();
+        seen->written += from.size();
+        seen->more.notify_all();
+    }
+    void flush()
+    {
+        const std::lock_guard lock{seen->mutex};
+        ++seen->flushes;
+    }
+};
+
+/// Keeps in memory until it is flushed, and promises that a flush covers all connections.
+struct caching_disk {
+    static constexpr bool multi_conn = true;
+    struct content {
+        std::mutex mutex;
+        bytes cached = bytes(mib);
+        bytes durable = bytes(mib);
+
+        bytes safe()
+        {
+            const std::lock_guard lock{mutex};
+            return durable;
+        }
+    };
+    std::shared_ptr<content> kept = std::make_shared<content>();
+
+    std::uint64_t size() const { return mib; }
+    void read(std::uint64_t offset, std::span<std::byte> to)
+    {
+        const std::lock_guard lock{kept->mutex};
+        std::copy_n(kept->cached.begin() + static_cast<std::ptrdiff_t>(offset), to.size(),
+                    to.begin());
+    }
+    void write(std::uint64_t offset, std::span<const std::byte> from)
+    {
+        const std::lock_guard lock{kept->mutex};
+        std::copy(from.begin(), from.end(),
+                  kept->cached.begin() + static_cast<std::ptrdiff_t>(offset));
+    }
+    void flush()
+    {
+        const std::lock_guard lock{kept->mutex};
+        kept->durable = kept->cached;
+    }
+};
+
+/// A policy with as few threads as it can have.
+template <class P>
+P narrow()
+{
+    if constexpr (std::is_same_v<P, nbd::strand_pool>)
+        return P{1};
+    else
+        return P{};
+}
+
+template <class P>
+using abyss_server = nbd::server<nbd::unix_transport, abyss, P>;
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("P56, P65: zeroes are written in pieces that keep to the block sizes", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    abyss disk;
+    abyss_server<TestType> server{somewhere<nbd::unix_transport>(), {}, narrow<TestType>()};
+    // a largest payload that is no multiple of the smallest block
+    server.exports().add("disk", disk, {.blocks = nbd::block_sizes{512, 4096, 10'000}});
+    server.start();
+    for (const auto s : {style::structured, style::extended}) {
+        chunk_client client{server.local_endpoint(), s};
+        client.go("disk");
+        for (const std::uint64_t length : {std::uint64_t{512}, 20 * mib, 8 * mib, 8 * mib + 512}) {
+            disk.seen->begin_at(4096);
+            CHECK(client.request(command::write_zeroes, 4096, length, cf::fua | cf::no_hole).error()
+                  == error_value::none);
+            const std::lock_guard lock{disk.seen->mutex};
+            CHECK(disk.seen->written == length);
+            CHECK(disk.seen->flushes == 1);
+        }
+        CHECK(client.request(command::write_zeroes, 0, 512, cf::fast_zero).error()
+              == error_value::einval);  // which was not offered
+        CHECK(client.request(command::write_zeroes, 1, 512).error() == error_value::einval);
+    }
+    const std::lock_guard lock{disk.seen->mutex};
+    CHECK(disk.seen->longest == 9728);
+    CHECK(disk.seen->kept_to_blocks);
+    CHECK(disk.seen->all_zero);
+    CHECK(disk.seen->in_order);
+}
+
+TEMPLATE_TEST_CASE("P65: while zeroes are written others are served, and stop ends it", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    abyss disk;
+    abyss_server<TestType> server{somewhere<nbd::unix_transport>(), impatient(),
+                                  narrow<TestType>()};
+    server.exports().add("disk", disk);
+    server.start();
+    chunk_client client{server.local_endpoint(), style::extended};
+    client.go("disk");
+    client.send_request(command::write_zeroes, 0, disk.bytes_);
+    REQUIRE(disk.seen->wait_for_writes(1000));
+
+    chunk_client other{server.local_endpoint(), style::structured};
+    other.go("disk");
+    for (int i = 0; i < 20; ++i)
+        REQUIRE(other.read(0, 512).error() == error_value::none);
+    CHECK(disk.seen->written_by_now() < disk.bytes_);
+
+    const auto begun = steady_clock::now();
+    server.stop();
+    CHECK(steady_clock::now() - begun < std::chrono::seconds{5});
+    CHECK(disk.seen->written_by_now() < disk.bytes_);
+    const auto reply = client.receive_whole();
+    CHECK(reply.error() == error_value::eshutdown);
+    CHECK(client.raw.closed());
+}
+
+TEMPLATE_TEST_CASE("P65: so does the removal of the export", "", nbd::per_client_threads,
+                   nbd::strand_pool)
+{
+    abyss disk;
+    abyss_server<TestType> server{somewhere<nbd::unix_transport>(), impatient(),
+                                  narrow<TestType>()};
+    server.exports().add("disk", disk);
+    server.start();
+    chunk_client client{server.local_endpoint(), style::extended};
+    client.go("disk");
+    client.send_request(command::write_zeroes, 0, disk.bytes_);
+    REQUIRE(disk.seen->wait_for_writes(1000));
+    CHECK(server.exports().remove("disk"));
+    CHECK(client.receive_whole().error() == error_value::eshutdown);
+}
+
+TEMPLATE_TEST_CASE("P46, P62: a FLUSH covers what other connections were told is written", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    const caching_disk disk;
+    nbd::server<nbd::unix_transport, caching_disk, TestType> server{
+        somewhere<nbd::unix_transport>()};
+    server.exports().add("disk", disk);
+    server.exports().add("withheld", disk, {.withhold = tf::can_multi_conn});
+    server.start();
+    auto one = connect(server);
+    auto two = connect(server);
+    auto three = connect(server);
+    CHECK(one.go("disk").has(tf::can_multi_conn));
+    CHECK(two.go("disk").has(tf::can_multi_conn));
+    CHECK_FALSE(three.go("withheld").has(tf::can_multi_conn));
+
+    auto data = pattern(mib);
+    for (std::size_t at = 0; at < mib; at += 65536)
+        REQUIRE((at / 65536 % 2 == 0 ? one : two).write(at, std::span{data}.subspan(at, 65536))
+                == error_value::none);
+    CHECK(disk.kept->safe() == bytes(mib));
+    CHECK(two.request(command::flush, 0, 0) == error_value::none);
+    CHECK(disk.kept->safe() == data);
+
+    // what one has written the other reads, before it is durable and after
+    REQUIRE(one.write(0, bytes(512)) == error_value::none);
+    CHECK(two.read(0, 512) == bytes(512));
+    CHECK(disk.kept->safe() == data);
+    REQUIRE(two.write(512, bytes(512), cf::fua) == error_value::none);
+    std::fill_n(data.begin(), 1024, std::byte{0});
+    CHECK(disk.kept->safe() == data);
+}
