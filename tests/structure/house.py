@@ -60,6 +60,12 @@ TESTED_ELSEWHERE = {
     # macros and sentences: what matters is what the compiler says
     "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
     "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    # an enumeration, and what export_set is made of
+    "handshake/verdict.hpp": "tests/handshake/haggler.test.cpp",
+    "export_record.hpp": "tests/export_set.test.cpp",
+    # answers that are only right as a client puts them together
+    "session/read_answer.hpp": "tests/grid/chunks.test.cpp",
+    "session/status_answer.hpp": "tests/grid/status.test.cpp",
     # the wiring of a whole server, which only a whole server shows
     "session/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
