@@ -99,6 +99,7 @@ def test_what_is_trimmed_or_zeroed_is_a_hole_again(policy):
         handle = opened(server.uri)
         handle.pwrite(b"\x5a" * 32 * M, 0)
         handle.trim(1 * M, 4 * M)
+        assert handle.pread(16 * 1024, 4 * M) == bytes(16 * 1024)  # looking takes no memory back
         handle.zero(1 * M, 8 * M)
         handle.zero(1 * M, 12 * M, nbd.CMD_FLAG_NO_HOLE)  # stays allocated
         handle.zero(2 * PAGE, 16 * M + PAGE // 2)  # one whole page, and two halves

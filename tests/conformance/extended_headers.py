@@ -240,6 +240,16 @@ def R18_write_without_payload_len(t):
 
 
 @extended()
+def P55_write_of_qemu_without_payload_len(t):
+    """qemu 8.2 to 10 sends the payload of a WRITE without PAYLOAD_LEN: a client that does so is understood."""
+    client = etx(t)
+    for k in range(3):
+        t.error(client.do(WRITE, SPOT + 4096 * k, 512, 0, bytes([k + 1]) * 512), 0, "WRITE as qemu sends it")
+        t.check(client.read(SPOT + 4096 * k, 512) == bytes([k + 1]) * 512, "the data written", "other data")
+    t.sync(client)
+
+
+@extended()
 def R03_write_of_length_0(t):
     """WRITE with PAYLOAD_LEN and length 0: success or EINVAL, sync."""
     client = etx(t)

@@ -56,14 +56,16 @@ public:
     }
     std::error_code write(std::uint64_t offset, std::span<const std::byte> from) noexcept
     {
-        touched_.touch(offset, from.size());
+        // In this order, and the other way round in `drop`: what a write has said is there stays so,
+        // if a trim of the same place is under way.
         std::memcpy(memory_.bytes(offset, from.size()).data(), from.data(), from.size());
+        touched_.touch(offset, from.size());
         return {};
     }
     std::error_code flush() noexcept { return {}; }
     std::error_code trim(std::uint64_t offset, std::uint64_t length) noexcept
     {
-        return memory_.zero(offset, length, false);
+        return drop(offset, length);
     }
     std::error_code write_zeroes(std::uint64_t offset, std::uint64_t length,
                                  zero_flags flags) noexcept
@@ -71,9 +73,10 @@ public:
         // Keeping the pages is a write of zeroes, and not faster than one.
         if (flags.no_hole && flags.fast)
             return std::make_error_code(std::errc::not_supported);
-        if (flags.no_hole)
-            touched_.touch(offset, length);
-        return memory_.zero(offset, length, flags.no_hole);
+        if (!flags.no_hole)
+            return drop(offset, length);
+        touched_.touch(offset, length);
+        return memory_.zero(offset, length, true);
     }
     std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
 
@@ -95,7 +98,7 @@ public:
             return std::make_error_code(std::errc::no_space_on_device);
         // What was cut off must read as zero if it ever comes back.
         if (size < size_) {
-            if (const auto failed = memory_.zero(size, size_ - size, false))
+            if (const auto failed = drop(size, size_ - size))
                 return failed;
         }
         size_ = size;
@@ -117,6 +120,13 @@ public:
     }
 
 private:
+    /// Gives memory back; what is left of it reads as zero.
+    std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+        touched_.forget(offset, length);
+        return memory_.zero(offset, length, false);
+    }
+
     sparse_memory memory_;
     touched_map touched_;
     std::uint64_t size_;

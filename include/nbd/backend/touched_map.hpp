@@ -55,6 +55,15 @@ public:
         }
     }
 
+    /// Forgets the parts that lie wholly in the range.
+    void forget(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+        const auto end = (offset + length) >> shift_;
+        for (auto bit = (offset + part() - 1) >> shift_; bit < end; ++bit)
+            words_[static_cast<std::size_t>(bit / 64)].fetch_and(~(std::uint64_t{1} << bit % 64),
+                                                                 std::memory_order_relaxed);
+    }
+
 private:
     int shift_;
     std::unique_ptr<std::atomic<std::uint64_t>[]> words_;

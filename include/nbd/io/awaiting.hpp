@@ -3,8 +3,12 @@
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+
+#include <chrono>
+#include <tuple>
 
 namespace nbd::io {
 
@@ -31,6 +35,23 @@ public:
     [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
     {
         return stream.async_write_some(from, token{});
+    }
+
+    /// Whether there is something to receive, or becomes so in that time. For what happens seldom: it
+    /// looks again and again.
+    template <class Stream>
+    [[nodiscard]] static task<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
+    {
+        using clock = std::chrono::steady_clock;
+        boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, Executor> pause{
+            stream.get_executor()};
+        const auto end = clock::now() + time;
+        boost::system::error_code error;
+        while (stream.available(error) == 0 && !error && clock::now() < end) {
+            pause.expires_after(std::chrono::milliseconds{5});
+            std::ignore = co_await pause.async_wait(token{});
+        }
+        co_return !error && stream.available(error) != 0;
     }
 
     /// Lets the other clients of this thread have their turn.

@@ -4,6 +4,7 @@
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 
+#include <chrono>
 #include <coroutine>
 #include <cstddef>
 #include <exception>
@@ -11,6 +12,8 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+
+#include <poll.h>
 
 namespace nbd::io {
 
@@ -99,6 +102,19 @@ public:
     {
         return ready<transfer>{
             retried([&](auto& error) { return stream.write_some(from, error); })};
+    }
+
+    /// Whether there is something to receive, or becomes so in that time. A stream that is no
+    /// descriptor has it always.
+    template <class Stream>
+    [[nodiscard]] static ready<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
+    {
+        if constexpr (requires { stream.native_handle(); }) {
+            ::pollfd wanted{.fd = stream.native_handle(), .events = POLLIN, .revents = 0};
+            return ready<bool>{::poll(&wanted, 1, static_cast<int>(time.count())) > 0};
+        } else {
+            return ready<bool>{true};
+        }
     }
 
     /// Lets others have their turn: threads that block do so by themselves.

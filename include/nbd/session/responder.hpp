@@ -31,6 +31,7 @@ public:
     enum class step {
         receive,  ///< receive into `space()`, say how much to `received`, then advance again
         again,    ///< advance again: there was no room for more replies
+        linger,   ///< see whether more comes within a moment, say so to `lingered`, advance again
         finish,   ///< close
     };
 
@@ -63,6 +64,9 @@ public:
         return !payload_.empty() || skip_ != 0 || !in_.buffered().empty();
     }
 
+    /// After step::linger: whether more came.
+    void lingered(bool more) noexcept { unflagged_ = more ? unflagged::payload : unflagged::none; }
+
     /// Answers all that is buffered. Requires that `out()` is empty.
     [[nodiscard]] step advance()
     {
@@ -82,10 +86,19 @@ public:
             const auto bytes = in_.buffered();
             if (bytes.size() < header_bytes_)
                 return step::receive;
-            const auto r = decode(bytes);
+            auto r = decode(bytes);
             if (!r) {
                 context_.ended = errc::bad_request_magic;
                 return step::finish;
+            }
+            if (lacks_payload_flag(*r)) {
+                if (unflagged_ == unflagged::unknown && bytes.size() >= header_bytes_ + 4)
+                    lingered(protocol::load<std::uint32_t>(bytes.subspan(header_bytes_))
+                             != protocol::extended_request_magic);
+                if (unflagged_ == unflagged::unknown)
+                    return step::linger;
+                if (unflagged_ == unflagged::payload)
+                    r->flags |= protocol::command_flag::payload_len;
             }
             if (r->payload() <= buffered_payload && bytes.size() - header_bytes_ < r->payload())
                 return step::receive;
@@ -132,6 +145,19 @@ private:
             return protocol::decode_request(bytes.template first<protocol::request_bytes>());
         return protocol::decode_extended_request(
             bytes.template first<protocol::extended_request_bytes>());
+    }
+
+    /// An extended WRITE MUST say that a payload follows (point 55), and one that does not say so is
+    /// refused. But qemu 8.2 to 10 sends the payload and does not say so. What is right for either
+    /// is wrong for the other, so the first such WRITE of a client shows which kind it is: whether
+    /// something follows within a moment, and is not another request. It is not asked again, for a
+    /// guest can write anything.
+    enum class unflagged { unknown, payload, none };
+    [[nodiscard]] bool lacks_payload_flag(const protocol::request& r) const noexcept
+    {
+        return r.extended && r.command == protocol::command::write
+            && !r.has(protocol::command_flag::payload_len) && r.length != 0
+            && r.length <= transmission::longest_payload(terms_);
     }
 
     /// Refuses without the backend: the export is gone, the server stops, the request is not good.
@@ -301,6 +327,7 @@ private:
     replies<Observer> replies_;
     read_answer<Opened, Observer> read_;
     status_answer<Opened, Observer> status_;
+    unflagged unflagged_ = unflagged::unknown;
     std::uint64_t skip_ = 0;  ///< bytes of a refused payload that are still to come
     std::optional<refusal> refused_;
     std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES

@@ -6,6 +6,8 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
 
+#include <chrono>
+
 // GCC 12 takes the frame's own operators new and delete (Asio's promise has both) for a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -44,6 +46,11 @@ typename Io::template task<void> transmit(Stream& stream, Opened& disk,
             co_return;
         if (step == decltype(step)::again)
             continue;
+        if (step == decltype(step)::linger) {
+            responder.lingered(
+                co_await Io::readable_within(stream, std::chrono::milliseconds{200}));
+            continue;
+        }
 
         const bool mid_message = responder.mid_message();
         if (mid_message)
