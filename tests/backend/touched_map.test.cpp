@@ -105,3 +105,22 @@ TEST_CASE("backend/touched_map: threads that touch parts of one word lose none")
         t.join();
     CHECK(m.all_touched(0, 64 * part));
 }
+
+TEST_CASE("backend/touched_map: only what lies wholly in the range is forgotten")
+{
+    nbd::touched_map map{std::uint64_t{1} << 20};
+    const auto part = map.part();
+    map.touch(0, 8 * part);
+    map.forget(part + 1, 3 * part);
+    CHECK(map.touched(0));
+    CHECK(map.touched(part));
+    CHECK_FALSE(map.touched(2 * part));
+    CHECK_FALSE(map.touched(3 * part));
+    CHECK(map.touched(4 * part));
+    map.forget(5 * part, 0);
+    map.forget(5 * part, part - 1);
+    CHECK(map.touched(5 * part));
+    map.forget(5 * part, part);
+    CHECK_FALSE(map.touched(5 * part));
+    CHECK(map.all_touched(6 * part, 2 * part));
+}

@@ -119,6 +119,11 @@ public:
         return memory_.bytes(offset, length);
     }
 
+    void lent_written(std::uint64_t offset, std::size_t length) noexcept
+    {
+        touched_.touch(offset, length);
+    }
+
 private:
     /// Gives memory back; what is left of it reads as zero.
     std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept

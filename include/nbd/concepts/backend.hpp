@@ -31,6 +31,7 @@
 ///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
 ///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept;
 ///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept;
+///     void lent_written(std::uint64_t offset, std::size_t length) noexcept;   optional with it
 ///     outcome extents(std::uint64_t offset, std::uint64_t length, extent_list& to);
 ///     std::span<const meta_context> meta_contexts() const;                    with
 ///     outcome context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length,
@@ -164,6 +165,11 @@ concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::u
 template <class B>
 concept has_resize = requires(B& b, std::uint64_t size) {
     { b.resize(size) } -> outcome;
+};
+/// Told, by a backend that has lend_for_write and wants to know, that what was lent has been written.
+template <class B>
+concept has_lent_written = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lent_written(offset, length) } noexcept;
 };
 template <class B>
 concept has_block_sizes = requires(const B& b) {

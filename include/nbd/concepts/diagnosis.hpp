@@ -18,6 +18,7 @@ NBD_NAMES_MEMBER(write_zeroes)
 NBD_NAMES_MEMBER(cache)
 NBD_NAMES_MEMBER(lend)
 NBD_NAMES_MEMBER(lend_for_write)
+NBD_NAMES_MEMBER(lent_written)
 NBD_NAMES_MEMBER(extents)
 NBD_NAMES_MEMBER(meta_contexts)
 NBD_NAMES_MEMBER(context_extents)
@@ -76,6 +77,9 @@ consteval bool served_is_sound()
                   "nbd: this backend's lend_for_write has the wrong shape; expected "
                   "`std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) "
                   "noexcept`");
+    static_assert(has_lent_written<B> || !names_lent_written<B>(),
+                  "nbd: this backend's lent_written has the wrong shape; expected `void "
+                  "lent_written(std::uint64_t offset, std::size_t length) noexcept`");
     static_assert(has_extents<B> || !names_extents<B>(),
                   "nbd: this backend's extents has the wrong shape; expected `std::error_code "
                   "extents(std::uint64_t offset, std::uint64_t length, nbd::extent_list& to)`, or "

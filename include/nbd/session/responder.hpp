@@ -8,6 +8,7 @@
 #include <nbd/session/replies.hpp>
 #include <nbd/session/scratch.hpp>
 #include <nbd/session/status_answer.hpp>
+#include <nbd/session/unflagged_writes.hpp>
 #include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/execution.hpp>
 
@@ -65,7 +66,7 @@ public:
     }
 
     /// After step::linger: whether more came.
-    void lingered(bool more) noexcept { unflagged_ = more ? unflagged::payload : unflagged::none; }
+    void lingered(bool more) noexcept { unflagged_.lingered(more); }
 
     /// Answers all that is buffered. Requires that `out()` is empty.
     [[nodiscard]] step advance()
@@ -91,13 +92,13 @@ public:
                 context_.ended = errc::bad_request_magic;
                 return step::finish;
             }
-            if (lacks_payload_flag(*r)) {
-                if (unflagged_ == unflagged::unknown && bytes.size() >= header_bytes_ + 4)
-                    lingered(protocol::load<std::uint32_t>(bytes.subspan(header_bytes_))
-                             != protocol::extended_request_magic);
-                if (unflagged_ == unflagged::unknown)
+            if (unflagged_.concern(*r, transmission::longest_payload(terms_))) {
+                const auto kind = unflagged_.judge(*r, bytes.subspan(header_bytes_));
+                if (kind == unflagged_writes::verdict::linger)
                     return step::linger;
-                if (unflagged_ == unflagged::payload)
+                if (kind == unflagged_writes::verdict::receive)
+                    return step::receive;
+                if (kind == unflagged_writes::verdict::payload)
                     r->flags |= protocol::command_flag::payload_len;
             }
             if (r->payload() <= buffered_payload && bytes.size() - header_bytes_ < r->payload())
@@ -138,6 +139,10 @@ private:
     /// A WRITE_ZEROES that has to write is done in pieces of this.
     static constexpr std::uint64_t zeroing_piece = std::uint64_t{8} << 20;
 
+    /// More than any client could ask for before there were extended headers is refused where it has to
+    /// be written ("Size constraints": a server MAY, point 79).
+    static constexpr std::uint64_t most_zeroed = std::uint64_t{4} << 30;
+
     [[nodiscard]] std::optional<protocol::request>
     decode(std::span<const std::byte> bytes) const noexcept
     {
@@ -145,19 +150,6 @@ private:
             return protocol::decode_request(bytes.template first<protocol::request_bytes>());
         return protocol::decode_extended_request(
             bytes.template first<protocol::extended_request_bytes>());
-    }
-
-    /// An extended WRITE MUST say that a payload follows (point 55), and one that does not say so is
-    /// refused. But qemu 8.2 to 10 sends the payload and does not say so. What is right for either
-    /// is wrong for the other, so the first such WRITE of a client shows which kind it is: whether
-    /// something follows within a moment, and is not another request. It is not asked again, for a
-    /// guest can write anything.
-    enum class unflagged { unknown, payload, none };
-    [[nodiscard]] bool lacks_payload_flag(const protocol::request& r) const noexcept
-    {
-        return r.extended && r.command == protocol::command::write
-            && !r.has(protocol::command_flag::payload_len) && r.length != 0
-            && r.length <= transmission::longest_payload(terms_);
     }
 
     /// Refuses without the backend: the export is gone, the server stops, the request is not good.
@@ -193,6 +185,11 @@ private:
             replies_.answer(r, disk_.resize(r.offset));
             return true;
         case command::write_zeroes:
+            if (!zeroes_cheaply(r) && r.length > most_zeroed) {
+                replies_.error(r, protocol::error_value::eoverflow,
+                               "zeroes that have to be written are written up to 4 GiB at a time");
+                return true;
+            }
             zeroing_ = r;
             zeroing_at_ = r.offset;
             return true;
@@ -202,15 +199,20 @@ private:
         }
     }
 
+    /// The backend zeroes a range without writing all of it.
+    [[nodiscard]] static bool zeroes_cheaply(const protocol::request& r) noexcept
+    {
+        return has_handle<backend_type>
+            || (has_write_zeroes<backend_type> && !r.has(protocol::command_flag::no_hole));
+    }
+
     /// A piece of a WRITE_ZEROES. It is the whole where the backend can do it without writing; else
     /// it is short enough for others not to notice. True when there is nothing left of it.
     [[nodiscard]] bool zero_on()
     {
         auto& r = *zeroing_;
-        const bool cheap = has_handle<backend_type>
-            || (has_write_zeroes<backend_type> && !r.has(protocol::command_flag::no_hole));
         auto piece = r;
-        if (!cheap && r.length > zeroing_piece) {
+        if (!zeroes_cheaply(r) && r.length > zeroing_piece) {
             piece.length = zeroing_piece;
             if (!has_fua_write<backend_type>)  // the flush after the last covers them all
                 piece.flags &= static_cast<std::uint16_t>(~protocol::command_flag::fua);
@@ -281,6 +283,10 @@ private:
     {
         const auto r = writing_->request;
         failure failed;
+        if constexpr (has_lent_written<backend_type>) {
+            if (writing_->collected.empty())
+                disk_.backend().lent_written(r.offset, static_cast<std::size_t>(r.length));
+        }
         if (!writing_->collected.empty()) {
             failed = perform(r, writing_->collected);
         } else if constexpr (has_flush<backend_type>) {
@@ -327,7 +333,7 @@ private:
     replies<Observer> replies_;
     read_answer<Opened, Observer> read_;
     status_answer<Opened, Observer> status_;
-    unflagged unflagged_ = unflagged::unknown;
+    unflagged_writes unflagged_;
     std::uint64_t skip_ = 0;  ///< bytes of a refused payload that are still to come
     std::optional<refusal> refused_;
     std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES
