@@ -109,19 +109,6 @@ private:
     }
 };
 
-#ifdef __SANITIZE_THREAD__
-/// ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
-/// reply: each later write by another client would be a race to it. A copy is not.
-class mem_disk : public nbd::mem_backend {
-public:
-    using nbd::mem_backend::mem_backend;
-    std::span<const std::byte> lend(std::uint64_t, std::size_t) noexcept { return {}; }
-    std::span<std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept { return {}; }
-};
-#else
-using mem_disk = nbd::mem_backend;
-#endif
-
 /// A bad argument: the message names it and says what was expected.
 struct usage_error : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -279,7 +266,7 @@ void serve(arguments a)
         throw usage_error{"expected a disk as mem:SIZE or null:SIZE, but got \"" + a.disk + '"'};
     const auto size = parse_size(a.disk, std::string_view{a.disk}.substr(colon + 1));
     if (kind == "mem")
-        serve<mem_disk>(a, size, std::move(e));
+        serve<nbd::mem_backend>(a, size, std::move(e));
     else
         serve<nbd::null_backend>(a, size, std::move(e));
 }
