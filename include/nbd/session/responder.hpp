@@ -141,7 +141,7 @@ private:
 
     /// More than any client could ask for before there were extended headers is refused where it has to
     /// be written ("Size constraints": a server MAY, point 79).
-    static constexpr std::uint64_t most_zeroed = std::uint64_t{4} << 30;
+    static constexpr std::uint64_t most_zeroed = std::uint64_t{1} << 50;
 
     [[nodiscard]] std::optional<protocol::request>
     decode(std::span<const std::byte> bytes) const noexcept
@@ -187,7 +187,7 @@ private:
         case command::write_zeroes:
             if (!zeroes_cheaply(r) && r.length > most_zeroed) {
                 replies_.error(r, protocol::error_value::eoverflow,
-                               "zeroes that have to be written are written up to 4 GiB at a time");
+                               "zeroes that have to be written are written up to 1 PiB at a time");
                 return true;
             }
             zeroing_ = r;
