@@ -5,6 +5,7 @@
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
+#include <nbd/session/turnstile.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/capabilities.hpp>
@@ -30,6 +31,10 @@ namespace nbd {
 /// export_set, which says what is meant.
 template <class Backend>
 struct export_record {
+    /// Calls wait for each other, because the backend does not promise to do without. Those that are
+    /// awaited do so at a turnstile, and only `open` needs a lock.
+    static constexpr bool takes_turns = asynchronous<served_t<Backend>>
+        && concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
     /// Calls of the backend take a lock, because it does not promise to do without.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
 
@@ -37,7 +42,7 @@ struct export_record {
     export_record(std::string n, export_settings e, Args&&... args)
         : name{std::move(n)}, settings{std::move(e)}, backend(std::forward<Args>(args)...)
     {
-        if constexpr (!has_open<Backend>) {
+        if constexpr (!has_open<Backend> && has_size<Backend>) {
             contexts = transmission::contexts_of(backend);
             size.store(static_cast<std::uint64_t>(backend.size()));
         }
@@ -77,6 +82,7 @@ struct export_record {
     /// Clients count in signed 64 bits, and so do files.
     static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
 
+    /// Errors: std::invalid_argument for blocks that are smaller than the backend's, which could not serve them.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
     terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
@@ -85,10 +91,16 @@ struct export_record {
             .size = size,
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
+        if constexpr (has_block_sizes<Served>) {
+            terms.blocks = disk.block_sizes();
+            if (e.blocks && e.blocks->minimum < terms.blocks.minimum)
+                throw std::invalid_argument{"nbd: an export's minimum block size ("
+                                            + std::to_string(e.blocks->minimum)
+                                            + ") must not be below its backend's ("
+                                            + std::to_string(terms.blocks.minimum) + ")"};
+        }
         if (e.blocks)
             terms.blocks = *e.blocks;
-        else if constexpr (has_block_sizes<Served>)
-            terms.blocks = disk.block_sizes();
         return terms;
     }
 
@@ -126,6 +138,7 @@ struct export_record {
     std::atomic<bool> gone{false};
     std::mutex resizing;
     [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
+    [[no_unique_address]] std::conditional_t<takes_turns, session::turnstile, std::monostate> turns;
 };
 
 }  // namespace nbd

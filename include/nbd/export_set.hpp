@@ -6,6 +6,7 @@
 #include <nbd/export_record.hpp>
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/protocol/meta_context.hpp>
+#include <nbd/session/turnstile.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/execution.hpp>
@@ -207,8 +208,14 @@ public:
         else
             return record_->backend;
     }
+    /// Where calls that are awaited wait for each other, for a backend that wants it so.
+    [[nodiscard]] session::turnstile& turnstile() noexcept
+        requires(record::takes_turns)
+    {
+        return record_->turns;
+    }
     /// Held during each call of the backend; nothing where the backend does without.
-    [[nodiscard]] auto lock() { return record_->lock_backend(); }
+    [[nodiscard]] auto lock() const { return record_->lock_backend(); }
     /// The export was removed meanwhile.
     [[nodiscard]] bool gone() const noexcept
     {
@@ -218,7 +225,17 @@ public:
 private:
     friend export_set;
 
-    opened(std::shared_ptr<record> r, const client& who) : opened{r, who, r->lock_backend()} {}
+    opened(std::shared_ptr<record> r, const client& who) : opened{r, who, lock_to_open(*r)} {}
+
+    /// Only `open` is a call that has to wait for its turn, and who has none waits for nobody: calls may take
+    /// as long as a device does, and this is where other clients live.
+    [[nodiscard]] static auto lock_to_open([[maybe_unused]] record& r)
+    {
+        if constexpr (has_open<Backend>)
+            return r.lock_backend();
+        else
+            return std::monostate{};
+    }
 
     template <class Lock>
     opened(std::shared_ptr<record> r, const client& who, const Lock&)

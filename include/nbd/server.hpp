@@ -10,6 +10,7 @@
 #include <nbd/export_set.hpp>
 #include <nbd/session/reception.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/threading/on_executor.hpp>
 #include <nbd/threading/per_client_threads.hpp>
 #include <nbd/threading/strand_pool.hpp>
 #include <nbd/transport/tcp_transport.hpp>
@@ -47,7 +48,14 @@ class server {
                   "nbd/concepts/threading_policy.hpp");
     static_assert(std::same_as<Observer, silent> || notify::hears_anything<Observer>,
                   "nbd: this observer has none of the at_... members of nbd/concepts/observer.hpp");
-    static constexpr bool sound = diagnosis::backend_is_sound<Backend>();
+    static constexpr bool fits =
+        diagnosis::runs_on<served_t<Backend>, typename ThreadingPolicy::executor_type>();
+    static_assert(
+        fits,
+        "nbd: this backend's awaitable is of an executor that the policy's clients do not "
+        "have; use `boost::asio::awaitable<T, Policy::executor_type>`, or "
+        "`boost::asio::awaitable<T>`, which runs anywhere");
+    static constexpr bool sound = fits && diagnosis::backend_is_sound<Backend>();
 
 public:
     using export_set_type = export_set<Backend>;
@@ -58,7 +66,7 @@ public:
 
     /// Errors: std::system_error where the system has no descriptors left; all else is for start().
     explicit server(typename Transport::settings listen_at, settings limits = {},
-                    ThreadingPolicy policy = {}, Observer observer = {})
+                    ThreadingPolicy policy = ThreadingPolicy{}, Observer observer = {})
         : server{std::make_shared<export_set_type>(), std::move(listen_at), std::move(limits),
                  std::move(policy), std::move(observer)}
     {
@@ -69,6 +77,16 @@ public:
            settings limits = {}, ThreadingPolicy policy = {}, Observer observer = {})
         : exports_{std::move(shared)}, limits_{std::move(limits)}, observer_{std::move(observer)},
           transport_{std::move(listen_at)}, policy_{std::move(policy)}
+    {
+    }
+    /// On an executor of the program's own, with the policy nbd::on_executor.
+    template <class Executor>
+        requires(std::constructible_from<ThreadingPolicy, Executor>
+                 && std::same_as<Executor, typename ThreadingPolicy::executor_type>)
+    server(Executor executor, typename Transport::settings listen_at, settings limits = {},
+           Observer observer = {})
+        : server{std::move(listen_at), std::move(limits), ThreadingPolicy{std::move(executor)},
+                 std::move(observer)}
     {
     }
     server(const server&) = delete;

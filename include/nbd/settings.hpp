@@ -39,6 +39,21 @@ struct settings {
     /// Between two requests; 0 = no limit, the default, for kernel clients are idle for days.
     std::chrono::milliseconds idle_timeout{0};
 
+    /// Requests of one client that are under way at the same time, where the backend is awaited, or
+    /// promises `blocks` and has a strand_pool, and promises `parallel`; else it is one. 0 is as 1.
+    std::size_t requests_in_flight = 64;
+    /// Bytes of data that these have in memory; a single request may have more.
+    std::size_t bytes_in_flight = std::size_t{64} << 20;
+    /// Lets a request wait for those under way of the same client that write where it reads or writes,
+    /// or read where it writes. A client that awaits a reply before it sends what depends on it does
+    /// not need it.
+    bool serialise_overlaps = false;
+
+    /// How long a thread that blocks (per_client_threads with a backend that is not awaited) looks for
+    /// the next request before it sleeps, as long as its client is as quick as that; 0 = never. A
+    /// thread that sleeps takes about as long to wake.
+    std::chrono::microseconds busy_poll{50};
+
     /// How long stop() lets clients finish the requests that they have sent.
     std::chrono::milliseconds stop_grace{5'000};
 };
@@ -52,6 +67,7 @@ struct export_settings {
     /// Tells clients that seeking costs, whatever the backend promises.
     bool rotational = false;
     /// Advertised and enforced; nothing = the backend's own, or the specification's defaults.
+    /// A minimum below the backend's own is refused.
     std::optional<protocol::block_sizes> blocks{};
     /// Abilities of the backend that clients shall not have, as transmission flags:
     /// `protocol::transmission_flag::send_trim | ...`. Can take away send_flush, send_fua,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/backend/read_heat.hpp>
 #include <nbd/backend/sparse_memory.hpp>
 #include <nbd/backend/touched_map.hpp>
 #include <nbd/concepts/backend.hpp>
@@ -16,8 +17,10 @@ namespace nbd {
 
 /// A disk in memory. The memory is sparse: it is taken from the kernel as it is written, trim gives
 /// it back, reading takes none, and 1 TiB works on a small machine. READs and large WRITEs copy
-/// nothing in user space, for the backend lends its memory. Nothing outlives the object: flush and FUA cover the other
-/// clients of this process, not a power failure.
+/// nothing in user space, for the backend lends its memory; 2 MiB that were written whole and are read
+/// again and again move to a huge page, which takes some milliseconds once, where the kernel can.
+/// Nothing outlives the object: flush and FUA cover the other clients of this process, not a power
+/// failure.
 ///
 /// As on a real disk, what overlapping requests in flight at the same time leave is mixed.
 /// Thread safety: parallel.
@@ -33,7 +36,8 @@ public:
     /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
     /// because memory that was lent cannot move; memory is not.
     mem_backend(std::uint64_t size, std::uint64_t most)
-        : memory_{std::max(size, most)}, touched_{memory_.size()}, size_{size}
+        : memory_{std::max(size, most)}, touched_{memory_.size()}, heat_{memory_.size()},
+          size_{size}
     {
     }
 
@@ -46,7 +50,7 @@ public:
                 touched_.part() - (offset & (touched_.part() - 1)), to.size());
             const auto n = static_cast<std::size_t>(part);
             if (touched_.touched(offset))
-                std::memcpy(to.data(), memory_.bytes(offset, n).data(), n);
+                memory_.load(offset, to.first(n));
             else
                 std::memset(to.data(), 0, n);
             offset += part;
@@ -58,7 +62,7 @@ public:
     {
         // In this order, and the other way round in `drop`: what a write has said is there stays so,
         // if a trim of the same place is under way.
-        std::memcpy(memory_.bytes(offset, from.size()).data(), from.data(), from.size());
+        memory_.store(offset, from);
         touched_.touch(offset, from.size());
         return {};
     }
@@ -86,9 +90,10 @@ public:
         const auto end = offset + length;
         bool more = true;
         while (more && offset != end) {
-            const auto part = memory_.part_at(offset, end);
-            more = to.add(part.end - offset, part.hole ? hole | zero : 0);
-            offset = part.end;
+            const bool data = touched_.touched(offset);
+            const auto next = touched_.run_end(offset, end);
+            more = to.add(next - offset, data ? 0 : hole | zero);
+            offset = next;
         }
         return {};
     }
@@ -96,11 +101,11 @@ public:
     {
         if (size > memory_.size())
             return std::make_error_code(std::errc::no_space_on_device);
-        // What was cut off must read as zero if it ever comes back.
-        if (size < size_) {
-            if (const auto failed = drop(size, size_ - size))
-                return failed;
-        }
+        // What was cut off must read as zero if it ever comes back; and what was received in place for a
+        // WRITE that was refused in the end must not be there.
+        const auto [from, to] = std::minmax(size, size_);
+        if (const auto failed = drop(from, to - from))
+            return failed;
         size_ = size;
         return {};
     }
@@ -113,6 +118,19 @@ public:
         if (!touched_.all_touched(offset, length))
             return {};
         return memory_.bytes(offset, length);
+    }
+    [[nodiscard]] file_range lend_file(std::uint64_t offset, std::size_t length) noexcept
+    {
+        if (!touched_.all_touched(offset, length))
+            return {};
+        // What is sent again and again moves to huge pages. Copying it would gain nothing by that.
+        heat_.read(offset, length, [this](std::uint64_t region) {
+            // What only seems to be all data, in a map that does not know it to the page, stays sparse.
+            return touched_.part() == touched_map::least_part
+                && touched_.all_touched(region, read_heat::region)
+                && memory_.make_huge(region, read_heat::region);
+        });
+        return {.file = memory_.file(), .offset = offset, .sure = true};
     }
     [[nodiscard]] std::span<std::byte> lend_for_write(std::uint64_t offset,
                                                       std::size_t length) noexcept
@@ -129,23 +147,21 @@ public:
     }
 
 private:
-#ifdef __SANITIZE_THREAD__
     // ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
     // reply: each later write by another client would be a race to it. A copy is not.
-    static constexpr bool lends = false;
-#else
-    static constexpr bool lends = true;
-#endif
+    static constexpr bool lends = !sparse_memory::watched_for_races;
 
     /// Gives memory back; what is left of it reads as zero.
     std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept
     {
         touched_.forget(offset, length);
+        heat_.forget(offset, length);
         return memory_.zero(offset, length, false);
     }
 
     sparse_memory memory_;
     touched_map touched_;
+    read_heat heat_;
     std::uint64_t size_;
 };
 

@@ -30,6 +30,7 @@
 ///     outcome write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags);
 ///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
 ///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept;
+///     file_range lend_file(std::uint64_t offset, std::size_t length) noexcept;
 ///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept;
 ///     void lent_written(std::uint64_t offset, std::size_t length) noexcept;   optional with it
 ///     outcome extents(std::uint64_t offset, std::uint64_t length, extent_list& to);
@@ -39,16 +40,31 @@
 ///     outcome resize(std::uint64_t size);
 ///     block_sizes block_sizes() const;
 ///     state open(const client&);
+///     outcome handle(call&);              every request in one, in place of read and the rest
+///
+/// A type with `handle` is taken to do all of WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE; what it
+/// does not do is taken away by export_settings. A misspelled member is an absent one:
+/// `static_assert(nbd::backend<my_disk>)`, or one of the concepts below, makes sure.
 ///
 /// `outcome` is std::error_code, nbd::failure where there is more to say, or void for a member that
-/// throws std::system_error. The range of a
-/// call was checked before: it lies inside size() as it was when the client was admitted, and keeps
-/// to the block sizes. Spans are valid until the call returns. An error reaches the client as an
-/// error value (protocol/error_value.hpp), and the connection goes on.
+/// throws std::system_error; or boost::asio::awaitable of one of these, for a backend that waits:
+/// then all members that give an outcome are awaitable, but resize, and many requests of a client
+/// are under way at the same time. What is awaited runs on the client's executor, and is cancelled
+/// (asio::cancellation_type::terminal) when the client has gone; a coroutine that goes to a thread
+/// of its own may end there, but must not wait there for what a cancellation ends. The range of a
+/// call was checked before: it lies inside the export and keeps to the block sizes. size() and
+/// meta_contexts() are asked once, when the export is added, or of what `open` returned for each
+/// client; the size changes by `resize` alone. Spans are valid until the call returns, or completes.
+/// An error reaches the client as an error value (protocol/error_value.hpp), and the connection
+/// goes on. Any member may throw: system_error, std's and Boost's, gives its code, bad_alloc ENOMEM,
+/// everything else EIO.
 ///
 /// Promises, for what cannot be detected (all optional):
 ///
 ///     static constexpr nbd::concurrency concurrency   how it may be called; default serialize_all
+///     static constexpr bool blocks        calls wait for a device, so that it pays to make many at a
+///                                         time: strand_pool does, on threads that wait for them; of
+///                                         one client, where `parallel` is promised too
 ///     static constexpr bool multi_conn    a flush on one connection covers the writes of all
 ///     static constexpr bool rotational    seeks cost; a hint for the client
 ///     static constexpr bool fast_zero     write_zeroes is fast, or fails at once if asked to be
@@ -64,7 +80,8 @@ struct write_flags {
     bool fua = false;  ///< the data must be on stable storage before the call returns
 };
 
-/// The flags of a WRITE_ZEROES. FUA is not among them: it becomes a flush afterwards.
+/// The flags of a WRITE_ZEROES. FUA is not among them: it becomes a flush afterwards. A write_zeroes
+/// that answers std::errc::not_supported without `fast` has the server write the zeroes.
 struct zero_flags {
     bool no_hole = false;  ///< the range must be fully provisioned afterwards
     bool fast = false;  ///< fail at once with std::errc::not_supported unless faster than writing
@@ -73,7 +90,7 @@ struct zero_flags {
 /// How many calls of a backend may run at the same time (nbdkit's thread models).
 enum class concurrency {
     serialize_all,     ///< one call at a time; the server takes a lock for each
-    serialize_client,  ///< one call at a time for each client
+    serialize_client,  ///< one call at a time for each client; several clients at once
     parallel,          ///< any number, from any threads
 };
 
@@ -85,8 +102,27 @@ struct client {
 
 class call;  // concepts/call.hpp
 
+/// A place in an open file, whose descriptor stays the backend's; -1 = none.
+struct file_range {
+    int file = -1;
+    std::uint64_t offset = 0;  ///< bytes, in the file
+    /// Reading it cannot fail, as of a file in memory. Of another it is tried before the reply begins, which
+    /// cannot be taken back.
+    bool sure = false;
+};
+
 template <class T>
-concept outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
+concept ready_outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
+/// An outcome that comes later: boost::asio::awaitable, known by its shape, so that whoever waits for
+/// nothing needs no Asio.
+template <class T>
+concept awaited_outcome = requires {
+    typename T::value_type;
+    typename T::executor_type;
+    requires ready_outcome<typename T::value_type>;
+};
+template <class T>
+concept outcome = ready_outcome<T> || awaited_outcome<T>;
 
 // --- Presence: a member exists with its right shape, so the capability exists ---------------------
 
@@ -137,6 +173,13 @@ template <class B>
 concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length) {
     { b.lend(offset, length) } noexcept -> std::convertible_to<std::span<const std::byte>>;
 };
+/// Where in a file the bytes are, or no file to say "read them instead". Large READs then go from the
+/// system's cache to the socket without a copy of ours; what cannot be had that way is read. A range
+/// that is `sure` must not be cut off the file meanwhile. As with lend, there is no lock.
+template <class B>
+concept has_lend_file = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
+};
 /// As lend, for the payload of a large WRITE, which is received in place: a client that vanishes in
 /// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`.
 template <class B>
@@ -164,13 +207,14 @@ concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::u
 /// unless the backend promises parallel.
 template <class B>
 concept has_resize = requires(B& b, std::uint64_t size) {
-    { b.resize(size) } -> outcome;
+    { b.resize(size) } -> ready_outcome;
 };
 /// Told, by a backend that has lend_for_write and wants to know, that what was lent has been written.
 template <class B>
 concept has_lent_written = requires(B& b, std::uint64_t offset, std::size_t length) {
     { b.lent_written(offset, length) } noexcept;
 };
+/// May be asked beside any other call.
 template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
@@ -178,7 +222,9 @@ concept has_block_sizes = requires(const B& b) {
 /// Called for a client that asks for the export, never earlier: by INFO, whose object is destroyed at
 /// once, and by GO. What it returns, by value, is a backend of its own, which serves that client
 /// alone and is destroyed when the client leaves; its members and promises count, and the outer
-/// type needs no others. It is called under the same lock as they are.
+/// type needs no others. Without a promise the calls of all clients take turns; `serialize_client` is
+/// what such an object mostly wants. `open` is called under the same lock as they are; where they are
+/// awaited it is called beside those that wait, for it does not. It may throw: the client is refused.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
@@ -198,6 +244,14 @@ struct served<B> {
 template <class B>
 using served_t = typename served<B>::type;
 
+/// A backend whose members are awaited.
+template <class B>
+concept asynchronous = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
+    { b.read(offset, to) } -> awaited_outcome;
+} || requires(B& b, call& c) {
+    { b.handle(c) } -> awaited_outcome;
+};
+
 /// What a server accepts at least.
 template <class B>
 concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
@@ -216,6 +270,8 @@ template <class B>
     else
         return nbd::concurrency::serialize_all;
 }
+template <class B>
+concept promises_blocks = requires { requires B::blocks; };
 template <class B>
 concept promises_multi_conn = requires { requires B::multi_conn; };
 template <class B>

@@ -49,6 +49,14 @@ public:
         return left_ != 0;
     }
 
+    /// Forgets all; memory for more than so many extents is given back.
+    void give_back(std::size_t most_kept) noexcept
+    {
+        list_.clear();
+        if (list_.capacity() > most_kept)
+            list_ = {};
+    }
+
     [[nodiscard]] std::span<const extent> extents() const noexcept { return list_; }
     [[nodiscard]] bool empty() const noexcept { return list_.empty(); }
 

@@ -13,7 +13,7 @@
 namespace nbd {
 
 /// An Observer is told what happens to the clients of a server. It has any number, including zero,
-/// of these members; one that is missing costs nothing:
+/// of these members; one that is missing, or misspelled, is not called and costs nothing:
 ///
 ///     void at_connect(const client&)
 ///     void at_option(const client&, const protocol::option_header&)
@@ -27,7 +27,8 @@ namespace nbd {
 /// `at_error` tells the cause of an error that the wire's few values hide (a backend's failure), or
 /// of a refusal in the handshake. `why` is empty after DISC, ABORT or a clean close; see nbd::errc.
 /// Names come from clients as they are: escape them before printing (`printable` below).
-/// Thread safety: the members are called from the threads of all clients at once.
+/// Thread safety: the members are called from the threads of all clients at once. The server has a
+/// copy of its own (`server.observer()`), so counters and mutexes live elsewhere, and it points there.
 /// Errors: they must not throw. Lifetime: arguments are valid during the call.
 struct silent {};
 

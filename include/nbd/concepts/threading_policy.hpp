@@ -7,6 +7,12 @@
 
 namespace nbd {
 
+/// A call that may block, for a policy that has threads for those. It stays until it was run.
+struct offloaded_call {
+    void (*run)(offloaded_call&) noexcept = nullptr;
+    offloaded_call* behind = nullptr;  ///< the policy's
+};
+
 /// A ThreadingPolicy says where a client lives: on which thread, and in which colour of I/O.
 ///
 ///     using executor_type              the concrete executor of the clients' sockets
@@ -19,6 +25,9 @@ namespace nbd {
 ///                                      blocking task has `get()`, the other is
 ///                                      boost::asio::awaitable<void, executor_type>.
 ///     bool runs_here()                 whether the calling thread is one of its own
+///     void offload(offloaded_call&)    optional, where blocking is false: runs it on a thread that may
+///                                      wait, at most so many at a time; may throw std::system_error
+///                                      where it can have no thread at all. From any thread
 ///     void join()                      waits for all that was launched, then ends its threads
 ///
 /// Thread safety: next_executor and launch are called from one thread at a time, join once and after
@@ -32,5 +41,9 @@ concept threading_policy = requires(P& p) {
     { p.runs_here() } -> std::same_as<bool>;
     p.join();
 };
+
+/// A policy on which backends that block (their promise `blocks`) do not hold up other requests.
+template <class P>
+concept offloads = !P::blocking && requires(P& p, offloaded_call& c) { p.offload(c); };
 
 }  // namespace nbd

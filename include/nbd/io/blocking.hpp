@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/busy_poll.hpp>
+#include <nbd/io/send_file.hpp>
+
+#include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <coroutine>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <optional>
+#include <thread>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include <poll.h>
+#include <sys/socket.h>
 
 namespace nbd::io {
 
@@ -96,12 +105,69 @@ public:
         return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
     }
 
+    /// As above, and looks for a while before it sleeps, where that pays.
+    template <class Stream, class Buffers>
+    [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
+                                                   busy_poll& poll)
+    {
+        if constexpr (socket<Stream>) {
+            if (poll.enabled()) {
+                const auto begun = busy_poll::clock::now();
+                const auto waited = [&] { return busy_poll::clock::now() - begun; };
+                if (poll.pays()) {
+                    do {
+                        const auto n =
+                            ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
+                        if (n > 0) {
+                            poll.waited(waited());
+                            return ready<transfer>{
+                                transfer{boost::system::error_code{}, static_cast<std::size_t>(n)}};
+                        }
+                        if (n == 0 || (errno != EAGAIN && errno != EINTR))
+                            break;
+                        std::this_thread::yield();  // whoever is to send may want this processor
+                    } while (waited() < poll.budget());
+                }
+                auto result = read_some(stream, to);
+                poll.waited(waited());
+                return result;
+            }
+        }
+        return read_some(stream, to);
+    }
+
     /// Sends at least one byte, or says why not.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
     {
         return ready<transfer>{
             retried([&](auto& error) { return stream.write_some(from, error); })};
+    }
+
+    /// As above, for what was gathered: `pieces()` in memory, or a part of a file. A file that has
+    /// become too short is asio::error::eof.
+    template <class Stream, class Gathered>
+    [[nodiscard]] static ready<transfer> send_some(Stream& stream, const Gathered& from)
+    {
+        if constexpr (socket<Stream>) {
+            if (from.pieces().empty())
+                return ready<transfer>{retried_when_writable(stream, [&] {
+                    const auto part = from.file();
+                    return send_file_now(stream.native_handle(),
+                                         part.part(0, std::min(part.length, at_a_time)));
+                })};
+            const int more = from.file_follows() ? MSG_MORE : 0;
+            if (boost::asio::buffer_size(from.pieces()) <= at_a_time)
+                return ready<transfer>{
+                    retried([&](auto& error) { return stream.send(from.pieces(), more, error); })};
+            return ready<transfer>{retried_when_writable(stream, [&] {
+                return retried([&](auto& error) {
+                    return stream.send(from.pieces(), more | MSG_DONTWAIT, error);
+                });
+            })};
+        } else {
+            return write_some(stream, from.pieces());
+        }
     }
 
     /// Whether there is something to receive, or becomes so in that time. A stream that is no
@@ -117,6 +183,13 @@ public:
         }
     }
 
+    /// Whether memory should be given back before the next wait: a thread of its own keeps it.
+    template <class Stream>
+    [[nodiscard]] static bool must_wait(Stream&) noexcept
+    {
+        return false;
+    }
+
     /// Lets others have their turn: threads that block do so by themselves.
     template <class Stream>
     [[nodiscard]] static std::suspend_never yield(Stream&) noexcept
@@ -125,6 +198,22 @@ public:
     }
 
 private:
+    /// Bytes that one call may be busy with: a client that takes them, however slowly, is seen to do so.
+    static constexpr std::size_t at_a_time = std::size_t{1} << 20;
+
+    /// A send that would block has not failed: it goes on when there is room.
+    template <class Stream, class Send>
+    static transfer retried_when_writable(Stream& stream, Send send)
+    {
+        for (;;) {
+            const auto result = send();
+            if (std::get<0>(result) != boost::asio::error::would_block)
+                return result;
+            ::pollfd wanted{.fd = stream.native_handle(), .events = POLLOUT, .revents = 0};
+            ::poll(&wanted, 1, -1);
+        }
+    }
+
     /// A signal that was handled on this thread is no reason to end a connection.
     template <class Operation>
     static transfer retried(Operation operation)

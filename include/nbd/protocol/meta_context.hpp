@@ -22,6 +22,14 @@ struct meta_context {
 
 inline constexpr meta_context base_allocation{"base:allocation"};
 
+/// A metadata context that a client has selected.
+struct selected_context {
+    std::uint32_t id = 0;   ///< as the client knows it
+    std::size_t index = 0;  ///< among those of the export
+
+    friend bool operator==(const selected_context&, const selected_context&) = default;
+};
+
 /// The data of LIST_META_CONTEXT and SET_META_CONTEXT:
 /// `u32 name_len | export name | u32 n | n x (u32 len | query)`. Views into the option's data.
 struct meta_request {

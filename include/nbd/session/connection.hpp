@@ -4,9 +4,11 @@
 #include <nbd/session/context.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <utility>
 
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -23,7 +25,7 @@ public:
     connection(Socket s, const settings& limits, Observer& observer, client who,
                const ticker& clock, const std::atomic<bool>& stopping)
         : socket{std::move(s)},
-          session{limits, observer, std::move(who), deadline{clock}, stopping},
+          session{limits, observer, std::move(who), deadline{clock}, deadline{clock}, stopping},
           accepted{clock.now()}
     {
     }
@@ -45,16 +47,34 @@ public:
     {
         return !session.admitted.load(std::memory_order_relaxed);
     }
-    /// A deadline has passed, and by the client's doing. Whoever reads no replies, or haggles for ever,
-    /// may have sent what nobody could receive meanwhile.
-    [[nodiscard]] bool overdue()
+    /// What the client is to be let go for, or nothing: a deadline has passed, and by its doing.
+    /// Whoever reads no replies, or haggles for ever, may have sent what nobody could receive meanwhile.
+    [[nodiscard]] errc overdue()
     {
+        if (session.sending.overdue())
+            return session.sending.reason();
         if (!session.deadline.overdue())
-            return false;
+            return errc{};
         const auto reason = session.deadline.reason();
-        return reason == errc::progress_timeout || reason == errc::idle_timeout
+        const bool its_doing = reason == errc::progress_timeout || reason == errc::idle_timeout
             ? dawdles()
             : session.waiting.load(std::memory_order_relaxed);
+        return its_doing ? reason : errc{};
+    }
+    /// Nobody is at the other end, while the session is busy with something long. Asked once a tick: a
+    /// client that has only said its last word may still wait for an answer, for some time.
+    [[nodiscard]] bool deserted()
+    {
+        ::pollfd end{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
+        if (!session.working.load(std::memory_order_relaxed) || ::poll(&end, 1, 0) <= 0) {
+            silent_for_ = 0;
+            return false;
+        }
+        if ((end.revents & (POLLHUP | POLLERR)) != 0)
+            return true;
+        // Since then it is we who read no more.
+        return !session.stopping.load(std::memory_order_relaxed)
+            && ++silent_for_ >= ticker::ticks(std::chrono::seconds{10});
     }
     /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
     /// sent waits to be received (by a thread that another client keeps busy).
@@ -68,6 +88,9 @@ public:
     Socket socket;
     context<Observer> session;
     const std::uint64_t accepted;  ///< in ticks
+
+private:
+    std::uint64_t silent_for_ = 0;  ///< ticks
 };
 
 }  // namespace nbd::session

@@ -4,7 +4,9 @@
 #include <nbd/error.hpp>
 #include <nbd/io/awaiting.hpp>
 #include <nbd/io/blocking.hpp>
+#include <nbd/session/control.hpp>
 #include <nbd/session/in_progress.hpp>
+#include <nbd/session/private_context.hpp>
 #include <nbd/session/roster.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
@@ -13,18 +15,14 @@
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/error.hpp>
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <system_error>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -35,11 +33,13 @@
 namespace nbd::session {
 
 /// Where clients come and go: accepts them, seats each on the threading policy, cuts those that
-/// overstay a deadline, and shows all of them out when the server stops. It has one thread, which
-/// sleeps but for that; the sessions run on the policy's.
+/// overstay a deadline, and shows all of them out when the server stops. All of that is the handlers
+/// of its control, which sleeps in between; the sessions run on the policy.
 template <class Transport, class Policy, class Exports, class Observer>
 class reception {
-    using control_executor = boost::asio::io_context::executor_type;
+    static constexpr bool hosted = requires(Policy& p) { p.inner_executor(); };
+    using control_type = std::conditional_t<hosted, hosted_control<Policy>, own_control<Policy>>;
+    using control_executor = typename control_type::executor_type;
     using protocol_type = typename Transport::protocol_type;
     using acceptor_type = boost::asio::basic_socket_acceptor<protocol_type, control_executor>;
     using timer_type =
@@ -48,6 +48,7 @@ class reception {
                                           control_executor>;
     using executor_type = typename Policy::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
+    static constexpr bool waits = asynchronous<typename Exports::opened::backend_type>;
     using colour = std::conditional_t<Policy::blocking, io::blocking, io::awaiting<executor_type>>;
 
 public:
@@ -74,8 +75,7 @@ public:
         try {
             policy_.start();
             accept();
-            const std::lock_guard lock{joining_};
-            thread_ = std::thread{[this] { run_control(); }};
+            control_.start([this] { carry_on(); });
         } catch (...) {  // no thread or no descriptor to be had
             const auto why = current_error();
             boost::system::error_code ignored;
@@ -84,6 +84,8 @@ public:
             policy_.join();
             return why;
         }
+        if (stopping_)
+            close_once();
         return {};
     }
 
@@ -91,39 +93,25 @@ public:
 
     void stop()
     {
-        if (!stopping_.exchange(true))
-            boost::asio::post(control_, [this] { close_down(); });
+        if (!stopping_.exchange(true) && control_.started())
+            close_once();
         wait();
     }
 
-    void wait()
-    {
-        if (control_.get_executor().running_in_this_thread() || policy_.runs_here())
-            return;
-        const std::lock_guard lock{joining_};
-        if (!thread_.joinable())
-            return;
-        thread_.join();
-        policy_.join();
-    }
+    void wait() { control_.wait(); }
 
 private:
     using roster_type = roster<socket_type, Observer>;
     using seat = typename roster_type::seat;
 
-    // --- on the control thread ------------------------------------------------------------------
-
-    void run_control() noexcept
+    void close_once()
     {
-        for (;;) {
-            try {
-                control_.run();
-                return;
-            } catch (...) {  // no memory for one handler; the next may have it
-                carry_on();
-            }
-        }
+        if (!closing_.exchange(true))
+            boost::asio::post(control_.executor(),
+                              [this, held = control_.hold()] { close_down(); });
     }
+
+    // --- on the control ------------------------------------------------------------------
 
     /// Takes up what an exception may have left undone.
     void carry_on() noexcept
@@ -139,11 +127,12 @@ private:
     void accept()
     {
         try {
-            acceptor_.async_accept(policy_.next_executor(),
-                                   [this, underway = in_progress{accepting_}](
-                                       const boost::system::error_code& error, socket_type socket) {
-                                       accepted(error, std::move(socket));
-                                   });
+            acceptor_.async_accept(
+                policy_.next_executor(),
+                [this, held = control_.hold(), underway = in_progress{accepting_}](
+                    const boost::system::error_code& error, socket_type socket) {
+                    accepted(error, std::move(socket));
+                });
         } catch (...) {  // out of what a socket needs
             accept_later(current_error());
         }
@@ -155,10 +144,11 @@ private:
     {
         notify::at_accept_error(observer_, why);
         pause_.expires_after(std::chrono::milliseconds{100});
-        pause_.async_wait([this](const boost::system::error_code& cancelled) {
-            if (!cancelled)
-                accept();
-        });
+        pause_.async_wait(
+            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
+                if (!cancelled)
+                    accept();
+            });
     }
 
     void accepted(const boost::system::error_code& error, socket_type socket)
@@ -201,7 +191,7 @@ private:
         const auto executor = socket.get_executor();
         const seat at =
             roster_.add(std::move(socket), limits_, observer_, std::move(who), clock_, stopping_);
-        if constexpr (Policy::blocking) {
+        if constexpr (Policy::blocking && !waits) {
             // A send that blocks says now and then how far it has come, so that a slow reader is
             // told from one that does not read.
             const ::timeval now_and_then{.tv_sec = 1, .tv_usec = 0};
@@ -216,7 +206,13 @@ private:
             ticking_ = false;
         }
         policy_.launch(
-            executor, [this, at] { return serve<colour>(at->socket, exports_, at->session); },
+            executor,
+            [this, at] {
+                if constexpr (Policy::blocking && waits)
+                    return on_private_context{at->socket, exports_, at->session, policy_};
+                else
+                    return serve<colour>(at->socket, exports_, at->session, policy_);
+            },
             [this, at] { ended(at); });
     }
 
@@ -231,10 +227,11 @@ private:
         if (!ticking_)
             return;
         tick_.expires_after(ticker::tick);
-        tick_.async_wait([this](const boost::system::error_code& cancelled) {
-            if (!cancelled)
-                tick();
-        });
+        tick_.async_wait(
+            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
+                if (!cancelled)
+                    tick();
+            });
     }
 
     void close_down()
@@ -247,10 +244,11 @@ private:
         // What was received is finished and answered; then each session finds the end of its stream.
         roster_.end_of_requests();
         pause_.expires_after(limits_.stop_grace);
-        pause_.async_wait([this](const boost::system::error_code& cancelled) {
-            if (!cancelled)
-                roster_.cut_all(errc::server_stopped);
-        });
+        pause_.async_wait(
+            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
+                if (!cancelled)
+                    roster_.cut_all(errc::server_stopped);
+            });
         finish_if_empty();
     }
 
@@ -260,7 +258,7 @@ private:
             return;
         pause_.cancel();
         tick_.cancel();
-        guard_.reset();
+        control_.finish();
     }
 
     // --- on any thread --------------------------------------------------------------------------
@@ -274,9 +272,10 @@ private:
         else if (stopping_.load(std::memory_order_relaxed) && (!why || why == errc::cut_short))
             why = errc::server_stopped;
         notify::at_disconnect(observer_, at->session.who, why);
+        auto hold = control_.hold();  // or the server could end between the two
         roster_.remove(at);
         try {
-            boost::asio::post(control_, [this] {
+            boost::asio::post(control_.executor(), [this, held = std::move(hold)] {
                 seat_next();
                 finish_if_empty();
             });
@@ -300,21 +299,19 @@ private:
     const std::chrono::steady_clock::time_point epoch_ = std::chrono::steady_clock::now();
     std::atomic<bool> started_{false};
     std::atomic<bool> stopping_{false};
+    std::atomic<bool> closing_{false};
 
     roster_type roster_;
 
-    boost::asio::io_context control_{1};
-    boost::asio::executor_work_guard<control_executor> guard_{control_.get_executor()};
-    acceptor_type acceptor_{control_.get_executor()};
-    timer_type tick_{control_.get_executor()};
-    timer_type pause_{control_.get_executor()};
+    control_type control_{policy_};
+    acceptor_type acceptor_{control_.executor()};
+    timer_type tick_{control_.executor()};
+    timer_type pause_{control_.executor()};
     std::optional<socket_type> waiting_;
     std::uint64_t last_id_ = 0;
     bool accepting_ = false;
     bool ticking_ = false;
     endpoint_type endpoint_;
-    std::thread thread_;
-    std::mutex joining_;
 };
 
 }  // namespace nbd::session

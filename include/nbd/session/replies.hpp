@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/extent_list.hpp>
 #include <nbd/concepts/failure.hpp>
 #include <nbd/concepts/observer.hpp>
 #include <nbd/protocol/chunk.hpp>
@@ -10,6 +11,7 @@
 #include <nbd/session/context.hpp>
 #include <nbd/session/outbox.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -42,6 +44,17 @@ public:
     [[nodiscard]] bool chunked() const noexcept { return style_ != reply_style::simple; }
     [[nodiscard]] reply_style style() const noexcept { return style_; }
 
+    /// Whether any reply still fits whose READ, if it is one, has `length` bytes of data, of which
+    /// `copied` go into the outbox.
+    [[nodiscard]] bool fits(std::uint64_t length, std::size_t copied) const noexcept
+    {
+        const auto chunks = static_cast<std::size_t>(length / largest_chunk) + 1;
+        return out_.fits(most_header * chunks + copied, 2 * chunks - 1);
+    }
+    /// The longest READ whose chunks an empty outbox holds.
+    static constexpr std::uint64_t largest_read =
+        (outbox::max_pieces / 2 - 2) * std::uint64_t{largest_chunk};
+
     /// Bytes in front of the data of a READ.
     [[nodiscard]] std::size_t data_header_bytes() const noexcept
     {
@@ -59,29 +72,61 @@ public:
         protocol::store(to.subspan(protocol::chunk_bytes(style_)), offset);
     }
 
-    /// Data of a READ from memory that stays until it is sent, split where a chunk would be too long.
-    void lend_data(const request& r, std::uint64_t offset, std::span<const std::byte> data,
-                   bool done = true) noexcept
+    /// Data of a READ, split where a chunk would be too long.
+    void lend_data(const request& r, std::uint64_t offset, const lent_data& data, bool done = true)
     {
-        while (chunked() && data.size() > largest_chunk) {
-            data_header(out_.append(data_header_bytes()), r, offset, largest_chunk, false);
-            out_.lend(data.first(largest_chunk));
-            data = data.subspan(largest_chunk);
-            offset += largest_chunk;
+        std::size_t at = 0;
+        for (; chunked() && data.length - at > largest_chunk; at += largest_chunk) {
+            data_header(out_.append(data_header_bytes()), r, offset + at, largest_chunk, false);
+            out_.lend(data.part(at, largest_chunk));
         }
-        data_header(out_.append(data_header_bytes()), r, offset, data.size(), done);
-        out_.lend(data);
+        data_header(out_.append(data_header_bytes()), r, offset + at, data.length - at, done);
+        out_.lend(data.part(at, data.length - at));
+    }
+
+    /// Data of a READ: short ones are cheaper copied behind their header than gathered as a piece of
+    /// their own.
+    void data(const request& r, std::span<const std::byte> data)
+    {
+        if (data.size() > copied_data) {
+            lend_data(r, r.offset, data);
+            return;
+        }
+        const auto header = data_header_bytes();
+        const auto room = out_.append(header + data.size());
+        data_header(room, r, r.offset, data.size());
+        std::copy(data.begin(), data.end(), room.subspan(header).begin());
+    }
+    static constexpr std::size_t copied_data = std::size_t{8} << 10;
+
+    /// A READ without its holes: `data_at(offset, length)` gives the lent data of what is none. Wants
+    /// the outbox for itself.
+    template <class DataAt>
+    void pieces(const request& r, std::span<const extent> found, DataAt data_at)
+    {
+        std::uint64_t at = r.offset;
+        const auto end = r.offset + r.length;
+        for (const auto& e : found) {
+            const bool last = at + e.length == end;
+            if ((e.flags & protocol::state_flag::zero) != 0)
+                hole(r, at, static_cast<std::uint32_t>(e.length), last);
+            else
+                lend_data(r, at, data_at(at, static_cast<std::size_t>(e.length)), last);
+            at += e.length;
+        }
+        if (at != end)
+            lend_data(r, at, data_at(at, static_cast<std::size_t>(end - at)), true);
     }
 
     /// A part of a READ that is zero, in place of its data (point 57).
-    void hole(const request& r, std::uint64_t offset, std::uint32_t length, bool done) noexcept
+    void hole(const request& r, std::uint64_t offset, std::uint32_t length, bool done)
     {
         const auto payload = append_chunk(r, protocol::chunk::offset_hole, 12, done);
         protocol::writer{payload}.put(offset).put(length);
     }
 
     /// Success, without data.
-    void done(const request& r) noexcept
+    void done(const request& r)
     {
         // "Structured replies": a READ is always answered in chunks, what has no payload may be
         // simple; with extended headers nothing may (point 53).
@@ -93,7 +138,7 @@ public:
 
     /// An error; clients with chunks get its text, and the offset where it is known.
     void error(const request& r, protocol::error_value value, std::string_view text,
-               std::optional<std::uint64_t> offset = std::nullopt) noexcept
+               std::optional<std::uint64_t> offset = std::nullopt)
     {
         if (!chunked()) {
             simple(out_.append(protocol::simple_reply_bytes), r, value);
@@ -121,6 +166,16 @@ public:
         error(r, protocol::to_error_value(why.code, r.flags), text,
               told ? why.offset : std::nullopt);
     }
+    /// The reply to a BLOCK_STATUS, encoded already, or the failure; it is lent.
+    void status(const request& r, const failure& why, std::span<const std::byte> reply)
+    {
+        if (why) {
+            fail(r, why);
+            return;
+        }
+        out_.lend(reply);
+        notify::at_reply(context_.observer, context_.who, r, protocol::error_value::none);
+    }
     /// Success, or the failure.
     void answer(const request& r, const failure& why)
     {
@@ -146,7 +201,7 @@ public:
 
 private:
     [[nodiscard]] std::span<std::byte> append_chunk(const request& r, protocol::chunk type,
-                                                    std::size_t length, bool done) noexcept
+                                                    std::size_t length, bool done)
     {
         const auto room = out_.append(protocol::chunk_bytes(style_) + length);
         chunk(room, r, type, length, done);

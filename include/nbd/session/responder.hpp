@@ -1,28 +1,26 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/handshake/agreement.hpp>
-#include <nbd/session/context.hpp>
-#include <nbd/session/inbox.hpp>
+#include <nbd/session/intake.hpp>
 #include <nbd/session/read_answer.hpp>
 #include <nbd/session/replies.hpp>
 #include <nbd/session/scratch.hpp>
-#include <nbd/session/status_answer.hpp>
-#include <nbd/session/unflagged_writes.hpp>
-#include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/execution.hpp>
+#include <nbd/transmission/plan.hpp>
+#include <nbd/transmission/status_plan.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <system_error>
+#include <utility>
 
 namespace nbd::session {
 
-/// The in-order transmission of one client, less its waiting: takes received bytes, calls the
-/// backend, gathers replies. `transmit` does the I/O that it asks for.
+/// The in-order transmission of one client, less its waiting: takes requests, calls the backend,
+/// gathers replies. `transmit` does the I/O that it asks for.
 ///
 /// Everything that is buffered is answered before the next wait, in one send where it fits.
 template <class Opened, class Observer>
@@ -30,139 +28,101 @@ class responder {
 public:
     /// What is due after all of `out()` has been sent.
     enum class step {
-        receive,  ///< receive into `space()`, say how much to `received`, then advance again
+        receive,  ///< receive into `in().space()`, say how much, then advance again
         again,    ///< advance again: there was no room for more replies
-        linger,   ///< see whether more comes within a moment, say so to `lingered`, advance again
+        linger,   ///< see whether more comes within a moment, say so to `in()`, advance again
         finish,   ///< close
     };
 
-    responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
-        : disk_{disk}, context_{c}, terms_{agreed.terms},
-          header_bytes_{protocol::request_bytes_of(agreed.style)},
+    /// `files` says that parts of files can be sent as they are.
+    responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c, bool files)
+        : disk_{disk}, agreed_{agreed}, context_{c}, in_{disk, agreed, c},
           replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
-          read_{disk, replies_, scratch_}, status_{disk, agreed, replies_}
+          read_{disk, replies_, scratch_, files}
     {
     }
 
     [[nodiscard]] outbox& out() noexcept { return replies_.out(); }
-
-    /// Where the next bytes belong: the rest of a large payload goes straight to its place.
-    [[nodiscard]] std::span<std::byte> space() noexcept
-    {
-        return payload_.empty() ? in_.space() : payload_;
-    }
-    void received(std::size_t n) noexcept
-    {
-        if (payload_.empty())
-            in_.received(n);
-        else
-            payload_ = payload_.subspan(n);
-    }
-
-    /// A message has begun and not ended, so the client owes bytes.
-    [[nodiscard]] bool mid_message() const noexcept
-    {
-        return !payload_.empty() || skip_ != 0 || !in_.buffered().empty();
-    }
-
-    /// After step::linger: whether more came.
-    void lingered(bool more) noexcept { unflagged_.lingered(more); }
+    [[nodiscard]] intake<Opened, Observer>& in() noexcept { return in_; }
 
     /// Answers all that is buffered. Requires that `out()` is empty.
     [[nodiscard]] step advance()
     {
+        using found = typename intake<Opened, Observer>::step;
+        using verdict = typename intake<Opened, Observer>::verdict;
+        if (!writing_)
+            scratch_.give_back();
+        status_.give_back();
+        const bool first = std::exchange(waited_, false);
+        std::uint64_t early = 0;
         for (std::uint64_t work = 0;;) {
-            if (!payload_.empty() || !skip())
+            if (in_.receiving())
                 return step::receive;
-            if (refused_)
-                refuse();
             if (writing_)
                 finish_write();
-            if (zeroing_ && !zero_on())
+            if (plan_ && !carry_on(work))
                 return step::again;
             // Whoever asks for much at once lets others have their turn in between; and who has
             // gone meanwhile is found out by sending.
             if (work > most_work)
                 return step::again;
-            const auto bytes = in_.buffered();
-            if (bytes.size() < header_bytes_)
+            switch (in_.next()) {
+            case found::receive:
+                waited_ = true;
                 return step::receive;
-            auto r = decode(bytes);
-            if (!r) {
-                context_.ended = errc::bad_request_magic;
+            case found::linger:
+                return step::linger;
+            case found::finish:
                 return step::finish;
+            case found::refused:
+                replies_.error(in_.request(), in_.why(), transmission::explain(in_.why()));
+                continue;
+            case found::request:
+                break;
             }
-            if (unflagged_.concern(*r, transmission::longest_payload(terms_))) {
-                const auto kind = unflagged_.judge(*r, bytes.subspan(header_bytes_));
-                if (kind == unflagged_writes::verdict::linger)
-                    return step::linger;
-                if (kind == unflagged_writes::verdict::receive)
-                    return step::receive;
-                if (kind == unflagged_writes::verdict::payload)
-                    r->flags |= protocol::command_flag::payload_len;
-            }
-            if (r->payload() <= buffered_payload && bytes.size() - header_bytes_ < r->payload())
-                return step::receive;
-            const bool reads = r->command == protocol::command::read;
-            if (!out().fits(replies_.most_header + (reads ? read_.room(*r) : 0), 1)
-                || (reads && !out().empty() && read_.wants_empty_outbox(*r)))
+            const auto& r = in_.request();
+            const bool reads = r.command == protocol::command::read;
+            // What is longer than that will be refused, and needs no room.
+            const auto data = reads ? std::min(r.length, replies_.largest_read) : 0;
+            if (first && early == 0)
+                early = early_replies(data);
+            if (first && out().gathered() >= early)
                 return step::again;
-            in_.consume(header_bytes_);
-            work += least_work + (r->command == protocol::command::disc ? 0 : r->length);
-            notify::at_request(context_.observer, context_.who, *r);
-            if (r->command == protocol::command::disc)
-                return step::finish;
-            if (r->payload() > transmission::longest_payload(terms_)) {
-                context_.ended = errc::payload_too_long;
-                return step::finish;
-            }
-            if (const auto refused = admit(*r); refused != protocol::error_value::none) {
-                skip_ = r->payload();
-                refused_ = refusal{*r, refused};
-            } else if (!answer(*r)) {
+            if (!replies_.fits(data, reads ? read_.room(r) : 0)
+                || (reads && !out().empty() && read_.wants_empty_outbox(r)))
                 return step::again;
-            }
+            const auto taken = in_.take();
+            if (taken == verdict::leave)
+                return step::finish;
+            work += least_work + r.length;
+            if (taken == verdict::admitted && !answer(r))
+                return step::again;
         }
     }
 
 private:
     using backend_type = typename Opened::backend_type;
 
-    /// A payload up to this is taken from the inbox, whole; a longer one is received in place.
-    static constexpr std::size_t buffered_payload = std::size_t{64} << 10;
-    /// Holds the largest such WRITE and many small requests beside it.
-    static constexpr std::size_t inbox_bytes = 2 * buffered_payload;
-
     /// Bytes that are worked on at one go, where each request counts for some by itself.
     static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
     static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
-    /// A WRITE_ZEROES that has to write is done in pieces of this.
-    static constexpr std::uint64_t zeroing_piece = std::uint64_t{8} << 20;
+    /// Bytes of replies that are worth a send of their own, and that need not wait for more.
+    static constexpr std::uint64_t least_early = std::uint64_t{32} << 10;
+    static constexpr std::uint64_t most_early = std::uint64_t{128} << 10;
+    static constexpr int try_again = 16;
 
-    /// More than any client could ask for before there were extended headers is refused where it has to
-    /// be written ("Size constraints": a server MAY, point 79).
-    static constexpr std::uint64_t most_zeroed = std::uint64_t{1} << 50;
-
-    [[nodiscard]] std::optional<protocol::request>
-    decode(std::span<const std::byte> bytes) const noexcept
+    /// Bytes of replies to send before all that is buffered has been answered, where each is that long. A
+    /// client that has waited for everything gets the first half early, and works on it meanwhile; then
+    /// it asks in halves by itself. Where it does not, it gains nothing by that, so it is seldom tried.
+    [[nodiscard]] std::uint64_t early_replies(std::uint64_t length) noexcept
     {
-        if (header_bytes_ == protocol::request_bytes)
-            return protocol::decode_request(bytes.template first<protocol::request_bytes>());
-        return protocol::decode_extended_request(
-            bytes.template first<protocol::extended_request_bytes>());
-    }
-
-    /// Refuses without the backend: the export is gone, the server stops, the request is not good.
-    [[nodiscard]] protocol::error_value admit(const protocol::request& r) noexcept
-    {
-        if (context_.over() || disk_.gone())
-            return protocol::error_value::eshutdown;
-        terms_.size = disk_.size();
-        terms_.told = std::max(terms_.told, terms_.size);
-        // No good payload but a WRITE's is that long.
-        if (r.command != protocol::command::write && r.payload() > buffered_payload)
-            return protocol::error_value::einval;
-        return transmission::admit(r, terms_);
+        const auto all = in_.requests_buffered() * length;
+        const bool parted = all > last_ + last_ / 2 || ++tried_ == try_again;
+        last_ = all;
+        if (!parted)
+            return most_early;
+        tried_ = 0;
+        return std::clamp(all / 2, least_early, most_early);
     }
 
     /// False where the reply must be sent before another is made.
@@ -175,171 +135,125 @@ private:
         case command::write:
             answer_write(r);
             return true;
-        case command::block_status: {
-            const auto payload = in_.buffered().first(static_cast<std::size_t>(r.payload()));
-            status_.answer(r, terms_, payload, context_.limits.extents_per_reply);
-            in_.consume(payload.size());
+        case command::block_status:
+            answer_status(r);
             return false;
-        }
         case command::resize:
             replies_.answer(r, disk_.resize(r.offset));
             return true;
-        case command::write_zeroes:
-            if (!zeroes_cheaply(r) && r.length > most_zeroed) {
-                replies_.error(r, protocol::error_value::eoverflow,
-                               "zeroes that have to be written are written up to 1 PiB at a time");
-                return true;
-            }
-            zeroing_ = r;
-            zeroing_at_ = r.offset;
-            return true;
         default:
-            replies_.answer(r, perform(r, {}));
+            begin(r, {});
             return true;
         }
     }
 
-    /// The backend zeroes a range without writing all of it.
-    [[nodiscard]] static bool zeroes_cheaply(const protocol::request& r) noexcept
+    /// Begins the calls of a request without data; short ones are done at once.
+    void begin(const protocol::request& r, std::span<const std::byte> payload)
     {
-        return has_handle<backend_type>
-            || (has_write_zeroes<backend_type> && !r.has(protocol::command_flag::no_hole));
+        plan_.emplace(r, transmission::largest_write(in_.terms()));
+        planned_ = r;
+        std::uint64_t work = 0;
+        std::ignore = carry_on(work, payload);
     }
 
-    /// A piece of a WRITE_ZEROES. It is the whole where the backend can do it without writing; else
-    /// it is short enough for others not to notice. True when there is nothing left of it.
-    [[nodiscard]] bool zero_on()
+    /// Makes calls until there are none left, or others should have their turn: then false.
+    [[nodiscard]] bool carry_on(std::uint64_t& work, std::span<const std::byte> payload = {})
     {
-        auto& r = *zeroing_;
-        auto piece = r;
-        if (!zeroes_cheaply(r) && r.length > zeroing_piece) {
-            piece.length = zeroing_piece;
-            if (!has_fua_write<backend_type>)  // the flush after the last covers them all
-                piece.flags &= static_cast<std::uint16_t>(~protocol::command_flag::fua);
+        const transmission::cargo cargo{.request = &planned_, .payload = payload};
+        for (std::uint64_t zeroed = 0; const auto s = plan_->next();) {
+            if (s->what == transmission::step::member::write_block) {
+                if (zeroed >= transmission::zeroes_at_a_time)
+                    return false;
+                zeroed += s->length;
+                work += s->length;
+                if (context_.over() || disk_.gone()) {
+                    plan_->take(transmission::given_up());
+                    continue;
+                }
+            }
+            plan_->take(transmission::make(disk_.backend(), *s, cargo, disk_));
         }
-        failure failed;
-        if (context_.over() || disk_.gone())
-            failed = std::error_code{ESHUTDOWN, std::generic_category()};
-        else
-            failed = perform(piece, {});
-        r.offset += piece.length;
-        r.length -= piece.length;
-        if (!failed && r.length != 0)
-            return false;
-        r.offset = zeroing_at_;
-        replies_.answer(r, failed);
-        zeroing_.reset();
+        replies_.answer(planned_, plan_->result());
+        plan_.reset();
         return true;
     }
 
-    /// A request of no length has nothing to do, and succeeds without the backend (point 68).
-    [[nodiscard]] failure perform(const protocol::request& r,
-                                  std::span<const std::byte> payload) noexcept
+    void answer_status(const protocol::request& r)
     {
-        if (r.length == 0 && r.command != protocol::command::flush)
-            return {};
-        return transmission::perform(disk_.backend(), r, payload, guard());
-    }
-
-    /// How the backend is called: under its lock, and within the export's block sizes.
-    [[nodiscard]] auto guard() noexcept
-    {
-        struct {
-            Opened& disk;
-            const protocol::block_sizes& blocks;
-            [[nodiscard]] auto lock() const { return disk.lock(); }
-            [[nodiscard]] std::size_t largest_write() const noexcept
-            {
-                return blocks.maximum - blocks.maximum % blocks.minimum;
-            }
-        } g{disk_, terms_.blocks};
-        return g;
+        const auto refused = status_.begin(r, in_.terms(), agreed_.contexts, agreed_.style,
+                                           in_.payload(), context_.limits.extents_per_reply);
+        in_.consume_payload();
+        transmission::make_all(disk_.backend(), status_,
+                               {.request = &r, .extents = &status_.list()}, disk_);
+        if (refused)
+            replies_.error(r, refused->value, refused->text);
+        else
+            replies_.status(r, status_.result(), status_.reply());
     }
 
     void answer_write(const protocol::request& r)
     {
         const auto length = static_cast<std::size_t>(r.length);
-        if (length <= buffered_payload) {
-            replies_.answer(r, perform(r, in_.buffered().first(length)));
-            in_.consume(length);
+        if (length <= in_.buffered_payload) {
+            begin(r, in_.payload());
+            in_.consume_payload();
             return;
         }
         writing_ = large_write{r, {}};
+        std::span<std::byte> to;
         if constexpr (has_lend_for_write<backend_type>) {
             // What is received in place can only be made durable by a flush.
             if (has_flush<backend_type> || !r.has(protocol::command_flag::fua))
-                payload_ = disk_.backend().lend_for_write(r.offset, length);
+                to = disk_.backend().lend_for_write(r.offset, length);
         }
-        if (payload_.size() != length)
-            payload_ = writing_->collected = scratch_.bytes(length);
-        const auto early = in_.buffered().first(std::min(in_.buffered().size(), length));
-        std::copy(early.begin(), early.end(), payload_.begin());
-        payload_ = payload_.subspan(early.size());
-        in_.consume(early.size());
+        if (to.size() != length)
+            to = writing_->collected = scratch_.bytes(length);
+        in_.receive_into(to);
     }
 
     /// The payload of a large WRITE has arrived.
     void finish_write()
     {
-        const auto r = writing_->request;
-        failure failed;
-        if constexpr (has_lent_written<backend_type>) {
-            if (writing_->collected.empty())
-                disk_.backend().lent_written(r.offset, static_cast<std::size_t>(r.length));
-        }
-        if (!writing_->collected.empty()) {
-            failed = perform(r, writing_->collected);
-        } else if constexpr (has_flush<backend_type>) {
-            if (r.has(protocol::command_flag::fua))
-                failed = transmission::call(guard(), [&] { return disk_.backend().flush(); });
-        }
-        replies_.answer(r, failed);
+        const auto done = *writing_;
         writing_.reset();
-        scratch_.give_back();
+        if (const auto why = in_.still_admitted(done.request); why != protocol::error_value::none) {
+            replies_.error(done.request, why, transmission::explain(why));
+            return;
+        }
+        if (!done.collected.empty()) {
+            begin(done.request, done.collected);
+            return;
+        }
+        if constexpr (has_lent_written<backend_type>)
+            disk_.backend().lent_written(done.request.offset,
+                                         static_cast<std::size_t>(done.request.length));
+        failure failed;
+        if constexpr (has_flush<backend_type>) {
+            if (done.request.has(protocol::command_flag::fua))
+                failed = transmission::call(disk_, [&] { return disk_.backend().flush(); });
+        }
+        replies_.answer(done.request, failed);
     }
 
-    /// The payload of a refused request is gone. Not earlier: a client that still sends a request
-    /// does not know yet that there could be a reply to it.
-    void refuse() noexcept
-    {
-        replies_.error(refused_->request, refused_->why, transmission::explain(refused_->why));
-        refused_.reset();
-    }
-
-    /// Consumes what is left of a refused payload. True when none is.
-    [[nodiscard]] bool skip() noexcept
-    {
-        const auto n = std::min<std::uint64_t>(skip_, in_.buffered().size());
-        in_.consume(static_cast<std::size_t>(n));
-        skip_ -= n;
-        return skip_ == 0;
-    }
-
-    struct refusal {
-        protocol::request request;
-        protocol::error_value why;
-    };
     struct large_write {
         protocol::request request;
         std::span<std::byte> collected;  ///< scratch that holds the payload; empty: in its place
     };
 
     Opened& disk_;
+    const handshake::agreement& agreed_;
     context<Observer>& context_;
-    protocol::export_terms terms_;
-    const std::size_t header_bytes_;
-    inbox in_{inbox_bytes};
+    intake<Opened, Observer> in_;
     scratch scratch_;
     replies<Observer> replies_;
     read_answer<Opened, Observer> read_;
-    status_answer<Opened, Observer> status_;
-    unflagged_writes unflagged_;
-    std::uint64_t skip_ = 0;  ///< bytes of a refused payload that are still to come
-    std::optional<refusal> refused_;
-    std::optional<protocol::request> zeroing_;  ///< what is left of a WRITE_ZEROES
-    std::uint64_t zeroing_at_ = 0;              ///< where it began
-    std::span<std::byte> payload_;              ///< where the rest of a large payload goes
+    transmission::status_plan<backend_type> status_;
+    std::optional<transmission::plan<backend_type>> plan_;  ///< of zeroes that take their time
+    protocol::request planned_;
     std::optional<large_write> writing_;
+    std::uint64_t last_ = 0;  ///< bytes of replies to what was received at a time
+    int tried_ = 0;           ///< receipts ago
+    bool waited_ = false;     ///< what comes next was received after all before had been answered
 };
 
 }  // namespace nbd::session

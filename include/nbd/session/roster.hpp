@@ -48,9 +48,12 @@ public:
     void cut_overdue() noexcept
     {
         const std::lock_guard lock{mutex_};
-        for (auto& c : connections_)
-            if (c.overdue())
-                c.cut(c.session.deadline.reason());
+        for (auto& c : connections_) {
+            if (const auto why = c.overdue(); why != errc{})
+                c.cut(why);
+            else if (c.deserted())
+                c.cut(errc::cut_short);
+        }
     }
     void cut_all(errc why) noexcept
     {

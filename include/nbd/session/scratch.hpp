@@ -1,40 +1,30 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/session/block.hpp>
+
 #include <cstddef>
-#include <memory>
 #include <span>
 
 namespace nbd::session {
 
-/// Memory for one large payload at a time. What is large is given back when the next is asked for.
+/// Memory for one large payload at a time.
 class scratch {
 public:
     /// `n` bytes, of any content; what was given before is gone.
     [[nodiscard]] std::span<std::byte> bytes(std::size_t n)
     {
-        give_back();
-        if (size_ < n) {
-            memory_.reset();
-            size_ = 0;
-            memory_ = std::make_unique_for_overwrite<std::byte[]>(n);
-            size_ = n;
+        if (memory_.size() < n) {
+            memory_ = {};
+            memory_ = block{n};
         }
-        return {memory_.get(), n};
+        return memory_.first(n);
     }
 
-    void give_back() noexcept
-    {
-        if (size_ > kept) {
-            memory_.reset();
-            size_ = 0;
-        }
-    }
+    void give_back() noexcept { memory_ = {}; }
 
 private:
-    static constexpr std::size_t kept = std::size_t{1} << 20;
-    std::unique_ptr<std::byte[]> memory_;
-    std::size_t size_ = 0;
+    block memory_;
 };
 
 }  // namespace nbd::session

@@ -1,21 +1,39 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/threading_policy.hpp>
+#include <nbd/session/awaited_calls.hpp>
 #include <nbd/session/haggle.hpp>
+#include <nbd/session/offloaded_calls.hpp>
 #include <nbd/session/transmit.hpp>
+#include <nbd/session/transmit_window.hpp>
 
 namespace nbd::session {
 
-/// The life of one client on an accepted stream: its handshake, then its transmission.
-/// Requires: stream, exports and context outlive the task.
-template <class Io, class Stream, class Exports, class Observer>
-typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c)
+/// The life of one client on an accepted stream: its handshake, then its transmission. What the backend
+/// is decides how it goes on: many requests at a time where it waits, one after the other where not.
+/// Requires: stream, exports, context and policy outlive the task.
+template <class Io, class Stream, class Exports, class Observer, class Policy>
+typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,
+                                       [[maybe_unused]] Policy& policy)
 {
+    using opened = typename Exports::opened;
+    using backend_type = typename opened::backend_type;
     try {
         handshake::agreement agreed;
         auto chosen = co_await haggle<Io>(stream, exports, agreed, c);
-        if (chosen)
+        if (!chosen)
+            co_return;
+        if constexpr (asynchronous<backend_type>) {
+            windowed<Io, Stream, opened, Observer, awaited_calls> loop{stream, *chosen, agreed, c};
+            co_await loop.run();
+        } else if constexpr (promises_blocks<backend_type> && offloads<Policy>) {
+            windowed<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{
+                stream, *chosen, agreed, c, policy};
+            co_await loop.run();
+        } else {
             co_await transmit<Io>(stream, *chosen, agreed, c);
+        }
     } catch (...) {  // no memory, most likely; this client is let go, and no other
         c.ended = current_error();
     }

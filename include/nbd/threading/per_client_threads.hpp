@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <csignal>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -37,6 +38,10 @@ public:
             const auto self = state_->running.emplace(state_->running.end());
             try {
                 *self = std::thread{[state = state_.get(), self, make_task, done]() mutable {
+                    ::sigset_t pipe;  // whom a client has left finds it out by an error code
+                    sigemptyset(&pipe);
+                    sigaddset(&pipe, SIGPIPE);
+                    ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
                     try {
                         make_task().get();
                     } catch (...) {  // this session cannot go on; the others can

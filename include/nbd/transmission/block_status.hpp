@@ -4,15 +4,12 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/protocol/chunk.hpp>
 #include <nbd/protocol/request.hpp>
-#include <nbd/transmission/execution.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <span>
-#include <system_error>
 #include <vector>
 
 /// BLOCK_STATUS: what a backend tells of a range becomes descriptors that no client can trip over,
@@ -31,26 +28,6 @@ template <class B>
         all.insert(all.end(), own.begin(), own.end());
     }
     return all;
-}
-
-/// Asks the backend for the extents of a range in context `index` of contexts_of. EIO where it tells
-/// nothing at all.
-template <class B>
-[[nodiscard]] failure status(B& backend, std::size_t index, std::uint64_t offset,
-                             std::uint64_t length, extent_list& to) noexcept
-{
-    auto failed = outcome_of([&]() -> failure {
-        if constexpr (has_extents<B>) {
-            if (index-- == 0)
-                return outcome_of([&] { return backend.extents(offset, length, to); });
-        }
-        if constexpr (has_meta_contexts<B>)
-            return outcome_of([&] { return backend.context_extents(index, offset, length, to); });
-        return std::make_error_code(std::errc::invalid_argument);
-    });
-    if (!failed && to.empty())
-        return {std::make_error_code(std::errc::io_error), "the backend told no extents"};
-    return failed;
 }
 
 /// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block size"):

@@ -5,32 +5,27 @@
 #include <nbd/concepts/call.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/request.hpp>
+#include <nbd/transmission/plan.hpp>
 
 #include <algorithm>
-#include <array>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <span>
 #include <system_error>
 #include <type_traits>
+#include <utility>
 #include <variant>
 
-/// A request that was admitted becomes calls of the backend. What the backend lacks is made up for
-/// here: FUA as a flush, WRITE_ZEROES as writes of zeroes. Whatever a backend throws ends here.
+/// Makes the calls that a plan asks for. Whatever a backend throws ends here.
 namespace nbd::transmission {
 
-/// Calls a member of a backend; an exception becomes a failure, with its text.
-template <class F>
-[[nodiscard]] failure outcome_of(F&& member) noexcept
+/// The exception that is being handled, as a failure with its text.
+[[nodiscard]] inline failure current_failure() noexcept
 {
     try {
-        if constexpr (std::is_void_v<decltype(member())>) {
-            member();
-            return {};
-        } else {
-            return member();
-        }
+        throw;
     } catch (const std::exception& e) {
         const auto code = current_error();
         try {
@@ -41,6 +36,100 @@ template <class F>
     } catch (...) {
         return current_error();
     }
+}
+
+/// Calls a member of a backend; an exception becomes a failure.
+template <class F>
+[[nodiscard]] failure outcome_of(F&& member) noexcept
+{
+    try {
+        if constexpr (std::is_void_v<decltype(member())>) {
+            member();
+            return {};
+        } else {
+            return member();
+        }
+    } catch (...) {
+        return current_failure();
+    }
+}
+
+/// What a request brings for the calls of its plan, and takes from them.
+struct cargo {
+    const protocol::request* request = nullptr;
+    std::span<const std::byte> payload{};  ///< a WRITE's
+    std::span<std::byte> data{};           ///< a READ's, as long as the request
+    extent_list* extents = nullptr;
+};
+
+/// A backend that claims success and fills less must not send a client what lay there.
+template <class B>
+void clear_unless_filled([[maybe_unused]] std::span<std::byte> data) noexcept
+{
+    if constexpr (!promises_fills_reads<B>)
+        std::fill(data.begin(), data.end(), std::byte{0});
+}
+
+/// Calls `visit` with a function that makes the call which `s` asks for. The outcome of that function
+/// is what the member of the backend returns.
+template <class B, class Visit>
+decltype(auto) visit_member(B& backend, const step& s, const cargo& c, Visit&& visit)
+{
+    using member = step::member;
+    [[maybe_unused]] const auto write = [&](std::span<const std::byte> data) {
+        if constexpr (has_fua_write<B>)
+            return visit([&] { return backend.write(s.offset, data, write_flags{.fua = s.fua}); });
+        else if constexpr (has_plain_write<B>)
+            return visit([&] { return backend.write(s.offset, data); });
+    };
+    switch (s.what) {
+    case member::read:
+        if constexpr (has_read<B>) {
+            const auto at = static_cast<std::size_t>(s.offset - c.request->offset);
+            const auto data = c.data.subspan(at, static_cast<std::size_t>(s.length));
+            clear_unless_filled<B>(data);
+            return visit([&] { return backend.read(s.offset, data); });
+        }
+        break;
+    case member::write:
+        if constexpr (has_write<B>)
+            return write(c.payload);
+        break;
+    case member::write_block:
+        if constexpr (has_write<B>)
+            return write(std::span{zero_block}.first(static_cast<std::size_t>(s.length)));
+        break;
+    case member::flush:
+        if constexpr (has_flush<B>)
+            return visit([&] { return backend.flush(); });
+        break;
+    case member::trim:
+        if constexpr (has_trim<B>)
+            return visit([&] { return backend.trim(s.offset, s.length); });
+        break;
+    case member::write_zeroes:
+        if constexpr (has_write_zeroes<B>)
+            return visit([&] { return backend.write_zeroes(s.offset, s.length, s.zero); });
+        break;
+    case member::cache:
+        if constexpr (has_cache<B>)
+            return visit([&] { return backend.cache(s.offset, s.length); });
+        break;
+    case member::extents: {
+        auto index = s.index;
+        if constexpr (has_extents<B>) {
+            if (index-- == 0)
+                return visit([&] { return backend.extents(s.offset, s.length, *c.extents); });
+        }
+        if constexpr (has_meta_contexts<B>)
+            return visit(
+                [&] { return backend.context_extents(index, s.offset, s.length, *c.extents); });
+        break;
+    }
+    case member::handle:
+        break;
+    }
+    return visit([] { return std::make_error_code(std::errc::invalid_argument); });
 }
 
 /// How a backend is called: what `lock()` gives is held during each single call of a member, and no
@@ -60,103 +149,65 @@ template <class Guard, class F>
     });
 }
 
-/// A READ into memory of ours; `to` is as long as the request.
-template <class B>
-[[nodiscard]] failure read(B& backend, const protocol::request& r, std::span<std::byte> to) noexcept
+/// Makes one call, guarded.
+template <class B, class Guard>
+[[nodiscard]] failure make(B& backend, const step& s, const cargo& c, const Guard& guard) noexcept
 {
-    // A backend that claims success and fills less must not send a client what lay there before.
-    if constexpr (!promises_fills_reads<B>)
-        std::fill(to.begin(), to.end(), std::byte{0});
     if constexpr (has_handle<B>) {
-        nbd::call c{r, {}, to};
-        auto said = outcome_of([&] { return backend.handle(c); });
-        return said ? said : failure{c.result()};
-    } else {
-        return outcome_of([&] { return backend.read(r.offset, to); });
-    }
-}
-
-/// Writes one piece, durably where `fua` asks for it.
-template <class B, class Guard = unguarded>
-[[nodiscard]] failure write(B& backend, std::uint64_t offset, std::span<const std::byte> from,
-                            bool fua, const Guard& guard = {}) noexcept
-{
-    if constexpr (has_fua_write<B>) {
-        return call(guard, [&] { return backend.write(offset, from, write_flags{.fua = fua}); });
-    } else {
-        auto failed = call(guard, [&] { return backend.write(offset, from); });
-        if constexpr (has_flush<B>) {
-            if (!failed && fua)
-                return call(guard, [&] { return backend.flush(); });
+        if (s.what == step::member::handle) {
+            clear_unless_filled<B>(c.data);
+            nbd::call whole{*c.request, c.payload, c.data};
+            auto said = call(guard, [&] { return backend.handle(whole); });
+            return said ? said : failure{whole.result()};
         }
-        return failed;
     }
+    return visit_member(backend, s, c, [&](auto&& member) { return call(guard, member); });
 }
 
-/// Zeroes to write from, in the part of the program that takes no room in its file.
-inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
-
-/// WRITE_ZEROES by writing zeroes, for a backend without its own: bounded memory, whatever the
-/// length. Only the last piece carries FUA, for a flush covers what was written before.
-template <class B, class Guard = unguarded>
-[[nodiscard]] failure write_zero_blocks(B& backend, std::uint64_t offset, std::uint64_t length,
-                                        bool fua, const Guard& guard = {}) noexcept
+/// What becomes of a step that is not taken, because nobody waits for it any more.
+[[nodiscard]] inline failure given_up() noexcept
 {
-    const auto most = std::min(zero_block.size(), guard.largest_write());
-    while (length != 0) {
-        const auto n = std::min<std::uint64_t>(length, most);
-        // Native FUA covers its own piece alone.
-        const bool durable = fua && (has_fua_write<B> || n == length);
-        if (auto failed =
-                write(backend, offset, std::span{zero_block}.first(static_cast<std::size_t>(n)),
-                      durable, guard))
-            return failed;
-        offset += n;
-        length -= n;
-    }
-    return {};
+    return std::error_code{ESHUTDOWN, std::generic_category()};
 }
 
-template <class B, class Guard = unguarded>
-[[nodiscard]] failure write_zeroes(B& backend, const protocol::request& r,
-                                   const Guard& guard = {}) noexcept
+/// Makes calls of a plan, of any kind, until there are none left, or others should have their turn: then
+/// false. Writing zeroes may take for ever: before each block of them `over()` says whether it is in
+/// vain.
+template <class B, class Plan, class Guard, class Over>
+[[nodiscard]] bool make_some(B& backend, Plan& p, const cargo& c, const Guard& guard, Over&& over)
 {
-    namespace cf = protocol::command_flag;
-    [[maybe_unused]] const bool fua = r.has(cf::fua);
-    if constexpr (has_write_zeroes<B>) {
-        // Without a flush, durable zeroes can only be written with the write's own FUA.
-        if (has_flush<B> || !fua) {
-            const zero_flags flags{.no_hole = r.has(cf::no_hole), .fast = r.has(cf::fast_zero)};
-            auto failed =
-                call(guard, [&] { return backend.write_zeroes(r.offset, r.length, flags); });
-            if constexpr (has_flush<B>) {
-                if (!failed && fua)
-                    return call(guard, [&] { return backend.flush(); });
+    for (std::uint64_t zeroed = 0; const auto s = p.next();) {
+        if (s->what == step::member::write_block) {
+            if (zeroed >= zeroes_at_a_time)
+                return false;
+            zeroed += s->length;
+            if (over()) {
+                p.take(given_up());
+                continue;
             }
-            // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone. A backend that cannot do it now gets
-            // its zeroes written.
-            if (failed.code != std::errc::not_supported
-                && failed.code != std::errc::operation_not_supported)
-                return failed;
         }
+        p.take(make(backend, *s, c, guard));
     }
-    if (r.has(cf::fast_zero))
-        return std::make_error_code(std::errc::not_supported);
-    return write_zero_blocks(backend, r.offset, r.length, fua, guard);
+    return true;
+}
+/// Makes all the calls of a plan.
+template <class B, class Plan, class Guard>
+void make_all(B& backend, Plan& p, const cargo& c, const Guard& guard)
+{
+    while (!make_some(backend, p, c, guard, [] { return false; })) {
+    }
 }
 
+/// A READ into memory of ours; `to` is as long as the request.
 template <class B, class Guard = unguarded>
-[[nodiscard]] failure trim(B& backend, const protocol::request& r, const Guard& guard = {}) noexcept
+[[nodiscard]] failure read(B& backend, const protocol::request& r, std::span<std::byte> to,
+                           const Guard& guard = {}) noexcept
 {
-    const bool fua = r.has(protocol::command_flag::fua);
-    if (fua && !has_flush<B>)
-        return {};  // "TRIM" is advice, and this one could not be made durable
-    auto failed = call(guard, [&] { return backend.trim(r.offset, r.length); });
-    if constexpr (has_flush<B>) {
-        if (!failed && fua)
-            return call(guard, [&] { return backend.flush(); });
-    }
-    return failed;
+    return make(backend,
+                {.what = has_handle<B> ? step::member::handle : step::member::read,
+                 .offset = r.offset,
+                 .length = r.length},
+                {.request = &r, .data = to}, guard);
 }
 
 /// Carries out a request whose reply has no data: everything but READ and DISC. It was admitted.
@@ -164,38 +215,9 @@ template <class B, class Guard = unguarded>
 [[nodiscard]] failure perform(B& backend, const protocol::request& r,
                               std::span<const std::byte> payload, const Guard& guard = {}) noexcept
 {
-    using protocol::command;
-    if constexpr (has_handle<B>) {
-        nbd::call c{r, payload, {}};
-        auto said = call(guard, [&] { return backend.handle(c); });
-        return said ? said : failure{c.result()};
-    } else {
-        switch (r.command) {
-        case command::write:
-            if constexpr (has_write<B>)
-                return write(backend, r.offset, payload, r.has(protocol::command_flag::fua), guard);
-            break;
-        case command::flush:
-            if constexpr (has_flush<B>)
-                return call(guard, [&] { return backend.flush(); });
-            break;
-        case command::trim:
-            if constexpr (has_trim<B>)
-                return trim(backend, r, guard);
-            break;
-        case command::cache:
-            if constexpr (has_cache<B>)
-                return call(guard, [&] { return backend.cache(r.offset, r.length); });
-            break;
-        case command::write_zeroes:
-            if constexpr (has_write<B>)
-                return write_zeroes(backend, r, guard);
-            break;
-        default:
-            break;
-        }
-        return std::make_error_code(std::errc::invalid_argument);
-    }
+    plan<B> p{r, guard.largest_write()};
+    make_all(backend, p, {.request = &r, .payload = payload}, guard);
+    return p.result();
 }
 
 }  // namespace nbd::transmission

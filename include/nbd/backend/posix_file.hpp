@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#endif
+
+namespace nbd {
+
+/// What the system tells about an open file. All in bytes.
+struct file_facts {
+    bool regular = false;
+    bool device = false;  ///< a block device
+    std::uint64_t size = 0;
+    std::uint32_t sector = 1;        ///< what ranges of a block device keep to; 1 for a file
+    std::uint32_t preferred = 4096;  ///< what the system likes to move at a time
+    std::uint32_t direct_offset =
+        0;  ///< what offsets and lengths of direct I/O keep to; 0 = it has none
+    std::uint32_t direct_memory = 0;  ///< what the memory of direct I/O keeps to
+};
+
+/// The door to the system's calls on files. Each fails as POSIX has it, with -1 and errno, and is
+/// repeated when a signal cuts it short; what this system does not have fails with ENOTSUP. A test puts a type
+/// of its own in its place.
+/// Thread safety: all members from any thread.
+struct posix_file {
+    static_assert(sizeof(off_t) == 8, "nbd: files need 64 bits; compile with _FILE_OFFSET_BITS=64");
+
+    /// `flags` as for open(2), without O_DIRECT, which `direct` adds.
+    [[nodiscard]] static int open(const char* path, int flags, bool direct) noexcept
+    {
+#ifdef O_DIRECT
+        if (direct)
+            flags |= O_DIRECT;
+#else
+        if (direct)
+            return lacking();
+#endif
+        return repeat([&] { return ::open(path, flags | O_CLOEXEC, 0666); });
+    }
+    static void close(int file) noexcept { ::close(file); }
+    /// From now on around the page cache. EINVAL where the file's system has no direct I/O.
+    [[nodiscard]] static int make_direct(int file) noexcept
+    {
+#ifdef O_DIRECT
+        const int flags = ::fcntl(file, F_GETFL);
+        return flags < 0 ? -1 : ::fcntl(file, F_SETFL, flags | O_DIRECT);
+#else
+        return (void)file, lacking();
+#endif
+    }
+
+    /// 1 if the path leads to a regular file or a block device, 0 if to something else.
+    [[nodiscard]] static int holds_data(const char* path) noexcept
+    {
+        struct stat about {};
+        if (::stat(path, &about) != 0)
+            return -1;
+        return S_ISREG(about.st_mode) || S_ISBLK(about.st_mode) ? 1 : 0;
+    }
+    [[nodiscard]] static int facts(int file, file_facts& to) noexcept
+    {
+        struct stat about {};
+        if (::fstat(file, &about) != 0)
+            return -1;
+        to.regular = S_ISREG(about.st_mode);
+        to.device = S_ISBLK(about.st_mode);
+        to.size = static_cast<std::uint64_t>(about.st_size);
+        const auto likes = static_cast<std::uint64_t>(about.st_blksize);
+        if (std::has_single_bit(likes))
+            to.preferred =
+                static_cast<std::uint32_t>(std::clamp<std::uint64_t>(likes, 4096, 1 << 20));
+        // What every disk of today can do; the system may know better.
+        to.direct_offset = to.direct_memory = 4096;
+#ifdef BLKGETSIZE64
+        if (to.device) {
+            int sector = 0;
+            if (::ioctl(file, BLKGETSIZE64, &to.size) != 0
+                || ::ioctl(file, BLKSSZGET, &sector) != 0)
+                return -1;
+            to.sector = to.direct_offset = to.direct_memory = static_cast<std::uint32_t>(sector);
+        }
+#endif
+#ifdef STATX_DIOALIGN
+        struct statx more {};
+        if (::statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &more) == 0
+            && (more.stx_mask & STATX_DIOALIGN) != 0) {
+            to.direct_offset = more.stx_dio_offset_align;
+            to.direct_memory = more.stx_dio_mem_align;
+        }
+#endif
+        return 0;
+    }
+    [[nodiscard]] static std::uint64_t size(int file) noexcept
+    {
+        file_facts now;
+        return facts(file, now) == 0 ? now.size : 0;
+    }
+
+    [[nodiscard]] static ssize_t read(int file, void* to, std::size_t n, std::uint64_t at) noexcept
+    {
+        return repeat([&] { return ::pread(file, to, n, static_cast<off_t>(at)); });
+    }
+    [[nodiscard]] static ssize_t write(int file, const void* from, std::size_t n,
+                                       std::uint64_t at) noexcept
+    {
+        return repeat([&] { return ::pwrite(file, from, n, static_cast<off_t>(at)); });
+    }
+    /// A write whose data are on stable storage when it returns.
+    [[nodiscard]] static ssize_t write_durably(int file, const void* from, std::size_t n,
+                                               std::uint64_t at) noexcept
+    {
+#ifdef RWF_DSYNC
+        const ::iovec part{const_cast<void*>(from), n};
+        return repeat(
+            [&] { return ::pwritev2(file, &part, 1, static_cast<off_t>(at), RWF_DSYNC); });
+#else
+        return (void)file, (void)from, (void)n, (void)at, lacking();
+#endif
+    }
+    /// What was written, and what is needed to find it, goes to stable storage.
+    [[nodiscard]] static int sync(int file) noexcept
+    {
+        return repeat([&] { return ::fdatasync(file); });
+    }
+    /// Fails with the error of data that were written by anyone and did not get to stable storage, if
+    /// `file` has not been told of it: each open file is told once, by this or by a sync.
+    [[nodiscard]] static int loss(int file) noexcept
+    {
+#ifdef SYNC_FILE_RANGE_WAIT_BEFORE
+        // Where hardly a file has data, so that there is nothing to wait for. (On 32 bits Linux does
+        // not look there at all, and never tells.)
+        constexpr off_t far_away = (off_t{1} << 44) - 4096;
+        return repeat(
+            [&] { return ::sync_file_range(file, far_away, 1, SYNC_FILE_RANGE_WAIT_BEFORE); });
+#else
+        return (void)file, lacking();
+#endif
+    }
+    /// The name of a file that was created goes to stable storage.
+    [[nodiscard]] static int sync_directory(const std::string& path) noexcept
+    {
+        const int file = open(path.c_str(), O_RDONLY | O_DIRECTORY, false);
+        if (file < 0)
+            return -1;
+        const int done = repeat([&] { return ::fsync(file); });
+        const int error = errno;
+        close(file);
+        errno = error;
+        return done;
+    }
+    [[nodiscard]] static int truncate(int file, std::uint64_t size) noexcept
+    {
+        return repeat([&] { return ::ftruncate(file, static_cast<off_t>(size)); });
+    }
+    static void remove(const char* path) noexcept { ::unlink(path); }
+
+    /// Makes a hole, which reads as zero, in a file or a block device.
+    [[nodiscard]] static int punch(int file, std::uint64_t at, std::uint64_t length) noexcept
+    {
+#ifdef FALLOC_FL_PUNCH_HOLE
+        return allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, length);
+#else
+        return (void)file, (void)at, (void)length, lacking();
+#endif
+    }
+    /// Makes a range read as zero, and keeps or gets storage for it.
+    [[nodiscard]] static int zero(int file, std::uint64_t at, std::uint64_t length) noexcept
+    {
+#ifdef FALLOC_FL_ZERO_RANGE
+        return allocate(file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, at, length);
+#else
+        return (void)file, (void)at, (void)length, lacking();
+#endif
+    }
+    /// As zero, by whatever means a block device has, which may be slow.
+    [[nodiscard]] static int zero_device(int file, std::uint64_t at, std::uint64_t length) noexcept
+    {
+#ifdef BLKZEROOUT
+        std::uint64_t range[] = {at, length};
+        return repeat([&] { return ::ioctl(file, BLKZEROOUT, range); });
+#else
+        return (void)file, (void)at, (void)length, lacking();
+#endif
+    }
+    /// Tells a block device that a range is not needed; what it reads as afterwards is up to it.
+    [[nodiscard]] static int discard(int file, std::uint64_t at, std::uint64_t length) noexcept
+    {
+#ifdef BLKDISCARD
+        std::uint64_t range[] = {at, length};
+        return repeat([&] { return ::ioctl(file, BLKDISCARD, range); });
+#else
+        return (void)file, (void)at, (void)length, lacking();
+#endif
+    }
+    /// Starts to bring a range into the page cache.
+    [[nodiscard]] static int will_need(int file, std::uint64_t at, std::uint64_t length) noexcept
+    {
+#ifdef POSIX_FADV_WILLNEED
+        errno = ::posix_fadvise(file, static_cast<off_t>(at), static_cast<off_t>(length),
+                                POSIX_FADV_WILLNEED);
+        return errno == 0 ? 0 : -1;
+#else
+        return (void)file, (void)at, (void)length, lacking();
+#endif
+    }
+    /// The next data, or the next hole, from `at` on. ENXIO = there is none before the file's end. Moves
+    /// the file's position, which nothing here depends on.
+    [[nodiscard]] static off_t next_data(int file, std::uint64_t at) noexcept
+    {
+#ifdef SEEK_DATA
+        return ::lseek(file, static_cast<off_t>(at), SEEK_DATA);
+#else
+        return (void)file, (void)at, lacking();
+#endif
+    }
+    [[nodiscard]] static off_t next_hole(int file, std::uint64_t at) noexcept
+    {
+#ifdef SEEK_HOLE
+        return ::lseek(file, static_cast<off_t>(at), SEEK_HOLE);
+#else
+        return (void)file, (void)at, lacking();
+#endif
+    }
+
+private:
+    template <class F>
+    static std::invoke_result_t<F&> repeat(F&& call) noexcept
+    {
+        for (;;) {
+            const auto done = call();
+            if (done >= 0 || errno != EINTR)
+                return done;
+        }
+    }
+    [[maybe_unused]] static int lacking() noexcept
+    {
+        errno = ENOTSUP;
+        return -1;
+    }
+#ifdef FALLOC_FL_PUNCH_HOLE
+    static int allocate(int file, int mode, std::uint64_t at, std::uint64_t length) noexcept
+    {
+        return repeat([&] {
+            return ::fallocate(file, mode, static_cast<off_t>(at), static_cast<off_t>(length));
+        });
+    }
+#endif
+};
+
+}  // namespace nbd

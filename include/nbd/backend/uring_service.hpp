@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/backend/uring_operation.hpp>
+
+#include <boost/asio/execution_context.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/system/error_code.hpp>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include <poll.h>
+
+namespace nbd {
+
+/// The io_uring of an io_context, made when the context's first operation needs it. What is started
+/// in one turn of the event loop is submitted by one system call at the end of that turn, and one
+/// wake takes all that has completed since. The context has work while an operation is under way.
+///
+/// Thread safety: any thread may start and cancel; any number of them may run the context. A context
+/// that is destroyed cancels what is under way, and waits until the kernel has let go of its memory.
+class uring_service : public boost::asio::execution_context::service {
+public:
+    static inline boost::asio::execution_context::id id{};
+    using key_type = uring_service;
+
+    /// Errors: std::system_error where the kernel refuses another ring.
+    explicit uring_service(boost::asio::io_context& context)
+        : service{context}, context_{context}, events_{context, ring_.ring_fd}, pause_{context}
+    {
+    }
+
+    /// Errors: std::system_error that says so where the kernel refuses io_uring.
+    static void probe() { const ring tried{1}; }
+
+    /// The operation must stay where it is until its `end` is called, which happens on a thread that
+    /// runs the context, and never before start() returns to the event loop.
+    void start(uring_operation& op)
+    {
+        const std::lock_guard lock{mutex_};
+        plan_turn();
+        waiting_.push(op, uring_operation::stage::waiting);
+    }
+
+    /// Asks the kernel to give the operation up. It ends as ever: with operation_canceled, or with
+    /// its result where it was too late.
+    void cancel(uring_operation& op)
+    {
+        using enum uring_operation::stage;
+        const std::lock_guard lock{mutex_};
+        op.cancel_wanted = true;
+        if (op.at != waiting && op.at != submitted)
+            return;
+        plan_turn();
+        if (op.at == waiting) {
+            waiting_.remove(op);
+            op.fails(ECANCELED);
+            finished_.push(op, finished);
+        } else {
+            submitted_.remove(op);
+            cancelling_.push(op, cancelling);
+        }
+    }
+
+private:
+    struct ring : io_uring {
+        explicit ring(unsigned size) : io_uring{}
+        {
+            // Completions wait until a thread is in the kernel anyway, instead of interrupting it.
+            int error = io_uring_queue_init(size, this, IORING_SETUP_COOP_TASKRUN);
+            if (error == -EINVAL)  // before Linux 5.19
+                error = io_uring_queue_init(size, this, 0);
+            if (error < 0)
+                throw std::system_error{-error, std::system_category(), refusal(error)};
+        }
+        ring(const ring&) = delete;
+        ring& operator=(const ring&) = delete;
+        ~ring() { io_uring_queue_exit(this); }
+
+        static const char* refusal(int error) noexcept
+        {
+            return error == -ENOSYS || error == -EPERM
+                ? "nbd: the kernel refuses io_uring (too old, switched off by the sysctl "
+                  "kernel.io_uring_disabled, or by the seccomp profile of a container)"
+                : "nbd: io_uring";
+        }
+    };
+
+    /// Entries of the submission queue. The completion queue has twice as many, and so has room for
+    /// as many operations and for the cancellation of each: it cannot overflow.
+    static constexpr unsigned entries = 128;
+
+    /// Nobody else uses the context any more.
+    void shutdown() noexcept override
+    {
+        using enum uring_operation::stage;
+        events_.release();
+        pause_.cancel();
+        turn_planned_ = true;  // and will not come
+        while (auto* const op = waiting_.pop())
+            finished_.push(*op, finished);
+        while (auto* const op = submitted_.pop()) {
+            op->cancel_wanted = true;
+            cancelling_.push(*op, cancelling);
+        }
+        while (under_way_ != 0) {
+            is_short_ = false;
+            submit();
+            reap();
+            ::pollfd wanted{.fd = ring_.ring_fd, .events = POLLIN, .revents = 0};
+            if (under_way_ != 0)
+                ::poll(&wanted, 1, has_more_to_submit() ? 1 : -1);
+        }
+        while (auto* const op = finished_.empty() ? waiting_.pop() : finished_.pop())
+            op->end(op, false);
+    }
+
+    /// Once in a turn of the event loop, after what else it has to do, and at each wake.
+    void turn()
+    {
+        uring_operation_list ended;
+        {
+            const std::lock_guard lock{mutex_};
+            submit();
+            reap();
+            if (under_way_ != 0 && !listening_)
+                listen();
+            else if (under_way_ == 0 && listening_)
+                events_.cancel();  // or the context would never be out of work
+            if (has_more_to_submit()) {
+                if (is_short_)
+                    pause();
+                else
+                    plan_turn();
+            }
+            ended = std::exchange(finished_, {});
+        }
+        try {
+            while (auto* const op = ended.pop())
+                op->end(op, true);
+        } catch (...) {  // thrown by somebody's handler: the others get their turn all the same
+            const std::lock_guard lock{mutex_};
+            while (auto* const op = ended.pop())
+                finished_.push(*op, uring_operation::stage::finished);
+            plan_turn();
+            throw;
+        }
+    }
+    void plan_turn()
+    {
+        if (turn_planned_)
+            return;
+        boost::asio::post(context_, [this] {
+            {
+                const std::lock_guard lock{mutex_};
+                turn_planned_ = false;
+            }
+            turn();
+        });
+        turn_planned_ = true;
+    }
+    /// The descriptor of a ring is readable while there are completions. Asking for that anew looks
+    /// at once, so none that come meanwhile are missed, and none has to be read to be silenced.
+    void listen()
+    {
+        events_.async_wait(events_.wait_read, [this](const boost::system::error_code&) {
+            {
+                const std::lock_guard lock{mutex_};
+                listening_ = false;
+            }
+            turn();
+        });
+        listening_ = true;
+    }
+    /// The kernel lacks what it needs to take more. It is asked again when something has ended, and
+    /// may have given some of that back, or after a while.
+    void pause()
+    {
+        if (pausing_)
+            return;
+        pause_.expires_after(std::chrono::milliseconds{10});
+        pause_.async_wait([this](const boost::system::error_code&) {
+            {
+                const std::lock_guard lock{mutex_};
+                is_short_ = pausing_ = false;
+            }
+            turn();
+        });
+        pausing_ = true;
+    }
+
+    [[nodiscard]] bool has_more_to_submit() const noexcept
+    {
+        if (broken_ != 0)
+            return !waiting_.empty();
+        return io_uring_sq_ready(&ring_) != 0 || !cancelling_.empty()
+            || (!waiting_.empty() && operations_ < entries);
+    }
+    void submit() noexcept
+    {
+        if (is_short_)
+            return;
+        if (broken_ == 0)
+            fill();
+        const int result = broken_ == 0 ? io_uring_submit(&ring_) : -broken_;
+        is_short_ = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+        if (result >= 0 || result == -EINTR || is_short_)
+            return;
+        // It will not get better. What the kernel has not taken it never will.
+        if (broken_ == 0) {
+            broken_ = -result;
+            for (auto n = io_uring_sq_ready(&ring_); n != 0; --n)
+                settle(ring_.sq.sqes[(ring_.sq.sqe_tail - n) % entries].user_data, result, false);
+        }
+        while (auto* const op = waiting_.pop()) {
+            op->is_refused(broken_);
+            finished_.push(*op, uring_operation::stage::finished);
+        }
+    }
+    void fill() noexcept
+    {
+        using enum uring_operation::stage;
+        io_uring_sqe* entry = nullptr;
+        while (!cancelling_.empty() && (entry = io_uring_get_sqe(&ring_)) != nullptr) {
+            auto* const op = cancelling_.pop();
+            io_uring_prep_cancel(entry, op, 0);
+            entry->user_data = 0;
+            cancelled_.push(*op, cancelled);
+            ++under_way_;
+        }
+        while (!waiting_.empty() && operations_ < entries
+               && (entry = io_uring_get_sqe(&ring_)) != nullptr) {
+            auto* const op = waiting_.pop();
+            op->request.write_to(*entry);
+            io_uring_sqe_set_data(entry, op);
+            submitted_.push(*op, submitted);
+            ++operations_;
+            ++under_way_;
+        }
+    }
+    void reap() noexcept
+    {
+        unsigned head = 0;
+        unsigned taken = 0;
+        io_uring_cqe* completion = nullptr;
+        io_uring_for_each_cqe(&ring_, head, completion)
+        {
+            is_short_ = completion->res == -EAGAIN;
+            settle(completion->user_data, completion->res, true);
+            ++taken;
+        }
+        io_uring_cq_advance(&ring_, taken);
+    }
+    void settle(std::uint64_t user_data, int result, bool begun) noexcept
+    {
+        using enum uring_operation::stage;
+        --under_way_;
+        if (user_data == 0)  // of a cancellation
+            return;
+        auto& op = *reinterpret_cast<uring_operation*>(static_cast<std::uintptr_t>(user_data));
+        --operations_;
+        (op.at == submitted        ? submitted_
+             : op.at == cancelling ? cancelling_
+                                   : cancelled_)
+            .remove(op);
+        if (begun ? op.unfinished_after(result) : op.is_refused(-result))
+            waiting_.push(op, waiting);
+        else
+            finished_.push(op, finished);
+    }
+
+    boost::asio::io_context& context_;
+    ring ring_{entries};
+    boost::asio::posix::basic_stream_descriptor<boost::asio::io_context::executor_type> events_;
+    boost::asio::steady_timer pause_;
+    std::mutex mutex_;
+    uring_operation_list waiting_;     // for room in the ring
+    uring_operation_list submitted_;   // the kernel's
+    uring_operation_list cancelling_;  // the kernel's, which is to be told
+    uring_operation_list cancelled_;   // the kernel's, which has been told
+    uring_operation_list finished_;    // to be ended
+    unsigned operations_ = 0;          // the kernel's
+    unsigned under_way_ = 0;           // completions that will come, of cancellations too
+    int broken_ = 0;                   // why the kernel takes no more
+    bool turn_planned_ = false;
+    bool listening_ = false;
+    bool is_short_ = false;  // the kernel, of memory, since it was last asked
+    bool pausing_ = false;
+};
+
+}  // namespace nbd

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace nbd::io {
+
+/// Whether it pays to look at a socket again and again instead of sleeping until something comes. A
+/// thread that sleeps costs tens of microseconds to wake; a client that answers sooner is better
+/// awaited awake. It learns from how long the last waits were, so that an idle client costs nothing.
+class busy_poll {
+public:
+    using clock = std::chrono::steady_clock;
+
+    /// Looks for at most `budget` at a time; zero = never.
+    explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
+
+    [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
+    [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && little_; }
+    [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
+
+    /// So many bytes were sent since the last wait. A client that got much has much to do before it
+    /// asks again, and does not miss the time that waking up takes.
+    void sent(std::size_t bytes) noexcept { little_ = bytes <= little; }
+
+    /// A wait took that long. One that was too long to be awaited awake ends the looking, until
+    /// several in a row were short enough again; waking up is part of those.
+    void waited(std::chrono::nanoseconds time) noexcept
+    {
+        if (time > budget_ * waking_costs)
+            late_ = in_a_row;
+        else if (late_ != 0)
+            --late_;
+    }
+
+private:
+    static constexpr int waking_costs = 4;
+    static constexpr int in_a_row = 3;
+    static constexpr std::size_t little = std::size_t{32} << 10;
+
+    std::chrono::nanoseconds budget_;
+    bool little_ = true;
+    int late_ = 0;  ///< short waits that are wanted before the next look
+};
+
+}  // namespace nbd::io

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <boost/asio/error.hpp>
+#include <boost/system/error_code.hpp>
+
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+
+#include <fcntl.h>
+#include <sys/sendfile.h>
+#include <sys/types.h>
+
+namespace nbd::io {
+
+/// A stream whose bytes go to a socket as they are.
+template <class Stream>
+concept socket = requires(Stream& s) { s.native_handle(); };
+
+/// Keeps the calling thread from being told by a signal that nobody is at the other end of a socket:
+/// sendfile, unlike send, cannot be asked not to. Threads of a server have it blocked for ever.
+class no_pipe_signal {
+public:
+    no_pipe_signal() noexcept
+    {
+        if (blocked_anyway())
+            return;
+        ::sigset_t before;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before);
+        restore_ = sigismember(&before, SIGPIPE) == 0;
+    }
+    no_pipe_signal(const no_pipe_signal&) = delete;
+    no_pipe_signal& operator=(const no_pipe_signal&) = delete;
+    ~no_pipe_signal()
+    {
+        if (!restore_)
+            return;
+        const ::timespec at_once{};
+        while (::sigtimedwait(&pipe_, nullptr, &at_once) == -1 && errno == EINTR) {
+        }
+        ::pthread_sigmask(SIG_UNBLOCK, &pipe_, nullptr);
+    }
+
+private:
+    [[nodiscard]] static bool blocked_anyway() noexcept
+    {
+        static thread_local const bool blocked = [] {
+            ::sigset_t now;
+            return ::pthread_sigmask(SIG_BLOCK, nullptr, &now) == 0
+                && sigismember(&now, SIGPIPE) == 1;
+        }();
+        return blocked;
+    }
+
+    ::sigset_t pipe_;
+    bool restore_ = false;
+};
+
+/// In place of an offset: what comes out of a pipe next.
+inline constexpr std::uint64_t next_in_pipe = ~std::uint64_t{0};
+
+/// One system call: sends some of a part of a file or of what is in a pipe, or says why not. The end
+/// of the file is asio::error::eof.
+template <class Part>
+[[nodiscard]] std::tuple<boost::system::error_code, std::size_t>
+send_file_now(int socket, const Part& part) noexcept
+{
+    const no_pipe_signal quiet;
+    for (;;) {
+        auto at = static_cast<::off_t>(part.file.offset);
+        const auto sent = part.file.offset == next_in_pipe
+            ? ::splice(part.file.file, nullptr, socket, nullptr, part.length, 0)
+            : ::sendfile(socket, part.file.file, &at, part.length);
+        if (sent > 0)
+            return {boost::system::error_code{}, static_cast<std::size_t>(sent)};
+        if (sent == 0)
+            return {boost::asio::error::eof, 0};
+        if (errno == EAGAIN)
+            return {boost::asio::error::would_block, 0};
+        if (errno != EINTR)
+            return {boost::system::error_code{errno, boost::system::system_category()}, 0};
+    }
+}
+
+}  // namespace nbd::io

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/bytes.hpp>
+#include <nbd/protocol/chunk.hpp>
+#include <nbd/protocol/meta_context.hpp>
+#include <nbd/protocol/terms.hpp>
+#include <nbd/transmission/admission.hpp>
+#include <nbd/transmission/block_status.hpp>
+#include <nbd/transmission/plan.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace nbd::transmission {
+
+/// The calls of a BLOCK_STATUS, and its reply: one chunk for each context that was selected, or that
+/// the request's payload names (points 56 and 66). Used again and again, it keeps its memory.
+template <class B>
+class status_plan {
+public:
+    /// Why a request is refused, though its header is good.
+    struct refusal {
+        protocol::error_value value{};
+        std::string_view text;
+    };
+
+    /// Begins a request that was admitted. Where it is refused there are no calls.
+    [[nodiscard]] std::optional<refusal>
+    begin(const protocol::request& r, const protocol::export_terms& terms,
+          std::span<const protocol::selected_context> selected, protocol::reply_style style,
+          std::span<const std::byte> payload, std::size_t most_extents)
+    {
+        contexts_.assign(selected.begin(), selected.end());
+        range_ = r;
+        style_ = style;
+        block_ = terms.blocks.minimum;
+        most_ = r.has(protocol::command_flag::req_one) ? 1 : std::max<std::size_t>(most_extents, 1);
+        current_ = 0;
+        reply_.clear();
+        result_ = {};
+        if (r.has(protocol::command_flag::payload_len)) {
+            const auto asked = decode_status_payload(payload);
+            if (!asked || !choose(asked->ids)) {
+                contexts_.clear();
+                return refusal{protocol::error_value::einval,
+                               "the payload names contexts that were not selected, or not each "
+                               "once"};
+            }
+            range_.length = asked->length;
+            range_.flags &= static_cast<std::uint16_t>(~protocol::command_flag::payload_len);
+            if (const auto why = admit(range_, terms); why != protocol::error_value::none) {
+                contexts_.clear();
+                return refusal{why, explain(why)};
+            }
+        }
+        list_.begin(range_.length, most_);
+        return std::nullopt;
+    }
+
+    [[nodiscard]] std::optional<step> next() const noexcept
+    {
+        if (current_ == contexts_.size())
+            return std::nullopt;
+        return step{.what = step::member::extents,
+                    .offset = range_.offset,
+                    .length = range_.length,
+                    .index = contexts_[current_].index};
+    }
+    /// Where the call tells its extents.
+    [[nodiscard]] extent_list& list() noexcept { return list_; }
+
+    void take(failure failed)
+    {
+        if (!failed && list_.empty())
+            failed = {std::make_error_code(std::errc::io_error), "the backend told no extents"};
+        if (failed) {
+            result_ = std::move(failed);
+            contexts_.clear();
+            current_ = 0;
+            return;
+        }
+        append_chunk();
+        ++current_;
+        list_.begin(range_.length, most_);
+    }
+
+    /// The reply is not wanted any more: what is much of its memory is given back.
+    void give_back() noexcept
+    {
+        if (reply_.capacity() > kept_bytes)
+            reply_ = {};
+        if (extents_.capacity() > kept_bytes / sizeof(extent))
+            extents_ = {};
+        list_.give_back(kept_bytes / sizeof(extent));
+    }
+    /// Bytes that a request may take, about.
+    [[nodiscard]] static std::uint64_t most_bytes(std::size_t contexts,
+                                                  std::size_t most_extents) noexcept
+    {
+        return (2 + contexts) * sizeof(extent) * most_extents;
+    }
+
+    /// When there is no next.
+    [[nodiscard]] const failure& result() const noexcept { return result_; }
+    /// The whole reply, unless the result is a failure; valid until the next begin.
+    [[nodiscard]] std::span<const std::byte> reply() const noexcept { return reply_; }
+
+private:
+    static constexpr std::size_t kept_bytes = std::size_t{16} << 10;
+
+    /// Leaves those that `ids` (sorted) names; false where it names another, or none.
+    [[nodiscard]] bool choose(std::span<const std::uint32_t> ids)
+    {
+        std::erase_if(contexts_, [&](const auto& context) {
+            return !std::binary_search(ids.begin(), ids.end(), context.id);
+        });
+        return contexts_.size() == ids.size() && !ids.empty();
+    }
+
+    void append_chunk()
+    {
+        extents_.assign(list_.extents().begin(), list_.extents().end());
+        const auto& context = contexts_[current_];
+        if (block_ > 1)
+            align(extents_, block_, has_extents<B> && context.index == 0);
+
+        const auto header = protocol::chunk_bytes(style_);
+        const bool wide = style_ == protocol::reply_style::extended;
+        const auto at = reply_.size();
+        reply_.resize(at + header + (wide ? 8 : 4));
+        append_descriptors(reply_, extents_, style_);
+        const bool last = current_ + 1 == contexts_.size();
+        protocol::encode_chunk(
+            std::span{reply_}.subspan(at), style_,
+            {.flags = last ? protocol::reply_flag::done : std::uint16_t{0},
+             .type = wide ? protocol::chunk::block_status_ext : protocol::chunk::block_status,
+             .cookie = range_.cookie,
+             .offset = range_.offset,
+             .length = reply_.size() - at - header});
+        protocol::writer payload{std::span{reply_}.subspan(at + header)};
+        payload.put(context.id);
+        if (wide)
+            payload.put(static_cast<std::uint32_t>(extents_.size()));
+    }
+
+    std::vector<protocol::selected_context> contexts_;
+    protocol::request range_;
+    protocol::reply_style style_{};
+    std::uint32_t block_ = 1;
+    std::size_t most_ = 0;
+    std::size_t current_ = 0;
+    extent_list list_;
+    std::vector<extent> extents_;
+    std::vector<std::byte> reply_;
+    failure result_;
+};
+
+}  // namespace nbd::transmission
