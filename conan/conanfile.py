@@ -16,6 +16,8 @@ class NbdConan(ConanFile):
     topics = ("nbd", "network-block-device", "block-device", "server", "asio", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
+    options = {"with_liburing": [True, False]}  # for uring_file_backend: the target nbd::uring
+    default_options = {"with_liburing": False}
     no_copy_source = True
 
     def set_version(self):
@@ -36,12 +38,16 @@ class NbdConan(ConanFile):
 
     def requirements(self):
         self.requires("boost/[>=1.81 <2]")
+        if self.options.with_liburing:
+            self.requires("liburing/[>=2.2 <3]")
 
     def package_id(self):
         self.info.clear()
 
     def validate(self):
         check_min_cppstd(self, 20)
+        if self.options.with_liburing and self.settings.os != "Linux":
+            raise ConanInvalidConfiguration("nbd: with_liburing is for Linux alone")
         oldest = {"gcc": "12", "clang": "14"}.get(str(self.settings.compiler))
         if oldest and Version(self.settings.compiler.version) < oldest:
             raise ConanInvalidConfiguration(f"nbd needs {self.settings.compiler} {oldest} or newer")
@@ -51,10 +57,18 @@ class NbdConan(ConanFile):
         copy(self, "*.hpp", os.path.join(self.source_folder, "include"), os.path.join(self.package_folder, "include"))
 
     def package_info(self):
-        self.cpp_info.bindirs = []
-        self.cpp_info.libdirs = []
-        self.cpp_info.requires = ["boost::headers"]
-        if self.settings.os in ("Linux", "FreeBSD"):
-            self.cpp_info.system_libs = ["pthread"]
         self.cpp_info.set_property("cmake_file_name", "nbd")
-        self.cpp_info.set_property("cmake_target_name", "nbd::nbd")
+        library = self.cpp_info.components["nbd"]
+        library.set_property("cmake_target_name", "nbd::nbd")
+        library.bindirs = []
+        library.libdirs = []
+        library.requires = ["boost::headers"]
+        if self.settings.os in ("Linux", "FreeBSD"):
+            library.system_libs = ["pthread"]
+        if self.options.with_liburing:
+            uring = self.cpp_info.components["uring"]
+            uring.set_property("cmake_target_name", "nbd::uring")
+            uring.includedirs = []
+            uring.bindirs = []
+            uring.libdirs = []
+            uring.requires = ["nbd", "liburing::liburing"]

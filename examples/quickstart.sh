@@ -29,6 +29,7 @@ cmake        cmake
 $builder
 boost        boost
 libcli11-dev /usr/include/CLI
+liburing-dev /usr/include/liburing.h
 END
 choose_build_tool
 

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// A disk that waits: each request takes a while, as a remote store does, and many are under way at a time.
+// The server and the disk live on the program's own io_context, with one thread and no lock.
+#include <nbd/server.hpp>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <span>
+#include <system_error>
+#include <vector>
+
+namespace {
+
+class remote_disk {
+public:
+    using executor_type = boost::asio::io_context::executor_type;
+    template <class T>
+    using awaitable = boost::asio::awaitable<T, executor_type>;
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+
+    explicit remote_disk(std::size_t size) : bytes_(size) {}
+
+    [[nodiscard]] std::uint64_t size() const { return bytes_.size(); }
+
+    awaitable<std::error_code> read(std::uint64_t offset, std::span<std::byte> to)
+    {
+        co_await round_trip();
+        std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
+        co_return std::error_code{};
+    }
+    awaitable<std::error_code> write(std::uint64_t offset, std::span<const std::byte> from)
+    {
+        co_await round_trip();
+        std::copy(from.begin(), from.end(), bytes_.begin() + static_cast<std::ptrdiff_t>(offset));
+        co_return std::error_code{};
+    }
+    awaitable<void> flush() { co_await round_trip(); }
+
+private:
+    /// Throws when it is cancelled, because the client has gone: an error that nobody hears any more.
+    static awaitable<void> round_trip()
+    {
+        using clock = std::chrono::steady_clock;
+        boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, executor_type>
+            timer{co_await boost::asio::this_coro::executor, std::chrono::milliseconds{5}};
+        co_await timer.async_wait(boost::asio::use_awaitable_t<executor_type>{});
+    }
+
+    std::vector<std::byte> bytes_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    boost::asio::io_context io;
+    nbd::server<nbd::unix_transport, remote_disk, nbd::on_executor<>> server{
+        io.get_executor(), {.path = argc > 1 ? argv[1] : "/tmp/nbd.sock"}};
+    server.exports().add("remote", remote_disk{64 << 20});
+
+    boost::asio::signal_set signals{io, SIGINT, SIGTERM};
+    signals.async_wait([&](auto, int) { server.stop(); });
+    server.start();
+    std::cout << "serving " << server.uri("remote") << std::endl;
+    io.run();
+}

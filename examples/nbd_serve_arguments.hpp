@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+// How nbd-serve reads its arguments.
+#pragma once
+
+#include <nbd/backend/opened_file.hpp>
+#include <nbd/server.hpp>
+
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+/// A bad argument: the message names it and says what was expected.
+struct usage_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+/// "64M" and the like, in bytes.
+inline std::uint64_t parse_size(const std::string& argument, std::string_view text)
+{
+    std::uint64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    unsigned shift = 0;
+    const auto unit = text.substr(static_cast<std::size_t>(end - text.data()));
+    if (!unit.empty()) {
+        constexpr std::string_view units = "KMGT";
+        const auto at = units.find(unit);
+        if (unit.size() == 1 && at != std::string_view::npos)
+            shift = 10 * static_cast<unsigned>(at + 1);
+    }
+    if (error != std::errc{} || (!unit.empty() && shift == 0)
+        || number > (std::numeric_limits<std::uint64_t>::max() >> shift))
+        throw usage_error{argument
+                          + ": expected a number of bytes, with K, M, G or T for powers of "
+                            "1024, but got \""
+                          + std::string{text} + '"'};
+    return number << shift;
+}
+
+inline nbd::block_sizes parse_block_sizes(const std::string& text)
+{
+    const auto first = text.find(':');
+    const auto second = first == std::string::npos ? first : text.find(':', first + 1);
+    if (second == std::string::npos)
+        throw usage_error{"--block-size: expected MINIMUM:PREFERRED:MAXIMUM, but got \"" + text
+                          + '"'};
+    const auto part = [&text](std::size_t from, std::size_t to) {
+        const auto size =
+            parse_size("--block-size", std::string_view{text}.substr(from, to - from));
+        if (size > std::numeric_limits<std::uint32_t>::max())
+            throw usage_error{"--block-size: expected sizes below 4G, but got \"" + text + '"'};
+        return static_cast<std::uint32_t>(size);
+    };
+    const nbd::block_sizes sizes{.minimum = part(0, first),
+                                 .preferred = part(first + 1, second),
+                                 .maximum = part(second + 1, text.size())};
+    if (!nbd::protocol::valid(sizes))
+        throw usage_error{"--block-size: expected powers of two, minimum up to 64K, preferred from "
+                          "512 and not below the minimum, and a maximum not below that, but got \""
+                          + text + '"'};
+    return sizes;
+}
+
+inline nbd::tcp_transport::settings parse_tcp(const std::string& text)
+{
+    nbd::tcp_transport::settings at;
+    const auto colon = text.rfind(':');
+    const auto port =
+        colon == std::string::npos ? std::string_view{} : std::string_view{text}.substr(colon + 1);
+    const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), at.port);
+    const auto host = std::string_view{text}.substr(0, colon);
+    const bool brackets = host.starts_with('[') && host.ends_with(']') && host.size() > 2;
+    if (port.empty() || error != std::errc{} || end != port.data() + port.size() || host.empty()
+        || (!brackets && host.find_first_of("[]") != host.npos))
+        throw usage_error{"--tcp: expected HOST:PORT with a port up to 65535, but got \"" + text
+                          + '"'};
+    at.address = brackets ? host.substr(1, host.size() - 2) : host;
+    return at;
+}
+
+/// What is served: "mem:SIZE", "null:SIZE", "file:PATH" or "uring:PATH", and what is said beside it.
+struct disk_arguments {
+    std::string text;  ///< as it was given
+    std::string kind{};
+    std::uint64_t size = 0;  ///< of mem and null
+    std::string path{};      ///< of file and uring
+    nbd::file_settings file{};
+
+    [[nodiscard]] bool in_file() const noexcept { return kind == "file" || kind == "uring"; }
+};
+
+inline disk_arguments parse_disk(const std::string& text)
+{
+    const auto colon = text.find(':');
+    disk_arguments disk{.text = text, .kind = text.substr(0, colon)};
+    const auto rest = colon == std::string::npos ? std::string{} : text.substr(colon + 1);
+    const bool known = disk.in_file() ? !rest.empty() : disk.kind == "mem" || disk.kind == "null";
+    if (colon == std::string::npos || !known)
+        throw usage_error{
+            "expected a disk as mem:SIZE, null:SIZE, file:PATH or uring:PATH, but got \"" + text
+            + '"'};
+    if (disk.in_file())
+        disk.path = rest;
+    else
+        disk.size = parse_size(text, rest);
+    if (disk.size > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
+        throw usage_error{text + ": expected a size below 2^63 bytes, which is 8388608T"};
+    return disk;
+}
