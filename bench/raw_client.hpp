@@ -1,132 +1,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/protocol/bytes.hpp>
+#include "raw_socket.hpp"
 #include <nbd/protocol/constants.hpp>
 #include <nbd/protocol/reply.hpp>
 #include <nbd/protocol/request.hpp>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
 #include <stdexcept>
-#include <system_error>
 #include <vector>
-
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 
 /// The client's side of the session benchmarks: one thread that blocks, one send for a batch of
 /// requests, large receives for their replies, so that what is measured is mostly the server.
 namespace bench {
-
-/// A connected socket. Errors: std::system_error, and std::runtime_error where the peer hangs up.
-class raw_socket {
-public:
-    /// `to` is an Asio endpoint, of any protocol.
-    template <class Endpoint>
-    explicit raw_socket(const Endpoint& to)
-        : fd_{::socket(to.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0)}
-    {
-        check(fd_, "socket");
-        try {
-            // Nothing waits for ever: a benchmark that hangs is an error, not a long one.
-            const ::timeval patience{.tv_sec = 20, .tv_usec = 0};
-            set(SOL_SOCKET, SO_RCVTIMEO, patience);
-            set(SOL_SOCKET, SO_SNDTIMEO, patience);
-            if (to.protocol().family() == AF_UNIX)
-                set(SOL_SOCKET, SO_SNDBUF, 2 << 20);
-            else
-                set(IPPROTO_TCP, TCP_NODELAY, 1);
-            check(::connect(fd_, static_cast<const ::sockaddr*>(to.data()),
-                            static_cast<::socklen_t>(to.size())),
-                  "connect");
-        } catch (...) {
-            ::close(fd_);
-            throw;
-        }
-    }
-    raw_socket(const raw_socket&) = delete;
-    raw_socket& operator=(const raw_socket&) = delete;
-    ~raw_socket() { ::close(fd_); }
-
-    void send(std::span<const std::byte> bytes)
-    {
-        while (!bytes.empty())
-            bytes =
-                bytes.subspan(check(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), "send"));
-    }
-
-    [[nodiscard]] std::size_t receive_some(std::span<std::byte> to)
-    {
-        const auto n = check(::recv(fd_, to.data(), to.size(), 0), "recv");
-        if (n == 0)
-            throw std::runtime_error{"the server has hung up"};
-        return n;
-    }
-
-    void receive(std::span<std::byte> to)
-    {
-        while (!to.empty())
-            to = to.subspan(receive_some(to));
-    }
-
-private:
-    template <class T>
-    void set(int level, int name, const T& value)
-    {
-        check(::setsockopt(fd_, level, name, &value, sizeof(value)), "setsockopt");
-    }
-    static std::size_t check(::ssize_t result, const char* call)
-    {
-        if (result < 0)
-            throw std::system_error{errno, std::system_category(), call};
-        return static_cast<std::size_t>(result);
-    }
-
-    int fd_;
-};
-
-/// The handshake: GO for the default export. Gives its size in bytes.
-inline std::uint64_t open_default_export(raw_socket& socket)
-{
-    namespace wire = nbd::protocol;
-    std::byte greeting[wire::greeting_bytes];
-    socket.receive(greeting);
-
-    constexpr std::uint32_t go_bytes = 6;  // an empty name, and no information asked for
-    std::byte go[wire::client_flags_bytes + wire::option_header_bytes + go_bytes];
-    wire::writer{go}
-        .put(wire::client_flag::fixed_newstyle | wire::client_flag::no_zeroes)
-        .put(wire::option_magic)
-        .put(wire::option::go)
-        .put(go_bytes)
-        .put(std::uint32_t{0})
-        .put(std::uint16_t{0});
-    socket.send(go);
-
-    for (std::uint64_t size = 0;;) {
-        std::byte header[wire::option_reply_header_bytes];
-        socket.receive(header);
-        wire::reader in{std::span{header}.subspan<12>()};
-        const auto type = static_cast<wire::option_reply>(in.take<std::uint32_t>());
-        std::vector<std::byte> data(in.take<std::uint32_t>());
-        socket.receive(data);
-        if (type == wire::option_reply::ack)
-            return size;
-        if (type != wire::option_reply::info)
-            throw std::runtime_error{"the server refuses GO"};
-        wire::reader info{data};
-        if (static_cast<wire::info>(info.take<std::uint16_t>()) == wire::info::export_)
-            size = info.take<std::uint64_t>();
-    }
-}
 
 /// `depth` requests of one kind and size, sent at once, again and again over the whole disk. For
 /// READ and WRITE.

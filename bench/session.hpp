@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "open_export.hpp"
 #include "raw_client.hpp"
 #include <nbd/backend/null_backend.hpp>
 #include <nbd/server.hpp>
@@ -147,8 +148,9 @@ try {
     nbd::server<Transport, Backend, Policy> server{here.settings()};
     server.exports().add("disk", full_disk<Backend>());
     server.start();
-    raw_socket socket{server.local_endpoint()};
-    const auto size = open_default_export(socket);
+    const auto& at = server.local_endpoint();
+    raw_socket socket{at.data(), static_cast<::socklen_t>(at.size())};
+    const auto size = open_export(socket, "").size;
     batch requests{socket, size, command, block, depth};
     requests.exchange();  // memory is fetched and threads are awake before the clock runs
 

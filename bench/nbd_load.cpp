@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+// nbd-load: keeps requests in flight on an NBD server, and tells how many it has answered, how soon,
+// and what they have cost it. `nbd-load --help` tells what it can do, bench/README.md how to read it.
+#include "load_client.hpp"
+#include "load_plan.hpp"
+#include "load_run.hpp"
+#include "open_export.hpp"
+#include "processor_time.hpp"
+#include "raw_socket.hpp"
+#include "server_address.hpp"
+#include <nbd/protocol/constants.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/resource.h>
+#include <sys/types.h>
+
+namespace {
+
+struct arguments {
+    std::string uri;
+    std::string unix_path;
+    std::string tcp;
+    std::string name;
+    std::size_t connections = 1;
+    std::size_t depth = 1;
+    std::uint64_t block = 4096;
+    unsigned read_percent = 100;
+    std::string pattern = "random";
+    std::uint64_t range = 0;
+    double seconds = 3;
+    std::uint64_t requests = 0;
+    double warm_up = 0.5;
+    std::size_t threads = 0;
+    ::pid_t server_pid = 0;
+    bool structured = false;
+    bool verify = false;
+    bool json = false;
+};
+
+/// A bad argument: the message names it and says what was expected.
+struct usage_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+bench::export_address target(const arguments& a)
+{
+    const auto given =
+        (a.uri.empty() ? 0 : 1) + (a.unix_path.empty() ? 0 : 1) + (a.tcp.empty() ? 0 : 1);
+    if (given != 1)
+        throw usage_error{"expected one of URI, --unix and --tcp"};
+    try {
+        if (!a.uri.empty())
+            return bench::parse_uri(a.uri);
+        if (!a.unix_path.empty())
+            return {bench::unix_address(a.unix_path), a.name};
+        return {bench::tcp_address(a.tcp), a.name};
+    } catch (const std::invalid_argument& e) {
+        const std::string option = !a.uri.empty() ? "" : a.tcp.empty() ? "--unix: " : "--tcp: ";
+        throw usage_error{option + e.what()};
+    }
+}
+
+/// What the first connection of several asks for, once it is known what the server has.
+bench::load_plan plan(const arguments& a, const bench::opened_export& e)
+{
+    const auto say = [](std::uint64_t n) { return std::to_string(n); };
+    if (a.block > e.maximum_payload || a.block % e.minimum_block != 0)
+        throw usage_error{"--block: the server takes multiples of " + say(e.minimum_block)
+                          + " up to " + say(e.maximum_payload) + ", but got " + say(a.block)};
+    if (a.range > e.size)
+        throw usage_error{"--range: the export has " + say(e.size) + " bytes, but got "
+                          + say(a.range)};
+    if (a.verify && a.block % bench::stamp_bytes != 0)
+        throw usage_error{"--block: what is verified has a multiple of 8 bytes, but got "
+                          + say(a.block)};
+    if ((a.read_percent != 100 || a.verify)
+        && (e.flags & nbd::protocol::transmission_flag::read_only) != 0)
+        throw usage_error{"the export is read-only: only --mix 100 without --verify can be had"};
+    const auto blocks = (a.range != 0 ? a.range : e.size) / a.block;
+    // No two requests that are verified meet at a block, nor do two connections.
+    const auto least = a.verify ? a.connections * (a.depth + 1) : 1;
+    if (blocks < least)
+        throw usage_error{"the export, or --range, has " + say(blocks) + " blocks of "
+                          + say(a.block) + " bytes, but at least " + say(least) + " are needed"};
+    return {.block = static_cast<std::size_t>(a.block),
+            .depth = a.depth,
+            .read_percent = a.read_percent,
+            .random = a.pattern == "random",
+            .first = 0,
+            .blocks = blocks,
+            .start = 0,
+            .verify = a.verify};
+}
+
+std::vector<bench::load_client> connect(const arguments& a)
+{
+    const auto to = target(a);
+    std::vector<bench::load_client> clients;
+    clients.reserve(a.connections);
+    for (std::uint64_t i = 0; i < a.connections; ++i) {
+        bench::raw_socket socket{to.server.data(), to.server.size()};
+        auto p = plan(a, bench::open_export(socket, to.name, a.structured));
+        const auto from = p.blocks * i / a.connections;
+        if (a.verify) {
+            p.first = from;
+            p.blocks = p.blocks * (i + 1) / a.connections - from;
+        } else {
+            p.start = from;
+        }
+        clients.emplace_back(std::move(socket), p);
+    }
+    return clients;
+}
+
+/// The figures, by the names that they have in the answer to --json.
+struct figures {
+    double requests, seconds, rate, bytes, mean, p50, p90, p99, p999, most, client;
+    std::optional<double> server, server_byte, server_cores;
+
+    figures(const arguments& a, const bench::load_result& r)
+    {
+        const auto& times = r.sum.latencies;
+        const auto us = [](std::uint64_t ns) { return static_cast<double>(ns) / 1e3; };
+        requests = static_cast<double>(times.count());
+        seconds = r.seconds;
+        rate = requests / seconds;
+        bytes = static_cast<double>(r.sum.bytes) / seconds;
+        mean = times.mean() / 1e3;
+        p50 = us(times.quantile(0.5));
+        p90 = us(times.quantile(0.9));
+        p99 = us(times.quantile(0.99));
+        p999 = us(times.quantile(0.999));
+        most = us(times.most());
+        client = r.client_seconds * 1e6 / requests;
+        if (r.server_seconds) {
+            server = *r.server_seconds * 1e6 / requests;
+            server_byte = *server * 1e3 / static_cast<double>(a.block);
+            server_cores = *r.server_seconds / seconds;
+        }
+    }
+};
+
+void print_json(const arguments& a, const figures& f)
+{
+    std::printf("{\"connections\": %zu, \"depth\": %zu, \"block\": %llu, \"mix\": %u, "
+                "\"pattern\": \"%s\", \"verified\": %s,\n",
+                a.connections, a.depth, static_cast<unsigned long long>(a.block), a.read_percent,
+                a.pattern.c_str(), a.verify ? "true" : "false");
+    std::printf(" \"seconds\": %.6f, \"requests\": %.0f, \"requests_per_second\": %.1f, "
+                "\"bytes_per_second\": %.0f,\n",
+                f.seconds, f.requests, f.rate, f.bytes);
+    std::printf(" \"latency_us\": {\"mean\": %.3f, \"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, "
+                "\"p99.9\": %.3f, \"max\": %.3f},\n",
+                f.mean, f.p50, f.p90, f.p99, f.p999, f.most);
+    if (f.server)
+        std::printf(" \"server_cpu_us_per_request\": %.4f, \"server_cpu_ns_per_byte\": %.5f, "
+                    "\"server_cores\": %.3f,\n",
+                    *f.server, *f.server_byte, *f.server_cores);
+    std::printf(" \"client_cpu_us_per_request\": %.4f}\n", f.client);
+}
+
+void print_text(const arguments& a, const figures& f)
+{
+    std::printf("%zu connection%s, %zu in flight on each, %llu bytes a request, %u %% READ, %s%s\n",
+                a.connections, a.connections == 1 ? "" : "s", a.depth,
+                static_cast<unsigned long long>(a.block), a.read_percent, a.pattern.c_str(),
+                a.verify ? ", all data as they should be" : "");
+    std::printf("  rate        %.0f requests/s, %.1f MB/s (%.0f requests in %.2f s)\n", f.rate,
+                f.bytes / 1e6, f.requests, f.seconds);
+    std::printf("  latency     mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us\n",
+                f.mean, f.p50, f.p90, f.p99, f.p999, f.most);
+    if (f.server)
+        std::printf("  server CPU  %.3f us a request, %.4f ns a byte, %.2f cores\n", *f.server,
+                    *f.server_byte, *f.server_cores);
+    std::printf("  client CPU  %.3f us a request\n", f.client);
+}
+
+void load(const arguments& a)
+{
+    auto clients = connect(a);
+    std::optional<bench::process_tree> server;
+    if (a.server_pid != 0)
+        server.emplace(a.server_pid);
+    bench::load_length length{.warm_up = std::chrono::duration<double>{a.warm_up},
+                              .measured = std::chrono::duration<double>{a.seconds},
+                              .verify = a.verify};
+    if (a.requests != 0)
+        length.requests = std::max<std::uint64_t>(1, a.requests / a.connections);
+    bench::load_run run{clients, a.threads != 0 ? a.threads : a.connections, length};
+    const auto result = run.run(server ? &*server : nullptr);
+    if (result.sum.latencies.count() == 0)
+        throw std::runtime_error{"not one request was answered; it needs more time"};
+    const figures f{a, result};
+    a.json ? print_json(a, f) : print_text(a, f);
+}
+
+/// Each connection takes a descriptor; the system's usual soft limit of 1024 is a low one.
+void raise_descriptor_limit()
+{
+    ::rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    arguments a;
+    CLI::App app{"Keeps requests in flight on an NBD server and measures it.", "nbd-load"};
+    constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();  // bytes of a disk
+    const CLI::Range at_least_one{std::uint64_t{1}, std::uint64_t{65536}};
+    app.add_option("URI", a.uri, "nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME");
+    app.add_option("--unix", a.unix_path, "the server's UNIX socket")->type_name("PATH");
+    app.add_option("--tcp", a.tcp, "the server's address")->type_name("HOST:PORT");
+    app.add_option("--name", a.name, "the export, for --unix and --tcp")->type_name("NAME");
+    app.add_option("--connections", a.connections, "connections at a time")
+        ->capture_default_str()
+        ->check(at_least_one)
+        ->type_name("N");
+    app.add_option("--depth", a.depth, "requests in flight on each connection")
+        ->capture_default_str()
+        ->check(at_least_one)
+        ->type_name("N");
+    app.add_option("--block", a.block, "bytes of a request; 4K and the like")
+        ->capture_default_str()
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
+        ->type_name("SIZE");
+    app.add_option("--mix", a.read_percent, "READs of a hundred requests; the others are WRITEs")
+        ->capture_default_str()
+        ->check(CLI::Range(0, 100))
+        ->type_name("PERCENT");
+    app.add_option("--pattern", a.pattern, "where the blocks are; connections begin apart")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"seq", "random"}))
+        ->type_name("seq|random");
+    app.add_option("--range", a.range, "the part of the disk that is used, from its beginning")
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::Range(std::uint64_t{1}, most))
+        ->type_name("SIZE");
+    auto* seconds = app.add_option("--seconds", a.seconds, "how long to measure")
+                        ->capture_default_str()
+                        ->check(CLI::Range(0.001, 1e6))
+                        ->type_name("S");
+    app.add_option("--requests", a.requests, "measure so many requests, however long they take")
+        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1'000'000'000'000}))
+        ->excludes(seconds)
+        ->type_name("N");
+    app.add_option("--warm-up", a.warm_up, "how long to load before measuring")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 1e6))
+        ->type_name("S");
+    app.add_option("--threads", a.threads, "of this program; default: one for each connection")
+        ->check(at_least_one)
+        ->type_name("N");
+    app.add_option("--server-pid", a.server_pid, "the server, to measure its processor time")
+        ->check(CLI::Range(::pid_t{1}, std::numeric_limits<::pid_t>::max()))
+        ->type_name("PID");
+    app.add_flag("--structured", a.structured, "ask for structured replies");
+    app.add_flag("--verify", a.verify,
+                 "write all blocks, check what every READ brings, and read all in the end");
+    app.add_flag("--json", a.json, "print the figures as JSON");
+
+    try {
+        app.parse(argc, argv);
+        raise_descriptor_limit();
+        load(a);
+        return 0;
+    } catch (const CLI::Success& e) {
+        return app.exit(e);
+    } catch (const CLI::ParseError& e) {
+        std::cerr << "nbd-load: " << e.what() << '\n';
+        return 2;
+    } catch (const usage_error& e) {
+        std::cerr << "nbd-load: " << e.what() << '\n';
+        return 2;
+    } catch (const std::exception& e) {
+        std::cerr << "nbd-load: " << e.what() << '\n';
+        return 1;
+    }
+}

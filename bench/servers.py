@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""Servers to be measured: how each is started, and that it is ended again."""
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+PATIENCE = 20  # seconds for a server to listen, and to end
+LIBC = ctypes.CDLL(None)
+
+
+class Missing(Exception):
+    """This server cannot be had here; the text says why."""
+
+
+def find_tool(name):
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def prctl(option, value):
+    LIBC.prctl(option, value, 0, 0, 0)
+
+
+def adopt_daemons():
+    """A server that makes itself a daemon becomes our child, so that it can be waited for."""
+    set_child_subreaper = 36
+    prctl(set_child_subreaper, 1)
+
+
+def end_with_parent():
+    set_parent_death_signal = 1
+    prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def processor_seconds(pid):
+    """The processor time of a process, all threads that it has and had."""
+    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid gives
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server that can be started. `command` is given the path of its socket."""
+    name: str
+    command: Callable[[str], list]
+    fill: bool = False    # a memory disk, which has to be written before it is read
+    export: str = ""
+    daemon: bool = False  # goes into the background, and tells its pid in a file beside the socket
+
+
+class Running:
+    """A server for the length of a `with`."""
+
+    def __init__(self, kind, folder):
+        self.kind = kind
+        self.folder = Path(folder)
+        self.socket = str(self.folder / "socket")
+        self.uri = f"nbd+unix:///{kind.export}?socket={self.socket}"
+        self.pid = None
+
+    def __enter__(self):
+        command = self.kind.command(self.socket)
+        if not find_tool(command[0]):
+            raise Missing(f"{command[0]} is not there")
+        with open(self.folder / "stderr", "w") as stderr:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+                                            preexec_fn=None if self.kind.daemon else end_with_parent)
+        self.pid = self.process.pid
+        try:
+            self.wait_until_it_listens()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait_until_it_listens(self):
+        deadline = time.monotonic() + PATIENCE
+        while not self.listens():
+            ended = self.process.poll()
+            if ended is not None and not (self.kind.daemon and ended == 0):
+                raise Missing(f"it ends with {ended}: {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise Missing(f"it does not listen within {PATIENCE} s: {self.last_words()}")
+            time.sleep(0.01)
+
+    def listens(self):
+        if self.kind.daemon:
+            pid_file = self.folder / "pid"
+            text = pid_file.read_text().strip() if pid_file.exists() else ""
+            if not text:
+                return False
+            self.pid = int(text)
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
+
+    def last_words(self):
+        lines = (self.folder / "stderr").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it says nothing"
+
+    def __exit__(self, *_):
+        """Ends it, by the pid that was started."""
+        ended = lambda: self.process.poll() is not None
+        if self.kind.daemon:
+            self.process.wait()
+            ended = lambda: self.pid == self.process.pid or reaped(self.pid)
+        for attempt in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + PATIENCE / 4
+            if not ended():
+                os.kill(self.pid, attempt)
+            while not ended() and time.monotonic() < deadline:
+                time.sleep(0.005)
+        if not ended():
+            raise RuntimeError(f"{self.kind.name}: process {self.pid} does not end")
+        for name in ("socket", "pid"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def reaped(pid):
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def catalogue(build, folder, size, file):
+    """All kinds, by name. `size` in bytes; `file` is what the file servers serve."""
+    serve = str(build / "examples" / "nbd-serve")
+    config = folder / "nbd-server.conf"
+    config.write_text(f"[generic]\n    unixsock = {folder}/socket\n[disk]\n    exportname = {file}\n")
+
+    def ours(disk, *more):
+        return lambda path: [serve, disk, "--unix", path, *more]
+
+    def nbdkit(*plugin):
+        return lambda path: ["nbdkit", "--foreground", "--unix", path, *plugin]
+
+    def qemu(*image):
+        return lambda path: ["qemu-nbd", "--persistent", "--shared=0", f"--socket={path}", *image]
+
+    def sleeping(mode):
+        return lambda path: [str(build / "bench" / "nbd-sleeping"), mode, "--unix", path]
+
+    pool = ("--policy", "pool", "--threads", "2")
+    kinds = [
+        Kind("nbdkit-memory", nbdkit("memory", str(size)), fill=True),
+        Kind("nbdkit-null", nbdkit("null", str(size))),
+        Kind("nbdkit-file", nbdkit("file", str(file))),
+        Kind("qemu-null", qemu("--image-opts", f"driver=null-co,size={size},read-zeroes=on")),
+        Kind("qemu-raw", qemu("--format=raw", str(file))),
+        Kind("nbd-server", lambda path: ["nbd-server", "-C", str(config), "-p", f"{folder}/pid"], export="disk",
+             daemon=True),
+        Kind("limit", lambda path: [str(build / "bench" / "nbd-limit"), str(size), "--unix", path], fill=True),
+        Kind("mem", ours(f"mem:{size}"), fill=True),
+        Kind("mem-pool", ours(f"mem:{size}", *pool), fill=True),
+        Kind("null", ours(f"null:{size}")),
+        Kind("null-pool", ours(f"null:{size}", *pool)),
+        Kind("file", ours(f"file:{file}")),
+        Kind("file-pool", ours(f"file:{file}", *pool)),
+        Kind("uring", ours(f"uring:{file}", *pool)),
+        Kind("sleep-async", sleeping("async")),
+        Kind("sleep-async-threads", sleeping("async-threads")),
+        Kind("sleep-blocks", sleeping("blocks")),
+    ]
+    return {kind.name: kind for kind in kinds}
