@@ -104,10 +104,16 @@ TEST_CASE("export_set: an export's block sizes go before the backend's")
     nbd::export_set<coarse_disk> set;
     set.add("own", coarse_disk{8192});
     nbd::export_settings e;
-    e.blocks = nbd::block_sizes{1, 512, 1 << 20};
-    set.add("set", coarse_disk{1}, e);
+    e.blocks = nbd::block_sizes{8192, 16384, 1 << 21};
+    set.add("set", coarse_disk{8192}, e);
     CHECK(open(set, "own")->info().terms.blocks == nbd::block_sizes{4096, 4096, 1 << 20});
-    CHECK(open(set, "set")->info().terms.blocks == nbd::block_sizes{1, 512, 1 << 20});
+    CHECK(open(set, "set")->info().terms.blocks == nbd::block_sizes{8192, 16384, 1 << 21});
+    // The backend could not do anything with smaller ones.
+    e.blocks = nbd::block_sizes{2048, 4096, 1 << 20};
+    CHECK_THROWS_AS(set.add("small", coarse_disk{8192}, e), std::invalid_argument);
+    CHECK_THROWS_WITH(set.add("small", coarse_disk{8192}, e),
+                      ContainsSubstring("(2048)") && ContainsSubstring("(4096)"));
+    CHECK(set.names() == names{"own", "set"});
 }
 
 TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as it was")

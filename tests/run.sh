@@ -43,6 +43,7 @@ boost            boost
 catch2           /usr/include/catch2
 libbenchmark-dev /usr/include/benchmark
 libcli11-dev     /usr/include/CLI
+liburing-dev     /usr/include/liburing.h
 libnbd-bin       nbdinfo
 python3-libnbd   /usr/lib/python3/dist-packages/nbd.py
 qemu-utils       qemu-img

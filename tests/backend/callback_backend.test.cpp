@@ -24,7 +24,7 @@ TEST_CASE("backend/callback_backend: the callable gets every request and answers
     CHECK(to == std::vector<std::byte>(3, std::byte{0x42}));
     for (const auto c :
          {command::write, command::flush, command::trim, command::cache, command::write_zeroes})
-        CHECK_FALSE(nbd::transmission::perform(disk, {.command = c, .length = 0}, {}));
+        CHECK_FALSE(nbd::transmission::perform(disk, {.command = c, .length = 512}, {}));
     CHECK(seen
           == std::vector{command::read, command::write, command::flush, command::trim,
                          command::cache, command::write_zeroes});

@@ -4,6 +4,7 @@
 #include <nbd/backend/sparse_memory.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -137,4 +138,23 @@ TEST_CASE("backend/sparse_memory: moves with its contents")
     CHECK(three.bytes(9, 1)[0] == std::byte{0xff});
     CHECK_FALSE(three.zero(0, page, false));
     CHECK(is_zero(three.bytes(9, 1)[0]));
+}
+
+TEST_CASE("backend/sparse_memory: what fills a huge page may move to one, and stays what it is")
+{
+    const std::uint64_t huge = 2 << 20;
+    sparse_memory memory{2 * huge};
+    const auto all = memory.bytes(0, 2 * huge);
+    REQUIRE(reinterpret_cast<std::uintptr_t>(all.data()) % huge == 0);
+    for (std::uint64_t at = 0; at < huge; at += 8)
+        std::memcpy(all.data() + at, &at, 8);
+    CHECK(memory.make_huge(0, huge));
+    std::uint64_t wrong = 0;
+    for (std::uint64_t at = 0; at < huge; at += 8)
+        wrong += std::memcmp(all.data() + at, &at, 8) != 0;
+    CHECK(wrong == 0);
+    CHECK(is_zero(all[huge]));
+    REQUIRE_FALSE(memory.zero(page, page, false));
+    CHECK(is_zero(all[page + 1]));
+    CHECK(all[2 * page + 1] == std::byte{0x20});
 }

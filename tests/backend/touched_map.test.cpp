@@ -8,14 +8,14 @@
 using nbd::touched_map;
 
 namespace {
-constexpr std::uint64_t part = 65536;
+constexpr std::uint64_t part = 4096;
 }
 
 TEST_CASE("backend/touched_map: nothing was touched at first")
 {
     const touched_map m{10 * part};
     CHECK(m.part() == part);
-    for (std::uint64_t at = 0; at < 10 * part; at += 4096)
+    for (std::uint64_t at = 0; at < 10 * part; at += part / 2)
         REQUIRE_FALSE(m.touched(at));
     CHECK_FALSE(m.all_touched(0, 1));
     CHECK_FALSE(m.all_touched(0, 10 * part));
@@ -85,6 +85,13 @@ TEST_CASE("backend/touched_map: one of 2^46 bytes has larger parts, not a larger
     CHECK((m.part() & (m.part() - 1)) == 0);
 }
 
+TEST_CASE("backend/touched_map: a bit is a page up to 64 GiB")
+{
+    CHECK(touched_map{std::uint64_t{1} << 36}.part() == 4096);
+    CHECK(touched_map{(std::uint64_t{1} << 36) + 1}.part() == 8192);
+    CHECK(touched_map{std::uint64_t{1} << 40}.part() == 65536);
+}
+
 TEST_CASE("backend/touched_map: of no size at all")
 {
     touched_map m{0};
@@ -123,4 +130,25 @@ TEST_CASE("backend/touched_map: only what lies wholly in the range is forgotten"
     map.forget(5 * part, part);
     CHECK_FALSE(map.touched(5 * part));
     CHECK(map.all_touched(6 * part, 2 * part));
+}
+
+TEST_CASE(
+    "backend/touched_map: runs of what was touched and what was not, to the part and no further")
+{
+    touched_map m{1000 * part};
+    CHECK(m.run_end(0, 1000 * part) == 1000 * part);
+    CHECK(m.run_end(5, 6) == 6);
+    m.touch(3 * part, part);
+    m.touch(63 * part, 70 * part);
+    const std::vector<std::uint64_t> ends{3, 4, 63, 133, 1000};
+    std::uint64_t at = 0;
+    for (const auto end : ends) {
+        CHECK(m.run_end(at, 1000 * part) == end * part);
+        at = end * part;
+    }
+    CHECK(m.run_end(100 * part + 7, 1000 * part) == 133 * part);
+    CHECK(m.run_end(100 * part, 128 * part) == 128 * part);
+    CHECK(m.run_end(100 * part, 120 * part + 1) == 120 * part + 1);
+    CHECK(m.run_end(133 * part - 1, 133 * part + 1) == 133 * part);
+    CHECK(m.run_end(191 * part, 193 * part) == 193 * part);
 }

@@ -71,6 +71,29 @@ def test_bad_argument(kind, *arguments):
     refused(*arguments)
 
 
+def test_what_is_wrong_is_said_in_short():
+    """The argument by its name, what was expected, and nothing twice."""
+    with directory() as where:
+        for words, *arguments in (
+                ("--max-connections: 0 1000000", "mem:1M", "--max-connections", "-1"),
+                ("--busy-poll: 0 1000000", "mem:1M", "--busy-poll", "x"),
+                ("--threads --policy pool per-client", "mem:1M", "--threads", "2"),
+                ("--threads: 1 1024", "mem:1M", "--threads", "0", "--policy", "pool"),
+                ("mem:9223372036854775808 2^63", "mem:9223372036854775808"),
+                ("null:9223372036854775808 2^63", "null:9223372036854775808"),
+                ("regular", f"file:{where}"),
+                ("file", f"file:{where}/nothing"),
+        ):
+            told = refused(*arguments, statuses=(1, 2))
+            assert all(word in told for word in words.split()), told
+            assert len(told) < 160 + len(where) and told.count(where) <= 1, told
+
+
+def test_a_size_that_no_process_can_have():
+    told = refused("mem:4611686018427387904", statuses=(1,))
+    assert "mem:4611686018427387904: expected a size" in told, told
+
+
 def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
     for word in ("mem:", "null:", "--unix", "--tcp", "--name", "--description", "--read-only", "--policy", "per-client",

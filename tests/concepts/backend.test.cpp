@@ -9,6 +9,9 @@
 #include <boost/system/error_code.hpp>
 
 #include <functional>
+#include <string>
+
+#include <unistd.h>
 
 using u64 = std::uint64_t;
 using to = std::span<std::byte>;
@@ -150,7 +153,9 @@ static_assert(backend_is_sound<referring_opener>());
 TEMPLATE_TEST_CASE("concepts/backend: the archetypes are served by both policies", "", least,
                    least_handler, styles, sealed, overloaded, full, opener)
 {
-    const std::string path{"\0nbd-concepts-backend", 21};
+    // Other programs may run the same test at the same time.
+    const auto path =
+        std::string(1, char{0}) + "nbd-concepts-backend-" + std::to_string(::getpid());
     const auto run = [&]<class Policy>(Policy policy) {
         nbd::server<nbd::unix_transport, TestType, Policy> server{
             {.path = path}, {}, std::move(policy)};

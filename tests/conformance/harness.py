@@ -353,11 +353,6 @@ class Context:
         client.request(wire.DISC, expect=False)
         self.drop(client, what="the connection to be closed after DISC")
 
-    def clients_race(self):
-        """For cases whose clients use the same bytes at once: that is their race, and ThreadSanitizer would report it."""
-        if self.run.sanitized == "tsan":
-            raise Skip("clients that race for the same bytes are a race to ThreadSanitizer")
-
     @property
     def witness_offset(self):
         return SIZES[self.kind] // 4 * 3

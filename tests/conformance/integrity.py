@@ -65,7 +65,6 @@ def writer(t, offset, length, value, count, flags=0):
 @case()
 def D07_overlapping_writes(t):
     """Two clients write the same range at once: every byte is from one of them, bytes outside are untouched."""
-    t.clients_race()
     watch = t.tx(delivery="whole")
     t.error(watch.write(SPOT, bytes(3 * 65536)), 0, "WRITE")
     in_parallel(writer(t, SPOT + 65536, 65536, 0xAA, scaled(100)), writer(t, SPOT + 65536, 65536, 0xBB, scaled(100)))

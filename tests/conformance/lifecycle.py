@@ -370,11 +370,12 @@ def U94_uri_is_percent_encoded(t):
 @case(own=True, twice=False)
 def X01_bad_arguments(t):
     """A bad argument: one line on stderr, exit status 2."""
-    for arguments in ([], ["mem:"], ["mem:0x"], ["mem:-1"], ["mem:12Q"], ["file:1M"], ["mem:99999999999999T"],
+    for arguments in ([], ["mem:"], ["mem:0x"], ["mem:-1"], ["mem:12Q"], ["qcow:1M"], ["mem:99999999999999T"],
                       ["mem:1M", "--no-such-option"], ["mem:1M", "--policy", "none"], ["mem:1M", "--tcp", "127.0.0.1:99999"],
                       ["mem:1M", "--block-size", "3:4096:1M"], ["mem:1M", "--block-size", "512"],
                       ["mem:1M", "--block-size", "4096:512:1M"], ["mem:1M", "--max-connections", "x"],
-                      ["mem:1M", "--threads", "-3"]):
+                      ["mem:1M", "--max-connections", "-1"], ["mem:1M", "--busy-poll", "x"],
+                      ["mem:1M", "--threads", "-3"], ["mem:1M", "--threads", "2"], ["mem:9223372036854775808"]):
         refused(t, arguments)
 
 

@@ -182,7 +182,6 @@ def S07_half_close_while_haggling(t):
 @case()
 def S09_client_that_dies_with_16_writes_in_flight(t):
     """A client that vanishes behind 16 WRITEs: each is written wholly or not at all, the last perhaps in part."""
-    t.clients_race()
     watch = t.tx(delivery="whole")
     for turn in range(scaled(10)):
         old, new = bytes([turn + 1]) * 65536, bytes([turn + 101]) * 65536

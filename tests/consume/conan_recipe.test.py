@@ -5,6 +5,7 @@
 Conan itself is in no Debian release, so that `conan create conan` is for those who have it.
 """
 import fnmatch
+import collections
 import importlib.util
 import os
 import py_compile
@@ -59,6 +60,12 @@ def settings(os_name="Linux", compiler="gcc", version="12", cppstd="20"):
     return Anything(os=os_name, compiler=value)
 
 
+def cpp_info():
+    properties = {}
+    return Anything(bindirs=["bin"], libdirs=["lib"], includedirs=["include"], requires=[], properties=properties,
+                    set_property=properties.__setitem__)
+
+
 class ConanFile:
     def __init__(self):
         self.recipe_folder = str(PROJECT / "conan")
@@ -69,10 +76,10 @@ class ConanFile:
         self.info.clear = lambda: setattr(self.info, "cleared", self.info.cleared + 1)
         self.required = []
         self.requires = self.required.append
-        self.properties = {}
+        self.options = Anything(**self.default_options)
         # what Conan sets by itself
-        self.cpp_info = Anything(bindirs=["bin"], libdirs=["lib"], includedirs=["include"], requires=[],
-                                 set_property=self.properties.__setitem__)
+        self.cpp_info = cpp_info()
+        self.cpp_info.components = collections.defaultdict(cpp_info)
 
 
 def module(name, **contents):
@@ -128,6 +135,9 @@ class Recipe(unittest.TestCase):
     def test_requirements(self):
         self.recipe.requirements()
         self.assertEqual(self.recipe.required, ["boost/[>=1.81 <2]"])
+        self.recipe.options.with_liburing = True
+        self.recipe.requirements()
+        self.assertEqual(self.recipe.required[2:], ["liburing/[>=2.2 <3]"])
 
     def test_validate(self):
         for good in (settings(), settings(compiler="clang", version="14"), settings(version="13.2", cppstd="23")):
@@ -136,6 +146,11 @@ class Recipe(unittest.TestCase):
         for bad in (settings(cppstd="17"), settings(version="11"), settings(compiler="clang", version="13")):
             self.recipe.settings = bad
             self.assertRaises(Invalid, self.recipe.validate)
+        self.recipe.options.with_liburing = True
+        self.recipe.settings = settings()
+        self.recipe.validate()
+        self.recipe.settings = settings(os_name="FreeBSD")
+        self.assertRaises(Invalid, self.recipe.validate)
 
     def test_sources_and_package(self):
         self.recipe.export_sources_folder = os.path.join(self.scratch.name, "sources")
@@ -152,11 +167,22 @@ class Recipe(unittest.TestCase):
 
     def test_package_info(self):
         self.recipe.package_info()
-        self.assertEqual(self.recipe.cpp_info.bindirs, [])
-        self.assertEqual(self.recipe.cpp_info.libdirs, [])
-        self.assertEqual(self.recipe.cpp_info.includedirs, ["include"])
-        self.assertEqual(self.recipe.cpp_info.requires, ["boost::headers"])
-        self.assertEqual(self.recipe.properties, {"cmake_file_name": "nbd", "cmake_target_name": "nbd::nbd"})
+        self.assertEqual(self.recipe.cpp_info.properties, {"cmake_file_name": "nbd"})
+        self.assertEqual(list(self.recipe.cpp_info.components), ["nbd"])
+        library = self.recipe.cpp_info.components["nbd"]
+        self.assertEqual(library.bindirs, [])
+        self.assertEqual(library.libdirs, [])
+        self.assertEqual(library.includedirs, ["include"])
+        self.assertEqual(library.requires, ["boost::headers"])
+        self.assertEqual(library.properties, {"cmake_target_name": "nbd::nbd"})
+
+    def test_package_info_with_liburing(self):
+        self.recipe.options.with_liburing = True
+        self.recipe.package_info()
+        uring = self.recipe.cpp_info.components["uring"]
+        self.assertEqual(uring.includedirs, [])
+        self.assertEqual(uring.requires, ["nbd", "liburing::liburing"])
+        self.assertEqual(uring.properties, {"cmake_target_name": "nbd::uring"})
 
     def test_the_test_package_is_python(self):
         py_compile.compile(str(PROJECT / "conan" / "test_package" / "conanfile.py"),

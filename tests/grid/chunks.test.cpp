@@ -5,6 +5,7 @@
 #include "server_fixture.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -61,7 +62,7 @@ private:
 
 bool equal(const bytes& all, std::uint64_t offset, const bytes& part)
 {
-    return std::equal(part.begin(), part.end(), all.begin() + static_cast<std::ptrdiff_t>(offset));
+    return std::memcmp(part.data(), all.data() + offset, part.size()) == 0;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "server_fixture.hpp"
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -23,6 +24,15 @@ constexpr std::uint64_t mib = 1 << 20;
 
 template <class P>
 using mem_server = nbd::server<nbd::unix_transport, nbd::mem_backend, P>;
+
+struct request_counter {
+    std::atomic<int>* count = nullptr;
+    void at_request(const nbd::client&, const proto::request&)
+    {
+        ++*count;
+        count->notify_all();
+    }
+};
 
 std::uint64_t size_by_go(const auto& server)
 {
@@ -97,6 +107,40 @@ TEMPLATE_TEST_CASE("P67: past a new end it is ENOSPC, and what comes back is zer
     CHECK(old.read(mib, 3 * mib) == bytes(3 * mib));
     CHECK(fresh.read(4 * mib - 512, 512) == bytes(512));
     CHECK(chunks.status(0, 4 * mib).size() == 1);
+}
+
+TEMPLATE_TEST_CASE(
+    "P67: a WRITE whose payload comes after its place is gone is ENOSPC, and leaves nothing", "",
+    nbd::per_client_threads, nbd::strand_pool)
+{
+    std::atomic<int> asked{0};
+    nbd::server<nbd::unix_transport, nbd::mem_backend, TestType, request_counter> server{
+        somewhere<nbd::unix_transport>(), {}, {}, request_counter{&asked}};
+    server.exports().emplace("disk", {}, mib);
+    server.exports().emplace("removed", {}, mib);
+    server.start();
+    auto late = connect(server);
+    late.go("disk");
+    bytes head;
+    raw_client::append(
+        head, {.command = command::write, .cookie = 7, .offset = mib - 300'000, .length = 300'000});
+    late.send(head);
+    late.send(bytes(100'000, std::byte{0xee}));
+    auto removed = connect(server);
+    removed.go("removed");
+    removed.send(head);
+    removed.send(bytes(100'000, std::byte{0xee}));
+    for (int seen = 0; seen != 2; seen = asked.load())
+        asked.wait(seen);
+
+    REQUIRE_FALSE(server.exports().resize("disk", 512 * 1024));
+    REQUIRE(server.exports().remove("removed"));
+    for (auto* c : {&late, &removed})
+        c->send(bytes(200'000, std::byte{0xee}));
+    CHECK(late.receive_reply().error == error_value::enospc);
+    CHECK(removed.receive_reply().error == error_value::eshutdown);
+    REQUIRE_FALSE(server.exports().resize("disk", mib));
+    CHECK((late.read(512 * 1024, 512 * 1024) == bytes(512 * 1024)));
 }
 
 TEMPLATE_TEST_CASE("P67: what cannot be resized says so, and stays as it is", "",

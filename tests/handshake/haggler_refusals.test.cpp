@@ -13,7 +13,7 @@ namespace {
 constexpr std::uint32_t export_name = 1, abort_ = 2, list = 3, info = 6, go = 7;
 constexpr std::uint32_t ack = 1;
 constexpr std::uint32_t unsup = 0x80000001, policy = 0x80000002, invalid = 0x80000003,
-                        unknown = 0x80000006, shutdown = 0x80000007;
+                        unknown = 0x80000006, shutting_down = 0x80000007;
 }  // namespace
 
 TEST_CASE("handshake/haggler: an unknown export is ERR_UNKNOWN without REP_INFO (P37)")
@@ -116,7 +116,7 @@ TEST_CASE("handshake/haggler: shutting down, every option but ABORT is ERR_SHUTD
     h.begun();
     h.haggler().shut_down();
     for (const std::uint32_t o : {3U, 5U, 6U, 7U, 8U, 9U, 10U, 11U, 99U})
-        CHECK(h.answer_type(option(o, info_data("disk"))) == shutdown);
+        CHECK(h.answer_type(option(o, info_data("disk"))) == shutting_down);
     CHECK(h.opens() == 0);
     SECTION("ABORT")
     {

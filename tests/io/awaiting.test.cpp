@@ -61,7 +61,8 @@ TEST_CASE("io/awaiting: a session says the same as in the blocking colour")
     std::exception_ptr thrown;
     bool done = false;
     asio::co_spawn(pair.context,
-                   nbd::session::serve<colour>(pair.server, awaiting.exports, *awaiting.context),
+                   nbd::session::serve<colour>(pair.server, awaiting.exports, *awaiting.context,
+                                               awaiting.policy),
                    [&](std::exception_ptr e) {
                        thrown = e;
                        done = true;

@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "support/bytes.hpp"
 #include "support/session.hpp"
 #include <nbd/io/blocking.hpp>
+#include <nbd/session/outbox.hpp>
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/connect_pair.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+
+#include <algorithm>
+#include <future>
 #include <memory>
 #include <stdexcept>
 #include <thread>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 using nbd::io::blocking;
 using namespace nbd_test;
@@ -113,4 +124,41 @@ TEST_CASE(
     bytes to(1);
     scripted_stream ready{text("x")};
     CHECK(blocking::read_some(ready, boost::asio::buffer(to)).await_ready());
+}
+
+TEST_CASE("io/blocking: a large send returns as soon as some is sent, for slow is not dead")
+{
+    boost::asio::io_context context;
+    using socket = boost::asio::local::stream_protocol::socket;
+    socket here{context};
+    socket there{context};
+    boost::asio::local::connect_pair(here, there);
+    constexpr std::size_t large = std::size_t{8} << 20;
+    const nbd_test::bytes content(large);
+    nbd::session::outbox out{1024};
+
+    // Nobody reads: what is in memory goes as far as there is room in the socket.
+    out.lend(std::span<const std::byte>{content});
+    const auto [error, n] = blocking::send_some(here, out).await_resume();
+    CHECK_FALSE(error);
+    CHECK(n > 0);
+    CHECK(n < large);
+    out.clear();
+
+    // A file goes piece by piece, each no longer than a slow client takes within its time.
+    const int file = ::memfd_create("nbd", MFD_CLOEXEC);
+    REQUIRE(::ftruncate(file, large) == 0);
+    out.lend(nbd::session::lent_data{{.file = file, .offset = 0}, large});
+    auto reader =
+        std::async(std::launch::async, [&, wanted = n + (std::size_t{1} << 20)]() mutable {
+            nbd_test::bytes room(64 << 10);
+            while (wanted != 0)
+                wanted -= there.read_some(
+                    boost::asio::buffer(room.data(), std::min(wanted, room.size())));
+        });
+    const auto [file_error, sent] = blocking::send_some(here, out).await_resume();
+    CHECK_FALSE(file_error);
+    CHECK(sent == std::size_t{1} << 20);
+    reader.get();
+    ::close(file);
 }

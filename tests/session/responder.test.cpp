@@ -128,3 +128,68 @@ TEST_CASE("session/responder: what the session waits for decides the limit")
     client.limits.idle_timeout = {};
     CHECK(limit({}).first == 1000);
 }
+
+TEST_CASE("session/responder: a READ longer than any reply is refused at once")
+{
+    disk_state state{1 << 20};
+    one_client<copying_disk> client{copying_disk{state}};
+    client.haggle({});
+    std::error_code error;
+    auto opened = client.exports.open("disk", client.context->who, error);
+    client.agreed = {.terms = opened->info().terms};
+    nbd::session::responder<nbd::export_set<copying_disk>::opened, nbd::silent> r{
+        *opened, client.agreed, *client.context, false};
+    const auto said = request(0, 9, 0, 1U << 30) + request(2, 1, 0, 0);
+    const auto space = r.in().space();
+    std::copy(said.begin(), said.end(), space.begin());
+    r.in().received(said.size());
+    int turns = 0;
+    while (r.advance() == decltype(r)::step::again && r.out().empty())
+        REQUIRE(++turns < 100);
+    CHECK_FALSE(r.out().empty());
+}
+
+TEST_CASE("session/responder: a client that has waited gets the first half early, if that helps it")
+{
+    disk_state state{1 << 20};
+    one_client<copying_disk> client{copying_disk{state}};
+    client.haggle({});
+    std::error_code error;
+    auto opened = client.exports.open("disk", client.context->who, error);
+    client.agreed = {.terms = opened->info().terms};
+    nbd::session::responder<nbd::export_set<copying_disk>::opened, nbd::silent> r{
+        *opened, client.agreed, *client.context, false};
+    /// Replies of each send, to so many READs that come at a time.
+    const auto sends = [&r](std::size_t count) {
+        bytes asked;
+        for (std::size_t i = 0; i < count; ++i)
+            asked = asked + request(0, i, 4096 * i, 4096);
+        const auto space = r.in().space();
+        REQUIRE(space.size() >= asked.size());
+        std::copy(asked.begin(), asked.end(), space.begin());
+        r.in().received(asked.size());
+        std::vector<std::size_t> sent;
+        for (auto step = decltype(r)::step::again; step == decltype(r)::step::again;) {
+            step = r.advance();
+            sent.push_back(boost::asio::buffer_size(r.out().pieces()) / 4112);
+            r.out().clear();
+        }
+        if (sent.back() == 0)
+            sent.pop_back();
+        return sent;
+    };
+    using list = std::vector<std::size_t>;
+    REQUIRE(r.advance() == decltype(r)::step::receive);
+    CHECK(sends(16) == list{8, 8});
+    // It asks in halves then, and these are not parted.
+    CHECK(sends(8) == list{8});
+    CHECK(sends(8) == list{8});
+    CHECK(sends(16) == list{8, 8});
+    // One that asks for all at once again does not need it; it is tried now and then.
+    for (int i = 0; i < 15; ++i)
+        REQUIRE(sends(16) == list{16});
+    CHECK(sends(16) == list{8, 8});
+    // Short ones are not worth a send of their own.
+    REQUIRE(sends(2) == list{2});
+    CHECK(sends(7) == list{7});
+}

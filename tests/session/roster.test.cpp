@@ -172,3 +172,25 @@ TEST_CASE("session/roster: who is being served does not give way")
     CHECK_FALSE(busy.ended());
     CHECK(dawdling.ended());
 }
+
+TEST_CASE(
+    "session/roster: a server that stops does not take its own silence for a client that has left")
+{
+    reception r;
+    const auto busy = r.join();
+    const auto gone = r.join();
+    for (const auto& who : {busy.seat, gone.seat})
+        who->session.working = true;
+    r.list.end_of_requests();
+    r.stopping = true;
+    ::shutdown(gone.client.native_handle(), SHUT_RDWR);
+    CHECK(gone.seat->deserted());
+    for (std::uint64_t tick = 0; tick < ticker::ticks(60s); ++tick)
+        REQUIRE_FALSE(busy.seat->deserted());
+    // One that has only said its last word waits for some time.
+    r.stopping = false;
+    std::uint64_t ticks = 1;
+    while (!busy.seat->deserted() && ticks < ticker::ticks(60s))
+        ++ticks;
+    CHECK(ticks == ticker::ticks(10s));
+}

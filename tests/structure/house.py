@@ -65,10 +65,16 @@ TESTED_ELSEWHERE = {
     "export_record.hpp": "tests/export_set.test.cpp",
     # answers that are only right as a client puts them together
     "session/read_answer.hpp": "tests/grid/chunks.test.cpp",
-    "session/status_answer.hpp": "tests/grid/status.test.cpp",
+    # who waits for whom: a whole server with clients shows it
+    "session/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/private_context.hpp": "tests/grid/waiting.test.cpp",
+    "session/transmit_window.hpp": "tests/grid/waiting.test.cpp",
     # the wiring of a whole server, which only a whole server shows
     "session/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
+    "session/control.hpp": "tests/grid/hosted.test.cpp",
+    "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
     "session/reception.hpp": "tests/grid/lifetime.test.cpp",
 }
 
@@ -237,6 +243,9 @@ def check_mirror():
             yield f"{name}: has no {test.relative_to(ROOT)}"
         if name in TESTED_ELSEWHERE and not (ROOT / TESTED_ELSEWHERE[name]).exists():
             yield f"{name}: {TESTED_ELSEWHERE[name]}, said to test it, does not exist"
+    for name in TESTED_ELSEWHERE:
+        if not (ROOT / "include/nbd" / name).exists():
+            yield f"{name}: named as tested elsewhere, does not exist"
 
 
 def check_version():

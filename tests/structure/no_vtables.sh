@@ -1,6 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # no_vtables.sh NM PROGRAM...: no program holds a virtual table of a class of nbd.
+# One is allowed: Asio wants its services to derive from execution_context::service, whose only
+# virtual function it calls once, when a context ends.
 nm=$1
 shift
 status=0
@@ -8,7 +10,7 @@ seen=0
 for program; do
     [ -e "$program" ] || continue # not built in this run
     seen=$((seen + 1))
-    tables=$("$nm" -C "$program" | grep 'vtable for nbd::')
+    tables=$("$nm" -C "$program" | grep 'vtable for nbd::' | grep -v 'vtable for nbd::uring_service$')
     if [ -n "$tables" ]; then
         echo "$program:"
         echo "$tables"

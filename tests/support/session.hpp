@@ -9,6 +9,7 @@
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/serve.hpp>
+#include <nbd/threading/per_client_threads.hpp>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
@@ -200,7 +201,7 @@ public:
     scripted_stream& serve(bytes input, pace p = {})
     {
         begin(std::move(input), p);
-        nbd::session::serve<nbd::io::blocking>(*stream, exports, *context).get();
+        nbd::session::serve<nbd::io::blocking>(*stream, exports, *context, policy).get();
         return *stream;
     }
     /// The handshake alone; true if the client chose an export.
@@ -229,6 +230,7 @@ public:
 
     nbd::export_set<Backend> exports;
     nbd::settings limits;
+    nbd::per_client_threads policy;
     Observer observer;
     nbd::session::ticker clock;
     std::atomic<bool> stopping{false};
@@ -249,6 +251,7 @@ private:
                 return {self.limits,
                         self.observer,
                         {.id = 1, .peer = "script"},
+                        nbd::session::deadline{self.clock},
                         nbd::session::deadline{self.clock},
                         self.stopping};
             }

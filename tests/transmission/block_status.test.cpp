@@ -3,6 +3,8 @@
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/transmission/block_status.hpp>
+#include <nbd/transmission/execution.hpp>
+#include <nbd/transmission/status_plan.hpp>
 
 #include <array>
 #include <functional>
@@ -17,7 +19,6 @@ using nbd::transmission::align;
 using nbd::transmission::append_descriptors;
 using nbd::transmission::contexts_of;
 using nbd::transmission::decode_status_payload;
-using nbd::transmission::status;
 
 namespace Catch {
 template <>
@@ -60,6 +61,17 @@ struct both : contextual {
     void extents(std::uint64_t, std::uint64_t length, extent_list& to) { to.add(length, 3); }
 };
 
+nbd::failure status(auto& disk, std::size_t index, std::uint64_t offset, std::uint64_t length,
+                    extent_list& to)
+{
+    const nbd::protocol::request r{.offset = offset, .length = length};
+    return nbd::transmission::make(disk,
+                                   {.what = nbd::transmission::step::member::extents,
+                                    .offset = offset,
+                                    .length = length,
+                                    .index = index},
+                                   {.request = &r, .extents = &to}, nbd::transmission::unguarded{});
+}
 extents told(auto& disk, std::uint64_t offset, std::uint64_t length, std::size_t limit = 1000,
              std::size_t index = 0)
 {
@@ -111,17 +123,22 @@ TEST_CASE("transmission/block_status: the context decides which member is asked"
 TEST_CASE("transmission/block_status: a backend that tells nothing is EIO (B04)")
 {
     telling disk;
-    extent_list to;
     for (const int liar : {0, 1}) {
         disk.tell = [liar](std::uint64_t, std::uint64_t, extent_list& l) -> nbd::failure {
             for (int i = 0; i < 1000 * liar; ++i)
                 l.add(0, 3);
             return {};
         };
-        to.begin(512, 10);
-        const auto failed = status(disk, 0, 0, 512, to);
-        CHECK(failed.code == std::errc::io_error);
-        CHECK_FALSE(failed.text.empty());
+        nbd::transmission::status_plan<telling> plan;
+        const nbd::protocol::selected_context selected{.id = 1, .index = 0};
+        const nbd::protocol::request r{.command = nbd::protocol::command::block_status,
+                                       .length = 512};
+        CHECK_FALSE(plan.begin(r, {.size = 512, .blocks = {}}, {&selected, 1},
+                               nbd::protocol::reply_style::structured, {}, 10));
+        nbd::transmission::make_all(disk, plan, {.request = &r, .extents = &plan.list()},
+                                    nbd::transmission::unguarded{});
+        CHECK(plan.result().code == std::errc::io_error);
+        CHECK_FALSE(plan.result().text.empty());
     }
 }
 

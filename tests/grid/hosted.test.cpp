@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT
+// A server on an io_context of the program's own: with one thread, with several, with nobody who runs it.
+#include "catch.hpp"
+#include "server_fixture.hpp"
+#include <nbd/server.hpp>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+
+#include <atomic>
+#include <functional>
+#include <future>
+#include <list>
+#include <thread>
+#include <vector>
+
+using namespace grid;
+using proto::error_value;
+
+namespace {
+
+using plain = nbd::on_executor<>;
+using stranded = nbd::on_executor<boost::asio::strand<boost::asio::io_context::executor_type>>;
+
+template <class Policy>
+struct program {
+    explicit program(std::size_t count)
+    {
+        server.exports().add("disk", nbd::mem_backend{1 << 20});
+        server.start();
+        for (std::size_t i = 0; i < count; ++i)
+            threads.emplace_back([this] { io.run(); });
+    }
+    ~program()
+    {
+        for (auto& t : threads)
+            t.join();
+    }
+    [[nodiscard]] typename Policy::executor_type executor()
+    {
+        if constexpr (Policy::is_strand)
+            return boost::asio::make_strand(io);
+        else
+            return io.get_executor();
+    }
+
+    boost::asio::io_context io;
+    nbd::server<nbd::unix_transport, nbd::mem_backend, Policy> server{
+        executor(), somewhere<nbd::unix_transport>()};
+    std::vector<std::thread> threads;
+};
+
+/// Whether all went well; Catch2's assertions are for one thread.
+bool use(raw_client c, std::uint64_t at)
+{
+    c.go("disk");
+    for (unsigned i = 0; i < 20; ++i) {
+        const auto data = pattern(5000, i);
+        if (c.write(at, data) != error_value::none || c.read(at, 5000) != data)
+            return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+TEST_CASE("hosted: clients are served by the thread that runs the program's context")
+{
+    program<plain> p{1};
+    CHECK(use(connect(p.server), 0));
+    std::list<std::future<bool>> clients;
+    for (std::uint64_t i = 0; i < 4; ++i)
+        clients.push_back(
+            std::async(std::launch::async, [&, i] { return use(connect(p.server), i * 8192); }));
+    for (auto& c : clients)
+        CHECK(c.get());
+    p.server.stop();
+}
+
+TEST_CASE("hosted: several threads run the context, and each client has a strand")
+{
+    program<stranded> p{3};
+    std::list<std::future<bool>> clients;
+    for (std::uint64_t i = 0; i < 8; ++i)
+        clients.push_back(
+            std::async(std::launch::async, [&, i] { return use(connect(p.server), i * 8192); }));
+    for (auto& c : clients)
+        CHECK(c.get());
+    p.server.stop();
+}
+
+TEST_CASE("hosted: stop on the context only begins to stop, and run ends when all have left")
+{
+    program<plain> p{1};
+    auto c = connect(p.server);
+    c.go("disk");
+    boost::asio::post(p.io, [&] { p.server.stop(); });
+    CHECK(c.closed());
+    p.threads.front().join();  // the context has run out of work
+    p.threads.clear();
+    p.server.wait();
+}
+
+TEST_CASE("hosted: who stops it runs nothing of a context that another thread runs")
+{
+    std::atomic<bool> elsewhere{false};
+    std::atomic<bool> over{false};
+    std::function<void()> look;
+    program<plain> p{1};  // its thread has ended before what it looks at does
+    raw_client c = connect(p.server);
+    c.go("disk");
+    const auto runner = p.threads.front().get_id();
+    look = [&] {
+        if (std::this_thread::get_id() != runner)
+            elsewhere = true;
+        if (!over)
+            boost::asio::post(p.io, look);
+    };
+    boost::asio::post(p.io, look);
+    p.server.stop();
+    p.server.wait();
+    over = true;
+    CHECK(c.closed());
+    CHECK_FALSE(elsewhere);
+}
+
+TEST_CASE("hosted: who waits runs a context that nobody else runs")
+{
+    program<plain> p{0};
+    auto client = std::async(std::launch::async, [&] {
+        const bool well = use(connect(p.server), 0);
+        boost::asio::post(p.io, [&] { p.server.stop(); });
+        return well;
+    });
+    p.server.wait();
+    CHECK(client.get());
+}
+
+TEST_CASE("hosted: one that could not start leaves nothing on a context that goes on")
+{
+    const auto taken = somewhere<nbd::unix_transport>();
+    boost::asio::io_context io;
+    auto work = boost::asio::make_work_guard(io);
+    nbd::server<nbd::unix_transport, nbd::mem_backend, nbd::per_client_threads> first{taken};
+    first.start();
+    {
+        nbd::server<nbd::unix_transport, nbd::mem_backend, plain> second{io.get_executor(), taken};
+        std::error_code error;
+        second.start(error);
+        CHECK(error == std::errc::address_in_use);
+        nbd::server<nbd::unix_transport, nbd::mem_backend, plain> never_started{
+            io.get_executor(), somewhere<nbd::unix_transport>()};
+    }
+    CHECK(io.poll() == 0);
+}
+
+TEST_CASE("hosted: destroyed with clients on it, and never run, it lets go of everything")
+{
+    std::list<raw_client> clients;
+    {
+        program<plain> p{0};
+        for (int i = 0; i < 3; ++i)
+            clients.push_back(connect(p.server));
+    }
+    for (auto& c : clients)
+        CHECK(c.closed());
+    program<stranded> never_used{0};
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MIT
+// Backends that wait: awaited ones on both policies, and ones that block on a pool. What is under way at
+// the same time, in which order replies come, what is cancelled, what waits.
+#include "waiting.hpp"
+
+using namespace grid;
+
+TEMPLATE_TEST_CASE("waiting: replies come as they are ready, and each with its own data", "",
+                   ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    s.board.close({0, 4096, 8192});
+    for (const std::uint64_t at : {0U, 4096U, 8192U, 100'352U})
+        ask(c, command::read, at, at, 3000);
+    CHECK(take_read(c, s.board, 3000) == 100'352);
+    REQUIRE(s.board.await([&] { return s.board.inside == 3; }));
+    s.board.open(8192);
+    CHECK(take_read(c, s.board, 3000) == 8192);
+    s.board.open(0);
+    CHECK(take_read(c, s.board, 3000) == 0);
+    s.board.open(4096);
+    CHECK(take_read(c, s.board, 3000) == 4096);
+}
+
+TEMPLATE_TEST_CASE("waiting: a window full of requests is under way, and no more", "",
+                   ALL_THAT_WAIT)
+{
+    nbd::settings limits;
+    limits.requests_in_flight = 8;
+    served<TestType> s{limits};
+    auto c = s.client();
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        s.board.close({i * 512});
+        ask(c, command::read, i * 512, i * 512, 512);
+    }
+    REQUIRE(s.board.await([&] { return s.board.inside == 8; }));
+    std::set<std::uint64_t> answered;
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        s.board.open(i * 512);
+        answered.insert(take_read(c, s.board, 512));
+    }
+    CHECK(answered.size() == 20);
+    CHECK(s.board.most == 8);
+}
+
+TEMPLATE_TEST_CASE("waiting: bytes under way are bounded too, but one request always goes", "",
+                   ALL_THAT_WAIT)
+{
+    nbd::settings limits;
+    limits.bytes_in_flight = 100'000;
+    served<TestType> s{limits};
+    auto c = s.client();
+    s.board.close({0, 512, 1024});
+    ask(c, command::read, 0, 0, 200'000);
+    ask(c, command::read, 512, 512, 60'000);
+    ask(c, command::read, 1024, 1024, 60'000);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    s.board.open(0);
+    CHECK(take_read(c, s.board, 200'000) == 0);
+    s.board.open(512);
+    CHECK(take_read(c, s.board, 60'000) == 512);
+    s.board.open(1024);
+    CHECK(take_read(c, s.board, 60'000) == 1024);
+    CHECK(s.board.most == 1);
+}
+
+TEMPLATE_TEST_CASE("waiting: DISC waits for what was asked before it", "", ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    s.board.close({512, 4096});
+    ask(c, command::write, 1, 512, 70'000);
+    ask(c, command::read, 4096, 4096, 512);
+    c.disconnect();
+    REQUIRE(s.board.await([&] { return s.board.inside == 2; }));
+    s.board.open(512);
+    CHECK(c.receive_reply() == proto::simple_reply{error_value::none, 1});
+    s.board.open(4096);
+    CHECK(c.receive_reply().cookie == 4096);
+    std::ignore = c.receive(512);
+    CHECK(c.closed());
+    const auto written = pattern(70'000, 7);
+    CHECK(std::equal(written.begin(), written.end(), s.board.content.begin() + 512));
+}
+
+TEMPLATE_TEST_CASE("waiting: FUA is answered after its flush, which the write comes before", "",
+                   ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    s.board.close({1});
+    ask(c, command::write, 9, 512, 512, proto::command_flag::fua);
+    REQUIRE(s.board.await([&] { return s.board.story.size() == 2; }));
+    CHECK(s.board.story == std::vector<std::string>{"write 512", "flush 1"});
+    // Others go on meanwhile.
+    ask(c, command::read, 4096, 4096, 512);
+    CHECK(take_read(c, s.board, 512) == 4096);
+    s.board.open(1);
+    CHECK(c.receive_reply() == proto::simple_reply{error_value::none, 9});
+}
+
+TEMPLATE_TEST_CASE("waiting: what is refused, and what the backend throws, is an error reply", "",
+                   ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    CHECK(c.request(command::trim, 0, 512) == error_value::eio);
+    CHECK(c.request(command::read, 1 << 20, 512) == error_value::einval);
+    CHECK(c.request(command::write, 1 << 20, 512, 0, bytes(512)) == error_value::enospc);
+    CHECK(c.request(command::write, 1 << 20, 100'000, 0, bytes(100'000)) == error_value::enospc);
+    CHECK(c.request(command::flush, 0, 0) == error_value::none);
+    CHECK(c.read(0, 0));
+    CHECK(c.read(512, 512));
+}
+
+TEMPLATE_TEST_CASE("waiting: overlapping writes wait for each other where that is asked for", "",
+                   ALL_THAT_WAIT)
+{
+    nbd::settings limits;
+    limits.serialise_overlaps = true;
+    served<TestType> s{limits};
+    auto c = s.client();
+    s.board.close({0, 1024});
+    ask(c, command::write, 1, 0, 2048);
+    ask(c, command::write, 2, 1024, 2048);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    s.board.open(0);
+    CHECK(c.receive_reply().cookie == 1);
+    s.board.open(1024);
+    CHECK(c.receive_reply().cookie == 2);
+    CHECK(s.board.most == 1);
+    // Reads of the same place do not.
+    s.board.close({0});
+    ask(c, command::read, 0, 0, 2048);
+    ask(c, command::read, 1024, 1024, 512);
+    CHECK(take_read(c, s.board, 512) == 1024);
+    s.board.open(0);
+    CHECK(take_read(c, s.board, 2048) == 0);
+}
+
+TEMPLATE_TEST_CASE("waiting: a client that goes cancels what it asked for", "",
+                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>),
+                   (with<awaited_by_any, nbd::strand_pool>))
+{
+    nbd::settings limits;
+    limits.requests_in_flight = 4;
+    served<TestType> s{limits};
+    const bool full = GENERATE(false, true);
+    auto c = s.client();
+    for (std::uint64_t i = 0; i < (full ? 8U : 3U); ++i) {
+        s.board.close({i * 512});
+        ask(c, command::read, i, i * 512, 512);
+    }
+    const int begun = full ? 4 : 3;
+    REQUIRE(s.board.await([&] { return s.board.inside == begun; }));
+    c.close();
+    REQUIRE(s.board.await([&] { return s.board.inside == 0; }));
+    CHECK(s.board.cancelled == begun);
+    // The others never knew.
+    auto other = s.client();
+    CHECK(other.read(100'352, 512));
+}
+
+TEMPLATE_TEST_CASE("waiting: stop lets what is under way finish, for a while", "", ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    s.board.close({512});
+    ask(c, command::read, 512, 512, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    std::thread stopping{[&] { s.server.stop(); }};
+    s.board.open(512);
+    CHECK(take_read(c, s.board, 512) == 512);
+    CHECK(c.closed());
+    stopping.join();
+}
+
+TEMPLATE_TEST_CASE("waiting: a backend that wants one call at a time gets that, over all clients",
+                   "", (with<one_at_a_time, nbd::strand_pool>),
+                   (with<one_at_a_time, nbd::per_client_threads>))
+{
+    served<TestType> s;
+    std::vector<raw_client> clients;
+    for (int i = 0; i < 4; ++i) {
+        clients.push_back(s.client());
+        for (std::uint64_t at = 0; at < 8; ++at)
+            ask(clients.back(), command::read, at * 512, at * 512, 512);
+    }
+    for (auto& c : clients)
+        for (int i = 0; i < 8; ++i)
+            std::ignore = take_read(c, s.board, 512);
+    CHECK(s.board.most == 1);
+    CHECK(s.board.story.size() == 32);
+}
+
+TEMPLATE_TEST_CASE("waiting: many requests of many sizes, each answered with its own data", "",
+                   ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    auto c = s.client();
+    bytes batch;
+    std::uint64_t total = 0;
+    for (std::uint64_t i = 0; i < 200; ++i) {
+        const auto at = i * 512;
+        const auto length = 1 + (i * 7919) % 20'000;
+        raw_client::append(
+            batch, {.command = command::read, .cookie = at, .offset = at, .length = length});
+        total += length;
+    }
+    c.send(batch);
+    std::set<std::uint64_t> seen;
+    for (int i = 0; i < 200; ++i) {
+        const auto reply = c.receive_reply();
+        REQUIRE(reply.error == error_value::none);
+        const auto data = c.receive(1 + (reply.cookie / 512 * 7919) % 20'000);
+        CHECK(std::equal(data.begin(), data.end(),
+                         s.board.content.begin() + static_cast<std::ptrdiff_t>(reply.cookie)));
+        seen.insert(reply.cookie);
+    }
+    CHECK(seen.size() == 200);
+}
+
+namespace {
+/// Keeps what it is written by being asked to, and claims to have filled what it is to read.
+struct lazy_handler {
+    using executor = boost::asio::io_context::executor_type;
+    [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
+    boost::asio::awaitable<void, executor> handle(nbd::call& c)
+    {
+        c.reply();
+        c.sent(c.space().size());
+        co_return;
+    }
+};
+}  // namespace
+
+TEMPLATE_TEST_CASE("waiting: what a handler claims to have read, and has not, is zero and nobody's",
+                   "", nbd::strand_pool, nbd::per_client_threads)
+{
+    nbd::server<nbd::unix_transport, lazy_handler, TestType> server{
+        somewhere<nbd::unix_transport>()};
+    server.exports().add("disk", lazy_handler{});
+    server.start();
+    raw_client c = connect(server);
+    c.go("disk");
+    // The memory of the one is likely to be the memory of the other.
+    REQUIRE(c.write(0, bytes(20'000, std::byte{0xee})) == error_value::none);
+    CHECK((c.read(0, 20'000) == bytes(20'000)));
+}
+
+namespace {
+/// Its zeroes have to be written, the first of them when the test says so.
+struct slowly_zeroed : blocking_disk {
+    explicit slowly_zeroed(switchboard& s) : blocking_disk{s}, board{&s} {}
+    [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 30; }
+    void read(std::uint64_t, std::span<std::byte>) { writes_before_read = writes.load(); }
+    void write(std::uint64_t offset, std::span<const std::byte>)
+    {
+        if (writes++ == 0) {
+            board->enter("write " + std::to_string(offset));
+            std::ignore = board->await([&] { return !board->closed.contains(offset); });
+            board->leave();
+        }
+    }
+    switchboard* board;
+    std::atomic<int> writes{0};
+    std::atomic<int> writes_before_read{-1};
+};
+/// Takes one call at a time, and its time for each.
+struct slow_and_alone : blocking_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
+    using blocking_disk::blocking_disk;
+};
+struct asked {
+    std::atomic<int>* count = nullptr;
+    void at_request(const nbd::client&, const proto::request&)
+    {
+        ++*count;
+        count->notify_all();
+    }
+};
+}  // namespace
+
+TEST_CASE("waiting: who has much zeroed lets others have the threads in between")
+{
+    switchboard board;
+    board.close({0});
+    std::atomic<int> count{0};
+    nbd::server<nbd::unix_transport, slowly_zeroed, nbd::strand_pool, asked> server{
+        somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{1}, asked{&count}};
+    const auto disk = server.exports().emplace("disk", {}, board);
+    server.start();
+    auto zeroing = connect(server);
+    auto reading = connect(server);
+    zeroing.go("disk");
+    reading.go("disk");
+    constexpr std::uint64_t length = std::uint64_t{256} << 20;
+    ask(zeroing, command::write_zeroes, 1, 0, length);
+    REQUIRE(board.await([&] { return board.inside == 1; }));
+    ask(reading, command::read, 2, 0, 512);
+    for (int seen = 0; seen != 2; seen = count.load())
+        count.wait(seen);
+    board.open(0);
+    CHECK(reading.receive_reply().error == error_value::none);
+    CHECK(zeroing.receive_reply().error == error_value::none);
+    CHECK(disk->writes == length / (64 << 10));
+    CHECK(disk->writes_before_read < disk->writes);
+}
+
+TEST_CASE("waiting: a client comes in while the disk is busy for another")
+{
+    switchboard board;
+    board.close({0});
+    nbd::server<nbd::unix_transport, slow_and_alone, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{1}};
+    server.exports().emplace("disk", {}, board);
+    server.start();
+    auto slow = connect(server);
+    slow.go("disk");
+    ask(slow, command::write, 1, 0, 512);
+    REQUIRE(board.await([&] { return board.inside == 1; }));
+    auto next = connect(server);
+    CHECK(next.go("disk").size == board.content.size());
+    board.open(0);
+    CHECK(slow.receive_reply().error == error_value::none);
+}

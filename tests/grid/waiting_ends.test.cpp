@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT
+// How sessions of backends that wait come to an end: clients that go, are cut or ask for too much, servers
+// that stop, backends that come back on a thread of their own.
+#include "waiting.hpp"
+
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+
+using namespace grid;
+
+namespace {
+
+/// A slow one that has no way to zeroes but writing them: 4 GiB of them take ten seconds and more.
+class endless_disk {
+public:
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+
+    explicit endless_disk(switchboard& s) : board_{&s} {}
+    [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 46; }
+
+protected:
+    void wrote()
+    {
+        std::this_thread::sleep_for(std::chrono::microseconds{100});
+        const std::lock_guard lock{board_->mutex};
+        ++board_->most;
+        board_->changed.notify_all();
+    }
+    switchboard* board_;
+};
+struct endless_blocking : endless_disk {
+    static constexpr bool blocks = true;
+    using endless_disk::endless_disk;
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) { wrote(); }
+};
+struct endless_in_order : endless_disk {
+    using endless_disk::endless_disk;
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) { wrote(); }
+};
+struct endless_awaited : endless_disk {
+    using awaited = boost::asio::awaitable<void, boost::asio::io_context::executor_type>;
+    using endless_disk::endless_disk;
+    awaited read(std::uint64_t, std::span<std::byte>) { co_return; }
+    awaited write(std::uint64_t, std::span<const std::byte>)
+    {
+        wrote();
+        co_return;
+    }
+};
+
+/// Goes to a thread of its own and ends there, as a library does that knows nothing of executors.
+class wandering_disk {
+public:
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    using executor_type = boost::asio::io_context::executor_type;
+    template <class T>
+    using awaitable = boost::asio::awaitable<T, executor_type>;
+
+    explicit wandering_disk(switchboard& s) : board_{&s} {}
+    [[nodiscard]] std::uint64_t size() const { return board_->content.size(); }
+    awaitable<void> read(std::uint64_t offset, std::span<std::byte> to)
+    {
+        co_await away();
+        std::copy_n(board_->content.begin() + static_cast<std::ptrdiff_t>(offset), to.size(),
+                    to.begin());
+    }
+    awaitable<void> write(std::uint64_t, std::span<const std::byte>)
+    {
+        co_await away();
+        throw std::runtime_error{"thrown elsewhere"};
+    }
+
+private:
+    awaitable<void> away()
+    {
+        co_await boost::asio::post(
+            boost::asio::bind_executor(*threads_, boost::asio::use_awaitable_t<executor_type>{}));
+    }
+    switchboard* board_;
+    std::shared_ptr<boost::asio::thread_pool> threads_ =
+        std::make_shared<boost::asio::thread_pool>(3);
+};
+
+/// Stops its own server.
+struct stopping_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    static constexpr bool blocks = true;
+    std::function<void()> stop;
+    [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
+    void read(std::uint64_t, std::span<std::byte>) { stop(); }
+};
+
+struct wandering_one_at_a_time : wandering_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
+    using wandering_disk::wandering_disk;
+};
+
+template <class Backend, class Policy>
+struct few {
+    using backend = Backend;
+    using policy = Policy;
+    static Policy make()
+    {
+        if constexpr (std::is_same_v<Policy, nbd::strand_pool>)
+            return Policy{1};
+        else
+            return {};
+    }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("waiting: zeroes that take for ever hold up nobody else, and end with who asked",
+                   "", (few<endless_blocking, nbd::strand_pool>),
+                   (few<endless_in_order, nbd::strand_pool>),
+                   (few<endless_in_order, nbd::per_client_threads>),
+                   (few<endless_awaited, nbd::strand_pool>),
+                   (few<endless_awaited, nbd::per_client_threads>))
+{
+    served<TestType> s;
+    const bool stays = GENERATE(true, false);
+    auto c = s.client();
+    for (std::uint64_t i = 0; i < 3; ++i)
+        ask(c, command::write_zeroes, i, 0, 0xffff'f000);
+    REQUIRE(s.board.await([&] { return s.board.most > 10; }));
+    int others = 0;
+    // With one thread for all clients; but a call that blocks has one to itself.
+    if (!std::is_same_v<TestType, few<endless_blocking, nbd::strand_pool>>) {
+        auto other = s.client();
+        CHECK(other.read(0, 4096));
+        ++others;
+    }
+    if (!stays) {
+        c.close();
+        const auto departed = others + 1;
+        REQUIRE(s.board.await([&] { return s.board.departed == departed; }));
+        auto other = s.client();
+        CHECK(other.read(0, 4096));
+    }
+    s.server.stop();
+}
+
+TEST_CASE("waiting: a call of a pool's thread may stop the server")
+{
+    nbd::server<nbd::unix_transport, stopping_disk, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>(), nbd::settings{}, nbd::strand_pool{2}};
+    server.exports().add("disk", stopping_disk{[&] { server.stop(); }});
+    server.start();
+    raw_client c = connect(server);
+    c.go("disk");
+    CHECK(c.read(0, 512));
+    CHECK(c.closed());
+    server.wait();
+}
+
+TEMPLATE_TEST_CASE("waiting: who is cut gets nothing, and what it asked for is cancelled", "",
+                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>))
+{
+    nbd::settings limits;
+    limits.progress_timeout = std::chrono::milliseconds{300};
+    limits.stop_grace = std::chrono::milliseconds{300};
+    served<TestType> s{limits};
+    s.board.close({512});
+    auto c = s.client();
+    ask(c, command::read, 512, 512, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    SECTION("for half a request")
+    {
+        c.send(bytes(5));
+        REQUIRE(s.board.await([&] { return s.board.inside == 0; }));
+    }
+    SECTION("for waiting longer than the server is willing to, when it stops")
+    {
+        c.disconnect();
+    }
+    s.server.stop();
+    CHECK(s.board.inside == 0);
+    CHECK(s.board.cancelled == 1);
+}
+
+TEMPLATE_TEST_CASE("waiting: an idle client is let go, also when it has been busy", "",
+                   ALL_THAT_WAIT)
+{
+    nbd::settings limits;
+    limits.idle_timeout = std::chrono::milliseconds{300};
+    served<TestType> s{limits};
+    auto c = s.client();
+    const bool busy = GENERATE(false, true);
+    if (busy)
+        CHECK(c.read(512, 512));
+    CHECK(c.closed());
+    // One whose request takes longer than that is not idle.
+    auto other = s.client();
+    s.board.close({512});
+    ask(other, command::read, 512, 512, 512);
+    auto third = s.client();
+    CHECK(third.closed());
+    s.board.open(512);
+    CHECK(take_read(other, s.board, 512) == 512);
+}
+
+TEMPLATE_TEST_CASE("waiting: what comes back elsewhere when its client has gone harms nobody", "",
+                   (with<wandering_disk, nbd::strand_pool>),
+                   (with<wandering_disk, nbd::per_client_threads>),
+                   (with<wandering_one_at_a_time, nbd::strand_pool>))
+{
+    served<TestType> s;
+    for (int round = 0; round < 30; ++round) {
+        auto c = s.client();
+        for (std::uint64_t at = 0; at < 16; ++at)
+            ask(c, command::read, at * 512, at * 512, 512);
+        c.close();
+    }
+    REQUIRE(s.board.await([&] { return s.board.departed == 30; }));
+    CHECK(s.client().read(0, 512));
+    s.server.stop();
+}
+
+TEMPLATE_TEST_CASE("waiting: who says DISC has all done that was asked for, and may leave at once",
+                   "", ALL_THAT_WAIT)
+{
+    nbd::settings limits;
+    limits.requests_in_flight = 4;
+    served<TestType> s{limits};
+    s.board.close({0, 512, 1024, 1536});
+    auto c = s.client();
+    bytes batch;
+    for (std::uint64_t at = 0; at < 4 * 512; at += 512)
+        raw_client::append(batch,
+                           {.command = command::write, .cookie = at, .offset = at, .length = 512},
+                           pattern(512, 9));
+    raw_client::append(batch, {.command = command::disc});
+    c.send(batch);
+    c.close();
+    REQUIRE(s.board.await([&] { return s.board.inside == 4; }));
+    for (std::uint64_t at = 0; at < 4 * 512; at += 512)
+        s.board.open(at);
+    REQUIRE(s.board.await([&] { return s.board.departed == 1; }));
+    CHECK(s.board.cancelled == 0);
+    const auto written = pattern(512, 9);
+    for (std::ptrdiff_t at = 0; at < 4 * 512; at += 512)
+        CHECK(std::equal(written.begin(), written.end(), s.board.content.begin() + at));
+}
+
+TEMPLATE_TEST_CASE("waiting: a backend may come back on a thread of its own", "",
+                   (with<wandering_disk, nbd::strand_pool>),
+                   (with<wandering_disk, nbd::per_client_threads>))
+{
+    served<TestType> s;
+    auto c = s.client();
+    for (int round = 0; round < 20; ++round) {
+        for (std::uint64_t at = 0; at < 16; ++at)
+            ask(c, command::read, at * 512, at * 512, 512);
+        std::set<std::uint64_t> seen;
+        for (int i = 0; i < 16; ++i)
+            seen.insert(take_read(c, s.board, 512));
+        CHECK(seen.size() == 16);
+    }
+    CHECK(c.request(command::write, 0, 512, 0, bytes(512)) == error_value::eio);
+    CHECK(c.read(0, 512));
+}

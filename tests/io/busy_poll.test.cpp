@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/io/busy_poll.hpp>
+
+using nbd::io::busy_poll;
+using namespace std::chrono_literals;
+
+TEST_CASE("io/busy_poll: it pays until it is known not to")
+{
+    busy_poll poll{50us};
+    CHECK(poll.enabled());
+    CHECK(poll.budget() == 50us);
+    CHECK(poll.pays());
+    for (const auto wait : {0us, 1us, 50us, 199us, 200us}) {
+        poll.waited(wait);
+        CHECK(poll.pays());
+    }
+}
+
+TEST_CASE("io/busy_poll: one long wait ends it, so an idle client costs nothing")
+{
+    busy_poll poll{50us};
+    poll.waited(200us + 1ns);
+    CHECK_FALSE(poll.pays());
+    CHECK(poll.enabled());
+    poll.waited(10min);
+    CHECK_FALSE(poll.pays());
+}
+
+TEST_CASE("io/busy_poll: several short waits in a row begin it again")
+{
+    busy_poll poll{50us};
+    poll.waited(1s);
+    poll.waited(10us);
+    CHECK_FALSE(poll.pays());
+    poll.waited(200us);
+    CHECK_FALSE(poll.pays());
+    // A long one in between, and they count from the beginning.
+    poll.waited(1s);
+    int wanted = 0;
+    for (; !poll.pays(); ++wanted) {
+        REQUIRE(wanted < 100);
+        poll.waited(10us);
+    }
+    CHECK(wanted == 3);
+    // It does not save up for later: the next long wait ends it as the first did.
+    for (int i = 0; i < 1000; ++i)
+        poll.waited(10us);
+    poll.waited(1s);
+    CHECK_FALSE(poll.pays());
+}
+
+TEST_CASE("io/busy_poll: a budget of nothing is never")
+{
+    busy_poll poll{0us};
+    CHECK_FALSE(poll.enabled());
+    CHECK_FALSE(poll.pays());
+    for (int i = 0; i < 10; ++i)
+        poll.waited(0ns);
+    CHECK_FALSE(poll.pays());
+    CHECK_FALSE(busy_poll{-1us}.enabled());
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+// A BLOCK_STATUS: which calls it becomes, and its reply byte by byte.
+#include "catch.hpp"
+#include "support/bytes.hpp"
+#include <nbd/transmission/execution.hpp>
+#include <nbd/transmission/status_plan.hpp>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+using namespace nbd_test;
+using namespace nbd::protocol;
+using nbd::extent;
+using nbd::transmission::step;
+namespace cf = command_flag;
+
+namespace {
+
+struct allocating {
+    std::uint64_t size() const { return 1 << 20; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void extents(std::uint64_t, std::uint64_t length, nbd::extent_list& to) { to.add(length, 3); }
+};
+using plan = nbd::transmission::status_plan<allocating>;
+using found = std::vector<std::vector<extent>>;
+
+const std::error_code eio = std::make_error_code(std::errc::io_error);
+const std::array<selected_context, 2> both{{{.id = 1, .index = 0}, {.id = 3, .index = 2}}};
+
+constexpr export_terms terms{.size = 1 << 20,
+                             .flags = transmission_flag::block_status_payload,
+                             .blocks = {},
+                             .block_status = true};
+
+constexpr nbd::protocol::request asking(std::uint64_t offset, std::uint64_t length,
+                                        std::uint16_t flags = 0)
+{
+    return {.flags = flags,
+            .command = command::block_status,
+            .cookie = 0x0102030405060708,
+            .offset = offset,
+            .length = length};
+}
+/// The payload form: the effect length, and ids.
+bytes naming(std::uint64_t length, const std::vector<std::uint32_t>& ids)
+{
+    auto all = big(length);
+    for (const auto id : ids)
+        all = all + big(id);
+    return all;
+}
+nbd::protocol::request with_payload(std::uint64_t offset, const bytes& payload)
+{
+    auto r = asking(offset, payload.size(), cf::payload_len);
+    r.extended = true;
+    return r;
+}
+
+/// Plays a plan that was begun; each call tells the next of `what`.
+std::string play(plan& p, const found& what)
+{
+    std::string story;
+    std::size_t calls = 0;
+    while (const auto s = p.next()) {
+        REQUIRE(s->what == step::member::extents);
+        REQUIRE(calls < what.size());
+        story += (story.empty() ? "" : ", ") + std::to_string(s->index) + ": "
+            + std::to_string(s->offset) + '+' + std::to_string(s->length);
+        for (const auto& e : what[calls])
+            p.list().add(e.length, e.flags);
+        ++calls;
+        p.take({});
+    }
+    return story;
+}
+bytes leading(const char* flags_type, std::uint32_t length)
+{
+    return hex("668e33ef") + hex(flags_type) + hex("0102030405060708") + big(length);
+}
+
+}  // namespace
+
+TEST_CASE("transmission/status_plan: a call for each context, and a chunk for each call (P56)")
+{
+    plan p;
+    CHECK_FALSE(p.begin(asking(4096, 8192), terms, both, reply_style::structured, {}, 100));
+    CHECK(play(p, {{{4096, 0}, {4096, 3}}, {{8192, 7}}}) == "0: 4096+8192, 2: 4096+8192");
+    CHECK_FALSE(p.result());
+    CHECK(shown(p.reply())
+          == shown(leading("00000005", 20) + hex("00000001 00001000 00000000 00001000 00000003")
+                   + leading("00010005", 12) + hex("00000003 00002000 00000007")));
+}
+
+TEST_CASE("transmission/status_plan: one context is one chunk, and the last")
+{
+    plan p;
+    CHECK_FALSE(
+        p.begin(asking(0, 512), terms, std::span{both}.first(1), reply_style::structured, {}, 100));
+    CHECK(play(p, {{{512, 2}}}) == "0: 0+512");
+    CHECK(shown(p.reply()) == shown(leading("00010005", 12) + hex("00000001 00000200 00000002")));
+}
+
+TEST_CASE("transmission/status_plan: with extended headers all is wide, and tells its count (P56)")
+{
+    plan p;
+    CHECK_FALSE(p.begin(asking(0x200, 1ULL << 33), {.size = 1ULL << 40, .blocks = {}},
+                        std::span{both}.first(1), reply_style::extended, {}, 100));
+    CHECK(play(p, {{{1ULL << 32, 0}, {1ULL << 32, 1ULL << 40}}}) == "0: 512+8589934592");
+    CHECK(shown(p.reply())
+          == shown(hex("6e8a278c 0001 0006 0102030405060708 0000000000000200 0000000000000028")
+                   + hex("00000001 00000002")
+                   + hex("0000000100000000 0000000000000000 0000000100000000 0000010000000000")));
+}
+
+TEST_CASE("transmission/status_plan: REQ_ONE is one extent, and so is a limit of nothing")
+{
+    plan p;
+    for (const std::uint16_t flag : {cf::req_one, std::uint16_t{0}}) {
+        CHECK_FALSE(p.begin(asking(0, 8192, flag), terms, std::span{both}.first(1),
+                            reply_style::structured, {}, flag != 0 ? 100 : 0));
+        std::ignore = play(p, {{{4096, 0}, {4096, 3}}});
+        CHECK(shown(p.reply())
+              == shown(leading("00010005", 12) + hex("00000001 00001000 00000000")));
+    }
+}
+
+TEST_CASE("transmission/status_plan: no more extents than were allowed, in each context")
+{
+    plan p;
+    std::vector<extent> many;
+    for (std::uint64_t i = 0; i < 100; ++i)
+        many.push_back({1, i});
+    CHECK_FALSE(p.begin(asking(0, 100), terms, both, reply_style::structured, {}, 7));
+    std::ignore = play(p, {many, many});
+    CHECK(p.reply().size() == 2 * (20 + 4 + 7 * 8));
+}
+
+TEST_CASE("transmission/status_plan: descriptors keep to the export's blocks (P66)")
+{
+    auto coarse = terms;
+    coarse.blocks = {4096, 4096, 1 << 20};
+    plan p;
+    const std::vector<extent> mixed{{2048, 3}, {6144, 2}};
+    CHECK_FALSE(p.begin(asking(0, 8192), coarse, both, reply_style::structured, {}, 100));
+    std::ignore = play(p, {mixed, mixed});
+    // Of an allocation what all parts are, of any other context what any is.
+    CHECK(shown(p.reply())
+          == shown(leading("00000005", 12) + hex("00000001 00002000 00000002")
+                   + leading("00010005", 20)
+                   + hex("00000003 00001000 00000003 00001000 00000002")));
+}
+
+TEST_CASE("transmission/status_plan: a context that fails ends it, and its failure is the result")
+{
+    plan p;
+    CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
+    p.list().add(512, 0);
+    p.take({});
+    CHECK(p.next()->index == 2);
+    p.take({eio, "no idea"});
+    CHECK_FALSE(p.next());
+    CHECK(p.result().code == eio);
+    CHECK(p.result().text == "no idea");
+    // Nothing of it is left for the next.
+    CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
+    CHECK_FALSE(p.result());
+    CHECK(p.reply().empty());
+    CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 0+512, 2: 0+512");
+    CHECK(p.reply().size() == 2 * (20 + 12));
+}
+
+TEST_CASE("transmission/status_plan: a backend that tells nothing has failed (B04)")
+{
+    plan p;
+    CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
+    p.list().add(0, 3);
+    p.take({});
+    CHECK_FALSE(p.next());
+    CHECK(p.result().code == eio);
+    CHECK_FALSE(p.result().text.empty());
+    // And what it told of one context does not count for the other.
+    CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
+    p.list().add(512, 3);
+    p.take({});
+    p.take({});
+    CHECK(p.result().code == eio);
+}
+
+TEST_CASE(
+    "transmission/status_plan: a payload chooses among the contexts, and tells the range (P66)")
+{
+    plan p;
+    const auto one = naming(0x100000, {3});
+    CHECK_FALSE(p.begin(with_payload(0, one), terms, both, reply_style::extended, one, 100));
+    CHECK(play(p, {{{0x100000, 7}}}) == "2: 0+1048576");
+    CHECK(shown(p.reply())
+          == shown(hex("6e8a278c 0001 0006 0102030405060708 0000000000000000 0000000000000018")
+                   + hex("00000003 00000001 0000000000100000 0000000000000007")));
+    // In any order; the reply is in the order of the contexts.
+    const auto two = naming(512, {3, 1});
+    CHECK_FALSE(p.begin(with_payload(4096, two), terms, both, reply_style::extended, two, 100));
+    CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 4096+512, 2: 4096+512");
+}
+
+TEST_CASE("transmission/status_plan: a payload that is none, or names what was not selected, is "
+          "refused")
+{
+    plan p;
+    const auto refused = [&](const bytes& payload) {
+        const auto why =
+            p.begin(with_payload(0, payload), terms, both, reply_style::extended, payload, 100);
+        CHECK_FALSE(p.next());  // and nothing is called
+        if (why) {
+            CHECK_FALSE(why->text.empty());
+        }
+        return why ? std::optional{why->value} : std::nullopt;
+    };
+    CHECK(refused(naming(512, {})) == error_value::einval);
+    CHECK(refused(naming(512, {2})) == error_value::einval);
+    CHECK(refused(naming(512, {1, 2})) == error_value::einval);
+    CHECK(refused(naming(512, {1, 3, 4})) == error_value::einval);
+    CHECK(refused(naming(512, {1, 1})) == error_value::einval);
+    CHECK(refused(hex("00000000000002")) == error_value::einval);
+    CHECK(refused({}) == error_value::einval);
+    // The range in it is as good or bad as any.
+    CHECK(refused(naming(0, {1})) == error_value::einval);
+    CHECK(refused(naming((1 << 20) + 1, {1})) == error_value::einval);
+    CHECK(refused(naming(~std::uint64_t{0}, {1})) == error_value::einval);
+    // And the next request is none the worse.
+    CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::extended, {}, 100));
+    CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 0+512, 2: 0+512");
+}
+
+TEST_CASE("transmission/status_plan: a range in a payload keeps to the export's blocks")
+{
+    auto coarse = terms;
+    coarse.blocks = {4096, 4096, 1 << 20};
+    plan p;
+    const auto payload = naming(4096 + 512, {1});
+    const auto why =
+        p.begin(with_payload(0, payload), coarse, both, reply_style::extended, payload, 100);
+    REQUIRE(why);
+    CHECK(why->value == error_value::einval);
+}
+
+TEST_CASE("transmission/status_plan: none begun has no calls")
+{
+    plan p;
+    CHECK_FALSE(p.next());
+    CHECK(p.reply().empty());
+}
+
+namespace {
+/// Its requests are handled whole, but for what only extents can tell.
+struct handling_and_telling {
+    std::uint64_t size() const { return 1 << 20; }
+    void handle(nbd::call& c) { c.reply(); }
+    void extents(std::uint64_t, std::uint64_t length, nbd::extent_list& to) { to.add(length, 3); }
+};
+}  // namespace
+
+TEST_CASE("transmission/status_plan: a backend that handles requests whole still tells its extents")
+{
+    handling_and_telling disk;
+    nbd::transmission::status_plan<handling_and_telling> p;
+    const auto r = asking(0, 512);
+    CHECK_FALSE(p.begin(r, terms, std::span{both}.first(1), reply_style::structured, {}, 100));
+    nbd::transmission::make_all(disk, p, {.request = &r, .extents = &p.list()},
+                                nbd::transmission::unguarded{});
+    CHECK_FALSE(p.result());
+    CHECK(p.reply().size() == 20 + 12);
+}
