@@ -27,26 +27,6 @@ static_assert(!std::is_copy_constructible_v<file_backend>
 
 namespace {
 
-struct kind {
-    std::string place;
-    bool direct;
-};
-std::vector<kind> kinds()
-{
-    return {{"/tmp", false}, {"/tmp", true}, {"/dev/shm", false}, {"/dev/shm", true}};
-}
-/// A new disk, or why there is none here.
-std::optional<file_backend> disk_of(const folder& here, bool direct, std::uint64_t size)
-{
-    try {
-        return std::optional<file_backend>{std::in_place, here / "disk",
-                                           nbd::file_settings{.direct = direct, .create = size}};
-    } catch (const std::system_error& e) {
-        INFO(e.what());
-        CHECK(direct);
-        return std::nullopt;
-    }
-}
 bytes in_file(const std::string& path)
 {
     bytes all(std::filesystem::file_size(path));
@@ -64,7 +44,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
     if (!std::filesystem::is_directory(place))
         NBD_SKIP("there is no " + place);
     const folder here{place};
-    auto disk = disk_of(here, direct, 8 * mib);
+    auto disk = disk_of<file_backend>(here, direct, 8 * mib);
     if (!disk)
         NBD_SKIP(place + " has no direct I/O");
     CHECK(disk->size() == 8 * mib);
@@ -109,7 +89,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
 TEST_CASE("backend/file_backend: direct I/O of what is no block is refused, and harms nothing")
 {
     const folder here;
-    auto disk = disk_of(here, true, mib);
+    auto disk = disk_of<file_backend>(here, true, mib);
     if (!disk)
         NBD_SKIP("/tmp has no direct I/O");
     const auto block = disk->block_sizes().minimum;
@@ -138,7 +118,7 @@ TEST_CASE("backend/file_backend: lends the place in the file, but not around the
     REQUIRE(::pread(at.file, to.data(), 4, static_cast<off_t>(at.offset)) == 4);
     CHECK(to == "lent");
     const folder there;
-    auto direct = disk_of(there, true, mib);
+    auto direct = disk_of<file_backend>(there, true, mib);
     if (!direct)
         NBD_SKIP("/tmp has no direct I/O");
     CHECK(direct->lend_file(0, mib).file == -1);
@@ -188,7 +168,7 @@ TEST_CASE("backend/file_backend: many threads at a time, each in its own place")
 {
     const auto direct = GENERATE(false, true);
     const folder here;
-    auto disk = disk_of(here, direct, 16 * mib);
+    auto disk = disk_of<file_backend>(here, direct, 16 * mib);
     if (!disk)
         NBD_SKIP("/tmp has no direct I/O");
     std::atomic<unsigned> wrong = 0;

@@ -8,7 +8,6 @@
 
 #include <csignal>
 
-#include <sys/mount.h>
 #include <sys/resource.h>
 
 using nbd::file_backend;
@@ -258,12 +257,9 @@ TEST_CASE("backend/file_backend: the system tells the witness what it has told a
     };
     const bool fua = GENERATE(false, true);
     const folder here;
-    if (::mount("nbd", here.path().c_str(), "tmpfs", 0, "size=1m") != 0)
+    const auto small = small_place::make(here);
+    if (!small)
         NBD_SKIP("no tmpfs can be mounted here");
-    struct unmounted {
-        const folder& where;
-        ~unmounted() { ::umount2(where.path().c_str(), MNT_DETACH); }
-    } const guard{here};
     // Takes everything, but has no room for it.
     make_file(here / "image", 8 * mib);
     const auto loop = loop_device::make(here / "image", 512);
@@ -339,12 +335,9 @@ TEST_CASE(
 TEST_CASE("backend/file_backend: a full file system is ENOSPC, and goes on when there is room")
 {
     const folder here;
-    if (::mount("nbd", here.path().c_str(), "tmpfs", 0, "size=1m") != 0)
+    const auto small = small_place::make(here);
+    if (!small)
         NBD_SKIP("no tmpfs can be mounted here");
-    struct unmounted {
-        const folder& where;
-        ~unmounted() { ::umount2(where.path().c_str(), MNT_DETACH); }
-    } const guard{here};
     file_backend disk{here / "disk", {.create = 8 * mib}};
     const auto failed = disk.write(0, bytes(2 * mib, std::byte{1}));
     CHECK(failed == std::errc::no_space_on_device);

@@ -2,6 +2,8 @@
 // Places for the tests of backends on files: folders that go away, loop devices, and extents as tests read them.
 #pragma once
 
+#include "catch.hpp"
+#include <nbd/backend/opened_file.hpp>
 #include <nbd/concepts/extent_list.hpp>
 
 #include <algorithm>
@@ -20,6 +22,7 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,6 +56,53 @@ public:
 private:
     std::string path_;
 };
+
+/// A file system of one MiB on a folder, which goes away with it.
+class small_place {
+public:
+    /// None where this is not permitted.
+    static std::optional<small_place> make(const folder& at)
+    {
+        if (::mount("nbd", at.path().c_str(), "tmpfs", 0, "size=1m") != 0)
+            return std::nullopt;
+        return small_place{at.path()};
+    }
+    small_place(small_place&& other) noexcept : path_{std::exchange(other.path_, {})} {}
+    small_place& operator=(small_place&&) = delete;
+    ~small_place()
+    {
+        if (!path_.empty())
+            ::umount2(path_.c_str(), MNT_DETACH);
+    }
+
+private:
+    explicit small_place(std::string path) : path_{std::move(path)} {}
+
+    std::string path_;
+};
+
+/// Where a file is, and how it is read and written.
+struct kind {
+    std::string place;
+    bool direct;
+};
+inline std::vector<kind> kinds()
+{
+    return {{"/tmp", false}, {"/tmp", true}, {"/dev/shm", false}, {"/dev/shm", true}};
+}
+/// A new disk, or none where there is no direct I/O.
+template <class Disk>
+std::optional<Disk> disk_of(const folder& here, bool direct, std::uint64_t size)
+{
+    try {
+        return std::optional<Disk>{std::in_place, here / "disk",
+                                   nbd::file_settings{.direct = direct, .create = size}};
+    } catch (const std::system_error& e) {
+        INFO(e.what());
+        CHECK(direct);
+        return std::nullopt;
+    }
+}
 
 /// A file of that many bytes, which are a hole.
 inline void make_file(const std::string& path, std::uint64_t size)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Where the disk in memory has data and where holes, that looking takes no memory, and resize.
+#include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/backend/mem_backend.hpp>
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,23 +22,6 @@ namespace {
 
 constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t tib = std::uint64_t{1} << 40;
-
-/// Bytes of this process that are in memory as part of the mapping that holds `at`.
-std::uint64_t resident(const void* at)
-{
-    const auto address = reinterpret_cast<std::uintptr_t>(at);
-    std::ifstream maps{"/proc/self/smaps"};
-    bool inside = false;
-    for (std::string line; std::getline(maps, line);) {
-        if (line.starts_with("Rss:") && inside)
-            return std::stoull(line.substr(4)) * 1024;
-        const auto dash = line.find('-');
-        if (line.find(' ') > dash && dash != std::string::npos && line.find(':') > dash)
-            inside = address >= std::stoull(line.substr(0, dash), nullptr, 16)
-                && address < std::stoull(line.substr(dash + 1), nullptr, 16);
-    }
-    return 0;
-}
 
 struct part {
     std::uint64_t from;

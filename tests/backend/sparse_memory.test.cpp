@@ -1,35 +1,19 @@
 // SPDX-License-Identifier: MIT
 // Memory that is taken as it is written and given back: counted by the kernel, page by page.
+#include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include <nbd/backend/sparse_memory.hpp>
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
 
 using nbd::sparse_memory;
+using nbd_test::resident;
 
 namespace {
-
-/// Bytes of this process that are in memory as part of the mapping that holds `at`.
-std::uint64_t resident(const void* at)
-{
-    const auto address = reinterpret_cast<std::uintptr_t>(at);
-    std::ifstream maps{"/proc/self/smaps"};
-    bool inside = false;
-    for (std::string line; std::getline(maps, line);) {
-        if (line.starts_with("Rss:") && inside)
-            return std::stoull(line.substr(4)) * 1024;
-        const auto dash = line.find('-');
-        if (line.find(' ') > dash && dash != std::string::npos && line.find(':') > dash)
-            inside = address >= std::stoull(line.substr(0, dash), nullptr, 16)
-                && address < std::stoull(line.substr(dash + 1), nullptr, 16);
-    }
-    return 0;
-}
 
 constexpr std::uint64_t page = 4096;
 using offsets = std::vector<std::uint64_t>;

@@ -37,27 +37,6 @@ static_assert(!std::is_copy_constructible_v<uring_file_backend>
 
 namespace {
 
-struct kind {
-    std::string place;
-    bool direct;
-};
-std::vector<kind> kinds()
-{
-    return {{"/tmp", false}, {"/tmp", true}, {"/dev/shm", false}, {"/dev/shm", true}};
-}
-/// A new disk, or none where there is no direct I/O.
-std::optional<uring_file_backend> disk_of(const folder& here, bool direct, std::uint64_t size)
-{
-    try {
-        return std::optional<uring_file_backend>{
-            std::in_place, here / "disk", nbd::file_settings{.direct = direct, .create = size}};
-    } catch (const std::system_error& e) {
-        INFO(e.what());
-        CHECK(direct);
-        return std::nullopt;
-    }
-}
-
 /// Writes and reads a part of the disk that is its own, at random, as in a model.
 template <class Executor>
 asio::awaitable<void, Executor> client(nbd::basic_uring_file_backend<Executor>& disk,
@@ -120,7 +99,7 @@ TEST_CASE("backend/uring_file_backend: many clients in flight each find what the
     constexpr unsigned clients = 64;
     constexpr std::size_t each = 128 * kib;
     const folder here{place};
-    auto disk = disk_of(here, direct, clients * each);
+    auto disk = disk_of<uring_file_backend>(here, direct, clients * each);
     if (!disk)
         NBD_SKIP(place + " has no direct I/O");
     CHECK((disk->block_sizes().minimum > 1) == direct);
@@ -139,7 +118,7 @@ TEST_CASE("backend/uring_file_backend: serves several contexts at once, each wit
     constexpr unsigned clients = 16;
     constexpr std::size_t each = 64 * kib;
     const folder here;
-    auto disk = disk_of(here, direct, 4 * clients * each);
+    auto disk = disk_of<uring_file_backend>(here, direct, 4 * clients * each);
     if (!disk)
         NBD_SKIP("/tmp has no direct I/O");
     int done[4] = {};
@@ -281,7 +260,7 @@ TEST_CASE("backend/uring_file_backend: a cancelled client's reads end before the
 {
     NBD_NEED_URING();
     const folder here;
-    auto disk = disk_of(here, true, 64 * mib);
+    auto disk = disk_of<uring_file_backend>(here, true, 64 * mib);
     if (!disk)
         NBD_SKIP("/tmp has no direct I/O");
     asio::io_context context{1};
@@ -318,7 +297,7 @@ TEST_CASE("backend/uring_file_backend: a context that is destroyed with requests
     NBD_NEED_URING();
     const bool direct = GENERATE(false, true);
     const folder here;
-    auto disk = disk_of(here, direct, 64 * mib);
+    auto disk = disk_of<uring_file_backend>(here, direct, 64 * mib);
     if (!disk)
         NBD_SKIP("/tmp has no direct I/O");
     int frames = 0;

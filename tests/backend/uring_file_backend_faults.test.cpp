@@ -14,7 +14,6 @@
 #include <optional>
 #include <tuple>
 
-#include <sys/mount.h>
 #include <sys/resource.h>
 
 using nbd::failure;
@@ -339,12 +338,9 @@ TEST_CASE("backend/uring_file_backend: what another sync has been told of counts
     NBD_NEED_URING();
     const bool fua = GENERATE(false, true);
     const folder here;
-    if (::mount("nbd", here.path().c_str(), "tmpfs", 0, "size=1m") != 0)
+    const auto small = small_place::make(here);
+    if (!small)
         NBD_SKIP("no tmpfs can be mounted here");
-    struct unmounted {
-        const folder& where;
-        ~unmounted() { ::umount2(where.path().c_str(), MNT_DETACH); }
-    } const guard{here};
     // Takes everything, but has no room for it.
     make_file(here / "image", 8 * mib);
     const auto loop = loop_device::make(here / "image", 512);

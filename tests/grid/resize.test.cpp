@@ -25,15 +25,6 @@ constexpr std::uint64_t mib = 1 << 20;
 template <class P>
 using mem_server = nbd::server<nbd::unix_transport, nbd::mem_backend, P>;
 
-struct request_counter {
-    std::atomic<int>* count = nullptr;
-    void at_request(const nbd::client&, const proto::request&)
-    {
-        ++*count;
-        count->notify_all();
-    }
-};
-
 std::uint64_t size_by_go(const auto& server)
 {
     auto client = connect(server);

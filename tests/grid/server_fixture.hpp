@@ -36,6 +36,16 @@ template <class Transport>
     return s;
 }
 
+/// An observer that counts requests for those who wait for some.
+struct request_counter {
+    std::atomic<int>* count = nullptr;
+    void at_request(const nbd::client&, const nbd::protocol::request&)
+    {
+        ++*count;
+        count->notify_all();
+    }
+};
+
 template <class Server>
 [[nodiscard]] raw_client connect(const Server& server)
 {

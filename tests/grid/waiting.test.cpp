@@ -272,14 +272,6 @@ struct slow_and_alone : blocking_disk {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
     using blocking_disk::blocking_disk;
 };
-struct asked {
-    std::atomic<int>* count = nullptr;
-    void at_request(const nbd::client&, const proto::request&)
-    {
-        ++*count;
-        count->notify_all();
-    }
-};
 }  // namespace
 
 TEST_CASE("waiting: who has much zeroed lets others have the threads in between")
@@ -287,8 +279,8 @@ TEST_CASE("waiting: who has much zeroed lets others have the threads in between"
     switchboard board;
     board.close({0});
     std::atomic<int> count{0};
-    nbd::server<nbd::unix_transport, slowly_zeroed, nbd::strand_pool, asked> server{
-        somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{1}, asked{&count}};
+    nbd::server<nbd::unix_transport, slowly_zeroed, nbd::strand_pool, request_counter> server{
+        somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{1}, request_counter{&count}};
     const auto disk = server.exports().emplace("disk", {}, board);
     server.start();
     auto zeroing = connect(server);

@@ -2,10 +2,10 @@
 // Received bytes become requests: in any pieces, refused or not, with payloads of any size.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/lone_context.hpp"
 #include <nbd/session/intake.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <optional>
 #include <string>
 #include <utility>
@@ -41,7 +41,7 @@ constexpr std::size_t buffered = intake::buffered_payload;
 constexpr std::size_t inbox_bytes = 128 << 10;
 
 /// A client's bytes, of which as many as it is told go in at a time.
-struct taking_in {
+struct taking_in : lone_context<listener> {
     explicit taking_in(bytes said, std::size_t at_a_time = 1 << 30,
                        reply_style style = reply_style::simple, std::uint16_t flags = 0,
                        bool status = false, std::uint32_t maximum = 32 << 20)
@@ -94,16 +94,6 @@ struct taking_in {
     std::size_t pieces = 0;
     std::size_t largest_space = 0;
     fake_export disk;
-    nbd::settings limits;
-    listener observer;
-    nbd::session::ticker clock;
-    std::atomic<bool> stopping{false};
-    nbd::session::context<listener> context{limits,
-                                            observer,
-                                            {.id = 1, .peer = "script"},
-                                            nbd::session::deadline{clock},
-                                            nbd::session::deadline{clock},
-                                            stopping};
     nbd::handshake::agreement agreed;
     intake in;
 };

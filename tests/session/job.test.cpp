@@ -2,12 +2,12 @@
 // One request of a window, from its beginning to its reply; and the same object for the next.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/lone_context.hpp"
 #include <nbd/session/job.hpp>
 
 #include <boost/asio/buffer.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
 #include <string>
 #include <vector>
@@ -80,7 +80,7 @@ using job = nbd::session::job<opened, nbd::silent>;
 using replies = nbd::session::replies<nbd::silent>;
 
 /// A job, and what its reply is written to.
-struct working {
+struct working : lone_context<nbd::silent> {
     explicit working(reply_style style = reply_style::simple,
                      std::size_t outbox_bytes = std::size_t{128} << 10)
         : to{context, style, outbox_bytes},
@@ -120,16 +120,6 @@ struct working {
         return reply();
     }
 
-    nbd::settings limits;
-    nbd::silent observer;
-    nbd::session::ticker clock;
-    std::atomic<bool> stopping{false};
-    nbd::session::context<nbd::silent> context{limits,
-                                               observer,
-                                               {.id = 1, .peer = "script"},
-                                               nbd::session::deadline{clock},
-                                               nbd::session::deadline{clock},
-                                               stopping};
     replies to;
     nbd::handshake::agreement agreed;
     disk backend;

@@ -2,6 +2,7 @@
 // Replies byte by byte, in the three styles.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/lone_context.hpp"
 #include <nbd/backend/sparse_memory.hpp>
 #include <nbd/session/read_answer.hpp>
 #include <nbd/session/replies.hpp>
@@ -35,7 +36,7 @@ using words = std::vector<std::string>;
 using replies_type = nbd::session::replies<listener>;
 
 /// Replies to a client in one style.
-struct replying {
+struct replying : lone_context<listener> {
     explicit replying(reply_style style) : to{context, style, 64 << 10} {}
 
     std::string said()
@@ -46,16 +47,6 @@ struct replying {
         return shown(all);
     }
 
-    nbd::settings limits;
-    listener observer;
-    nbd::session::ticker clock;
-    std::atomic<bool> stopping{false};
-    nbd::session::context<listener> context{limits,
-                                            observer,
-                                            {.id = 1, .peer = "script"},
-                                            nbd::session::deadline{clock},
-                                            nbd::session::deadline{clock},
-                                            stopping};
     replies_type to;
 };
 

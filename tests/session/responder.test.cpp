@@ -2,9 +2,11 @@
 // The transmission less its waiting: what the observer is told, and which deadline holds while the
 // backend works. What is answered is in transmit.test.cpp.
 #include "catch.hpp"
+#include "support/lone_context.hpp"
 #include "support/session.hpp"
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,27 @@ struct watched_disk {
     void write(std::uint64_t, std::span<const std::byte>) { at_call(); }
     void flush() { at_call(); }
     std::function<void()> at_call;
+};
+
+/// A responder by itself, whose stream the test is.
+struct responding : lone_context<nbd::silent> {
+    using opened_type = nbd::export_set<copying_disk>::opened;
+    using responder_type = nbd::session::responder<opened_type, nbd::silent>;
+    using step = responder_type::step;
+
+    disk_state state{1 << 20};
+    nbd::export_set<copying_disk> exports;
+    std::optional<opened_type> opened{open()};
+    nbd::handshake::agreement agreed{.terms = opened->info().terms};
+    responder_type responder{*opened, agreed, context, false};
+
+private:
+    std::optional<opened_type> open()
+    {
+        exports.add("disk", copying_disk{state});
+        std::error_code error;
+        return exports.open("disk", context.who, error);
+    }
 };
 
 }  // namespace
@@ -131,34 +154,22 @@ TEST_CASE("session/responder: what the session waits for decides the limit")
 
 TEST_CASE("session/responder: a READ longer than any reply is refused at once")
 {
-    disk_state state{1 << 20};
-    one_client<copying_disk> client{copying_disk{state}};
-    client.haggle({});
-    std::error_code error;
-    auto opened = client.exports.open("disk", client.context->who, error);
-    client.agreed = {.terms = opened->info().terms};
-    nbd::session::responder<nbd::export_set<copying_disk>::opened, nbd::silent> r{
-        *opened, client.agreed, *client.context, false};
+    responding client;
+    auto& r = client.responder;
     const auto said = request(0, 9, 0, 1U << 30) + request(2, 1, 0, 0);
     const auto space = r.in().space();
     std::copy(said.begin(), said.end(), space.begin());
     r.in().received(said.size());
     int turns = 0;
-    while (r.advance() == decltype(r)::step::again && r.out().empty())
+    while (r.advance() == responding::step::again && r.out().empty())
         REQUIRE(++turns < 100);
     CHECK_FALSE(r.out().empty());
 }
 
 TEST_CASE("session/responder: a client that has waited gets the first half early, if that helps it")
 {
-    disk_state state{1 << 20};
-    one_client<copying_disk> client{copying_disk{state}};
-    client.haggle({});
-    std::error_code error;
-    auto opened = client.exports.open("disk", client.context->who, error);
-    client.agreed = {.terms = opened->info().terms};
-    nbd::session::responder<nbd::export_set<copying_disk>::opened, nbd::silent> r{
-        *opened, client.agreed, *client.context, false};
+    responding client;
+    auto& r = client.responder;
     /// Replies of each send, to so many READs that come at a time.
     const auto sends = [&r](std::size_t count) {
         bytes asked;
@@ -169,7 +180,7 @@ TEST_CASE("session/responder: a client that has waited gets the first half early
         std::copy(asked.begin(), asked.end(), space.begin());
         r.in().received(asked.size());
         std::vector<std::size_t> sent;
-        for (auto step = decltype(r)::step::again; step == decltype(r)::step::again;) {
+        for (auto step = responding::step::again; step == responding::step::again;) {
             step = r.advance();
             sent.push_back(boost::asio::buffer_size(r.out().pieces()) / 4112);
             r.out().clear();
@@ -179,7 +190,7 @@ TEST_CASE("session/responder: a client that has waited gets the first half early
         return sent;
     };
     using list = std::vector<std::size_t>;
-    REQUIRE(r.advance() == decltype(r)::step::receive);
+    REQUIRE(r.advance() == responding::step::receive);
     CHECK(sends(16) == list{8, 8});
     // It asks in halves then, and these are not parted.
     CHECK(sends(8) == list{8});

@@ -58,7 +58,7 @@ struct offloading {
                 if (window_.gone())
                     s.job.answered(s.job.request(), transmission::given_up());
                 if (!transmission::make_some(disk.backend(), s.job, s.job.cargo(), disk,
-                                             [this] { return window_.in_vain(); })) {
+                                             [this](std::uint64_t) { return window_.in_vain(); })) {
                     policy_.offload(s);  // behind the others
                     return;
                 }

@@ -160,19 +160,12 @@ private:
     [[nodiscard]] bool carry_on(std::uint64_t& work, std::span<const std::byte> payload = {})
     {
         const transmission::cargo cargo{.request = &planned_, .payload = payload};
-        for (std::uint64_t zeroed = 0; const auto s = plan_->next();) {
-            if (s->what == transmission::step::member::write_block) {
-                if (zeroed >= transmission::zeroes_at_a_time)
-                    return false;
-                zeroed += s->length;
-                work += s->length;
-                if (context_.over() || disk_.gone()) {
-                    plan_->take(transmission::given_up());
-                    continue;
-                }
-            }
-            plan_->take(transmission::make(disk_.backend(), *s, cargo, disk_));
-        }
+        const auto over = [&](std::uint64_t zeroes) {
+            work += zeroes;
+            return context_.over() || disk_.gone();
+        };
+        if (!transmission::make_some(disk_.backend(), *plan_, cargo, disk_, over))
+            return false;
         replies_.answer(planned_, plan_->result());
         plan_.reset();
         return true;

@@ -171,8 +171,8 @@ template <class B, class Guard>
 }
 
 /// Makes calls of a plan, of any kind, until there are none left, or others should have their turn: then
-/// false. Writing zeroes may take for ever: before each block of them `over()` says whether it is in
-/// vain.
+/// false. Writing zeroes may take for ever: before each block of them `over(length)` says whether it is
+/// in vain.
 template <class B, class Plan, class Guard, class Over>
 [[nodiscard]] bool make_some(B& backend, Plan& p, const cargo& c, const Guard& guard, Over&& over)
 {
@@ -181,7 +181,7 @@ template <class B, class Plan, class Guard, class Over>
             if (zeroed >= zeroes_at_a_time)
                 return false;
             zeroed += s->length;
-            if (over()) {
+            if (over(s->length)) {
                 p.take(given_up());
                 continue;
             }
@@ -194,7 +194,7 @@ template <class B, class Plan, class Guard, class Over>
 template <class B, class Plan, class Guard>
 void make_all(B& backend, Plan& p, const cargo& c, const Guard& guard)
 {
-    while (!make_some(backend, p, c, guard, [] { return false; })) {
+    while (!make_some(backend, p, c, guard, [](std::uint64_t) { return false; })) {
     }
 }
 

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+// What the kernel says of this process's memory.
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+namespace nbd_test {
+
+/// Bytes of this process that are in memory as part of the mapping that holds `at`.
+inline std::uint64_t resident(const void* at)
+{
+    const auto address = reinterpret_cast<std::uintptr_t>(at);
+    std::ifstream maps{"/proc/self/smaps"};
+    bool inside = false;
+    for (std::string line; std::getline(maps, line);) {
+        if (line.starts_with("Rss:") && inside)
+            return std::stoull(line.substr(4)) * 1024;
+        const auto dash = line.find('-');
+        if (line.find(' ') > dash && dash != std::string::npos && line.find(':') > dash)
+            inside = address >= std::stoull(line.substr(0, dash), nullptr, 16)
+                && address < std::stoull(line.substr(dash + 1), nullptr, 16);
+    }
+    return 0;
+}
+
+}  // namespace nbd_test
