@@ -75,6 +75,7 @@ TESTED_ELSEWHERE = {
     "session/context.hpp": "tests/session/serve.test.cpp",
     "session/control.hpp": "tests/grid/hosted.test.cpp",
     "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
+    "threading/launching.hpp": "tests/threading/strand_pool.test.cpp",
     "session/reception.hpp": "tests/grid/lifetime.test.cpp",
 }
 

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/launching.hpp>
 
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/strand.hpp>
 
-#include <exception>
 #include <type_traits>
 #include <utility>
 
@@ -60,12 +59,7 @@ public:
     template <class MakeTask, class Done>
     void launch(const executor_type& executor, MakeTask make_task, Done done) noexcept
     {
-        try {
-            boost::asio::co_spawn(executor, make_task(),
-                                  [done](const std::exception_ptr&) mutable { done(); });
-        } catch (...) {  // no memory for a session: the client is let go
-            done();
-        }
+        threading::launch_awaited(executor, make_task, std::move(done));
     }
 
     [[nodiscard]] bool runs_here() const { return inner_executor().running_in_this_thread(); }

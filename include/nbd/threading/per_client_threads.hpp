@@ -2,13 +2,13 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/launching.hpp>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
 #include <condition_variable>
-#include <csignal>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -38,10 +38,7 @@ public:
             const auto self = state_->running.emplace(state_->running.end());
             try {
                 *self = std::thread{[state = state_.get(), self, make_task, done]() mutable {
-                    ::sigset_t pipe;  // whom a client has left finds it out by an error code
-                    sigemptyset(&pipe);
-                    sigaddset(&pipe, SIGPIPE);
-                    ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+                    threading::block_sigpipe();
                     try {
                         make_task().get();
                     } catch (...) {  // this session cannot go on; the others can

@@ -2,22 +2,21 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/launching.hpp>
 
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
 #include <condition_variable>
-#include <csignal>
 #include <cstddef>
-#include <exception>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace nbd {
@@ -65,12 +64,7 @@ public:
     template <class MakeTask, class Done>
     void launch(const executor_type& executor, MakeTask make_task, Done done) noexcept
     {
-        try {
-            boost::asio::co_spawn(executor, make_task(),
-                                  [done](const std::exception_ptr&) mutable { done(); });
-        } catch (...) {  // no memory for a session: the client is let go
-            done();
-        }
+        threading::launch_awaited(executor, make_task, std::move(done));
     }
 
     [[nodiscard]] bool runs_here()
@@ -188,10 +182,7 @@ private:
         void start()
         {
             thread = std::thread{[this] {
-                ::sigset_t pipe;  // whom a client has left finds it out by an error code
-                sigemptyset(&pipe);
-                sigaddset(&pipe, SIGPIPE);
-                ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+                threading::block_sigpipe();
                 for (;;) {
                     try {
                         context.run();
