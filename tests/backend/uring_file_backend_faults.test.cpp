@@ -10,7 +10,9 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 
+#include <array>
 #include <csignal>
+#include <functional>
 #include <optional>
 #include <tuple>
 
@@ -29,7 +31,8 @@ struct failing : uring_request {
     static inline bool durable_write_fails = false;
     static inline int durable_writes_to = -1;  // another file
     static inline bool lacks_durable_writes = false;
-    static inline bool syncs_first = false;  // and tells nobody of it
+    static inline bool syncs_first = false;                 // and tells nobody of it
+    static inline std::function<uring_request()> waits_on;  // instead of a sync
     static inline int lacking_modes = 0;
     static inline int syncs = 0;
     static inline int allocations = 0;
@@ -37,6 +40,7 @@ struct failing : uring_request {
     {
         sync_fails = durable_write_fails = lacks_durable_writes = syncs_first = false;
         durable_writes_to = -1;
+        waits_on = nullptr;
         lacking_modes = syncs = allocations = 0;
     }
 
@@ -66,7 +70,9 @@ struct failing : uring_request {
         if (syncs_first)
             std::ignore = ::fdatasync(file);
         const auto asked = uring_request::sync(file);
-        return std::exchange(sync_fails, false) ? fails(asked) : asked;
+        if (std::exchange(sync_fails, false))
+            return fails(asked);
+        return waits_on ? waits_on() : asked;
     }
     static uring_request allocate(int file, int mode, std::uint64_t offset, std::uint64_t length)
     {
@@ -204,13 +210,21 @@ TEST_CASE("backend/uring_file_backend: a sync that fails while others are under 
     asio::io_context context{1};
     failing_backend disk{here / "disk", {.create = mib}};
     failing::sync_fails = true;
+    const pipe_pair others;  // whose answer comes when the first has failed
+    std::array<char, 7> answers{};
+    failing::waits_on = [&, n = 0U]() mutable { return others.read({&answers.at(n++), 1}); };
     int failed = 0;
     for (int i = 0; i < 8; ++i)
         asio::co_spawn(
             context,
-            [&]() -> task<void> { failed += (co_await disk.flush()) == std::errc::io_error; },
+            [&]() -> task<void> {
+                const auto said = co_await disk.flush();
+                if (said == std::errc::io_error && ++failed == 1)
+                    others.say("7 times");
+            },
             [](const std::exception_ptr&) {});
     context.run();
+    failing::reset();
     CHECK(failed == 8);
 }
 
