@@ -39,6 +39,14 @@ struct coarse_disk : disk {
     nbd::block_sizes block_sizes() const { return {4096, 4096, 1 << 20}; }
 };
 
+struct resizable_disk : disk {
+    using disk::disk;
+    void resize(std::uint64_t) {}
+};
+struct one_for_each {
+    resizable_disk open(const nbd::client&) { return resizable_disk{1 << 20}; }
+};
+
 const nbd::client somebody{.id = 1, .peer = "somebody"};
 
 template <class B>
@@ -76,6 +84,23 @@ TEST_CASE("export_set: exports are added, named in order, opened and removed")
     std::error_code error;
     CHECK_FALSE(set.open("b", somebody, error));
     CHECK(error == nbd::errc::unknown_export);
+}
+
+TEST_CASE("export_set: the size of what is opened for one client is not offered to be changed")
+{
+    const auto offers_resize = [](const auto& set) {
+        return (open(set, "x")->info().terms.flags & nbd::protocol::transmission_flag::send_resize)
+            != 0;
+    };
+    const nbd::export_settings allowing{.allow_resize = true};
+    nbd::export_set<resizable_disk> one_for_all;
+    one_for_all.add("x", resizable_disk{1 << 20}, allowing);
+    CHECK(offers_resize(one_for_all));
+    nbd::export_set<one_for_each> set;
+    set.add("x", one_for_each{}, allowing);
+    CHECK_FALSE(offers_resize(set));
+    auto opened = open(set, "x");
+    CHECK(opened->resize(1 << 21) == std::errc::not_supported);
 }
 
 TEST_CASE("export_set: what a client is told of an export")

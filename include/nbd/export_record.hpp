@@ -91,6 +91,9 @@ struct export_record {
             .size = size,
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
+        // What `open` returned is a client's own; the export's size is not its to change.
+        if constexpr (has_open<Backend>)
+            terms.flags &= static_cast<std::uint16_t>(~protocol::transmission_flag::send_resize);
         if constexpr (has_block_sizes<Served>) {
             terms.blocks = disk.block_sizes();
             if (e.blocks && e.blocks->minimum < terms.blocks.minimum)

@@ -35,7 +35,7 @@ template <class B>
     add(all || has_cache<B>, send_cache);
     add(promises_multi_conn<B>, can_multi_conn);
     add(promises_rotational<B>, rotational);
-    add(writable && has_resize<B> && !has_open<B>, send_resize);
+    add(writable && has_resize<B>, send_resize);
     return static_cast<std::uint16_t>(flags);
 }
 
