@@ -91,13 +91,15 @@ public:
     }
     server(const server&) = delete;
     server& operator=(const server&) = delete;
-    /// Stops, and waits until every client has left.
+    /// Stops, and waits until every client has left; not so on a thread that runs an executor of the
+    /// program's own (on_executor), where they must have left before.
     ~server() = default;
 
     [[nodiscard]] export_set_type& exports() noexcept { return *exports_; }
     [[nodiscard]] Observer& observer() noexcept { return observer_; }
 
-    /// Listens and serves, on threads of its own, and returns. On an error nothing was started.
+    /// Listens and serves, on threads of the policy's or on the program's executor, and returns. On an
+    /// error nothing was started.
     /// Errors: the transport's (address in use, path too long, no permission ...), the system's when
     /// it has no more threads, errc::started_before.
     void start(std::error_code& error) { error = reception_.start(); }
@@ -112,8 +114,10 @@ public:
     /// started, and on the server's own threads, which cannot wait for themselves.
     void wait() { reception_.wait(); }
 
-    /// Accepts nobody any more, lets clients finish the requests they have sent (at most
-    /// settings.stop_grace, and what a backend takes), closes every connection and returns.
+    /// Accepts nobody any more, finishes and answers the requests that were begun, answers ESHUTDOWN
+    /// to those that were only received, closes every connection and returns. Clients that take longer
+    /// than settings.stop_grace are cut, and what they await is cancelled; a call that blocks takes
+    /// what it takes.
     void stop() { reception_.stop(); }
 
     /// start() and wait().

@@ -18,7 +18,8 @@ struct settings {
     /// place, and one that has haggled for more than a second gives its place up. 100 is qemu's.
     std::size_t max_connections = 100;
 
-    /// From accept to the first request, however slowly the bytes come; 0 = no limit. 10 s is qemu's.
+    /// From accept to the end of the handshake, however slowly the bytes come; 0 = no limit. 10 s is
+    /// qemu's.
     std::chrono::milliseconds handshake_deadline{10'000};
     /// Options before a client is let go; LIST adds as many for each export (nbdkit's rule).
     std::size_t options_per_handshake = 32;
@@ -54,7 +55,7 @@ struct settings {
     /// thread that sleeps takes about as long to wake.
     std::chrono::microseconds busy_poll{50};
 
-    /// How long stop() lets clients finish the requests that they have sent.
+    /// How long stop() waits for requests that are under way before it cuts their clients.
     std::chrono::milliseconds stop_grace{5'000};
 };
 

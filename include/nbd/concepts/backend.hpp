@@ -50,14 +50,22 @@
 /// throws std::system_error; or boost::asio::awaitable of one of these, for a backend that waits:
 /// then all members that give an outcome are awaitable, but resize, and many requests of a client
 /// are under way at the same time. What is awaited runs on the client's executor, and is cancelled
-/// (asio::cancellation_type::terminal) when the client has gone; a coroutine that goes to a thread
-/// of its own may end there, but must not wait there for what a cancellation ends. The range of a
+/// (asio::cancellation_type::terminal) when the client has gone, by a signal that is emitted on that
+/// executor: a coroutine that goes to a thread of its own may end there, but what it awaits there
+/// must not listen to that signal (this_coro::reset_cancellation_state(disable_cancellation{})). One
+/// that ignores cancellation delays stop() for as long as it takes. The range of a
 /// call was checked before: it lies inside the export and keeps to the block sizes. size() and
 /// meta_contexts() are asked once, when the export is added, or of what `open` returned for each
 /// client; the size changes by `resize` alone. Spans are valid until the call returns, or completes.
 /// An error reaches the client as an error value (protocol/error_value.hpp), and the connection
 /// goes on. Any member may throw: system_error, std's and Boost's, gives its code, bad_alloc ENOMEM,
 /// everything else EIO.
+///
+/// Durability: flush() makes durable what calls have written, trimmed and zeroed that had ended when it
+/// began: this client's, and with `multi_conn` everybody's. With `parallel`, other calls of the same
+/// client may run beside it, which it need not cover. FUA is write_flags::fua where write takes it;
+/// else, and for TRIM and WRITE_ZEROES, the call and then flush(); without flush(), zeroes that are to
+/// be durable are written. The server never flushes of its own accord, not when a client leaves either.
 ///
 /// Promises, for what cannot be detected (all optional):
 ///
@@ -175,13 +183,15 @@ concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length) {
 };
 /// Where in a file the bytes are, or no file to say "read them instead". Large READs then go from the
 /// system's cache to the socket without a copy of ours; what cannot be had that way is read. A range
-/// that is `sure` must not be cut off the file meanwhile. As with lend, there is no lock.
+/// that is `sure` must not be cut off the file meanwhile. As with lend, there is no lock. Asked where a
+/// client's calls are made in turn: not of an awaited backend, nor by the pool that `blocks` asks for.
 template <class B>
 concept has_lend_file = requires(B& b, std::uint64_t offset, std::size_t length) {
     { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
 /// As lend, for the payload of a large WRITE, which is received in place: a client that vanishes in
-/// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`.
+/// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`. Asked
+/// where lend_file is.
 template <class B>
 concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length) {
     { b.lend_for_write(offset, length) } noexcept -> std::convertible_to<std::span<std::byte>>;

@@ -19,7 +19,7 @@ namespace nbd {
 /// collected until the handler returns, so a `fail` after half of them is still a clean error on the
 /// wire. A handler that returns without an answer, or with fewer data than a READ asked for, has
 /// failed with EIO.
-/// Lifetime: until the handler returns. Thread safety: for the thread of the handler.
+/// Lifetime: until the handler returns, or completes where it is awaited. Thread safety: for the thread of the handler.
 class call {
 public:
     call(const protocol::request& r, std::span<const std::byte> payload,
