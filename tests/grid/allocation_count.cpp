@@ -22,6 +22,19 @@ extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
     count.fetch_add(1, std::memory_order_relaxed);
 }
 
+#ifdef __SANITIZE_THREAD__
+// But not ThreadSanitizer's for what is aligned.
+extern "C" {
+void* __interceptor_aligned_alloc(std::size_t, std::size_t);
+
+void* aligned_alloc(std::size_t alignment, std::size_t n)
+{
+    count.fetch_add(1, std::memory_order_relaxed);
+    return __interceptor_aligned_alloc(alignment, n);
+}
+}
+#endif
+
 #else
 
 // Asio allocates by aligned_alloc, past operator new, so it is malloc's family that is counted.
