@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/awaiting.hpp>
+#include <nbd/io/run_awake.hpp>
 #include <nbd/session/serve.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
@@ -45,7 +46,7 @@ public:
             [&over](const std::exception_ptr&) { over = true; });
         while (!over) {
             try {
-                own.run();
+                io::run_awake(own, context_.limits.busy_poll);
                 own.restart();
             } catch (...) {  // a handler of the backend's own; the session goes on
             }

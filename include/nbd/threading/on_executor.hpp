@@ -25,8 +25,8 @@ namespace nbd {
 /// boost::asio::make_strand: then each client gets a strand of its own.
 /// A backend that blocks holds up whatever else runs there. The executor's context must outlive the
 /// server. `wait()`, and the destructor, run the context while they wait, if it can be run and
-/// nobody else has done it for a second; they return at once on a thread that runs it, where `stop()` only begins to stop: the server must not
-/// be destroyed there before its clients have left.
+/// nobody else has done it for a second; they return at once on a thread that runs it, where `stop()`
+/// only begins to stop: the server must not be destroyed there before its clients have left.
 template <class Executor = boost::asio::io_context::executor_type>
 class on_executor {
     template <class T>

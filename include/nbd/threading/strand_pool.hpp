@@ -40,18 +40,24 @@ public:
             throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
     }
 
+    /// Each thread calls `run(context)`, which is to return when its context is out of work.
     /// Errors: std::system_error where there are no threads or descriptors to be had; none is left
     /// then.
-    void start()
+    template <class Run>
+    void start(Run run)
     {
         try {
             for (std::size_t i = 0; i < threads_; ++i)
-                workers_.emplace_back().start();
+                workers_.emplace_back().start(run);
         } catch (...) {
             join();
             throw;
         }
         next_ = workers_.begin();
+    }
+    void start()
+    {
+        start([](boost::asio::io_context& context) { context.run(); });
     }
 
     [[nodiscard]] executor_type next_executor()
@@ -179,13 +185,14 @@ private:
         boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
         std::thread thread;
 
-        void start()
+        template <class Run>
+        void start(Run run)
         {
-            thread = std::thread{[this] {
+            thread = std::thread{[this, run] {
                 threading::block_sigpipe();
                 for (;;) {
                     try {
-                        context.run();
+                        run(context);
                         return;
                     } catch (...) {  // of a handler of a backend's own; the clients go on
                     }
