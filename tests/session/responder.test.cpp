@@ -44,6 +44,23 @@ struct watched_disk {
     std::function<void()> at_call;
 };
 
+/// Is cut off while it is called.
+struct shrinking_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    std::uint64_t size() const { return 1 << 20; }
+    void read(std::uint64_t, std::span<std::byte>) { *calls += " read"; }
+    void write(std::uint64_t offset, std::span<const std::byte> from)
+    {
+        *calls += " write " + std::to_string(offset) + '+' + std::to_string(from.size());
+        if (offset != 0)
+            REQUIRE_FALSE(exports->resize("disk", 64 << 10));
+    }
+    void resize(std::uint64_t) { *calls += " resize"; }
+
+    nbd::export_set<shrinking_disk>* exports;
+    std::string* calls;
+};
+
 /// A responder by itself, whose stream the test is.
 struct responding : lone_context<nbd::silent> {
     using opened_type = nbd::export_set<copying_disk>::opened;
@@ -150,6 +167,20 @@ TEST_CASE("session/responder: what the session waits for decides the limit")
     CHECK((limit(request(1, 1, ~0ULL, 100'000)) == progress));
     client.limits.idle_timeout = {};
     CHECK(limit({}).first == 1000);
+}
+
+TEST_CASE("session/responder: what a resize has cut off is not called for any more")
+{
+    nbd::export_set<shrinking_disk>* exports = nullptr;
+    std::string calls;
+    one_client<shrinking_disk> client{shrinking_disk{nullptr, &calls}};
+    exports = &client.exports;
+    client.exports.remove("disk");
+    client.exports.add("disk", shrinking_disk{exports, &calls});
+    // Zeroes that are written in pieces of 64 KiB, of which the second is the last that has a place.
+    client.transmit(request(6, 1, 0, 1 << 20) + request(2, 2, 0, 0));
+    CHECK(client.heard() == shown(simple_reply(28, 1)));
+    CHECK(calls == " write 0+65536 write 65536+65536 resize");
 }
 
 TEST_CASE("session/responder: a READ longer than any reply is refused at once")

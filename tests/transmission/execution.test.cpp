@@ -202,6 +202,27 @@ TEST_CASE("transmission/execution: without FAST_ZERO, ENOTSUP means to write the
     }
 }
 
+TEST_CASE("transmission/execution: no call goes past the end, wherever that is by now")
+{
+    struct {
+        mutable std::uint64_t end = 100;
+        std::monostate lock() const { return end /= 2, std::monostate{}; }
+        std::uint64_t size() const { return end; }
+        std::size_t largest_write() const { return 4096; }
+    } const shrinks;
+    flushing disk;
+    bytes to(10);
+    CHECK_FALSE(nbd::transmission::read(disk, make(command::read, 40, 10), to, shrinks));
+    CHECK(disk.story() == "read 40+10");
+    disk.calls.clear();
+    CHECK(nbd::transmission::read(disk, make(command::read, 16, 10), to, shrinks)
+          == std::errc::no_space_on_device);
+    CHECK(disk.story().empty());
+    shrinks.end = 0;
+    CHECK_FALSE(perform(disk, make(command::flush, 0, 0), {}, shrinks));
+    CHECK(disk.story() == "flush");
+}
+
 TEST_CASE("transmission/execution: a READ is one call")
 {
     recording disk;

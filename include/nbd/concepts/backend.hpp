@@ -53,10 +53,10 @@
 /// (asio::cancellation_type::terminal) when the client has gone, by a signal that is emitted on that
 /// executor: a coroutine that goes to a thread of its own may end there, but what it awaits there
 /// must not listen to that signal (this_coro::reset_cancellation_state(disable_cancellation{})). One
-/// that ignores cancellation delays stop() for as long as it takes. The range of a
-/// call was checked before: it lies inside the export and keeps to the block sizes. size() and
-/// meta_contexts() are asked once, when the export is added, or of what `open` returned for each
-/// client; the size changes by `resize` alone. Spans are valid until the call returns, or completes.
+/// that ignores cancellation delays stop() for as long as it takes. The range of a call was checked
+/// before: it lies inside the export and keeps to the block sizes. size() and meta_contexts() are
+/// asked once, when the export is added, or of what `open` returned for each client; the size changes
+/// by `resize` alone. Spans are valid until the call returns, or completes.
 /// An error reaches the client as an error value (protocol/error_value.hpp), and the connection
 /// goes on. Any member may throw: system_error, std's and Boost's, gives its code, bad_alloc ENOMEM,
 /// everything else EIO.
@@ -213,8 +213,9 @@ concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::u
     { b.context_extents(index, offset, length, to) } -> outcome;
 };
 /// Changes the size, in bytes. What is cut off is lost; what is added reads as zero. Called by
-/// export_set::resize, and by clients where the export allows it; never while another call runs,
-/// unless the backend promises parallel.
+/// export_set::resize, and by clients where the export allows it. No call goes past a new end that
+/// begins after this one. It is never called while another call runs, unless the backend promises
+/// parallel: then it must expect calls under way, also there.
 template <class B>
 concept has_resize = requires(B& b, std::uint64_t size) {
     { b.resize(size) } -> ready_outcome;

@@ -121,6 +121,10 @@ private:
             while (const auto step = s.job.next()) {
                 failure outcome;
                 try {
+                    if (!transmission::inside(*step, disk.size())) {
+                        s.job.take(transmission::cut_off());
+                        continue;
+                    }
                     if (step->what == transmission::step::member::write_block) {
                         if (window_.in_vain()) {
                             s.job.take(transmission::given_up());

@@ -223,7 +223,8 @@ private:
         failure failed;
         if constexpr (has_flush<backend_type>) {
             if (done.request.has(protocol::command_flag::fua))
-                failed = transmission::call(disk_, [&] { return disk_.backend().flush(); });
+                failed = transmission::make(disk_.backend(),
+                                            {.what = transmission::step::member::flush}, {}, disk_);
         }
         replies_.answer(done.request, failed);
     }

@@ -77,8 +77,9 @@ namespace nbd::transmission {
     return c == command::write || c == command::trim || c == command::write_zeroes;
 }
 
-/// In 64 bits, and without a sum that could wrap.
-[[nodiscard]] constexpr bool inside(const protocol::request& r, std::uint64_t size) noexcept
+/// Whether a request, or a step of one, ends before `size`: in 64 bits, and without a sum that could wrap.
+template <class Range>
+[[nodiscard]] constexpr bool inside(const Range& r, std::uint64_t size) noexcept
 {
     return r.length <= size && r.offset <= size - r.length;
 }

@@ -5,6 +5,7 @@
 #include <nbd/concepts/call.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/request.hpp>
+#include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/plan.hpp>
 
 #include <algorithm>
@@ -132,20 +133,28 @@ decltype(auto) visit_member(B& backend, const step& s, const cargo& c, Visit&& v
     return visit([] { return std::make_error_code(std::errc::invalid_argument); });
 }
 
-/// How a backend is called: what `lock()` gives is held during each single call of a member, and no
-/// write that we make up ourselves is longer than `largest_write()`. This one is no guard at all.
+/// How a backend is called: what `lock()` gives is held during each single call of a member, none of
+/// which goes past `size()`, and no write that we make up ourselves is longer than `largest_write()`.
+/// This one is no guard at all.
 struct unguarded {
     [[nodiscard]] std::monostate lock() const noexcept { return {}; }
+    [[nodiscard]] std::uint64_t size() const noexcept { return std::uint64_t(-1); }
     [[nodiscard]] std::size_t largest_write() const noexcept { return std::size_t(-1); }
 };
 
+/// What becomes of a step whose place a resize has cut off since its request was admitted.
+[[nodiscard]] inline failure cut_off() noexcept
+{
+    return std::make_error_code(std::errc::no_space_on_device);
+}
+
 /// One call of a member, guarded.
 template <class Guard, class F>
-[[nodiscard]] failure call(const Guard& guard, F&& member) noexcept
+[[nodiscard]] failure call(const Guard& guard, const step& s, F&& member) noexcept
 {
     return outcome_of([&]() -> failure {
         [[maybe_unused]] const auto lock = guard.lock();
-        return outcome_of(member);
+        return inside(s, guard.size()) ? outcome_of(member) : cut_off();
     });
 }
 
@@ -157,11 +166,11 @@ template <class B, class Guard>
         if (s.what == step::member::handle) {
             clear_unless_filled<B>(c.data);
             nbd::call whole{*c.request, c.payload, c.data};
-            auto said = call(guard, [&] { return backend.handle(whole); });
+            auto said = call(guard, s, [&] { return backend.handle(whole); });
             return said ? said : failure{whole.result()};
         }
     }
-    return visit_member(backend, s, c, [&](auto&& member) { return call(guard, member); });
+    return visit_member(backend, s, c, [&](auto&& member) { return call(guard, s, member); });
 }
 
 /// What becomes of a step that is not taken, because nobody waits for it any more.
