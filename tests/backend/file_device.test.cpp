@@ -298,6 +298,12 @@ TEST_CASE("backend/file_device: a file is resized, and what was cut off comes ba
     CHECK(is_all(std::span{now}.subspan(1001)));
     CHECK(disk.resize(~std::uint64_t{0}));
     CHECK(disk.size() == 64 * kib);
+    // As does what a write has left there that was under way while it was cut off.
+    CHECK_FALSE(disk.resize(4 * kib));
+    fill(disk.descriptor(), 8 * kib, 4 * kib);
+    CHECK_FALSE(disk.resize(64 * kib));
+    const auto again = content(disk);
+    CHECK(is_all(std::span{again}.subspan(4 * kib)));
 }
 
 TEST_CASE("backend/file_device: what is read-only does not change")

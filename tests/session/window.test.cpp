@@ -84,6 +84,18 @@ TEST_CASE("session/window: as many requests as were allowed, to the last")
     CHECK_FALSE(w.has_room_for(reading(5, 1)));
 }
 
+TEST_CASE("session/window: RESIZE waits for all that was asked for before it")
+{
+    window w{3, 1 << 20, false};
+    const auto resize = asking(command::resize, 2, 4096, 0);
+    auto& write = begin(w, asking(command::write, 1, 8192, 4096));
+    CHECK_FALSE(w.has_room_for(resize));
+    w.finished(write);
+    CHECK(gathered(w) == "1 ");
+    w.sent();
+    CHECK(w.has_room_for(resize));
+}
+
 TEST_CASE("session/window: none at all would be no service, so one always may")
 {
     window w{0, GENERATE(0U, 1000U), true};

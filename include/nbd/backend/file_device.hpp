@@ -191,7 +191,8 @@ public:
         return {};
     }
 
-    /// For regular files; a block device has the size that it has.
+    /// For regular files; a block device has the size that it has. A write that is under way meanwhile
+    /// may leave a longer file behind than it should be, until the next resize.
     [[nodiscard]] failure resize(std::uint64_t size)
     {
         if (read_only())
@@ -200,6 +201,11 @@ public:
             return std::make_error_code(std::errc::not_supported);
         if (!aligned(0, size))
             return file_failure(EINVAL);
+        // A write that was under way while the file was cut off may have made it longer again, and what is
+        // added has to be zero.
+        if (const auto before = this->size();
+            size > before && System::truncate(descriptor(), before) != 0)
+            return file_failure(errno);
         if (System::truncate(descriptor(), size) != 0)
             return file_failure(errno);
         size_.store(size, std::memory_order_relaxed);

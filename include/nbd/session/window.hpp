@@ -33,6 +33,9 @@ public:
     {
         if (under_way_ == 0)
             return true;
+        // Its client means what it has asked for before to come before.
+        if (r.command == protocol::command::resize)
+            return false;
         if (under_way_ == most_requests_ || bytes_of(r) > most_bytes_
             || bytes_ > most_bytes_ - bytes_of(r))
             return false;
