@@ -509,6 +509,26 @@ TEST_CASE("session/intake: an extended WRITE that does not say whether its paylo
     }
 }
 
+TEST_CASE("session/intake: a READ that is to come in one piece is no longer than a chunk (P59)")
+{
+    constexpr auto longest =
+        static_cast<std::uint32_t>(nbd::session::replies<listener>::largest_chunk);
+    taking_in t{request(0, 1, 0, longest, cf::df) + request(0, 2, 0, longest + 1, cf::df)
+                    + request(0, 3, 0, longest + 1),
+                1000,
+                reply_style::structured,
+                tf::send_df,
+                false,
+                2 * longest};
+    t.disk.bytes = std::uint64_t{4} << 30;
+    CHECK(t.admitted() == 1);
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.next() == step::refused);
+    CHECK(t.in.why() == error_value::eoverflow);
+    CHECK(t.admitted() == 3);
+}
+
 TEST_CASE("session/intake: no READ is longer than a reply can be, whatever the export allows")
 {
     constexpr auto longest =

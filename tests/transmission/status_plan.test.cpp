@@ -137,6 +137,22 @@ TEST_CASE("transmission/status_plan: no more extents than were allowed, in each 
     CHECK(p.reply().size() == 2 * (20 + 4 + 7 * 8));
 }
 
+TEST_CASE("transmission/status_plan: no more extents than the maximum payload holds (P56)")
+{
+    plan p;
+    std::vector<extent> many;
+    for (std::uint64_t i = 0; i < 100; ++i)
+        many.push_back({1, i});
+    auto small = terms;
+    small.blocks = {1, 512, 512};
+    CHECK_FALSE(p.begin(asking(0, 100), small, both, reply_style::structured, {}, 1000));
+    std::ignore = play(p, {many, many});
+    CHECK(p.reply().size() == 2 * (20 + 4 + 512));
+    CHECK_FALSE(p.begin(asking(0, 100), small, both, reply_style::extended, {}, 1000));
+    std::ignore = play(p, {many, many});
+    CHECK(p.reply().size() == 2 * (32 + 8 + 512));
+}
+
 TEST_CASE("transmission/status_plan: descriptors keep to the export's blocks (P66)")
 {
     auto coarse = terms;

@@ -36,8 +36,8 @@ public:
     /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
     /// because memory that was lent cannot move; memory is not.
     mem_backend(std::uint64_t size, std::uint64_t most)
-        : memory_{std::max(size, most)}, touched_{memory_.size()}, heat_{memory_.size()},
-          size_{size}
+        : memory_{std::max(size, most)}, touched_{memory_.size()},
+          heat_{knows_pages() ? memory_.size() : 0}, size_{size}
     {
     }
 
@@ -125,9 +125,7 @@ public:
             return {};
         // What is sent again and again moves to huge pages. Copying it would gain nothing by that.
         heat_.read(offset, length, [this](std::uint64_t region) {
-            // What only seems to be all data, in a map that does not know it to the page, stays sparse.
-            return touched_.part() == touched_map::least_part
-                && touched_.all_touched(region, read_heat::region)
+            return touched_.all_touched(region, read_heat::region)
                 && memory_.make_huge(region, read_heat::region);
         });
         return {.file = memory_.file(), .offset = offset, .sure = true};
@@ -150,6 +148,12 @@ private:
     // ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
     // reply: each later write by another client would be a race to it. A copy is not.
     static constexpr bool lends = !sparse_memory::watched_for_races;
+
+    /// What only seems to be all data, in a map that does not know it to the page, stays sparse.
+    [[nodiscard]] bool knows_pages() const noexcept
+    {
+        return touched_.part() == touched_map::least_part;
+    }
 
     /// Gives memory back; what is left of it reads as zero.
     std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept

@@ -148,7 +148,8 @@ public:
         }
         co_return failure{};
     }
-    /// Asks the file system without waiting for it: its tables are in memory as a rule.
+    /// Asks the file system in the call itself: its tables are in memory as a rule. While it is busy with
+    /// them (it punches a large hole, say), the clients of this thread wait.
     awaited extents(std::uint64_t offset, std::uint64_t length, extent_list& to)
     {
         co_return device_.extents(offset, length, to);

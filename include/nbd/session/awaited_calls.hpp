@@ -113,11 +113,12 @@ private:
                     auto& waiter = static_cast<Slot&>(v);
                     waiter.owner->turns_.put(waiter, [](Slot* first) { first->work.open(); });
                 };
+                auto its_turn = s.work.wait();  // made first: who is queued must not fail
                 if (!disk.turnstile().enter(s))
-                    co_await s.work.wait();
+                    co_await std::move(its_turn);
                 mine.at = &disk.turnstile();
             }
-            std::uint64_t zeroed = 0;
+            std::uint64_t work = 0;
             while (const auto step = s.job.next()) {
                 failure outcome;
                 try {
@@ -130,7 +131,9 @@ private:
                             s.job.take(transmission::given_up());
                             continue;
                         }
-                        zeroed += step->length;
+                        work += step->length;
+                    } else if (step->what == transmission::step::member::extents) {
+                        work = transmission::zeroes_at_a_time;  // nobody knows how much it looks at
                     }
                     outcome = co_await made(disk.backend(), *step, s.job.cargo());
                 } catch (...) {
@@ -139,8 +142,8 @@ private:
                 // A backend may come back on a thread of its own; and one that never waits shall not
                 // keep the others of this thread from their turn.
                 if (!window_.executor().running_in_this_thread()
-                    || zeroed >= transmission::zeroes_at_a_time) {
-                    zeroed = 0;
+                    || work >= transmission::zeroes_at_a_time) {
+                    work = 0;
                     // Also what was cancelled: who is cancelled may not await anything else.
                     co_await boost::asio::this_coro::throw_if_cancelled(false);
                     co_await boost::asio::post(window_.executor(),

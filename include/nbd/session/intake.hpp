@@ -193,7 +193,14 @@ private:
         // No good payload but a WRITE's is that long.
         if (request_.command != protocol::command::write && request_.payload() > buffered_payload)
             return protocol::error_value::einval;
-        return transmission::admit(request_, terms_);
+        if (const auto why = transmission::admit(request_, terms_);
+            why != protocol::error_value::none)
+            return why;
+        // "READ": with DF it is one chunk, or EOVERFLOW (point 59).
+        return request_.has(protocol::command_flag::df)
+                && request_.length > replies<Observer>::largest_chunk
+            ? protocol::error_value::eoverflow
+            : protocol::error_value::none;
     }
 
     /// Consumes what is left of a refused payload. True when none is.

@@ -66,6 +66,11 @@ inline void align(std::vector<extent>& extents, std::uint64_t block, bool alloca
     extents = std::move(aligned);
 }
 
+[[nodiscard]] constexpr std::size_t descriptor_bytes(protocol::reply_style style) noexcept
+{
+    return style == protocol::reply_style::extended ? 16 : 8;
+}
+
 /// Appends `u32 length | u32 flags` for each extent, or with extended headers `u64 | u64`
 /// (points 56 and 66). Compact lengths fit, for no request is longer.
 inline void append_descriptors(std::vector<std::byte>& to, std::span<const extent> extents,
@@ -73,7 +78,7 @@ inline void append_descriptors(std::vector<std::byte>& to, std::span<const exten
 {
     const bool wide = style == protocol::reply_style::extended;
     const auto at = to.size();
-    to.resize(at + extents.size() * (wide ? 16 : 8));
+    to.resize(at + extents.size() * descriptor_bytes(style));
     protocol::writer out{std::span{to}.subspan(at)};
     for (const auto& e : extents) {
         if (wide)

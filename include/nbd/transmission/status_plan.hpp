@@ -42,7 +42,13 @@ public:
         range_ = r;
         style_ = style;
         block_ = terms.blocks.minimum;
-        most_ = r.has(protocol::command_flag::req_one) ? 1 : std::max<std::size_t>(most_extents, 1);
+        // "Structured reply types": the variable part of a chunk keeps to the maximum payload (point 56).
+        const std::size_t fitting =
+            std::min(terms.blocks.maximum, protocol::default_maximum_payload)
+            / descriptor_bytes(style);
+        most_ = r.has(protocol::command_flag::req_one)
+            ? 1
+            : std::max<std::size_t>(std::min(most_extents, fitting), 1);
         current_ = 0;
         reply_.clear();
         result_ = {};
