@@ -31,10 +31,12 @@ namespace nbd {
 /// export_set, which says what is meant.
 template <class Backend>
 struct export_record {
-    /// Calls wait for each other, because the backend does not promise to do without. Those that are
-    /// awaited do so at a turnstile, and only `open` needs a lock.
-    static constexpr bool takes_turns = asynchronous<served_t<Backend>>
-        && concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
+    /// Calls wait for each other, because the backend does not promise to do without. Those that wait for
+    /// something else, too, do so at a turnstile, which takes no thread.
+    static constexpr bool takes_turns =
+        (asynchronous<served_t<Backend>>
+         || promises_blocks<served_t<Backend>>)&&concurrency_of<served_t<Backend>>()
+        == concurrency::serialize_all;
     /// Calls of the backend take a lock, because it does not promise to do without.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
 

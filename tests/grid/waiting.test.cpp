@@ -317,3 +317,30 @@ TEST_CASE("waiting: a client comes in while the disk is busy for another")
     board.open(0);
     CHECK(slow.receive_reply().error == error_value::none);
 }
+
+TEST_CASE(
+    "waiting: who waits for a disk that takes a call at a time takes no thread from others (B11)")
+{
+    switchboard busy;
+    switchboard idle;
+    busy.close({0});
+    nbd::server<nbd::unix_transport, slow_and_alone, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{2}};
+    server.exports().emplace("busy", {}, busy);
+    server.exports().emplace("idle", {}, idle);
+    server.start();
+    std::vector<raw_client> waiting;
+    for (int i = 0; i < 4; ++i) {
+        waiting.push_back(connect(server));
+        waiting.back().go("busy");
+        ask(waiting.back(), command::write, 1, 0, 512);
+    }
+    auto other = connect(server);
+    other.go("idle");
+    for (std::uint64_t at = 0; at < 8 * 512; at += 512)
+        CHECK(other.write(at, pattern(512, 7)) == error_value::none);
+    busy.open(0);
+    for (auto& c : waiting)
+        CHECK(c.receive_reply().error == error_value::none);
+    CHECK(busy.await([&] { return busy.most == 1; }));
+}

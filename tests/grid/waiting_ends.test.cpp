@@ -267,3 +267,35 @@ TEMPLATE_TEST_CASE("waiting: a backend may come back on a thread of its own", ""
     CHECK(c.request(command::write, 0, 512, 0, bytes(512)) == error_value::eio);
     CHECK(c.read(0, 512));
 }
+
+namespace {
+/// Is cut off when the second piece of zeroes has been written to it.
+struct shrinking : awaited {
+    shrinking(switchboard& s, std::atomic<int>& w) : awaited{s}, writes{&w} {}
+    awaitable<void> write(std::uint64_t offset, std::span<const std::byte>)
+    {
+        ++*writes;
+        if (offset != 0)
+            CHECK_FALSE(exports->resize("disk", 64 << 10));
+        co_return;
+    }
+    void resize(std::uint64_t) {}
+    std::atomic<int>* writes;
+    nbd::export_set<shrinking>* exports = nullptr;
+};
+}  // namespace
+
+TEST_CASE("waiting: what a resize has cut off is not called for any more")
+{
+    switchboard board;
+    std::atomic<int> writes{0};
+    nbd::server<nbd::unix_transport, shrinking, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>()};
+    server.exports().emplace("disk", {}, board, writes)->exports = &server.exports();
+    server.start();
+    auto c = connect(server);
+    c.go("disk");
+    ask(c, command::write_zeroes, 1, 0, 1 << 20);
+    CHECK(c.receive_reply().error == error_value::enospc);
+    CHECK(writes == 2);
+}

@@ -18,10 +18,12 @@ struct guest : turnstile::visitor {
         admitted = [](visitor& v) {
             auto& self = static_cast<guest&>(v);
             *self.story += self.name;
+            return self.goes;
         };
     }
     char name;
     std::string* story;
+    bool goes = true;
 };
 
 }  // namespace
@@ -88,6 +90,25 @@ TEST_CASE("session/turnstile: who comes while one waits does not pass by")
     CHECK(way.enter(all[0]));
 }
 
+TEST_CASE("session/turnstile: who cannot take its turn is passed by")
+{
+    turnstile way;
+    std::string story;
+    guest a{'a', story};
+    guest b{'b', story};
+    guest c{'c', story};
+    b.goes = false;
+    REQUIRE(way.enter(a));
+    REQUIRE_FALSE(way.enter(b));
+    REQUIRE_FALSE(way.enter(c));
+    way.leave();
+    CHECK(story == "bc");
+    REQUIRE_FALSE(way.enter(b));  // c is inside
+    way.leave();
+    CHECK(story == "bcb");
+    CHECK(way.enter(a));
+}
+
 TEST_CASE("session/turnstile: from many threads, one inside at a time and each gets its turns")
 {
     struct waiting : turnstile::visitor {
@@ -103,7 +124,10 @@ TEST_CASE("session/turnstile: from many threads, one inside at a time and each g
     for (int t = 0; t < threads; ++t)
         all.emplace_back([&] {
             waiting me;
-            me.admitted = [](turnstile::visitor& v) { static_cast<waiting&>(v).called.release(); };
+            me.admitted = [](turnstile::visitor& v) {
+                static_cast<waiting&>(v).called.release();
+                return true;
+            };
             for (int i = 0; i < turns; ++i) {
                 if (!way.enter(me))
                     me.called.acquire();

@@ -112,6 +112,7 @@ private:
                 s.admitted = [](turnstile::visitor& v) {
                     auto& waiter = static_cast<Slot&>(v);
                     waiter.owner->turns_.put(waiter, [](Slot* first) { first->work.open(); });
+                    return true;
                 };
                 auto its_turn = s.work.wait();  // made first: who is queued must not fail
                 if (!disk.turnstile().enter(s))

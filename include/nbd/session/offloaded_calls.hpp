@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/backend.hpp>
 #include <nbd/concepts/threading_policy.hpp>
 #include <nbd/io/mailbox.hpp>
+#include <nbd/session/turnstile.hpp>
 #include <nbd/transmission/execution.hpp>
 
 #include <cstddef>
+#include <tuple>
 #include <utility>
 
 namespace nbd::session {
@@ -20,7 +23,7 @@ struct offloading {
         /// A call that blocks cannot be called back; it is waited for, and answered.
         static constexpr bool can_cancel = false;
 
-        struct state : offloaded_call {
+        struct state : offloaded_call, turnstile::visitor {
             calls* owner = nullptr;
         };
 
@@ -34,8 +37,12 @@ struct offloading {
                 auto& slot = static_cast<Slot&>(call);
                 slot.owner->make(slot);
             };
-            policy_.offload(s);
+            s.admitted = [](turnstile::visitor& v) {
+                auto& slot = static_cast<Slot&>(v);
+                return slot.owner->goes_on(slot);
+            };
             ++under_way_;
+            call_in_turn(s);
         }
         template <class Slot>
         void cancel(Slot&) noexcept
@@ -49,22 +56,60 @@ struct offloading {
         [[nodiscard]] bool ended() const noexcept { return under_way_ == 0; }
 
     private:
+        /// A call at a time for all clients together: who waits for others takes no thread meanwhile.
+        static constexpr bool in_turn = concurrency_of<typename Window::opened_type::backend_type>()
+            == concurrency::serialize_all;
+
+        template <class Slot>
+        void call_in_turn(Slot& s) noexcept
+        {
+            if constexpr (in_turn) {
+                if (window_.disk().turnstile().enter(s) && !goes_on(s))
+                    window_.disk().turnstile().leave();
+            } else {
+                std::ignore = goes_on(s);
+            }
+        }
+        /// It is its turn. False where no thread is to be had for it: its request has failed.
+        template <class Slot>
+        [[nodiscard]] bool goes_on(Slot& s) noexcept
+        {
+            try {
+                policy_.offload(waiting_, s);
+                return true;
+            } catch (...) {
+                s.job.refuse(s.job.request(), protocol::error_value::enomem);
+                finish(s);
+                return false;
+            }
+        }
+
         /// On a thread of the policy.
         template <class Slot>
         void make(Slot& s) noexcept
         {
+            auto& disk = window_.disk();
+            bool over = true;
             try {
-                auto& disk = window_.disk();
                 if (window_.gone())
                     s.job.answered(s.job.request(), transmission::given_up());
-                if (!transmission::make_some(disk.backend(), s.job, s.job.cargo(), disk,
-                                             [this](std::uint64_t) { return window_.in_vain(); })) {
-                    policy_.offload(s);  // behind the others
-                    return;
-                }
+                over = transmission::make_some(disk.backend(), s.job, s.job.cargo(), disk,
+                                               [this](std::uint64_t) { return window_.in_vain(); });
             } catch (...) {  // no memory
                 s.job.answered(s.job.request(), transmission::current_failure());
             }
+            if constexpr (in_turn)
+                disk.turnstile().leave();
+            if (over)
+                finish(s);
+            else
+                call_in_turn(s);  // behind the others
+        }
+
+        /// From any thread.
+        template <class Slot>
+        void finish(Slot& s) noexcept
+        {
             finished_.put(s, [this](Slot* first) {
                 while (first != nullptr) {
                     --under_way_;
@@ -77,6 +122,7 @@ struct offloading {
 
         Window& window_;
         Policy& policy_;
+        offloaded_calls waiting_;
         std::size_t under_way_ = 0;
         io::mailbox<typename Window::executor_type, typename Window::slot> finished_;
     };

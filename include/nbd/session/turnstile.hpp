@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/threading_policy.hpp>
+
 #include <mutex>
 #include <utility>
 
 namespace nbd::session {
 
 /// Lets one visitor through at a time, without anybody's thread having to wait: a lock for backends
-/// whose calls are awaited. Thread safety: any member from any thread.
+/// whose calls are awaited, or wait for a thread. Thread safety: any member from any thread.
 class turnstile {
 public:
     struct visitor {
-        /// Called when its turn has come, on the thread of who leaves; it must only pass that on.
-        void (*admitted)(visitor&) = nullptr;
+        /// Called when its turn has come, on the thread of who leaves; it must only pass that on. False
+        /// where it cannot, and so does not take its turn.
+        bool (*admitted)(visitor&) = nullptr;
         visitor* behind = nullptr;
     };
 
@@ -22,30 +25,24 @@ public:
         const std::lock_guard lock{mutex_};
         if (!std::exchange(taken_, true))
             return true;
-        v.behind = nullptr;
-        (last_ == nullptr ? first_ : last_->behind) = &v;
-        last_ = &v;
+        line_.push(v);
         return false;
     }
     void leave()
     {
         const std::lock_guard lock{mutex_};
-        if (first_ == nullptr) {
-            taken_ = false;
-            return;
+        while (!line_.empty()) {
+            visitor& next = line_.pop();
+            if (next.admitted(next))
+                return;
         }
-        visitor& v = *first_;
-        first_ = v.behind;
-        if (first_ == nullptr)
-            last_ = nullptr;
-        v.admitted(v);
+        taken_ = false;
     }
 
 private:
     std::mutex mutex_;
     bool taken_ = false;
-    visitor* first_ = nullptr;
-    visitor* last_ = nullptr;
+    waiting_line<visitor> line_;
 };
 
 }  // namespace nbd::session

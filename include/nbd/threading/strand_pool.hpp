@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/call_threads.hpp>
 #include <nbd/threading/launching.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -9,11 +10,9 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstddef>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -75,36 +74,14 @@ public:
 
     [[nodiscard]] bool runs_here()
     {
-        return callers::running == calls_.get()
-            || std::any_of(workers_.begin(), workers_.end(), [](worker& w) {
+        return calls_->runs_here() || std::any_of(workers_.begin(), workers_.end(), [](worker& w) {
                    return w.context.get_executor().running_in_this_thread();
                });
     }
 
     /// For backends that block: calls have as many threads as were asked for, beside those of the
-    /// clients; they are made when they are needed.
-    void offload(offloaded_call& call)
-    {
-        bool wake = false;
-        {
-            const std::lock_guard lock{calls_->mutex};
-            if (calls_->waiting >= calls_->idle && calls_->threads.size() < threads_) {
-                try {
-                    calls_->threads.emplace_back([calls = calls_.get()] { calls->run(); });
-                } catch (...) {
-                    if (calls_->threads.empty())
-                        throw;
-                }
-            }
-            call.behind = nullptr;
-            (calls_->last == nullptr ? calls_->first : calls_->last->behind) = &call;
-            calls_->last = &call;
-            ++calls_->waiting;
-            wake = calls_->wake_another();
-        }
-        if (wake)
-            calls_->more.notify_one();  // not before: it would only wait for the mutex
-    }
+    /// clients.
+    void offload(offloaded_calls& client, offloaded_call& call) { calls_->offload(client, call); }
 
     void join()
     {
@@ -117,67 +94,6 @@ public:
     }
 
 private:
-    /// Threads that may wait for a device, and the calls that wait for one of them.
-    struct callers {
-        std::mutex mutex;
-        std::condition_variable more;
-        std::list<std::thread> threads;
-        offloaded_call* first = nullptr;
-        offloaded_call* last = nullptr;
-        std::size_t waiting = 0;  ///< calls
-        std::size_t idle = 0;     ///< threads
-        bool waking = false;      ///< one of these was told to look, and then tells the next
-        bool ending = false;
-        static inline thread_local const callers* running = nullptr;  ///< whose thread this one is
-
-        void run()
-        {
-            running = this;
-            std::unique_lock lock{mutex};
-            for (;;) {
-                ++idle;
-                while (first == nullptr && !ending) {
-                    more.wait(lock);
-                    waking = false;
-                }
-                --idle;
-                if (first == nullptr)
-                    return;
-                offloaded_call& call = *first;
-                first = call.behind;
-                if (first == nullptr)
-                    last = nullptr;
-                --waiting;
-                const bool wake = wake_another();
-                lock.unlock();
-                if (wake)
-                    more.notify_one();
-                call.run(call);
-                lock.lock();
-            }
-        }
-        /// Whether a thread should be told to look for a call. One at a time: a client that asks for
-        /// much would spend its time telling, and the threads in each other's way.
-        [[nodiscard]] bool wake_another() noexcept
-        {
-            if (first == nullptr || waking || idle == 0)
-                return false;
-            waking = true;
-            return true;
-        }
-        void end()
-        {
-            {
-                const std::lock_guard lock{mutex};
-                ending = true;
-            }
-            more.notify_all();
-            for (auto& t : threads)
-                t.join();
-            threads.clear();
-        }
-    };
-
     struct worker {
         boost::asio::io_context context{1};
         boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
@@ -202,7 +118,8 @@ private:
     };
 
     std::size_t threads_;
-    std::unique_ptr<callers> calls_ = std::make_unique<callers>();
+    std::unique_ptr<threading::call_threads> calls_ =
+        std::make_unique<threading::call_threads>(threads_);
     std::list<worker> workers_;
     std::list<worker>::iterator next_{};
 };
