@@ -128,10 +128,10 @@ TEST_CASE("session/roster: those that are overdue are cut, and no others")
     served.seat->session.waiting = false;
     heard.seat->session.deadline.arm(1s, errc::progress_timeout);
     heard.say();
-    r.list.cut_overdue();
+    r.list.cut_overdue(1);
     CHECK_FALSE(late.ended());
     r.clock.advance_to(100);
-    r.list.cut_overdue();
+    r.list.cut_overdue(1);
     CHECK(late.ended());
     CHECK(late.seat->cut_for() == errc::idle_timeout);
     CHECK_FALSE(patient.ended());
@@ -184,13 +184,13 @@ TEST_CASE(
     r.list.end_of_requests();
     r.stopping = true;
     ::shutdown(gone.client.native_handle(), SHUT_RDWR);
-    CHECK(gone.seat->deserted());
+    CHECK(gone.seat->deserted(1));
     for (std::uint64_t tick = 0; tick < ticker::ticks(60s); ++tick)
-        REQUIRE_FALSE(busy.seat->deserted());
+        REQUIRE_FALSE(busy.seat->deserted(1));
     // One that has only said its last word waits for some time.
     r.stopping = false;
     std::uint64_t ticks = 1;
-    while (!busy.seat->deserted() && ticks < ticker::ticks(60s))
+    while (!busy.seat->deserted(1) && ticks < ticker::ticks(60s))
         ++ticks;
     CHECK(ticks == ticker::ticks(10s));
 }

@@ -61,9 +61,9 @@ public:
             : session.waiting.load(std::memory_order_relaxed);
         return its_doing ? reason : errc{};
     }
-    /// Nobody is at the other end, while the session is busy with something long. Asked once a tick: a
-    /// client that has only said its last word may still wait for an answer, for some time.
-    [[nodiscard]] bool deserted()
+    /// Nobody is at the other end, while the session is busy with something long. Asked again after so
+    /// many `ticks`: a client that has only said its last word may still wait for an answer, for some time.
+    [[nodiscard]] bool deserted(std::uint64_t ticks)
     {
         ::pollfd end{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
         if (!session.working.load(std::memory_order_relaxed) || ::poll(&end, 1, 0) <= 0) {
@@ -74,7 +74,7 @@ public:
             return true;
         // Since then it is we who read no more.
         return !session.stopping.load(std::memory_order_relaxed)
-            && ++silent_for_ >= ticker::ticks(std::chrono::seconds{10});
+            && (silent_for_ += ticks) >= ticker::ticks(std::chrono::seconds{10});
     }
     /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
     /// sent waits to be received (by a thread that another client keeps busy).

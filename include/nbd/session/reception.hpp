@@ -235,8 +235,14 @@ private:
     void tick()
     {
         clock_.advance_to(elapsed());
-        roster_.cut_overdue();
-        ticking_ = roster_.count() != 0;
+        const auto clients = roster_.count();
+        // To look at thousands takes its time, so they are looked at less often.
+        const std::uint64_t often = 1 + clients / 2500;
+        if (clock_.now() - swept_ >= often) {
+            roster_.cut_overdue(often);
+            swept_ = clock_.now();
+        }
+        ticking_ = clients != 0;
         seat_next();
         finish_if_empty();
         if (!ticking_)
@@ -326,6 +332,7 @@ private:
     std::uint64_t last_id_ = 0;
     bool accepting_ = false;
     bool ticking_ = false;
+    std::uint64_t swept_ = 0;  ///< in ticks
     endpoint_type endpoint_;
 };
 

@@ -45,13 +45,14 @@ public:
         return connections_.size();
     }
 
-    void cut_overdue() noexcept
+    /// `ticks` have passed since the last time.
+    void cut_overdue(std::uint64_t ticks) noexcept
     {
         const std::lock_guard lock{mutex_};
         for (auto& c : connections_) {
             if (const auto why = c.overdue(); why != errc{})
                 c.cut(why);
-            else if (c.deserted())
+            else if (c.deserted(ticks))
                 c.cut(errc::cut_short);
         }
     }
