@@ -271,8 +271,50 @@ struct slowly_zeroed : blocking_disk {
 struct slow_and_alone : blocking_disk {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
     using blocking_disk::blocking_disk;
+    void resize(std::uint64_t) {}
+};
+template <class Disk>
+struct growing : Disk {
+    explicit growing(switchboard& s) : Disk{s}, board{&s} {}
+    void resize(std::uint64_t)
+    {
+        board->enter("resize");
+        board->leave();
+    }
+    switchboard* board;
 };
 }  // namespace
+
+TEMPLATE_TEST_CASE("waiting: RESIZE comes after what was asked for before it, and before the rest",
+                   "", (nbd::server<nbd::unix_transport, growing<awaited>, nbd::strand_pool>),
+                   (nbd::server<nbd::unix_transport, growing<awaited>, nbd::per_client_threads>),
+                   (nbd::server<nbd::unix_transport, growing<blocking_disk>, nbd::strand_pool>))
+{
+    switchboard board;
+    board.close({0});
+    TestType server{somewhere<nbd::unix_transport>()};
+    server.exports().emplace("disk", {.allow_resize = true}, board);
+    server.start();
+    auto c = connect(server);
+    c.go("disk");
+    ask(c, command::write, 1, 0, 512);
+    ask(c, command::resize, 2, 2 << 20, 0);
+    ask(c, command::write, 3, (2 << 20) - 512, 0);
+    ask(c, command::read, 4, 512, 0);
+    ask(c, command::write, 5, 512, 512);
+    REQUIRE(board.await([&] { return board.inside == 1; }));
+    board.open(0);
+    for (std::uint64_t cookie = 1; cookie <= 2; ++cookie) {
+        const auto reply = c.receive_reply();
+        CHECK(reply.cookie == cookie);
+        CHECK(reply.error == error_value::none);
+    }
+    for (int i = 0; i < 3; ++i)
+        CHECK(c.receive_reply().error == error_value::none);
+    CHECK(board.await([&] {
+        return board.story == std::vector<std::string>{"write 0", "resize", "write 512"};
+    }));
+}
 
 TEST_CASE("waiting: who has much zeroed lets others have the threads in between")
 {
@@ -326,14 +368,17 @@ TEST_CASE(
     busy.close({0});
     nbd::server<nbd::unix_transport, slow_and_alone, nbd::strand_pool> server{
         somewhere<nbd::unix_transport>(), {}, nbd::strand_pool{2}};
-    server.exports().emplace("busy", {}, busy);
+    server.exports().emplace("busy", {.allow_resize = true}, busy);
     server.exports().emplace("idle", {}, idle);
     server.start();
     std::vector<raw_client> waiting;
     for (int i = 0; i < 4; ++i) {
         waiting.push_back(connect(server));
         waiting.back().go("busy");
-        ask(waiting.back(), command::write, 1, 0, 512);
+        if (i != 3)
+            ask(waiting.back(), command::write, 1, 0, 512);
+        else
+            ask(waiting.back(), command::resize, 1, 1 << 20, 0);
     }
     auto other = connect(server);
     other.go("idle");

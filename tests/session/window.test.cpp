@@ -84,7 +84,7 @@ TEST_CASE("session/window: as many requests as were allowed, to the last")
     CHECK_FALSE(w.has_room_for(reading(5, 1)));
 }
 
-TEST_CASE("session/window: RESIZE waits for all that was asked for before it")
+TEST_CASE("session/window: RESIZE waits for all before it, and all after it for RESIZE")
 {
     window w{3, 1 << 20, false};
     const auto resize = asking(command::resize, 2, 4096, 0);
@@ -93,7 +93,14 @@ TEST_CASE("session/window: RESIZE waits for all that was asked for before it")
     w.finished(write);
     CHECK(gathered(w) == "1 ");
     w.sent();
-    CHECK(w.has_room_for(resize));
+    auto& alone = begin(w, resize);
+    CHECK_FALSE(w.has_room_for(reading(3, 1)));  // what it may read is not known yet
+    CHECK_FALSE(w.has_room_for(resize));
+    w.finished(alone);
+    CHECK(gathered(w) == "2 ");
+    w.sent();
+    begin(w, reading(3, 1));
+    CHECK(w.has_room_for(reading(4, 1)));
 }
 
 TEST_CASE("session/window: none at all would be no service, so one always may")

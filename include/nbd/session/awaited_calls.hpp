@@ -73,6 +73,14 @@ public:
         s.has_coroutine = true;
         ++coroutines_;
     }
+    /// Is not awaited.
+    template <class Slot>
+    void resize(Slot& s)
+    {
+        const auto r = s.job.request();
+        s.job.answered(r, window_.disk().resize(r.offset));
+        window_.finished(s);
+    }
     template <class Slot>
     void cancel(Slot& s)
     {

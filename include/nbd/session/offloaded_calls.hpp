@@ -45,6 +45,11 @@ struct offloading {
             call_in_turn(s);
         }
         template <class Slot>
+        void resize(Slot& s)
+        {
+            begin(s);
+        }
+        template <class Slot>
         void cancel(Slot&) noexcept
         {
         }
@@ -93,6 +98,8 @@ struct offloading {
             try {
                 if (window_.gone())
                     s.job.answered(s.job.request(), transmission::given_up());
+                else if (s.job.request().command == protocol::command::resize)
+                    s.job.answered(s.job.request(), disk.resize(s.job.request().offset));
                 over = transmission::make_some(disk.backend(), s.job, s.job.cargo(), disk,
                                                [this](std::uint64_t) { return window_.in_vain(); });
             } catch (...) {  // no memory

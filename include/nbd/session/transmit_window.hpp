@@ -28,8 +28,7 @@ namespace nbd::session {
 /// client under way and sends their replies as they are ready, in any order ("Ordering of messages
 /// and writes"). Whatever of it runs, runs on the client's strand.
 ///
-/// `Calls` makes the calls of a job, in a way of its own, and tells `finished(slot)` when all are made:
-/// awaited_calls, offloaded_calls.
+/// `Calls` makes the calls of a job, and tells `finished(slot)` then: awaited_calls, offloaded_calls.
 template <class Io, class Stream, class Opened, class Observer, template <class> class Calls>
 class windowed {
 public:
@@ -197,9 +196,7 @@ private:
         slot& s = window_.take(r);
         s.job.refuse(r, protocol::error_value::enomem);  // until it is begun
         try {
-            if (r.command == protocol::command::resize) {
-                s.job.answered(r, disk_.resize(r.offset));
-            } else if (!s.job.begin_lent(disk_.backend(), r)) {
+            if (r.command != protocol::command::resize && !s.job.begin_lent(disk_.backend(), r)) {
                 const bool large = r.payload() > in_.buffered_payload;
                 const auto payload = large ? std::span<const std::byte>{} : in_.payload();
                 s.job.begin(r, in_.terms(), agreed_, replies_, payload,
@@ -221,6 +218,8 @@ private:
     /// Has the calls of its job made.
     void call(slot& s)
     {
+        if (s.job.request().command == protocol::command::resize)
+            return calls_.resize(s);
         if (!s.job.next()) {
             finished(s);
             return;

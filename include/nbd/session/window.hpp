@@ -33,8 +33,8 @@ public:
     {
         if (under_way_ == 0)
             return true;
-        // Its client means what it has asked for before to come before.
-        if (r.command == protocol::command::resize)
+        // What a client asks for before a RESIZE comes before it, and what comes after needs its outcome.
+        if (resizing_ || r.command == protocol::command::resize)
             return false;
         if (under_way_ == most_requests_ || bytes_of(r) > most_bytes_
             || bytes_ > most_bytes_ - bytes_of(r))
@@ -52,6 +52,7 @@ public:
         Slot& s = *free_;
         free_ = std::exchange(s.next, nullptr);
         s.under_way = true;
+        resizing_ = r.command == protocol::command::resize;
         ++under_way_;
         bytes_ += bytes_of(r);
         return s;
@@ -135,6 +136,7 @@ private:
     Slot* last_due_ = nullptr;
     Slot* sending_ = nullptr;
     std::size_t under_way_ = 0;
+    bool resizing_ = false;  ///< the last that was taken, and so the only one
     std::uint64_t bytes_ = 0;
 };
 
