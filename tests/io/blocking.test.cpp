@@ -5,11 +5,16 @@
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/outbox.hpp>
 
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/connect_pair.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <stdexcept>
@@ -161,4 +166,38 @@ TEST_CASE("io/blocking: a large send returns as soon as some is sent, for slow i
     CHECK(sent == std::size_t{1} << 20);
     reader.get();
     ::close(file);
+}
+
+TEST_CASE("io/blocking: what comes is read, by who looks for it and by who sleeps")
+{
+    const auto sent_before = GENERATE(std::size_t{0}, std::size_t{64} << 10, std::size_t{1} << 20);
+    const auto budget = std::chrono::microseconds{GENERATE(0, 50, 1'000'000)};
+    boost::asio::io_context context;
+    boost::asio::local::stream_protocol::socket ours{context};
+    boost::asio::local::stream_protocol::socket theirs{context};
+    boost::asio::local::connect_pair(ours, theirs);
+    nbd::io::busy_poll poll{budget};
+    std::string received;
+    std::thread client{[&theirs] {
+        for (char c = 'a'; c <= 'z'; ++c) {
+            boost::asio::write(theirs, boost::asio::buffer(&c, 1));
+            boost::asio::read(theirs, boost::asio::buffer(&c, 1));  // so the next is waited for
+        }
+        theirs.close();
+    }};
+    for (;;) {
+        char c = 0;
+        poll.sent(sent_before);
+        const auto [error, n] =
+            blocking::read_some(ours, boost::asio::buffer(&c, 1), poll).await_resume();
+        if (error) {
+            CHECK(error == boost::asio::error::eof);
+            break;
+        }
+        REQUIRE(n == 1);
+        received += c;
+        boost::asio::write(ours, boost::asio::buffer(&c, 1));
+    }
+    client.join();
+    CHECK(received == "abcdefghijklmnopqrstuvwxyz");
 }

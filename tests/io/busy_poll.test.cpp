@@ -50,6 +50,26 @@ TEST_CASE("io/busy_poll: several short waits in a row begin it again")
     CHECK_FALSE(poll.pays());
 }
 
+TEST_CASE("io/busy_poll: a client that got much is not looked for, one that got some not so often")
+{
+    constexpr std::size_t kib = 1024;
+    busy_poll poll{50us};
+    CHECK_FALSE(poll.asks_first());
+    poll.sent(32 * kib);
+    CHECK(poll.pays());
+    CHECK_FALSE(poll.asks_first());
+    poll.sent(32 * kib + 1);
+    CHECK(poll.pays());
+    CHECK(poll.asks_first());
+    poll.sent(96 * kib);
+    CHECK(poll.pays());
+    poll.sent(96 * kib + 1);
+    CHECK_FALSE(poll.pays());
+    poll.sent(0);
+    CHECK(poll.pays());
+    CHECK_FALSE(poll.asks_first());
+}
+
 TEST_CASE("io/busy_poll: a budget of nothing is never")
 {
     busy_poll poll{0us};

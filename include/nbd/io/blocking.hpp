@@ -116,15 +116,17 @@ public:
                 const auto waited = [&] { return busy_poll::clock::now() - begun; };
                 if (poll.pays()) {
                     do {
-                        const auto n =
-                            ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
-                        if (n > 0) {
-                            poll.waited(waited());
-                            return ready<transfer>{
-                                transfer{boost::system::error_code{}, static_cast<std::size_t>(n)}};
+                        if (!poll.asks_first() || is_readable(stream.native_handle(), 0)) {
+                            const auto n =
+                                ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
+                            if (n > 0) {
+                                poll.waited(waited());
+                                return ready<transfer>{transfer{boost::system::error_code{},
+                                                                static_cast<std::size_t>(n)}};
+                            }
+                            if (n == 0 || (errno != EAGAIN && errno != EINTR))
+                                break;
                         }
-                        if (n == 0 || (errno != EAGAIN && errno != EINTR))
-                            break;
                         std::this_thread::yield();  // whoever is to send may want this processor
                     } while (waited() < poll.budget());
                 }
@@ -176,8 +178,7 @@ public:
     [[nodiscard]] static ready<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
     {
         if constexpr (requires { stream.native_handle(); }) {
-            ::pollfd wanted{.fd = stream.native_handle(), .events = POLLIN, .revents = 0};
-            return ready<bool>{::poll(&wanted, 1, static_cast<int>(time.count())) > 0};
+            return ready<bool>{is_readable(stream.native_handle(), static_cast<int>(time.count()))};
         } else {
             return ready<bool>{true};
         }
@@ -198,6 +199,12 @@ public:
     }
 
 private:
+    [[nodiscard]] static bool is_readable(int descriptor, int milliseconds) noexcept
+    {
+        ::pollfd wanted{.fd = descriptor, .events = POLLIN, .revents = 0};
+        return ::poll(&wanted, 1, milliseconds) > 0;
+    }
+
     /// Bytes that one call may be busy with: a client that takes them, however slowly, is seen to do so.
     static constexpr std::size_t at_a_time = std::size_t{1} << 20;
 

@@ -17,12 +17,15 @@ public:
     explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
 
     [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
-    [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && little_; }
+    [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && sent_ <= much; }
+    /// Whether it is better to ask if there is something than to try to take it, which costs a call less,
+    /// but gets in the way of a client that is about to send, and takes what it sends in smaller parts.
+    [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
     [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
 
     /// So many bytes were sent since the last wait. A client that got much has much to do before it
     /// asks again, and does not miss the time that waking up takes.
-    void sent(std::size_t bytes) noexcept { little_ = bytes <= little; }
+    void sent(std::size_t bytes) noexcept { sent_ = bytes; }
 
     /// A wait took that long. One that was too long to be awaited awake ends the looking, until
     /// several in a row were short enough again; waking up is part of those.
@@ -38,9 +41,10 @@ private:
     static constexpr int waking_costs = 4;
     static constexpr int in_a_row = 3;
     static constexpr std::size_t little = std::size_t{32} << 10;
+    static constexpr std::size_t much = std::size_t{96} << 10;
 
     std::chrono::nanoseconds budget_;
-    bool little_ = true;
+    std::size_t sent_ = 0;
     int late_ = 0;  ///< short waits that are wanted before the next look
 };
 
