@@ -9,7 +9,6 @@ TEST_CASE("io/busy_poll: it pays until it is known not to")
 {
     busy_poll poll{50us};
     CHECK(poll.enabled());
-    CHECK(poll.budget() == 50us);
     CHECK(poll.pays());
     for (const auto wait : {0us, 1us, 50us, 199us, 200us}) {
         poll.waited(wait);
@@ -68,6 +67,18 @@ TEST_CASE("io/busy_poll: a client that got much is not looked for, one that got 
     poll.sent(0);
     CHECK(poll.pays());
     CHECK_FALSE(poll.asks_first());
+}
+
+TEST_CASE("io/busy_poll: looks until it has found, or for as long as it may")
+{
+    const busy_poll poll{1h};
+    int asked = 0;
+    CHECK(poll.look([&] { return ++asked == 5; }));
+    CHECK(asked == 5);
+    const busy_poll brief{1ns};
+    asked = 0;
+    CHECK_FALSE(brief.look([&] { return ++asked == 5; }));
+    CHECK(asked == 1);
 }
 
 TEST_CASE("io/busy_poll: a budget of nothing is never")

@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <exception>
 #include <optional>
-#include <thread>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -114,21 +113,17 @@ public:
             if (poll.enabled()) {
                 const auto begun = busy_poll::clock::now();
                 const auto waited = [&] { return busy_poll::clock::now() - begun; };
-                if (poll.pays()) {
-                    do {
-                        if (!poll.asks_first() || is_readable(stream.native_handle(), 0)) {
-                            const auto n =
-                                ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
-                            if (n > 0) {
-                                poll.waited(waited());
-                                return ready<transfer>{transfer{boost::system::error_code{},
-                                                                static_cast<std::size_t>(n)}};
-                            }
-                            if (n == 0 || (errno != EAGAIN && errno != EINTR))
-                                break;
-                        }
-                        std::this_thread::yield();  // whoever is to send may want this processor
-                    } while (waited() < poll.budget());
+                ::ssize_t n = 0;
+                const auto received = [&] {
+                    if (poll.asks_first() && !is_readable(stream.native_handle(), 0))
+                        return false;
+                    n = ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
+                    return n >= 0 || (errno != EAGAIN && errno != EINTR);
+                };
+                if (poll.pays() && poll.look(received) && n > 0) {
+                    poll.waited(waited());
+                    return ready<transfer>{
+                        transfer{boost::system::error_code{}, static_cast<std::size_t>(n)}};
                 }
                 auto result = read_some(stream, to);
                 poll.waited(waited());

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <thread>
 
 namespace nbd::io {
 
@@ -21,7 +22,19 @@ public:
     /// Whether it is better to ask if there is something than to try to take it, which costs a call less,
     /// but gets in the way of a client that is about to send, and takes what it sends in smaller parts.
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
-    [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
+
+    /// Asks `found()` until it is true or the budget is spent. Whether it was true.
+    template <class Found>
+    [[nodiscard]] bool look(Found found) const
+    {
+        const auto end = clock::now() + budget_;
+        do {
+            if (found())
+                return true;
+            std::this_thread::yield();  // whoever is to bring something may want this processor
+        } while (clock::now() < end);
+        return false;
+    }
 
     /// So many bytes were sent since the last wait. A client that got much has much to do before it
     /// asks again, and does not miss the time that waking up takes.

@@ -6,7 +6,6 @@
 #include <boost/asio/io_context.hpp>
 
 #include <chrono>
-#include <thread>
 
 namespace nbd::io {
 
@@ -21,16 +20,10 @@ inline void run_awake(boost::asio::io_context& context, std::chrono::nanoseconds
     }
     while (!context.stopped()) {
         const auto begun = busy_poll::clock::now();
-        const auto waited = [&] { return busy_poll::clock::now() - begun; };
-        bool found = false;
-        if (poll.pays()) {
-            while (!(found = context.poll_one() != 0) && !context.stopped()
-                   && waited() < poll.budget())
-                std::this_thread::yield();  // whoever is to bring something may want this processor
-        }
-        if (!found)
+        const auto ran = [&context] { return context.poll_one() != 0 || context.stopped(); };
+        if (!poll.pays() || !poll.look(ran))
             context.run_one();
-        poll.waited(waited());
+        poll.waited(busy_poll::clock::now() - begun);
     }
 }
 
