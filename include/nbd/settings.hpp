@@ -50,9 +50,9 @@ struct settings {
     /// not need it.
     bool serialise_overlaps = false;
 
-    /// How long a thread of the server (of a client, or of strand_pool) looks for something to do before
-    /// it sleeps, as long as clients are as quick as that; 0 = never. A thread that sleeps takes about as
-    /// long to wake. Not with on_executor, nor on a pool beside calls that block.
+    /// How long a thread that blocks (per_client_threads with a backend that is not awaited) looks for
+    /// the next request before it sleeps, as long as its client is as quick as that; 0 = never. A
+    /// thread that sleeps takes about as long to wake.
     std::chrono::microseconds busy_poll{50};
 
     /// How long stop() waits for requests that are under way before it cuts their clients.

@@ -3,7 +3,6 @@
 #include <nbd/threading/strand_pool.hpp>
 
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
@@ -87,32 +86,6 @@ TEST_CASE("threading/strand_pool: done is called once, also for a task that thro
         policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
     policy.join();
     CHECK(done == 3);
-}
-
-TEST_CASE("threading/strand_pool: each thread runs its context as it was told to")
-{
-    strand_pool policy{3};
-    std::mutex mutex;
-    std::set<boost::asio::io_context*> ran;
-    policy.start([&](boost::asio::io_context& context) {
-        {
-            const std::lock_guard lock{mutex};
-            ran.insert(&context);
-        }
-        context.run();
-    });
-    std::set<boost::asio::execution_context*> given;
-    std::atomic<int> done{0};
-    for (int i = 0; i < 6; ++i) {
-        const auto at = policy.next_executor();
-        given.insert(&at.context());
-        policy.launch(
-            at, [] { return run([] {}); }, [&] { ++done; });
-    }
-    policy.join();
-    CHECK(done == 6);
-    CHECK(ran.size() == 3);
-    CHECK(std::set<boost::asio::execution_context*>(ran.begin(), ran.end()) == given);
 }
 
 TEST_CASE("threading/strand_pool: join without clients returns, and may be called again")

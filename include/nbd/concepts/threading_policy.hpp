@@ -41,9 +41,7 @@ struct offloaded_calls {
 ///
 ///     using executor_type              the concrete executor of the clients' sockets
 ///     static constexpr bool blocking   true: an operation blocks its thread; false: it is awaited
-///     void start(), or start(run)      makes what it needs; may throw std::system_error. Where its
-///                                      threads run an io_context each, they do it by run(context),
-///                                      which looks for work for a while before it sleeps
+///     void start()                     makes what it needs; may throw std::system_error
 ///     executor_type next_executor()    where the next client's socket is to live
 ///     void launch(executor, make_task, done)
 ///                                      runs the task that `make_task()` returns to its end, then

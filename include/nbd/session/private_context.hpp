@@ -2,7 +2,6 @@
 #pragma once
 
 #include <nbd/io/awaiting.hpp>
-#include <nbd/io/run_awake.hpp>
 #include <nbd/session/serve.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
@@ -46,7 +45,7 @@ public:
             [&over](const std::exception_ptr&) { over = true; });
         while (!over) {
             try {
-                io::run_awake(own, context_.limits.busy_poll);
+                own.run();
                 own.restart();
             } catch (...) {  // a handler of the backend's own; the session goes on
             }

@@ -4,7 +4,6 @@
 #include <nbd/error.hpp>
 #include <nbd/io/awaiting.hpp>
 #include <nbd/io/blocking.hpp>
-#include <nbd/io/run_awake.hpp>
 #include <nbd/session/control.hpp>
 #include <nbd/session/in_progress.hpp>
 #include <nbd/session/private_context.hpp>
@@ -16,7 +15,6 @@
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/error.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
 #include <atomic>
@@ -75,7 +73,7 @@ public:
         ::fcntl(acceptor_.native_handle(), F_SETFD, FD_CLOEXEC);
         endpoint_ = acceptor_.local_endpoint();
         try {
-            start_policy();
+            policy_.start();
             accept();
             control_.start([this] { carry_on(); });
         } catch (...) {  // no thread or no descriptor to be had
@@ -105,19 +103,6 @@ public:
 private:
     using roster_type = roster<socket_type, Observer>;
     using seat = typename roster_type::seat;
-
-    void start_policy()
-    {
-        // Calls that block need the processor more than threads do that look for clients.
-        constexpr bool awake = !promises_blocks<typename Exports::opened::backend_type>;
-        const auto run = [budget = limits_.busy_poll](boost::asio::io_context& context) {
-            io::run_awake(context, awake ? budget : std::chrono::microseconds{});
-        };
-        if constexpr (requires { policy_.start(run); })
-            policy_.start(run);
-        else
-            policy_.start();
-    }
 
     void close_once()
     {

@@ -39,24 +39,18 @@ public:
             throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
     }
 
-    /// Each thread calls `run(context)`, which is to return when its context is out of work.
     /// Errors: std::system_error where there are no threads or descriptors to be had; none is left
     /// then.
-    template <class Run>
-    void start(Run run)
+    void start()
     {
         try {
             for (std::size_t i = 0; i < threads_; ++i)
-                workers_.emplace_back().start(run);
+                workers_.emplace_back().start();
         } catch (...) {
             join();
             throw;
         }
         next_ = workers_.begin();
-    }
-    void start()
-    {
-        start([](boost::asio::io_context& context) { context.run(); });
     }
 
     [[nodiscard]] executor_type next_executor()
@@ -101,14 +95,13 @@ private:
         boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
         std::thread thread;
 
-        template <class Run>
-        void start(Run run)
+        void start()
         {
-            thread = std::thread{[this, run] {
+            thread = std::thread{[this] {
                 threading::block_sigpipe();
                 for (;;) {
                     try {
-                        run(context);
+                        context.run();
                         return;
                     } catch (...) {  // of a handler of a backend's own; the clients go on
                     }
