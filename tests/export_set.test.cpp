@@ -2,8 +2,10 @@
 #include "catch.hpp"
 #include <nbd/export_set.hpp>
 
+#include <cerrno>
 #include <limits>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,17 @@ struct coarse_disk : disk {
 struct resizable_disk : disk {
     using disk::disk;
     void resize(std::uint64_t) {}
+};
+/// Throws where nobody expects it.
+struct moody_disk : resizable_disk {
+    explicit moody_disk(const bool& i) : resizable_disk{1 << 20}, ill{i} {}
+    nbd::block_sizes block_sizes() const
+    {
+        if (ill)
+            throw std::system_error{EIO, std::generic_category()};
+        return {};
+    }
+    const bool& ill;
 };
 struct one_for_each {
     resizable_disk open(const nbd::client&) { return resizable_disk{1 << 20}; }
@@ -101,6 +114,17 @@ TEST_CASE("export_set: the size of what is opened for one client is not offered 
     CHECK_FALSE(offers_resize(set));
     auto opened = open(set, "x");
     CHECK(opened->resize(1 << 21) == std::errc::not_supported);
+}
+
+TEST_CASE("export_set: a resize that throws has failed")
+{
+    bool ill = false;
+    nbd::export_set<moody_disk> set;
+    set.emplace("x", {.allow_resize = true}, ill);
+    auto opened = open(set, "x");
+    ill = true;
+    CHECK(opened->resize(1 << 21) == std::errc::io_error);
+    CHECK(opened->size() == 1 << 20);
 }
 
 TEST_CASE("export_set: what a client is told of an export")

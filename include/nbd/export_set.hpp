@@ -194,10 +194,10 @@ public:
             return record_->size.load(std::memory_order_relaxed);
     }
     /// The RESIZE command.
-    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t size)
+    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t size) noexcept
     {
         if constexpr (has_resize<Backend> && !has_open<Backend>)
-            return record_->resize(size);
+            return transmission::outcome_of([&] { return record_->resize(size); });
         else
             return std::make_error_code(std::errc::not_supported);
     }

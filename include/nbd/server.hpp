@@ -115,9 +115,9 @@ public:
     void wait() { reception_.wait(); }
 
     /// Accepts nobody any more, finishes and answers the requests that were begun, answers ESHUTDOWN
-    /// to those that were only received, closes every connection and returns. Clients that take longer
-    /// than settings.stop_grace are cut, and what they await is cancelled; a call that blocks takes
-    /// what it takes.
+    /// to those that were only received, and to zeroes that had to be written and are not yet, closes
+    /// every connection and returns. Clients that take longer than settings.stop_grace are cut, and what
+    /// they await is cancelled; a call that blocks takes what it takes.
     void stop() { reception_.stop(); }
 
     /// start() and wait().

@@ -12,7 +12,8 @@
 namespace nbd {
 
 /// The run-time limits of a server. Every byte from the network is untrusted; these bound what one
-/// client can take from the others. Zero switches a limit off where it says so.
+/// client can take from the others. Zero switches a limit off where it says so. A client that is over a
+/// limit of time is let go within half a second, or within three where there are thousands.
 struct settings {
     /// Clients at a time; 0 = no limit. A client over the limit waits in the backlog for a free
     /// place, and one that has haggled for more than a second gives its place up. 100 is qemu's.

@@ -151,6 +151,15 @@ TEST_CASE("transmission/status_plan: no more extents than the maximum payload ho
     CHECK_FALSE(p.begin(asking(0, 100), small, both, reply_style::extended, {}, 1000));
     std::ignore = play(p, {many, many});
     CHECK(p.reply().size() == 2 * (32 + 8 + 512));
+
+    // Blocks whose parts differ make more of them.
+    small.blocks = {512, 512, 512};
+    many.clear();
+    for (std::uint64_t i = 0; i < 100; ++i)
+        many.push_back({768, 1 + i % 2});
+    CHECK_FALSE(p.begin(asking(0, 76'800), small, both, reply_style::structured, {}, 1000));
+    std::ignore = play(p, {many, many});
+    CHECK(p.reply().size() == 2 * (20 + 4 + 512));
 }
 
 TEST_CASE("transmission/status_plan: descriptors keep to the export's blocks (P66)")

@@ -213,9 +213,9 @@ concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::u
     { b.context_extents(index, offset, length, to) } -> outcome;
 };
 /// Changes the size, in bytes. What is cut off is lost; what is added reads as zero. Called by
-/// export_set::resize, and by clients where the export allows it. No call goes past a new end that
-/// begins after this one. It is never called while another call runs, unless the backend promises
-/// parallel: then it must expect calls under way, also there.
+/// export_set::resize, and by clients where the export allows it; never while another call runs, and
+/// none goes past the new end then. With parallel it must expect calls that are under way, or about to
+/// begin, also there; and what it has lent is still read.
 template <class B>
 concept has_resize = requires(B& b, std::uint64_t size) {
     { b.resize(size) } -> ready_outcome;

@@ -74,7 +74,8 @@ public:
             return true;
         // Since then it is we who read no more.
         return !session.stopping.load(std::memory_order_relaxed)
-            && (silent_for_ += ticks) >= ticker::ticks(std::chrono::seconds{10});
+            && (silent_for_ += silent_for_ == 0 ? 1 : ticks)
+            >= ticker::ticks(std::chrono::seconds{10});
     }
     /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
     /// sent waits to be received (by a thread that another client keeps busy).

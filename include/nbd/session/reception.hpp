@@ -17,6 +17,7 @@
 #include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -222,7 +223,7 @@ private:
         clock_.advance_to(elapsed());
         const auto clients = roster_.count();
         // To look at thousands takes its time, so they are looked at less often.
-        const std::uint64_t often = 1 + clients / 2500;
+        const std::uint64_t often = 1 + std::min<std::uint64_t>(clients / 2500, 7);
         if (clock_.now() - swept_ >= often) {
             roster_.cut_overdue(often);
             swept_ = clock_.now();

@@ -137,6 +137,7 @@ private:
         const auto& context = contexts_[current_];
         if (block_ > 1)
             align(extents_, block_, has_extents<B> && context.index == 0);
+        extents_.resize(std::min(extents_.size(), most_));  // aligned, they may be more
 
         const auto header = protocol::chunk_bytes(style_);
         const bool wide = style_ == protocol::reply_style::extended;
