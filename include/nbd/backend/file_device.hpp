@@ -95,6 +95,18 @@ public:
     {
         return (reinterpret_cast<std::uintptr_t>(memory) & (memory_alignment() - 1)) == 0;
     }
+    /// Where the whole sectors of a range begin and end, which are what a device takes; none where they
+    /// end before they begin.
+    [[nodiscard]] std::pair<std::uint64_t, std::uint64_t>
+    whole_sectors(std::uint64_t offset, std::uint64_t length) const noexcept
+    {
+        const std::uint64_t sector = facts().sector;
+        return {(offset + sector - 1) / sector * sector, (offset + length) / sector * sector};
+    }
+    [[nodiscard]] bool in_sectors(std::uint64_t offset, std::uint64_t length) const noexcept
+    {
+        return ((offset | length) & (facts().sector - 1)) == 0;
+    }
     [[nodiscard]] nbd::block_sizes block_sizes() const noexcept
     {
         return {.minimum = alignment(), .preferred = std::max(facts().preferred, alignment())};
@@ -111,9 +123,7 @@ public:
     {
         if (read_only())
             return file_failure(EROFS);
-        // A device takes whole sectors.
-        const auto first = (offset + facts().sector - 1) / facts().sector * facts().sector;
-        const auto last = (offset + length) / facts().sector * facts().sector;
+        const auto [first, last] = whole_sectors(offset, length);
         if (first >= last)
             return {};
         // It may discard what it has no fast way to zero, and so has no hole for.
@@ -134,7 +144,7 @@ public:
             return file_failure(EROFS);
         if (length == 0)
             return {};
-        if (((offset | length) & (facts().sector - 1)) != 0)
+        if (!in_sectors(offset, length))
             return std::make_error_code(std::errc::not_supported);
         if (!flags.no_hole) {
             const int error =

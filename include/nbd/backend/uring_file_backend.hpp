@@ -58,8 +58,6 @@ public:
     explicit basic_uring_file_backend(const std::string& path, const file_settings& s = {})
         : device_{(uring_service::probe(), path), s}
     {
-        if (posix_file::facts(device_.descriptor(), facts_) != 0)
-            throw std::system_error{errno, std::system_category(), "nbd: " + path};
     }
 
     [[nodiscard]] std::uint64_t size() const noexcept { return device_.size(); }
@@ -103,9 +101,7 @@ public:
     {
         if (device_.read_only())
             co_return file_failure(EROFS);
-        // A device takes whole sectors.
-        const auto first = (offset + facts_.sector - 1) / facts_.sector * facts_.sector;
-        const auto last = (offset + length) / facts_.sector * facts_.sector;
+        const auto [first, last] = device_.whole_sectors(offset, length);
         if (first >= last)
             co_return failure{};
         const auto said = co_await allocate(punches_, punch, first, last - first);
@@ -113,7 +109,7 @@ public:
             co_return heard(said);
         // Advice: where the system cannot do it, nothing happens. A device may discard what it cannot make a
         // hole of, though no ring can ask for that.
-        co_return facts_.device ? device_.trim(first, last - first) : failure{};
+        co_return device_.is_block_device() ? device_.trim(first, last - first) : failure{};
     }
     awaited write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags flags)
     {
@@ -121,7 +117,7 @@ public:
             co_return file_failure(EROFS);
         if (length == 0)
             co_return failure{};
-        if (((offset | length) & (facts_.sector - 1)) != 0)
+        if (!device_.in_sectors(offset, length))
             co_return std::make_error_code(std::errc::not_supported);
         if (!flags.no_hole) {
             const auto said = co_await allocate(punches_, punch, offset, length);
@@ -129,7 +125,7 @@ public:
                 co_return heard(said);
         }
         // A device may have to write them.
-        if (!facts_.device || !flags.fast) {
+        if (!device_.is_block_device() || !flags.fast) {
             const auto said = co_await allocate(zeroes_, zero, offset, length);
             if (!cannot(said))
                 co_return heard(said);
@@ -277,7 +273,6 @@ private:
     }
 
     file_device device_;
-    file_facts facts_;
     ability reads_now_;
     ability punches_;
     ability zeroes_;

@@ -151,9 +151,8 @@ public:
     {
         if (disk_.gone())
             return protocol::error_value::eshutdown;
-        const auto size = disk_.size();
-        return r.offset <= size && r.length <= size - r.offset ? protocol::error_value::none
-                                                               : protocol::error_value::enospc;
+        return transmission::inside(r, disk_.size()) ? protocol::error_value::none
+                                                     : protocol::error_value::enospc;
     }
 
     /// A longer one goes to `to`, which is as long as it; until then there is no next.
