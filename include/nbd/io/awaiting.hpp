@@ -68,23 +68,6 @@ public:
         }
     }
 
-    template <class Stream, class Gathered>
-    [[nodiscard]] static task<std::tuple<boost::system::error_code, std::size_t>>
-    send_part_of_file(Stream& stream, const Gathered& from)
-    {
-        for (;;) {
-            boost::system::error_code error;
-            if (!stream.native_non_blocking())
-                stream.native_non_blocking(true, error);
-            const auto result = send_file_now(stream.native_handle(), from.file());
-            if (std::get<0>(result) != boost::asio::error::would_block)
-                co_return result;
-            std::tie(error) = co_await stream.async_wait(Stream::wait_write, token{});
-            if (error)
-                co_return std::tuple{error, std::size_t{0}};
-        }
-    }
-
     /// Whether there is something to receive, or becomes so in that time. For what happens seldom: it
     /// looks again and again.
     template <class Stream>
@@ -115,6 +98,24 @@ public:
     [[nodiscard]] static auto yield(Stream& stream)
     {
         return boost::asio::post(stream.get_executor(), boost::asio::use_awaitable_t<Executor>{});
+    }
+
+private:
+    template <class Stream, class Gathered>
+    [[nodiscard]] static task<std::tuple<boost::system::error_code, std::size_t>>
+    send_part_of_file(Stream& stream, const Gathered& from)
+    {
+        for (;;) {
+            boost::system::error_code error;
+            if (!stream.native_non_blocking())
+                stream.native_non_blocking(true, error);
+            const auto result = send_file_now(stream.native_handle(), from.file());
+            if (std::get<0>(result) != boost::asio::error::would_block)
+                co_return result;
+            std::tie(error) = co_await stream.async_wait(Stream::wait_write, token{});
+            if (error)
+                co_return std::tuple{error, std::size_t{0}};
+        }
     }
 };
 
