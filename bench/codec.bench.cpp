@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What is decided without a socket: the wire, the admission of requests, the handshake.
-#include <nbd/handshake/haggler.hpp>
+#include <nbd/handshake/negotiator.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/reply.hpp>
 #include <nbd/protocol/request.hpp>
@@ -137,17 +137,17 @@ void admit(benchmark::State& state)
     benchmark::DoNotOptimize(t);
     for (auto _ : state)
         for (const auto& r : requests) {
-            auto verdict = nbd::transmission::admit(r, t);
-            benchmark::DoNotOptimize(verdict);
+            auto action = nbd::transmission::admit(r, t);
+            benchmark::DoNotOptimize(action);
         }
     state.SetItemsProcessed(count(state, requests.size()));
 }
 BENCHMARK(admit)->Name("admission/mixed");
 
 /// A handshake from the greeting to the transmission phase, with everything but the socket.
-void haggle(benchmark::State& state)
+void negotiate(benchmark::State& state)
 {
-    using nbd::handshake::verdict;
+    using nbd::handshake::action;
     const nbd::settings limits;
     const nbd::handshake::export_info disk{.name = "test", .description = "a disk", .terms = terms};
     const auto info = info_data(disk.name);
@@ -160,26 +160,26 @@ void haggle(benchmark::State& state)
     sent.insert(sent.end(), info.begin(), info.end());
 
     for (auto _ : state) {
-        nbd::handshake::haggler haggler{limits};
+        nbd::handshake::negotiator negotiator{limits};
         auto rest = std::span<const std::byte>{sent};
-        auto v = verdict::more;
-        while (v == verdict::more && haggler.wants() <= rest.size()) {
-            benchmark::DoNotOptimize(haggler.reply().data());
-            haggler.reply().clear();
-            const auto bytes = rest.first(haggler.wants());
+        auto v = action::more;
+        while (v == action::more && negotiator.wants() <= rest.size()) {
+            benchmark::DoNotOptimize(negotiator.reply().data());
+            negotiator.reply().clear();
+            const auto bytes = rest.first(negotiator.wants());
             rest = rest.subspan(bytes.size());
-            v = haggler.take(bytes);
-            if (v == verdict::open)
-                v = haggler.opened(disk);
+            v = negotiator.take(bytes);
+            if (v == action::open)
+                v = negotiator.opened(disk);
         }
-        benchmark::DoNotOptimize(haggler.reply().data());
-        if (v != verdict::transmit) {
+        benchmark::DoNotOptimize(negotiator.reply().data());
+        if (v != action::transmit) {
             state.SkipWithError("the handshake does not end in the transmission phase");
             break;
         }
     }
     state.SetItemsProcessed(count(state, 1));
 }
-BENCHMARK(haggle)->Name("haggler/go");
+BENCHMARK(negotiate)->Name("negotiator/go");
 
 }  // namespace

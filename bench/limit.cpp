@@ -64,7 +64,7 @@ public:
 
     void serve()
     try {
-        haggle();
+        negotiate();
         for (;;) {
             while (in_.size() < wire::request_bytes) {
                 send();
@@ -93,7 +93,7 @@ private:
     static constexpr std::size_t room = std::size_t{128} << 10;
     static constexpr std::size_t most_pieces = 64;
 
-    void haggle()
+    void negotiate()
     {
         std::byte greeting[wire::greeting_bytes];
         wire::encode_greeting(

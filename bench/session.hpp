@@ -166,7 +166,8 @@ try {
 }
 
 template <class...>
-struct types {};
+struct types {
+};
 
 template <class Transport, class Backend, class Policy>
 void register_session()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // nbd-serve: a server on the command line. `nbd-serve --help` tells what it can do.
 #include "nbd_serve_arguments.hpp"
-#include "nbd_serve_narrator.hpp"
+#include "nbd_serve_log.hpp"
 #include <nbd/backend/file_backend.hpp>
 #include <nbd/backend/null_backend.hpp>
 #include <nbd/server.hpp>
@@ -76,10 +76,10 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
     } catch (const std::exception& error) {
         throw usage_error{said(disk, error)};
     }
-    std::optional<nbd::server<nbd::unix_transport, Backend, Policy, narrator>> on_unix;
-    std::optional<nbd::server<nbd::tcp_transport, Backend, Policy, narrator>> on_tcp;
+    std::optional<nbd::server<nbd::unix_transport, Backend, Policy, client_log>> on_unix;
+    std::optional<nbd::server<nbd::tcp_transport, Backend, Policy, client_log>> on_tcp;
     const auto start = [&](auto& server, const auto& listen_at, const std::string& argument) {
-        server.emplace(exports, listen_at, a.limits, policy(a.threads), narrator{a.verbose});
+        server.emplace(exports, listen_at, a.limits, policy(a.threads), client_log{a.verbose});
         std::error_code error;
         server->start(error);
         if (error)

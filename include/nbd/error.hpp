@@ -35,7 +35,7 @@ enum class errc {
     send_timeout,
     idle_timeout,
     /// A client still in its handshake was let go to admit another; see settings.max_connections.
-    gave_way,
+    evicted,
     /// The server stopped.
     server_stopped,
 
@@ -85,7 +85,7 @@ public:
             return "the client does not read its replies";
         case errc::idle_timeout:
             return "the client was idle for too long";
-        case errc::gave_way:
+        case errc::evicted:
             return "the handshake gave way to another client";
         case errc::server_stopped:
             return "the server stopped";
@@ -138,4 +138,5 @@ namespace nbd {
 }  // namespace nbd
 
 template <>
-struct std::is_error_code_enum<nbd::errc> : std::true_type {};
+struct std::is_error_code_enum<nbd::errc> : std::true_type {
+};

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/acceptance/listener.hpp>
 #include <nbd/backend/mem_backend.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/concepts/observer.hpp>
 #include <nbd/concepts/threading_policy.hpp>
 #include <nbd/concepts/transport.hpp>
 #include <nbd/error.hpp>
-#include <nbd/export_set.hpp>
-#include <nbd/session/reception.hpp>
+#include <nbd/exports/export_set.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/threading/on_executor.hpp>
 #include <nbd/threading/per_client_threads.hpp>
@@ -81,8 +81,8 @@ public:
     }
     /// On an executor of the program's own, with the policy nbd::on_executor.
     template <class Executor>
-        requires(std::constructible_from<ThreadingPolicy, Executor>
-                 && std::same_as<Executor, typename ThreadingPolicy::executor_type>)
+        requires(std::constructible_from<ThreadingPolicy, Executor>&&
+                     std::same_as<Executor, typename ThreadingPolicy::executor_type>)
     server(Executor executor, typename Transport::settings listen_at, settings limits = {},
            Observer observer = {})
         : server{std::move(listen_at), std::move(limits), ThreadingPolicy{std::move(executor)},
@@ -102,23 +102,23 @@ public:
     /// error nothing was started.
     /// Errors: the transport's (address in use, path too long, no permission ...), the system's when
     /// it has no more threads, errc::started_before.
-    void start(std::error_code& error) { error = reception_.start(); }
+    void start(std::error_code& error) { error = listener_.start(); }
     /// As above; throws std::system_error.
     void start()
     {
-        if (const auto failed = reception_.start())
+        if (const auto failed = listener_.start())
             throw std::system_error{failed, "nbd: cannot listen on " + transport_.where()};
     }
 
     /// Returns when the server has stopped and every client has left; at once where it was not
     /// started, and on the server's own threads, which cannot wait for themselves.
-    void wait() { reception_.wait(); }
+    void wait() { listener_.wait(); }
 
     /// Accepts nobody any more, finishes and answers the requests that were begun, answers ESHUTDOWN
     /// to those that were only received, and to zeroes that had to be written and are not yet, closes
     /// every connection and returns. Clients that take longer than settings.stop_grace are cut, and what
     /// they await is cancelled; a call that blocks takes what it takes.
-    void stop() { reception_.stop(); }
+    void stop() { listener_.stop(); }
 
     /// start() and wait().
     void run()
@@ -130,7 +130,7 @@ public:
     /// Where it listens, after start(): the port that was free, for one.
     [[nodiscard]] const endpoint_type& local_endpoint() const noexcept
     {
-        return reception_.local_endpoint();
+        return listener_.local_endpoint();
     }
 
     /// The NBD URI of an export, to paste into any client, after start().
@@ -151,16 +151,16 @@ private:
         endpoint_type local_endpoint() const { return {}; }
     };
     // A backend that is not sound has had its sentence; pages of templates would only hide it.
-    using reception_type = std::conditional_t<
+    using listener_type = std::conditional_t<
         sound && nbd::transport<Transport> && threading_policy<ThreadingPolicy>,
-        session::reception<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
+        acceptance::listener<Transport, ThreadingPolicy, export_set_type, Observer>, nothing>;
 
     std::shared_ptr<export_set_type> exports_;
     const settings limits_;
     [[no_unique_address]] Observer observer_;
     Transport transport_;
     ThreadingPolicy policy_;
-    reception_type reception_{transport_, policy_, *exports_, limits_, observer_};
+    listener_type listener_{transport_, policy_, *exports_, limits_, observer_};
 };
 
 }  // namespace nbd

@@ -16,7 +16,7 @@ namespace nbd {
 /// limit of time is let go within half a second, or within three where there are thousands.
 struct settings {
     /// Clients at a time; 0 = no limit. A client over the limit waits in the backlog for a free
-    /// place, and one that has haggled for more than a second gives its place up. 100 is qemu's.
+    /// place, and one that has negotiated for more than a second gives its place up. 100 is qemu's.
     std::size_t max_connections = 100;
 
     /// From accept to the end of the handshake, however slowly the bytes come; 0 = no limit. 10 s is

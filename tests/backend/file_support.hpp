@@ -4,7 +4,7 @@
 
 #include "catch.hpp"
 #include <nbd/backend/opened_file.hpp>
-#include <nbd/concepts/extent_list.hpp>
+#include <nbd/vocabulary/extent_list.hpp>
 
 #include <algorithm>
 #include <cerrno>

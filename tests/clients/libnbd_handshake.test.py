@@ -16,7 +16,7 @@ def assert_works(h):
     assert h.pread(10, M - 10) == b"0123456789"
 
 
-def haggler(server):
+def negotiator(server):
     """A connection that stays in the handshake until it is told to go."""
     h = nbd.NBD()
     h.set_opt_mode(True)
@@ -68,7 +68,7 @@ def test_unknown_export(flags):
 @for_each(GRID)
 def test_list_info_go(policy, transport):
     with serve(*DISK, policy=policy, transport=transport) as server:
-        h = haggler(server)
+        h = negotiator(server)
         listed = []
         for _ in range(3):
             listed.clear()
@@ -103,7 +103,7 @@ def test_description_is_the_name_by_default():
 
 def test_many_options_before_go():
     with serve(*DISK) as server:
-        h = haggler(server)
+        h = negotiator(server)
         for _ in range(10):
             h.opt_info()
             h.opt_list(lambda name, description: 0)
@@ -118,12 +118,12 @@ def test_many_options_before_go():
 def test_abort(policy, transport):
     with serve(*DISK, policy=policy, transport=transport) as server:
         for with_info in (False, True):
-            h = haggler(server)
+            h = negotiator(server)
             if with_info:
                 h.opt_info()
             h.opt_abort()
             assert h.aio_is_closed()
-        h = haggler(server)
+        h = negotiator(server)
         h.opt_go()
         assert_works(h)
 
@@ -172,7 +172,7 @@ def test_meta_contexts_wanted():
 def test_options_of_newer_clients():
     """Each is granted or refused, and the handshake goes on."""
     with serve(*DISK) as server:
-        h = haggler(server)
+        h = negotiator(server)
         for option in ("opt_starttls", "opt_extended_headers", "opt_structured_reply"):
             if hasattr(h, option):
                 with contextlib.suppress(nbd.Error):

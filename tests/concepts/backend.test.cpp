@@ -2,9 +2,9 @@
 // Archetypes: the least model of each concept is accepted by the whole server, and in every style.
 // Programs that must be refused are the *.fail.cpp beside this file.
 #include "catch.hpp"
-#include <nbd/concepts/call.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/server.hpp>
+#include <nbd/vocabulary/call.hpp>
 
 #include <boost/system/error_code.hpp>
 

@@ -351,7 +351,7 @@ def C13_connection_above_the_limit_waits(t):
 
 @case(own=True, twice=False)
 def C13_haggler_gives_way(t):
-    """A client that still haggles after a second gives way to a newcomer; clients in transmission never do."""
+    """A client that still in_handshake after a second gives way to a newcomer; clients in transmission never do."""
     server = t.start(["mem:1M", "--max-connections", "2"])
     good = t.client(server).start().go()
     silent = t.client(server)

@@ -226,7 +226,7 @@ def CVE_2019_14851_info_and_go_in_every_order(t):
         t.finish(client)
     client = t.hs()
     client.info(NAME)
-    t.equal(client.haggle(GO, info_data(b"other"))[-1].kind, ERR_UNKNOWN, "GO of another export")
+    t.equal(client.negotiate(GO, info_data(b"other"))[-1].kind, ERR_UNKNOWN, "GO of another export")
     t.equal(client.final(ABORT), ACK, "ABORT")
 
 
@@ -315,7 +315,7 @@ def leave(t, server, way):
     elif way == "RST":
         client.go().reset()
     elif way == "failed GO":
-        client.haggle(GO, info_data(b"nobody"))
+        client.negotiate(GO, info_data(b"nobody"))
     elif way == "unknown EXPORT_NAME":
         client.option(EXPORT_NAME, b"nobody")
     elif way == "ABORT":

@@ -87,7 +87,7 @@ def P37_go_is_not_unsup(t):
     """After EXTENDED_HEADERS, GO and INFO are not answered ERR_UNSUP."""
     client = ehs(t)
     t.equal(client.info(b"nobody")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
-    t.equal(client.haggle(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO of an unknown export")
+    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO of an unknown export")
     client.go()
     t.sync(client)
 

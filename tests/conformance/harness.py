@@ -259,7 +259,7 @@ class Context:
         return client
 
     def hs(self, flags=3, **more):
-        """A client in option haggling."""
+        """A client in option negotiation."""
         return self.client(**more).start(flags)
 
     def tx(self, name=b"", mode="simple", contexts=None, **more):

@@ -40,7 +40,7 @@ STAGES = {
     "greeted": lambda t, s: greeted(t.client(s)),
     "flags_sent": lambda t, s: t.client(s).start(),
     "mid_option": lambda t, s: send(t.client(s).start(), pack_option(GO, info_data(b"disk"))[:19]),
-    "haggling": lambda t, s: send(t.client(s).start(), pack_option(INFO, info_data())),
+    "negotiation": lambda t, s: send(t.client(s).start(), pack_option(INFO, info_data())),
     "idle": lambda t, s: t.client(s).start().go(),
     "mid_header": lambda t, s: send(t.client(s).start().go(), pack_request(READ, 0, 512)[:13]),
     "mid_payload": lambda t, s: send(t.client(s).start().go(), pack_request(WRITE, 0, 65536) + bytes(1000)),
@@ -159,7 +159,7 @@ def L04_start_and_stop_with_list_clients(t):
             try:
                 client = Client(address, timeout=2.0 * SLOWER)
                 try:
-                    client.start().haggle(LIST)
+                    client.start().negotiate(LIST)
                 finally:
                     client.close()
             except Failure:
@@ -424,7 +424,7 @@ def X05_default_address(t):
 
 @case(own=True, twice=False)
 def X06_one_thread_of_a_pool_serves_all(t):
-    """--policy pool --threads 1: clients that do not read, trickle a payload or haggle for ever hold up nobody."""
+    """--policy pool --threads 1: clients that do not read, trickle a payload or negotiate for ever hold up nobody."""
     server = t.start(["mem:64M", "--threads", "1"], policy="pool")
     for stage in ("reply_to_a_dead_reader", "mid_payload", "mid_option", "greeted", "refused_payload"):
         STAGES[stage](t, server)
@@ -442,7 +442,7 @@ def X07_verbose_log_is_escaped_and_bounded(t):
     server = t.start(["mem:1M", "--verbose"])
     for name in (b"a\nserving nbd://evil/", b"\x1b[2J\x1b]0;evil\x07", b"\xff\xfe", b"x\ry", b"n" * 4096, b"\xc2\x9bevil"):
         client = t.client(server).start()
-        client.haggle(GO, info_data(name))
+        client.negotiate(GO, info_data(name))
         client.close()
     stop(t, server)
     with open(server.errors.name, "rb") as file:

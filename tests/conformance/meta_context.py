@@ -62,7 +62,7 @@ def P41_list_without_structured_replies(t):
 def P41_list_all(t):
     """LIST_META_CONTEXT with no query: all contexts, base:allocation once, id 0."""
     client = shs(t)
-    got = client.haggle(LIST_META, meta_data())
+    got = client.negotiate(LIST_META, meta_data())
     t.equal(got[-1].kind, ACK, "LIST_META_CONTEXT")
     names = [reply.data[4:] for reply in got[:-1]]
     t.equal(names.count(BASE), 1, "mentions of base:allocation")
@@ -98,7 +98,7 @@ def P41_list_twice_the_same_query(t):
 @meta()
 def P41_list_no_match(t):
     """Queries that match nothing: a single ACK."""
-    got = shs(t).haggle(LIST_META, meta_data(b"", [b"x-nobody:nothing", b"x-nobody:"]))
+    got = shs(t).negotiate(LIST_META, meta_data(b"", [b"x-nobody:nothing", b"x-nobody:"]))
     t.check(len(got) == 1 and got[0].kind == ACK, "a single ACK", repr(got))
 
 
@@ -114,7 +114,7 @@ def P40_list_unknown_namespace_beside_a_known(t):
 def P82_list_unknown_base_leaf(t):
     """An unknown leaf of base: MUST be ignored."""
     for leaf in (b"base:nothing", b"base:allocation2", b"base:allocatio", b"base:ALLOCATION", b"base: allocation"):
-        got = shs(t).haggle(LIST_META, meta_data(b"", [leaf]))
+        got = shs(t).negotiate(LIST_META, meta_data(b"", [leaf]))
         t.check(len(got) == 1 and got[0].kind == ACK, "a single ACK to %r" % leaf, repr(got))
 
 
@@ -124,7 +124,7 @@ def P40_query_without_colon(t):
     for option in (LIST_META, SET_META):
         client = shs(t)
         for query in (b"base", b"", b"allocation"):
-            got = client.haggle(option, meta_data(b"", [query]))
+            got = client.negotiate(option, meta_data(b"", [query]))
             t.check(len(got) == 1, "no context for %r" % query, repr(got))
             t.equal(got[0].kind, {ACK, ERR_INVALID}, "option %d with %r" % (option, query))
         t.finish(client)
@@ -135,7 +135,7 @@ def O27_query_of_4097_bytes(t):
     """A query above 4096 bytes: ERR_INVALID, ERR_TOO_BIG or ignored; sync."""
     for option in (LIST_META, SET_META):
         client = shs(t)
-        got = client.haggle(option, meta_data(b"", [b"base:" + b"a" * 4092]))
+        got = client.negotiate(option, meta_data(b"", [b"base:" + b"a" * 4092]))
         t.check(len(got) == 1, "no context", repr(got))
         t.equal(got[0].kind, {ACK, ERR_INVALID, ERR_TOO_BIG}, "option %d" % option)
         t.finish(client)
@@ -146,7 +146,7 @@ def P41_list_unknown_export(t):
     """LIST and SET_META_CONTEXT of an unknown export: ERR_UNKNOWN, or nothing found; sync."""
     for option in (LIST_META, SET_META):
         client = shs(t)
-        got = client.haggle(option, meta_data(b"nobody", [BASE]))
+        got = client.negotiate(option, meta_data(b"nobody", [BASE]))
         t.check(len(got) == 1, "no context", repr(got))
         t.equal(got[0].kind, {ERR_UNKNOWN, ACK}, "option %d" % option)
         t.finish(client)
@@ -157,8 +157,8 @@ def P41_list_changes_no_selection(t):
     """LIST_META_CONTEXT leaves the selection alone."""
     client = shs(t)
     client.set_meta([BASE])
-    client.haggle(LIST_META, meta_data())
-    client.haggle(LIST_META, meta_data(b"nobody"))
+    client.negotiate(LIST_META, meta_data())
+    client.negotiate(LIST_META, meta_data(b"nobody"))
     client.go()
     t.error(client.do(STATUS, 0, 512), 0, "BLOCK_STATUS")
 
@@ -252,7 +252,7 @@ def P42_set_replaces(t):
 def failed_set_clears(t, data, kinds):
     client = shs(t)
     t.equal(client.set_meta([BASE])[0].kind, ACK, "SET_META_CONTEXT")
-    got = client.haggle(SET_META, data)
+    got = client.negotiate(SET_META, data)
     t.equal(got[-1].kind, kinds, "the second SET_META_CONTEXT")
     client.contexts = {}
     client.go()
@@ -326,7 +326,7 @@ def P43_default_name_and_its_canonical_name(t):
 def O30_set_for_another_export(t):
     """SET_META_CONTEXT for another (unknown) export, then GO: BLOCK_STATUS is EINVAL (N-18)."""
     client = shs(t)
-    client.haggle(SET_META, meta_data(b"other", [BASE]))
+    client.negotiate(SET_META, meta_data(b"other", [BASE]))
     client.go()
     no_status(t, client)
 
@@ -338,7 +338,7 @@ def P43_selection_survives_info_and_failed_go(t):
     client.set_meta([BASE])
     client.info()
     client.final(wire.LIST)
-    client.haggle(wire.GO, wire.info_data(b"nobody"))
+    client.negotiate(wire.GO, wire.info_data(b"nobody"))
     client.go()
     t.error(client.do(STATUS, 0, 512), 0, "BLOCK_STATUS")
 

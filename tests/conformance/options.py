@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Option haggling: O01 to O33, T01, T02 and points 17 to 46."""
+"""Option negotiation: O01 to O33, T01, T02 and points 17 to 46."""
 import struct
 import time
 
@@ -185,7 +185,7 @@ def endless(t, number, data, count):
     done = 0
     try:
         for done in range(count):
-            client.haggle(number, data)
+            client.negotiate(number, data)
     except Failure as problem:
         t.check(isinstance(problem, Dropped), "a drop", "(%s)" % problem)
         return done
@@ -331,7 +331,7 @@ def O08_export_name_without_zeroes(t):
 
 @case()
 def P28_export_name_after_other_options(t):
-    """EXPORT_NAME ends a longer haggling."""
+    """EXPORT_NAME ends a longer negotiation."""
     client = t.hs()
     client.info()
     client.final(77)
@@ -344,7 +344,7 @@ def P28_export_name_after_other_options(t):
 
 def malformed(t, number, data, kinds=frozenset({ERR_INVALID})):
     client = t.hs()
-    got = client.haggle(number, data)
+    got = client.negotiate(number, data)
     t.equal(got[-1].kind, kinds, "option %d, data %s" % (number, wire.short(data)))
     t.check(len(got) == 1, "nothing but the error", repr(got))
     t.finish(client)
@@ -426,7 +426,7 @@ def O11_half_an_info(t):
 def O12_65535_repeated_infos(t):
     """65535 repeated info requests (128 KiB): one INFO each at most, or an error; sync."""
     client = t.hs()
-    got = client.haggle(INFO, info_data(b"", [INFO_BLOCK_SIZE] * 65535))
+    got = client.negotiate(INFO, info_data(b"", [INFO_BLOCK_SIZE] * 65535))
     t.check(len(got) <= 8, "no amplification", "%d replies" % len(got))
     t.equal(got[-1].kind, {ACK, ERR_TOO_BIG, ERR_INVALID}, "INFO")
     t.finish(client)
@@ -436,7 +436,7 @@ def O12_65535_repeated_infos(t):
 def O12_repeated_infos_within_the_cap(t):
     """30000 repeated info requests: one INFO of each type at most."""
     client = t.hs()
-    got = client.haggle(INFO, info_data(b"", [INFO_NAME, INFO_DESCRIPTION, INFO_BLOCK_SIZE] * 10000))
+    got = client.negotiate(INFO, info_data(b"", [INFO_NAME, INFO_DESCRIPTION, INFO_BLOCK_SIZE] * 10000))
     t.check(len(got) <= 8, "no amplification", "%d replies" % len(got))
     kinds = [r.data[:2] for r in got if r.kind == REP_INFO]
     t.check(len(kinds) == len(set(kinds)), "each info type once", "%d replies" % len(got))
@@ -457,7 +457,7 @@ def O13_unknown_infos_are_ignored(t):
 def unknown_name(t, name, kinds=frozenset({ERR_UNKNOWN})):
     for number in (INFO, GO):
         client = t.hs()
-        got = client.haggle(number, info_data(name, [INFO_NAME]))
+        got = client.negotiate(number, info_data(name, [INFO_NAME]))
         t.equal(got[-1].kind, kinds, "%s on %s" % ("GO" if number == GO else "INFO", wire.short(name)))
         t.check(len(got) == 1, "no REP_INFO before the error", repr(got))
         t.finish(client)
@@ -494,7 +494,7 @@ def O14_error_text_is_short(t):
     client = t.hs(delivery="whole")
     for name in (b"x" * 300, b"x" * 4096, "€".encode() * 1365):
         for number in (INFO, GO):
-            reply = client.haggle(number, info_data(name))[-1]
+            reply = client.negotiate(number, info_data(name))[-1]
             t.check(len(reply.data) <= 256, "a text of at most 256 bytes", "%d" % len(reply.data))
     t.finish(client)
 
@@ -591,9 +591,9 @@ def O20_go_twice_pipelined(t):
 
 @case()
 def O20_go_after_failed_go(t):
-    """After a failed GO haggling goes on."""
+    """After a failed GO negotiation goes on."""
     client = t.hs()
-    t.equal(client.haggle(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO")
+    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO")
     t.finish(client)
 
 
@@ -601,7 +601,7 @@ def O20_go_after_failed_go(t):
 def O21_go_without_block_sizes(t):
     """Without INFO_BLOCK_SIZE: ERR_BLOCK_SIZE_REQD after sending it, or service with EINVAL on misaligned requests."""
     client = t.hs()
-    got = client.haggle(GO, info_data())
+    got = client.negotiate(GO, info_data())
     if got[-1].kind == ERR_BLOCK_SIZE_REQD:
         client.go(b"", [INFO_BLOCK_SIZE])
         t.sync(client)
@@ -652,7 +652,7 @@ def P75_default_block_sizes(t):
         least, preferred, most = client.block_sizes
         t.check(least == 1 and most >= 32 * MIB, "minimum 1, maximum at least 2^25", repr(client.block_sizes))
     other = t.hs()
-    t.equal(other.haggle(GO, info_data())[-1].kind, ACK, "GO without INFO_BLOCK_SIZE")
+    t.equal(other.negotiate(GO, info_data())[-1].kind, ACK, "GO without INFO_BLOCK_SIZE")
 
 
 @case()
@@ -679,8 +679,8 @@ def P36_info_and_go_agree(t):
     """An INFO followed by the same GO gives the same information."""
     client = t.hs()
     asked = [INFO_NAME, INFO_DESCRIPTION, INFO_BLOCK_SIZE]
-    first = sorted(r.data for r in client.haggle(INFO, info_data(NAME, asked)))
-    second = sorted(r.data for r in client.haggle(GO, info_data(NAME, asked)))
+    first = sorted(r.data for r in client.negotiate(INFO, info_data(NAME, asked)))
+    second = sorted(r.data for r in client.negotiate(GO, info_data(NAME, asked)))
     t.check(first == second, "the same information twice", "%r, then %r" % (first, second))
 
 
@@ -765,7 +765,7 @@ def O22_nothing_after_abort(t):
 @case()
 def P30_list(t):
     """LIST: a REP_SERVER for each export with name and description, then ACK."""
-    got = t.hs().haggle(LIST)
+    got = t.hs().negotiate(LIST)
     t.equal(got[-1].kind, ACK, "LIST")
     t.check(all(r.kind == REP_SERVER for r in got[:-1]), "REP_SERVER before the ACK", repr(got))
     t.check([r.data for r in got[:-1]] == [struct.pack(">I", len(NAME)) + NAME + DESCRIPTION],
@@ -843,7 +843,7 @@ def P72_tls_is_never_required(t):
 def P73_no_export_needs_tls(t):
     """Without TLS every export is listed and served in plain text; an unknown one is ERR_UNKNOWN, not TLS_REQD."""
     client = t.hs()
-    t.check([r.kind for r in client.haggle(LIST)] == [REP_SERVER, ACK], "the export and ACK", "another list")
+    t.check([r.kind for r in client.negotiate(LIST)] == [REP_SERVER, ACK], "the export and ACK", "another list")
     t.equal(client.info(NAME)[1][-1].kind, ACK, "INFO")
     t.equal(client.info(b"nobody")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
     client.go(NAME)
@@ -958,7 +958,7 @@ def O28_set_meta_100000_queries(t):
     """100000 short queries (700 KB): an error or an answer, bounded, sync."""
     client = t.hs()
     client.structured()
-    got = client.haggle(SET_META, meta_data(b"", [b"x:y"] * 100000))
+    got = client.negotiate(SET_META, meta_data(b"", [b"x:y"] * 100000))
     t.check(len(got) == 1, "one reply", "%d" % len(got))
     t.equal(got[-1].kind, {ACK, ERR_TOO_BIG, ERR_INVALID, ERR_UNSUP}, "SET_META_CONTEXT")
     t.finish(client)
@@ -983,7 +983,7 @@ def O32_extended_request_without_negotiation(t):
 
 @case()
 def O33_request_while_haggling(t):
-    """A request in the middle of haggling has a wrong magic: drop."""
+    """A request in the middle of negotiation has a wrong magic: drop."""
     client = t.hs()
     client.send(pack_request(READ, 0, 512))
     t.drop(client)
@@ -991,7 +991,7 @@ def O33_request_while_haggling(t):
 
 @case()
 def P29_half_close_in_haggling(t):
-    """S07: a client that closes its side while haggling is closed."""
+    """S07: a client that closes its side while negotiation is closed."""
     client = t.hs()
     client.info()
     client.shutdown_write()

@@ -78,7 +78,7 @@ def P38_survives_other_options(t):
     client.info()
     client.final(wire.LIST)
     client.final(1234)
-    t.equal(client.haggle(GO, info_data(b"nobody"))[-1].kind, wire.ERR_UNKNOWN, "GO of an unknown export")
+    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, wire.ERR_UNKNOWN, "GO of an unknown export")
     client.go()
     t.sync(client)
 

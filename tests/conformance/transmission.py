@@ -466,7 +466,7 @@ def P79_trim_and_zeroes_above_the_maximum_payload(t):
 def P76_block_sizes_apply_with_and_without_asking(t):
     """A client that did not ask for sizes gets a clean error for what violates them."""
     client = t.hs()
-    got = client.haggle(wire.GO, wire.info_data())
+    got = client.negotiate(wire.GO, wire.info_data())
     if got[-1].kind != wire.ACK:
         raise Skip("the server demands that sizes are requested")
     client.take_infos(got)

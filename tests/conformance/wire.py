@@ -302,16 +302,16 @@ class Client:
             if len(got) > 20000:
                 raise Failure("an ACK or an error at the end of the replies", "20000 replies")
 
-    def haggle(self, number, data=b""):
+    def negotiate(self, number, data=b""):
         self.option(number, data)
         return self.replies(number)
 
     def final(self, number, data=b""):
         """The kind of the final reply."""
-        return self.haggle(number, data)[-1].kind
+        return self.negotiate(number, data)[-1].kind
 
     def info(self, name=b"", infos=(), option=INFO):
-        got = self.haggle(option, info_data(name, infos))
+        got = self.negotiate(option, info_data(name, infos))
         return self.take_infos(got), got
 
     def take_infos(self, replies):
@@ -334,7 +334,7 @@ class Client:
         return infos
 
     def go(self, name=b"", infos=(INFO_BLOCK_SIZE,)):
-        got = self.haggle(GO, info_data(name, infos))
+        got = self.negotiate(GO, info_data(name, infos))
         if got[-1].kind != ACK:
             raise Failure("ACK to GO(%r)" % name, repr(got[-1]))
         self.take_infos(got)
@@ -354,7 +354,7 @@ class Client:
 
     def set_meta(self, queries, name=b"", option=SET_META):
         """(final reply, {id: name})."""
-        got = self.haggle(option, meta_data(name, queries))
+        got = self.negotiate(option, meta_data(name, queries))
         found = {}
         for reply in got[:-1]:
             if reply.kind != REP_META:

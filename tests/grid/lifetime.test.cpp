@@ -294,7 +294,7 @@ TEMPLATE_TEST_CASE("C14: clients that say nothing give their place to one that d
     auto good = connect(server);
     good.go("disk");
     CHECK(good.read(0, 512));
-    CHECK(server.observer().kept->next() == nbd::errc::gave_way);
+    CHECK(server.observer().kept->next() == nbd::errc::evicted);
     CHECK(busy.read(0, 512));
 }
 

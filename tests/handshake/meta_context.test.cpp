@@ -2,7 +2,7 @@
 // LIST_META_CONTEXT and SET_META_CONTEXT byte by byte, and what becomes of a selection.
 #include "catch.hpp"
 #include "support/bytes.hpp"
-#include <nbd/handshake/haggler.hpp>
+#include <nbd/handshake/negotiator.hpp>
 
 #include <array>
 #include <string>
@@ -10,7 +10,7 @@
 #include <vector>
 
 using namespace nbd_test;
-using verdict = nbd::handshake::verdict;
+using action = nbd::handshake::action;
 using nbd::handshake::selected_context;
 
 namespace {
@@ -49,15 +49,15 @@ public:
         h_.reply().clear();
     }
 
-    verdict say(const bytes& all)
+    action say(const bytes& all)
     {
-        auto v = verdict::more;
+        auto v = action::more;
         for (std::size_t at = 0; at < all.size();) {
             step_.assign(all.begin() + static_cast<std::ptrdiff_t>(at),
                          all.begin() + static_cast<std::ptrdiff_t>(at + h_.wants()));
             at += step_.size();
             v = h_.take(step_);
-            if (v == verdict::open)
+            if (v == action::open)
                 v = open();
         }
         return v;
@@ -84,7 +84,7 @@ public:
     /// What counts in transmission.
     std::vector<std::size_t> selected_at_go(std::string_view name = "disk")
     {
-        REQUIRE(say(option(go, info_data(name))) == verdict::transmit);
+        REQUIRE(say(option(go, info_data(name))) == action::transmit);
         std::vector<std::size_t> all;
         for (const auto& c : h_.agreed().contexts)
             all.push_back(c.index);
@@ -93,7 +93,7 @@ public:
     }
 
 private:
-    verdict open()
+    action open()
     {
         const auto name = h_.asked_name();
         const nbd::protocol::export_terms terms{.size = 512, .flags = 1, .blocks = {}};
@@ -105,7 +105,7 @@ private:
     }
 
     nbd::settings limits_;
-    nbd::handshake::haggler h_{limits_};
+    nbd::handshake::negotiator h_{limits_};
     bytes step_;
 };
 using indices = std::vector<std::size_t>;

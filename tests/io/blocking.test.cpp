@@ -3,7 +3,7 @@
 #include "support/bytes.hpp"
 #include "support/session.hpp"
 #include <nbd/io/blocking.hpp>
-#include <nbd/session/outbox.hpp>
+#include <nbd/session/buffers/outbox.hpp>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>

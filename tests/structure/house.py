@@ -27,21 +27,24 @@ ROOMS = {
     "version.hpp": [],
     "error.hpp": ["protocol"],
     "settings.hpp": ["protocol"],
-    "concepts": ["protocol", *BASICS],
+    "vocabulary": ["protocol", *BASICS],
+    "concepts": ["protocol", "vocabulary", *BASICS],
     # floor 2: no sockets, no clock, no Asio
-    "handshake": ["protocol", "concepts", *BASICS],
-    "transmission": ["protocol", "concepts", *BASICS],
+    "handshake": ["protocol", "vocabulary", "concepts", *BASICS],
+    "transmission": ["protocol", "vocabulary", "concepts", *BASICS],
     # floor 3: their own concept, never each other
-    "backend": ["protocol", "concepts/backend.hpp", "concepts/call.hpp", *BASICS],
-    "transport": ["protocol", "concepts/transport.hpp", *BASICS],
-    "threading": ["protocol", "concepts/threading_policy.hpp", *BASICS],
+    "backend": ["protocol", "vocabulary", "concepts/backend.hpp", *BASICS],
+    "transport": ["protocol", "vocabulary", "concepts/transport.hpp", *BASICS],
+    "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],
     # floor 5
-    "session": ["protocol", "concepts", "handshake", "transmission", "backend", "transport", "threading", "io", *BASICS],
+    "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", *BASICS],
+    "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
+    "acceptance": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", "session", *BASICS],
 }
 # floor 6: the front doors may include everything
-FRONT_DOORS = {"server.hpp", "export_set.hpp", "export_record.hpp", "nbd.hpp"}
+FRONT_DOORS = {"server.hpp", "basic_server.hpp"}
 
 # What a room must not reach, directly or through another header.
 ASIO = r"boost/asio"
@@ -60,23 +63,27 @@ TESTED_ELSEWHERE = {
     # macros and sentences: what matters is what the compiler says
     "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
     "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    # plain types, which what uses them tests
+    "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
+    "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
+    "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
     # an enumeration, and what export_set is made of
-    "handshake/verdict.hpp": "tests/handshake/haggler.test.cpp",
-    "export_record.hpp": "tests/export_set.test.cpp",
+    "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
+    "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
     # answers that are only right as a client puts them together
-    "session/read_answer.hpp": "tests/grid/chunks.test.cpp",
+    "session/requests/read_answer.hpp": "tests/grid/chunks.test.cpp",
     # who waits for whom: a whole server with clients shows it
-    "session/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
-    "session/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
-    "session/transmit_window.hpp": "tests/grid/waiting.test.cpp",
+    "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # the wiring of a whole server, which only a whole server shows
-    "session/connection.hpp": "tests/server.test.cpp",
+    "acceptance/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
-    "session/control.hpp": "tests/grid/hosted.test.cpp",
+    "acceptance/control.hpp": "tests/grid/hosted.test.cpp",
     "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
-    "threading/launching.hpp": "tests/threading/strand_pool.test.cpp",
-    "session/reception.hpp": "tests/grid/lifetime.test.cpp",
+    "threading/launch.hpp": "tests/threading/strand_pool.test.cpp",
+    "acceptance/listener.hpp": "tests/grid/lifetime.test.cpp",
 }
 
 MAX_LINES = 350

@@ -5,7 +5,7 @@
 
 #include "support/bytes.hpp"
 #include <nbd/concepts/backend.hpp>
-#include <nbd/export_set.hpp>
+#include <nbd/exports/export_set.hpp>
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/serve.hpp>
@@ -34,7 +34,7 @@ struct pace {
     std::size_t fails_at = all_at_once;  ///< this operation, counted from 0, and all after it fail
 };
 
-/// The blocking colour's idea of a stream, in memory.
+/// The stream of the blocking kind, in memory.
 class scripted_stream {
 public:
     explicit scripted_stream(bytes input, pace p = {}) : input_{std::move(input)}, pace_{p} {}
@@ -205,10 +205,10 @@ public:
         return *stream;
     }
     /// The handshake alone; true if the client chose an export.
-    bool haggle(bytes input, pace p = {})
+    bool negotiate(bytes input, pace p = {})
     {
         begin(std::move(input), p);
-        return nbd::session::haggle<nbd::io::blocking>(*stream, exports, agreed, *context)
+        return nbd::session::negotiate<nbd::io::blocking>(*stream, exports, agreed, *context)
             .get()
             .has_value();
     }

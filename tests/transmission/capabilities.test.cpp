@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The flags table: what a backend's type is, is what clients are told (P46, P58, P65).
 #include "catch.hpp"
-#include <nbd/concepts/call.hpp>
 #include <nbd/transmission/capabilities.hpp>
+#include <nbd/vocabulary/call.hpp>
 
 using namespace nbd::protocol::transmission_flag;
 using nbd::transmission::capabilities;
@@ -37,7 +37,8 @@ struct caches {
     void cache(u64, u64) {}
 };
 template <class... Parts>
-struct disk : readable, Parts... {};
+struct disk : readable, Parts... {
+};
 
 constexpr unsigned w = has_flags | send_write_zeroes;
 
@@ -87,7 +88,7 @@ static_assert(capabilities<fast_handler>()
 // nothing that this library does not do (P12)
 static_assert((capabilities<fast_handler>() & (send_df | send_resize | block_status_payload)) == 0);
 
-// the colour of the members does not matter
+// whether the members are awaited does not matter
 struct codes {
     u64 size() const { return 0; }
     error_code read(u64, bytes_to) { return {}; }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Which calls a READ becomes, holes left out, without making them.
 #include "catch.hpp"
-#include <nbd/concepts/extent_list.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/read_plan.hpp>
+#include <nbd/vocabulary/extent_list.hpp>
 
 #include <array>
 #include <optional>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
-#include <nbd/concepts/call.hpp>
+#include <nbd/vocabulary/call.hpp>
 
 #include <concepts>
 #include <cstdint>

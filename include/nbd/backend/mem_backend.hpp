@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/backend/read_heat.hpp>
+#include <nbd/backend/huge_page_promoter.hpp>
 #include <nbd/backend/sparse_memory.hpp>
-#include <nbd/backend/touched_map.hpp>
+#include <nbd/backend/written_map.hpp>
 #include <nbd/concepts/backend.hpp>
 
 #include <algorithm>
@@ -125,8 +125,8 @@ public:
             return {};
         // What is sent again and again moves to huge pages. Copying it would gain nothing by that.
         heat_.read(offset, length, [this](std::uint64_t region) {
-            return touched_.all_touched(region, read_heat::region)
-                && memory_.make_huge(region, read_heat::region);
+            return touched_.all_touched(region, huge_page_promoter::region)
+                && memory_.make_huge(region, huge_page_promoter::region);
         });
         return {.file = memory_.file(), .offset = offset, .sure = true};
     }
@@ -152,7 +152,7 @@ private:
     /// What only seems to be all data, in a map that does not know it to the page, stays sparse.
     [[nodiscard]] bool knows_pages() const noexcept
     {
-        return touched_.part() == touched_map::least_part;
+        return touched_.part() == written_map::least_part;
     }
 
     /// Gives memory back; what is left of it reads as zero.
@@ -164,8 +164,8 @@ private:
     }
 
     sparse_memory memory_;
-    touched_map touched_;
-    read_heat heat_;
+    written_map touched_;
+    huge_page_promoter heat_;
     std::uint64_t size_;
 };
 

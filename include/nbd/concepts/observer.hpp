@@ -5,8 +5,8 @@
 #include <nbd/concepts/names_member.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/request.hpp>
+#include <nbd/vocabulary/printable.hpp>
 
-#include <string>
 #include <string_view>
 #include <system_error>
 
@@ -31,28 +31,6 @@ namespace nbd {
 /// copy of its own (`server.observer()`), so counters and mutexes live elsewhere, and it points there.
 /// Errors: they must not throw. Lifetime: arguments are valid during the call.
 struct silent {};
-
-/// `name` as it can be shown in a log or an error text: control characters, quotes and non-ASCII
-/// escaped, and cut to 80 characters.
-[[nodiscard]] inline std::string printable(std::string_view name)
-{
-    constexpr std::size_t longest = 80;
-    constexpr char digits[] = "0123456789abcdef";
-    std::string shown;
-    for (const char c : name) {
-        if (shown.size() >= longest)
-            return shown + "...";
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte >= 0x20 && byte < 0x7f && c != '\\' && c != '"') {
-            shown += c;
-        } else {
-            shown += "\\x";
-            shown += digits[byte >> 4];
-            shown += digits[byte & 15];
-        }
-    }
-    return shown;
-}
 
 /// Calls `observer.at_X(arguments...)` where it exists. A member of that name that cannot be called
 /// so is a compile error, for an observer that silently hears nothing helps nobody.

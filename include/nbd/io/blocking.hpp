@@ -25,8 +25,8 @@
 
 namespace nbd::io {
 
-/// The blocking colour of I/O: an operation is one system call on the calling thread, and a task is
-/// a coroutine that starts at once and never suspends. A session text written over a colour runs as
+/// The blocking kind of I/O: an operation is one system call on the calling thread, and a task is
+/// a coroutine that starts at once and never suspends. A session text written over an I/O kind runs as
 /// plain blocking code with this one.
 class blocking {
     template <class T>

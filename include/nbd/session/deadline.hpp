@@ -36,7 +36,7 @@ private:
 
 /// By when a client must have done what its session waits for. The session arms and disarms it
 /// around its waits; the server's sweeper asks `overdue` from another thread and then cuts the
-/// connection, which ends the wait. One object for both colours of I/O, and no timer for each client.
+/// connection, which ends the wait. One object for both kinds of I/O, and no timer for each client.
 class deadline {
 public:
     explicit deadline(const ticker& clock) noexcept : clock_{clock} {}

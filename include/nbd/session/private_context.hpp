@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/io/awaiting.hpp>
+#include <nbd/io/asynchronous.hpp>
 #include <nbd/session/serve.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
@@ -41,7 +41,7 @@ public:
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
         bool over = false;
         boost::asio::co_spawn(
-            own, serve<io::awaiting<executor_type>>(stream, exports_, context_, policy_),
+            own, serve<io::asynchronous<executor_type>>(stream, exports_, context_, policy_),
             [&over](const std::exception_ptr&) { over = true; });
         while (!over) {
             try {

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
-#include <nbd/session/awaited_calls.hpp>
-#include <nbd/session/haggle.hpp>
-#include <nbd/session/offloaded_calls.hpp>
-#include <nbd/session/transmit.hpp>
-#include <nbd/session/transmit_window.hpp>
+#include <nbd/session/in_order/transmit.hpp>
+#include <nbd/session/negotiate.hpp>
+#include <nbd/session/windowed/awaited_calls.hpp>
+#include <nbd/session/windowed/offloaded_calls.hpp>
+#include <nbd/session/windowed/windowed_loop.hpp>
 
 namespace nbd::session {
 
@@ -21,14 +21,15 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
     using backend_type = typename opened::backend_type;
     try {
         handshake::agreement agreed;
-        auto chosen = co_await haggle<Io>(stream, exports, agreed, c);
+        auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
         if (!chosen)
             co_return;
         if constexpr (asynchronous<backend_type>) {
-            windowed<Io, Stream, opened, Observer, awaited_calls> loop{stream, *chosen, agreed, c};
+            windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *chosen, agreed,
+                                                                            c};
             co_await loop.run();
         } else if constexpr (promises_blocks<backend_type> && offloads<Policy>) {
-            windowed<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{
+            windowed_loop<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{
                 stream, *chosen, agreed, c, policy};
             co_await loop.run();
         } else {

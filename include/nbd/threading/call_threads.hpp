@@ -105,9 +105,9 @@ private:
     std::mutex mutex_;
     std::condition_variable more_;
     std::list<std::thread> threads_;
-    waiting_line<offloaded_calls> clients_;  ///< that have calls waiting
-    std::size_t waiting_ = 0;                ///< calls
-    std::size_t idle_ = 0;                   ///< threads
+    intrusive_queue<offloaded_calls> clients_;  ///< that have calls waiting
+    std::size_t waiting_ = 0;                   ///< calls
+    std::size_t idle_ = 0;                      ///< threads
     bool waking_ = false;  ///< one of these was told to look, and then tells the next
     bool ending_ = false;
 };

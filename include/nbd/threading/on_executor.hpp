@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
-#include <nbd/threading/launching.hpp>
+#include <nbd/threading/launch.hpp>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/strand.hpp>

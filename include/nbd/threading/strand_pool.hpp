@@ -3,7 +3,7 @@
 
 #include <nbd/concepts/threading_policy.hpp>
 #include <nbd/threading/call_threads.hpp>
-#include <nbd/threading/launching.hpp>
+#include <nbd/threading/launch.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
-#include <nbd/concepts/call.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/request.hpp>
 #include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/plan.hpp>
+#include <nbd/vocabulary/call.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -56,7 +56,7 @@ template <class F>
 }
 
 /// What a request brings for the calls of its plan, and takes from them.
-struct cargo {
+struct request_data {
     const protocol::request* request = nullptr;
     std::span<const std::byte> payload{};  ///< a WRITE's
     std::span<std::byte> data{};           ///< a READ's, as long as the request
@@ -74,7 +74,7 @@ void clear_unless_filled([[maybe_unused]] std::span<std::byte> data) noexcept
 /// Calls `visit` with a function that makes the call which `s` asks for. The outcome of that function
 /// is what the member of the backend returns.
 template <class B, class Visit>
-decltype(auto) visit_member(B& backend, const step& s, const cargo& c, Visit&& visit)
+decltype(auto) visit_member(B& backend, const step& s, const request_data& c, Visit&& visit)
 {
     using member = step::member;
     [[maybe_unused]] const auto write = [&](std::span<const std::byte> data) {
@@ -160,7 +160,8 @@ template <class Guard, class F>
 
 /// Makes one call, guarded.
 template <class B, class Guard>
-[[nodiscard]] failure make(B& backend, const step& s, const cargo& c, const Guard& guard) noexcept
+[[nodiscard]] failure make(B& backend, const step& s, const request_data& c,
+                           const Guard& guard) noexcept
 {
     if constexpr (has_handle<B>) {
         if (s.what == step::member::handle) {
@@ -183,7 +184,8 @@ template <class B, class Guard>
 /// false. Writing zeroes may take for ever: before each block of them `over(length)` says whether it is
 /// in vain.
 template <class B, class Plan, class Guard, class Over>
-[[nodiscard]] bool make_some(B& backend, Plan& p, const cargo& c, const Guard& guard, Over&& over)
+[[nodiscard]] bool make_some(B& backend, Plan& p, const request_data& c, const Guard& guard,
+                             Over&& over)
 {
     for (std::uint64_t zeroed = 0; const auto s = p.next();) {
         if (s->what == step::member::write_block) {
@@ -201,7 +203,7 @@ template <class B, class Plan, class Guard, class Over>
 }
 /// Makes all the calls of a plan.
 template <class B, class Plan, class Guard>
-void make_all(B& backend, Plan& p, const cargo& c, const Guard& guard)
+void make_all(B& backend, Plan& p, const request_data& c, const Guard& guard)
 {
     while (!make_some(backend, p, c, guard, [](std::uint64_t) { return false; })) {
     }

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <boost/asio/bind_allocator.hpp>
+#include <boost/asio/post.hpp>
+
+#include <cassert>
+#include <cstddef>
+#include <mutex>
+#include <utility>
+
+namespace nbd::io {
+
+/// Memory for one handler at a time, so that posting takes none from the heap.
+class handler_memory {
+public:
+    handler_memory() = default;
+    handler_memory(const handler_memory&) = delete;
+    handler_memory& operator=(const handler_memory&) = delete;
+
+    template <class T>
+    class allocator {
+    public:
+        using value_type = T;
+
+        explicit allocator(handler_memory& m) noexcept : memory_{&m} {}
+        template <class U>
+        allocator(const allocator<U>& other) noexcept : memory_{other.memory_}
+        {
+        }
+        [[nodiscard]] T* allocate(std::size_t n)
+        {
+            if (memory_->used_ || n * sizeof(T) > sizeof(memory_->bytes_))
+                return static_cast<T*>(::operator new(n * sizeof(T)));
+            memory_->used_ = true;
+            return reinterpret_cast<T*>(memory_->bytes_);
+        }
+        void deallocate(T* p, std::size_t) noexcept
+        {
+            if (reinterpret_cast<std::byte*>(p) == memory_->bytes_)
+                memory_->used_ = false;
+            else
+                ::operator delete(p);
+        }
+        template <class U>
+        bool operator==(const allocator<U>& other) const noexcept
+        {
+            return memory_ == other.memory_;
+        }
+
+    private:
+        template <class>
+        friend class allocator;
+        handler_memory* memory_;
+    };
+
+private:
+    alignas(std::max_align_t) std::byte bytes_[256];
+    bool used_ = false;
+};
+
+/// Takes items from any thread to the executor of their owner. Items have a `next` of their own type
+/// and arrive in the order in which they were put in.
+/// The owner lives until every item that it awaits has come.
+template <class Executor, class Item>
+class handoff {
+public:
+    explicit handoff(const Executor& executor) : executor_{executor} {}
+
+    /// Calls `receive(first)` on the executor, where the items that have come meanwhile hang together.
+    template <class Receive>
+    void put(Item& item, Receive receive)
+    {
+        {
+            const std::lock_guard lock{mutex_};
+            item.next = nullptr;
+            (last_ == nullptr ? first_ : last_->next) = &item;
+            last_ = &item;
+            if (std::exchange(posted_, true))
+                return;
+        }
+        // Nothing of this object is touched after that: its owner may be gone.
+        boost::asio::post(
+            executor_,
+            boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},
+                                        [this, receive]() mutable { receive(take()); }));
+    }
+
+private:
+    [[nodiscard]] Item* take() noexcept
+    {
+        const std::lock_guard lock{mutex_};
+        posted_ = false;
+        last_ = nullptr;
+        return std::exchange(first_, nullptr);
+    }
+
+    Executor executor_;
+    handler_memory memory_;
+    std::mutex mutex_;
+    Item* first_ = nullptr;
+    Item* last_ = nullptr;
+    bool posted_ = false;
+};
+
+}  // namespace nbd::io

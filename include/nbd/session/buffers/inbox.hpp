@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/session/buffers/block.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cstddef>
+#include <cstring>
+#include <span>
+
+namespace nbd::session {
+
+/// The read-ahead buffer: bytes that were received and not yet taken, in one piece. It begins small,
+/// which is enough for many requests without payload, grows when that gets full or more is asked
+/// for, and can be made small again when it is empty.
+class inbox {
+public:
+    /// `capacity` bytes when it is large.
+    explicit inbox(std::size_t capacity) noexcept : capacity_{capacity} {}
+
+    [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
+    /// What is buffered; valid until the next `space()`.
+    [[nodiscard]] std::span<const std::byte> buffered() const noexcept
+    {
+        return {bytes() + begin_, end_ - begin_};
+    }
+    void consume(std::size_t n) noexcept
+    {
+        assert(n <= end_ - begin_);
+        begin_ += n;
+    }
+
+    /// Where to receive into: all that is free, after what is buffered has moved to the front. There is
+    /// room for `n` bytes from the first that is buffered on; requires n <= capacity().
+    [[nodiscard]] std::span<std::byte> space(std::size_t n = 0)
+    {
+        const auto left = end_ - begin_;
+        if (!is_large() && capacity_ > small_.size()
+            && (n > small_.size() || end_ == small_.size())) {
+            block large{capacity_};
+            std::memcpy(large.data(), bytes() + begin_, left);
+            large_ = std::move(large);
+        } else if (begin_ != 0 && left != 0) {
+            std::memmove(bytes(), bytes() + begin_, left);
+        }
+        begin_ = 0;
+        end_ = left;
+        return {bytes() + end_,
+                (is_large() ? capacity_ : std::min(capacity_, small_.size())) - end_};
+    }
+    /// `n` bytes were received into `space()`.
+    void received(std::size_t n) noexcept { end_ += n; }
+
+    [[nodiscard]] bool is_large() const noexcept { return large_.size() != 0; }
+    /// Holds no more than it must while nothing is buffered.
+    void shrink() noexcept
+    {
+        if (begin_ != end_)
+            return;
+        begin_ = end_ = 0;
+        large_ = {};
+    }
+
+private:
+    [[nodiscard]] const std::byte* bytes() const noexcept
+    {
+        return is_large() ? large_.data() : small_.data();
+    }
+    [[nodiscard]] std::byte* bytes() noexcept { return is_large() ? large_.data() : small_.data(); }
+
+    std::size_t capacity_;
+    block large_;
+    std::array<std::byte, 2048> small_;  // uninitialised, as memory to receive into is
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+};
+
+}  // namespace nbd::session

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/threading_policy.hpp>
+#include <nbd/exports/async_mutex.hpp>
+#include <nbd/io/handoff.hpp>
+#include <nbd/transmission/execution.hpp>
+
+#include <cstddef>
+#include <tuple>
+#include <utility>
+
+namespace nbd::session {
+
+/// Makes the calls of a backend that blocks on threads of the policy that may wait for it, so that the
+/// client's own strand goes on.
+template <class Policy>
+struct offloading {
+    template <class Window>
+    class calls {
+    public:
+        /// A call that blocks cannot be called back; it is waited for, and answered.
+        static constexpr bool can_cancel = false;
+
+        struct state : offloaded_call, exports::async_mutex::waiter {
+            calls* owner = nullptr;
+        };
+
+        calls(Window& w, Policy& policy) : window_{w}, policy_{policy}, finished_{w.executor()} {}
+
+        template <class Slot>
+        void begin(Slot& s)
+        {
+            s.owner = this;
+            s.run = [](offloaded_call& call) noexcept {
+                auto& slot = static_cast<Slot&>(call);
+                slot.owner->make(slot);
+            };
+            s.granted = [](exports::async_mutex::waiter& v) {
+                auto& slot = static_cast<Slot&>(v);
+                return slot.owner->goes_on(slot);
+            };
+            ++under_way_;
+            call_in_turn(s);
+        }
+        template <class Slot>
+        void resize(Slot& s)
+        {
+            begin(s);
+        }
+        template <class Slot>
+        void cancel(Slot&) noexcept
+        {
+        }
+        template <class Slot>
+        void end(Slot&) noexcept
+        {
+        }
+        /// On the strand.
+        [[nodiscard]] bool ended() const noexcept { return under_way_ == 0; }
+
+    private:
+        /// A call at a time for all clients together: who waits for others takes no thread meanwhile.
+        static constexpr bool in_turn = concurrency_of<typename Window::opened_type::backend_type>()
+            == concurrency::serialize_all;
+
+        template <class Slot>
+        void call_in_turn(Slot& s) noexcept
+        {
+            if constexpr (in_turn) {
+                if (window_.disk().async_mutex().lock(s) && !goes_on(s))
+                    window_.disk().async_mutex().unlock();
+            } else {
+                std::ignore = goes_on(s);
+            }
+        }
+        /// It is its turn. False where no thread is to be had for it: its request has failed.
+        template <class Slot>
+        [[nodiscard]] bool goes_on(Slot& s) noexcept
+        {
+            try {
+                policy_.offload(waiting_, s);
+                return true;
+            } catch (...) {
+                s.job.refuse(s.job.request(), protocol::error_value::enomem);
+                finish(s);
+                return false;
+            }
+        }
+
+        /// On a thread of the policy.
+        template <class Slot>
+        void make(Slot& s) noexcept
+        {
+            auto& disk = window_.disk();
+            bool over = true;
+            try {
+                if (window_.gone())
+                    s.job.answered(s.job.request(), transmission::given_up());
+                else if (s.job.request().command == protocol::command::resize)
+                    s.job.answered(s.job.request(), disk.resize(s.job.request().offset));
+                over =
+                    transmission::make_some(disk.backend(), s.job, s.job.request_data(), disk,
+                                            [this](std::uint64_t) { return window_.abandoned(); });
+            } catch (...) {  // no memory
+                s.job.answered(s.job.request(), transmission::current_failure());
+            }
+            if constexpr (in_turn)
+                disk.async_mutex().unlock();
+            if (over)
+                finish(s);
+            else
+                call_in_turn(s);  // behind the others
+        }
+
+        /// From any thread.
+        template <class Slot>
+        void finish(Slot& s) noexcept
+        {
+            finished_.put(s, [this](Slot* first) {
+                while (first != nullptr) {
+                    --under_way_;
+                    window_.finished(*std::exchange(first, first->next));
+                }
+                if (under_way_ == 0)
+                    window_.ended();
+            });
+        }
+
+        Window& window_;
+        Policy& policy_;
+        offloaded_calls waiting_;
+        std::size_t under_way_ = 0;
+        io::handoff<typename Window::executor_type, typename Window::slot> finished_;
+    };
+};
+
+}  // namespace nbd::session

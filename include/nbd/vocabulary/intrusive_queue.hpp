@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <utility>
+
+namespace nbd {
+
+/// First in, first out, of things that have a place `behind` for it.
+template <class T>
+class intrusive_queue {
+public:
+    [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
+    void push(T& last) noexcept
+    {
+        last.behind = nullptr;
+        (empty() ? first_ : last_->behind) = &last;
+        last_ = &last;
+    }
+    /// Requires that it is not empty.
+    [[nodiscard]] T& pop() noexcept { return *std::exchange(first_, first_->behind); }
+
+private:
+    T* first_ = nullptr;
+    T* last_ = nullptr;
+};
+
+}  // namespace nbd

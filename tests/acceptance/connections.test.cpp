@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/acceptance/connections.hpp>
+
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+using nbd::errc;
+using nbd::session::ticker;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// One end of a pair of sockets; closes as Asio's do.
+class end_of_pair {
+public:
+    explicit end_of_pair(int fd) : fd_{fd} {}
+    end_of_pair(end_of_pair&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
+    end_of_pair& operator=(end_of_pair&&) = delete;
+    ~end_of_pair()
+    {
+        if (fd_ >= 0)
+            ::close(fd_);
+    }
+    int native_handle() const { return fd_; }
+
+private:
+    int fd_;
+};
+
+using connections_type = nbd::acceptance::connections<end_of_pair, nbd::silent>;
+
+/// A server's connections, and the clients' ends.
+struct listener {
+    struct joined {
+        connections_type::entry entry;
+        end_of_pair client;
+        /// The server's end was shut down, so nothing comes any more.
+        bool ended() const
+        {
+            char c = 0;
+            return ::recv(client.native_handle(), &c, 1, MSG_DONTWAIT) == 0;
+        }
+        void say() const { REQUIRE(::send(client.native_handle(), "x", 1, MSG_NOSIGNAL) == 1); }
+    };
+
+    joined join()
+    {
+        std::array<int, 2> ends{};
+        if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0)
+            throw std::runtime_error{"socketpair"};
+        const auto entry = list.add(end_of_pair{ends[0]}, limits, observer,
+                                    nbd::client{.id = ++count, .peer = "pair"}, clock, stopping);
+        entry->session.waiting = true;
+        return {entry, end_of_pair{ends[1]}};
+    }
+
+    nbd::settings limits;
+    nbd::silent observer;
+    ticker clock;
+    std::atomic<bool> stopping{false};
+    connections_type list;
+    std::uint64_t count = 0;
+};
+
+}  // namespace
+
+TEST_CASE("acceptance/connections: counts who is there; who is removed is closed")
+{
+    listener r;
+    CHECK(r.list.count() == 0);
+    const auto a = r.join();
+    const auto b = r.join();
+    CHECK(r.list.count() == 2);
+    CHECK(a.entry->session.who.id == 1);
+    CHECK(b.entry->session.who.id == 2);
+    r.list.remove(a.entry);
+    CHECK(r.list.count() == 1);
+    CHECK(a.ended());
+    CHECK_FALSE(b.ended());
+    CHECK(b.entry->session.who.id == 2);
+}
+
+TEST_CASE("acceptance/connections: all are cut, for the first reason that there was")
+{
+    listener r;
+    const auto a = r.join();
+    const auto b = r.join();
+    a.entry->cut(errc::idle_timeout);
+    r.list.cut_all(errc::server_stopped);
+    CHECK(a.ended());
+    CHECK(b.ended());
+    CHECK(a.entry->cut_for() == errc::idle_timeout);
+    CHECK(b.entry->cut_for() == errc::server_stopped);
+    CHECK(r.list.count() == 2);
+}
+
+TEST_CASE("acceptance/connections: at the end of requests, what was sent is still there, and "
+          "replies go out")
+{
+    listener r;
+    const auto a = r.join();
+    a.say();
+    r.list.end_of_requests();
+    std::array<char, 2> got{};
+    const int server = a.entry->socket.native_handle();
+    CHECK(::recv(server, got.data(), 2, 0) == 1);
+    CHECK(::recv(server, got.data(), 2, 0) == 0);
+    CHECK(::send(server, "y", 1, MSG_NOSIGNAL) == 1);
+    CHECK(::recv(a.client.native_handle(), got.data(), 2, 0) == 1);
+    CHECK(a.entry->cut_for() == errc{});
+}
+
+TEST_CASE("acceptance/connections: those that are overdue are cut, and no others")
+{
+    listener r;
+    const auto late = r.join();
+    const auto patient = r.join();
+    const auto served = r.join();
+    const auto heard = r.join();
+    late.entry->session.deadline.arm(1s, errc::idle_timeout);
+    patient.entry->session.deadline.arm(1h, errc::idle_timeout);
+    served.entry->session.deadline.arm(1s, errc::progress_timeout);
+    served.entry->session.waiting = false;
+    heard.entry->session.deadline.arm(1s, errc::progress_timeout);
+    heard.say();
+    r.list.cut_overdue(1);
+    CHECK_FALSE(late.ended());
+    r.clock.advance_to(100);
+    r.list.cut_overdue(1);
+    CHECK(late.ended());
+    CHECK(late.entry->cut_for() == errc::idle_timeout);
+    CHECK_FALSE(patient.ended());
+    CHECK_FALSE(served.ended());  // the server works for it
+    CHECK_FALSE(heard.ended());   // the server has not yet heard what it said
+}
+
+TEST_CASE("acceptance/connections: who has negotiated for longest gives way, one at a time")
+{
+    listener r;
+    const auto working = r.join();
+    working.entry->session.admitted = true;
+    const auto first = r.join();
+    const auto second = r.join();
+    r.list.evict_longest_handshake(0);
+    CHECK_FALSE(first.ended());  // it has not had its second yet
+    const auto later = ticker::ticks(1s);
+    r.list.evict_longest_handshake(later);
+    CHECK(first.ended());
+    CHECK(first.entry->cut_for() == errc::evicted);
+    r.list.evict_longest_handshake(later);
+    CHECK_FALSE(second.ended());
+    r.list.remove(first.entry);
+    r.list.evict_longest_handshake(later);
+    CHECK(second.ended());
+    r.list.remove(second.entry);
+    r.list.evict_longest_handshake(later);
+    CHECK_FALSE(working.ended());
+}
+
+TEST_CASE("acceptance/connections: who is being served does not give way")
+{
+    listener r;
+    const auto busy = r.join();
+    busy.entry->session.waiting = false;
+    const auto dawdling = r.join();
+    r.list.evict_longest_handshake(ticker::ticks(1s));
+    CHECK_FALSE(busy.ended());
+    CHECK(dawdling.ended());
+}
+
+TEST_CASE("acceptance/connections: a server that stops does not take its own silence for a client "
+          "that has left")
+{
+    listener r;
+    const auto busy = r.join();
+    const auto gone = r.join();
+    for (const auto& who : {busy.entry, gone.entry})
+        who->session.working = true;
+    r.list.end_of_requests();
+    r.stopping = true;
+    ::shutdown(gone.client.native_handle(), SHUT_RDWR);
+    CHECK(gone.entry->peer_gone(1));
+    for (std::uint64_t tick = 0; tick < ticker::ticks(60s); ++tick)
+        REQUIRE_FALSE(busy.entry->peer_gone(1));
+    // One that has only said its last word waits for some time.
+    r.stopping = false;
+    std::uint64_t ticks = 1;
+    while (!busy.entry->peer_gone(1) && ticks < ticker::ticks(60s))
+        ++ticks;
+    CHECK(ticks == ticker::ticks(10s));
+}

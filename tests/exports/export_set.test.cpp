@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/exports/export_set.hpp>
+
+#include <cerrno>
+#include <limits>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+using namespace nbd::protocol::transmission_flag;
+using Catch::Matchers::ContainsSubstring;
+using std::string_literals::operator""s;
+
+namespace {
+
+/// So large, and tells when it ends.
+struct disk {
+    explicit disk(std::uint64_t size, int* alive = nullptr) : size_{size}, alive_{alive}
+    {
+        if (alive_ != nullptr)
+            ++*alive_;
+    }
+    disk(disk&& other) noexcept : size_{other.size_}, alive_{std::exchange(other.alive_, nullptr)}
+    {
+    }
+    ~disk()
+    {
+        if (alive_ != nullptr)
+            --*alive_;
+    }
+    std::uint64_t size() const { return size_; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) {}
+    std::uint64_t size_;
+    int* alive_;
+};
+struct coarse_disk : disk {
+    using disk::disk;
+    nbd::block_sizes block_sizes() const { return {4096, 4096, 1 << 20}; }
+};
+
+struct resizable_disk : disk {
+    using disk::disk;
+    void resize(std::uint64_t) {}
+};
+/// Throws where nobody expects it.
+struct moody_disk : resizable_disk {
+    explicit moody_disk(const bool& i) : resizable_disk{1 << 20}, ill{i} {}
+    nbd::block_sizes block_sizes() const
+    {
+        if (ill)
+            throw std::system_error{EIO, std::generic_category()};
+        return {};
+    }
+    const bool& ill;
+};
+struct one_for_each {
+    resizable_disk open(const nbd::client&) { return resizable_disk{1 << 20}; }
+};
+
+const nbd::client somebody{.id = 1, .peer = "somebody"};
+
+template <class B>
+auto open(const nbd::export_set<B>& set, std::string_view name)
+{
+    std::error_code error;
+    auto opened = set.open(name, somebody, error);
+    CHECK(opened.has_value() == !error);
+    return opened;
+}
+template <class B>
+std::string opened_name(const nbd::export_set<B>& set, std::string_view name)
+{
+    auto opened = open(set, name);
+    return opened ? std::string{opened->info().name} : "none";
+}
+using names = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("export_set: exports are added, named in order, opened and removed")
+{
+    nbd::export_set<disk> set;
+    CHECK(set.names().empty());
+    set.add("b", disk{20});
+    set.add("a", disk{10});
+    set.emplace("c", {}, std::uint64_t{30});
+    CHECK(set.names() == names{"a", "b", "c"});
+    CHECK(open(set, "a")->info().terms.size == 10);
+    CHECK(open(set, "c")->info().terms.size == 30);
+    CHECK(set.remove("b"));
+    CHECK_FALSE(set.remove("b"));
+    CHECK_FALSE(set.remove("nosuch"));
+    CHECK(set.names() == names{"a", "c"});
+    std::error_code error;
+    CHECK_FALSE(set.open("b", somebody, error));
+    CHECK(error == nbd::errc::unknown_export);
+}
+
+TEST_CASE("export_set: the size of what is opened for one client is not offered to be changed")
+{
+    const auto offers_resize = [](const auto& set) {
+        return (open(set, "x")->info().terms.flags & nbd::protocol::transmission_flag::send_resize)
+            != 0;
+    };
+    const nbd::export_settings allowing{.allow_resize = true};
+    nbd::export_set<resizable_disk> one_for_all;
+    one_for_all.add("x", resizable_disk{1 << 20}, allowing);
+    CHECK(offers_resize(one_for_all));
+    nbd::export_set<one_for_each> set;
+    set.add("x", one_for_each{}, allowing);
+    CHECK_FALSE(offers_resize(set));
+    auto opened = open(set, "x");
+    CHECK(opened->resize(1 << 21) == std::errc::not_supported);
+}
+
+TEST_CASE("export_set: a resize that throws has failed")
+{
+    bool ill = false;
+    nbd::export_set<moody_disk> set;
+    set.emplace("x", {.allow_resize = true}, ill);
+    auto opened = open(set, "x");
+    ill = true;
+    CHECK(opened->resize(1 << 21) == std::errc::io_error);
+    CHECK(opened->size() == 1 << 20);
+}
+
+TEST_CASE("export_set: what a client is told of an export")
+{
+    nbd::export_set<disk> set;
+    nbd::export_settings e;
+    set.add("plain", disk{1024});
+    e.description = "A text";
+    e.read_only = true;
+    e.rotational = true;
+    e.blocks = nbd::block_sizes{512, 4096, 1 << 16};
+    set.add("full", disk{1024}, e);
+
+    const auto plain = open(set, "plain");
+    CHECK(plain->info().description == "plain");
+    CHECK(plain->info().terms.flags == (has_flags | send_write_zeroes));
+    CHECK(plain->info().terms.blocks == nbd::block_sizes{});
+    const auto full = open(set, "full");
+    CHECK(full->info().description == "A text");
+    CHECK(full->info().terms.flags == (has_flags | read_only | rotational));
+    CHECK(full->info().terms.blocks == nbd::block_sizes{512, 4096, 1 << 16});
+}
+
+TEST_CASE("export_set: an export's block sizes go before the backend's")
+{
+    nbd::export_set<coarse_disk> set;
+    set.add("own", coarse_disk{8192});
+    nbd::export_settings e;
+    e.blocks = nbd::block_sizes{8192, 16384, 1 << 21};
+    set.add("set", coarse_disk{8192}, e);
+    CHECK(open(set, "own")->info().terms.blocks == nbd::block_sizes{4096, 4096, 1 << 20});
+    CHECK(open(set, "set")->info().terms.blocks == nbd::block_sizes{8192, 16384, 1 << 21});
+    // The backend could not do anything with smaller ones.
+    e.blocks = nbd::block_sizes{2048, 4096, 1 << 20};
+    CHECK_THROWS_AS(set.add("small", coarse_disk{8192}, e), std::invalid_argument);
+    CHECK_THROWS_WITH(set.add("small", coarse_disk{8192}, e),
+                      ContainsSubstring("(2048)") && ContainsSubstring("(4096)"));
+    CHECK(set.names() == names{"own", "set"});
+}
+
+TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as it was")
+{
+    nbd::export_set<disk> set;
+    set.add("there", disk{1});
+    const auto refused = [&](std::string name, std::uint64_t size, nbd::export_settings e,
+                             const char* what) {
+        CHECK_THROWS_AS(set.add(name, disk{size}, e), std::invalid_argument);
+        CHECK_THROWS_WITH(set.add(name, disk{size}, e), ContainsSubstring(what));
+        CHECK(set.names() == names{"there"});
+    };
+    refused("there", 1, {}, "\"there\"");
+    refused("a\0b"s, 1, {}, "name");
+    refused("\xff", 1, {}, "name");
+    refused(std::string(4097, 'x'), 1, {}, "name");
+    nbd::export_settings e;
+    e.description = "\xc0\xaf";
+    refused("new", 1, e, "description");
+    e.description = std::string(4097, 'x');
+    refused("new", 1, e, "description");
+    refused("new", 1ULL << 63, {}, "size");
+    refused("new", std::numeric_limits<std::uint64_t>::max(), {}, "size");
+    e = {};
+    e.blocks = nbd::block_sizes{3, 4096, 1 << 20};
+    refused("new", 3, e, "block sizes");
+    e.blocks = nbd::block_sizes{1, 4096, 4095};
+    refused("new", 3, e, "block sizes");
+    e.blocks = nbd::block_sizes{512, 4096, 1 << 20};
+    refused("new", 513, e, "513");
+    refused("new", 513, e, "minimum block size (512)");
+
+    set.add("", disk{0});
+    set.add(std::string(4096, 'x'), disk{(1ULL << 63) - 1});
+    CHECK(set.names().size() == 3);
+}
+
+TEST_CASE("export_set: the empty name asks for the default, which is the first that was added")
+{
+    nbd::export_set<disk> set;
+    CHECK(opened_name(set, "") == "none");
+    set.add("b", disk{1});
+    set.add("a", disk{1});
+    CHECK(opened_name(set, "") == "b");
+    set.set_default("a");
+    CHECK(opened_name(set, "") == "a");
+    set.set_default(std::nullopt);
+    CHECK(opened_name(set, "") == "none");
+    set.set_default("later");
+    CHECK(opened_name(set, "") == "none");
+    set.add("later", disk{1});
+    CHECK(opened_name(set, "") == "later");
+    set.remove("later");
+    CHECK(opened_name(set, "") == "none");
+    set.add("", disk{1});
+    CHECK(opened_name(set, "") == "");
+}
+
+TEST_CASE("export_set: who wants no default gets none, also of exports that come later")
+{
+    nbd::export_set<disk> set;
+    set.set_default(std::nullopt);
+    set.add("a", disk{1});
+    CHECK(opened_name(set, "") == "none");
+}
+
+TEST_CASE("export_set: an export named by the empty name goes before the default")
+{
+    nbd::export_set<disk> set;
+    set.add("first", disk{1});
+    set.add("", disk{2});
+    CHECK(open(set, "")->info().terms.size == 2);
+}
+
+TEST_CASE("export_set: a backend lives until its removal and its last client (L07)")
+{
+    int alive = 0;
+    nbd::export_set<disk> set;
+    set.add("a", disk{10, &alive});
+    {
+        auto first = open(set, "a");
+        auto second = open(set, "a");
+        CHECK_FALSE(first->gone());
+        set.remove("a");
+        CHECK(first->gone());
+        CHECK(second->gone());
+        CHECK(alive == 1);
+        // one of the same name is another
+        set.add("a", disk{20});
+        CHECK_FALSE(open(set, "a")->gone());
+        CHECK(first->info().terms.size == 10);
+        CHECK(open(set, "a")->info().terms.size == 20);
+        first.reset();
+        CHECK(alive == 1);
+    }
+    CHECK(alive == 0);
+}
+
+TEST_CASE("export_set: visiting stops at the limit")
+{
+    nbd::export_set<disk> set;
+    for (const auto* const name : {"a", "b", "c"})
+        set.add(name, disk{1});
+    const auto visited = [&](std::size_t limit) {
+        std::string all;
+        set.visit(limit, [&](std::string_view name, std::string_view text) {
+            all += std::string{name} + '=' + std::string{text} + ' ';
+        });
+        return all;
+    };
+    CHECK(visited(0).empty());
+    CHECK(visited(2) == "a=a b=b ");
+    CHECK(visited(100) == "a=a b=b c=c ");
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// Exports as their clients have them open: a state of their own, and the lock.
+#include "catch.hpp"
+#include <nbd/exports/export_set.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+
+using namespace nbd::protocol::transmission_flag;
+
+namespace {
+
+struct disk {
+    explicit disk(std::uint64_t size) : size_{size} {}
+    std::uint64_t size() const { return size_; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    std::uint64_t size_;
+};
+const nbd::client somebody{.id = 1, .peer = "somebody"};
+
+}  // namespace
+
+// --- backends with open -----------------------------------------------------------------------
+
+namespace {
+
+struct hotel {
+    struct room {
+        room(int n, int& guests) : number{n}, guests_{&guests} { ++*guests_; }
+        room(room&& other) noexcept
+            : number{other.number}, guests_{std::exchange(other.guests_, nullptr)}
+        {
+        }
+        room& operator=(room&&) = delete;
+        ~room()
+        {
+            if (guests_ != nullptr)
+                --*guests_;
+        }
+        std::uint64_t size() const { return static_cast<std::uint64_t>(number) * 512; }
+        void read(std::uint64_t, std::span<std::byte>) {}
+        void trim(std::uint64_t, std::uint64_t) {}
+        void write(std::uint64_t, std::span<const std::byte>) {}
+        int number;
+        int* guests_;
+    };
+    room open(const nbd::client& who)
+    {
+        if (full)
+            throw std::system_error{std::make_error_code(std::errc::permission_denied)};
+        return {static_cast<int>(who.id), *guests};
+    }
+    int* guests;
+    bool full = false;
+};
+
+}  // namespace
+
+TEST_CASE("export_set: each client has a state of its own, which ends with the client (N-12)")
+{
+    int guests = 0;
+    nbd::export_set<hotel> set;
+    set.add("inn", {.guests = &guests});
+    CHECK(guests == 0);
+    std::error_code error;
+    {
+        auto one = set.open("inn", {.id = 1, .peer = ""}, error);
+        auto two = set.open("inn", {.id = 2, .peer = ""}, error);
+        CHECK(guests == 2);
+        CHECK(one->info().terms.size == 512);
+        CHECK(two->info().terms.size == 1024);
+        CHECK(one->info().terms.flags == (has_flags | send_write_zeroes | send_trim));
+        CHECK(&one->backend() != &two->backend());
+        auto moved = std::move(one);
+        CHECK(moved->backend().number == 1);
+        CHECK(guests == 2);
+    }
+    CHECK(guests == 0);
+}
+
+TEST_CASE("export_set: an open that throws is an error, and leaves nothing behind (B03)")
+{
+    int guests = 0;
+    nbd::export_set<hotel> set;
+    set.add("full", {.guests = &guests, .full = true});
+    std::error_code error;
+    CHECK_FALSE(set.open("full", somebody, error));
+    CHECK(error == std::errc::permission_denied);
+    CHECK(guests == 0);
+}
+
+TEST_CASE("export_set: what a client's own state says is checked when it is opened")
+{
+    int guests = 0;
+    nbd::export_set<hotel> set;
+    nbd::export_settings e;
+    e.blocks = nbd::block_sizes{1024, 4096, 1 << 20};
+    set.add("inn", {.guests = &guests}, e);
+    std::error_code error;
+    CHECK(set.open("inn", {.id = 2, .peer = ""}, error));
+    CHECK_FALSE(set.open("inn", {.id = 1, .peer = ""}, error));
+    CHECK(error);
+    CHECK(guests == 0);
+}
+
+// --- the lock ---------------------------------------------------------------------------------
+
+namespace {
+struct parallel_disk : disk {
+    using disk::disk;
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+};
+struct client_disk : disk {
+    using disk::disk;
+    static constexpr auto concurrency = nbd::concurrency::serialize_client;
+};
+static_assert(nbd::export_set<disk>::locks);
+static_assert(!nbd::export_set<parallel_disk>::locks);
+static_assert(!nbd::export_set<client_disk>::locks);
+
+/// A disk whose size is asked for while a call is being made, which it does not promise to survive.
+struct unguarded_disk {
+    std::uint64_t size() const
+    {
+        if (busy->load())
+            collided->store(true);
+        return 512;
+    }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    std::atomic<bool>* busy;
+    std::atomic<bool>* collided;
+};
+}  // namespace
+
+TEST_CASE("export_set: a backend that promises nothing is opened under its lock as well")
+{
+    std::atomic<bool> busy{false};
+    std::atomic<bool> collided{false};
+    nbd::export_set<unguarded_disk> set;
+    set.add("a", {&busy, &collided});
+    std::error_code error;
+    auto one = set.open("a", somebody, error);
+    std::future<void> other;
+    {
+        const auto lock = one->lock();  // a call of the backend is under way
+        busy = true;
+        other = std::async(std::launch::async, [&] {
+            std::error_code ignored;
+            auto two = set.open("a", somebody, ignored);
+        });
+        // Either it waits for us, or it has come through at once.
+        other.wait_for(std::chrono::milliseconds{100});
+        busy = false;
+    }
+    other.get();
+    CHECK_FALSE(collided);
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/io/async_event.hpp>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+
+#include <exception>
+#include <memory>
+#include <string>
+
+namespace asio = boost::asio;
+
+namespace {
+
+using executor = asio::io_context::executor_type;
+template <class T>
+using task = asio::awaitable<T, executor>;
+using event_type = nbd::io::async_event<executor>;
+
+/// Waits for an event again and again, and writes down each time that it goes on.
+struct waiting {
+    asio::io_context context{1};
+    event_type event;
+    std::string story;
+    bool over = false;
+
+    explicit waiting(int times)
+    {
+        asio::co_spawn(context, wait(times), [this](std::exception_ptr thrown) {
+            CHECK(thrown == nullptr);
+            over = true;
+        });
+        context.poll();
+        context.restart();
+    }
+    task<void> wait(int times)
+    {
+        for (; times != 0; --times) {
+            co_await event.wait();
+            story += 'w';
+        }
+    }
+    void turn()
+    {
+        context.poll();
+        context.restart();
+    }
+};
+
+}  // namespace
+
+TEST_CASE("io/async_event: who waits goes on when it is opened, after the caller's turn")
+{
+    waiting w{1};
+    CHECK(w.story.empty());
+    asio::post(w.context, [&w] {
+        w.event.notify();
+        w.story += 'c';
+    });
+    w.turn();
+    CHECK(w.story == "cw");
+    CHECK(w.over);
+}
+
+TEST_CASE("io/async_event: who waits goes on at once when it is entered, until it waits again")
+{
+    waiting w{2};
+    asio::post(w.context, [&w] {
+        w.event.notify_now();
+        w.story += 'c';
+        w.event.notify_now();
+        w.story += 'c';
+    });
+    w.turn();
+    CHECK(w.story == "wcwc");
+    CHECK(w.over);
+}
+
+TEST_CASE("io/async_event: a call lets one wait go on, however often it is made")
+{
+    waiting w{2};
+    w.event.notify();
+    w.event.notify();
+    w.event.notify_now();
+    CHECK(w.story.empty());
+    w.turn();
+    CHECK(w.story == "w");
+    CHECK_FALSE(w.over);
+    w.event.notify();
+    w.turn();
+    CHECK(w.story == "ww");
+    CHECK(w.over);
+}
+
+TEST_CASE("io/async_event: what was called before there was a wait is forgotten")
+{
+    waiting w{0};
+    w.event.notify();
+    w.event.notify_now();
+    asio::co_spawn(w.context, w.wait(1), [&](std::exception_ptr) { w.story += '.'; });
+    w.turn();
+    CHECK(w.story.empty());
+    w.event.notify();
+    w.turn();
+    CHECK(w.story == "w.");
+}
+
+TEST_CASE("io/async_event: who goes on may open the event that it waited for")
+{
+    asio::io_context context{1};
+    event_type event;
+    int turns = 0;
+    const auto wait = [&]() -> task<void> {
+        co_await event.wait();
+        event.notify();  // nobody waits
+        ++turns;
+        co_await event.wait();
+        ++turns;
+    };
+    asio::co_spawn(context, wait(), [](std::exception_ptr) {});
+    context.poll();
+    event.notify_now();
+    CHECK(turns == 1);
+    event.notify();
+    context.restart();
+    context.poll();
+    CHECK(turns == 2);
+}
+
+TEST_CASE("io/async_event: it goes on where it waited, on its own strand")
+{
+    using strand = asio::strand<executor>;
+    asio::io_context context{1};
+    const auto own = asio::make_strand(context.get_executor());
+    nbd::io::async_event<strand> event;
+    bool there = false;
+    const auto wait = [&]() -> asio::awaitable<void, strand> {
+        co_await event.wait();
+        there = own.running_in_this_thread();
+    };
+    asio::co_spawn(own, wait(), [](std::exception_ptr) {});
+    context.poll();
+    context.restart();
+    event.notify();  // from outside
+    context.poll();
+    CHECK(there);
+}
+
+TEST_CASE("io/async_event: who waits when it all ends is destroyed, and does not go on")
+{
+    const auto held = std::make_shared<int>(1);
+    bool went_on = false;
+    {
+        asio::io_context context{1};
+        event_type event;
+        const auto wait = [&event, &went_on](std::shared_ptr<int> mine) -> task<void> {
+            co_await event.wait();
+            went_on = true;
+            *mine = 2;
+        };
+        asio::co_spawn(context, wait(held), [](std::exception_ptr) {});
+        context.poll();
+        CHECK(held.use_count() == 2);
+    }
+    CHECK(held.use_count() == 1);
+    CHECK_FALSE(went_on);
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// The same session text in the asynchronous kind, over a pair of connected sockets.
+#include "catch.hpp"
+#include "support/session.hpp"
+#include <nbd/io/asynchronous.hpp>
+
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/connect_pair.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
+
+#include <exception>
+
+using namespace nbd_test;
+namespace asio = boost::asio;
+
+namespace {
+
+using executor = asio::io_context::executor_type;
+using io_type = nbd::io::asynchronous<executor>;
+using socket_type = asio::basic_stream_socket<asio::local::stream_protocol, executor>;
+
+struct sockets {
+    asio::io_context context{1};
+    socket_type server{context.get_executor()};
+    socket_type client{context.get_executor()};
+    sockets() { asio::local::connect_pair(server, client); }
+
+    /// All that the server sent, after it has closed its side.
+    bytes rest()
+    {
+        server.close();
+        bytes all;
+        boost::system::error_code eof;
+        asio::read(client, asio::dynamic_buffer(all), eof);
+        return all;
+    }
+};
+
+}  // namespace
+
+static_assert(std::is_same_v<io_type::task<int>, asio::awaitable<int, executor>>);
+
+TEST_CASE("io/asynchronous: a session says the same as in the blocking kind")
+{
+    const auto said = client_flags() + option(3) + option(99, pattern(5))
+        + option(7, info_data("disk")) + request(0, 1, 5, 4) + request(1, 2, 0, 3) + hex("010203")
+        + request(3, 3, 0, 0) + request(1, 4, 7, 70'000) + pattern(70'000, 4)
+        + request(0, 5, 7, 100) + request(77, 6, 0, 0) + request(2, 7, 0, 0);
+    disk_state expected{200'000};
+    one_client<copying_disk> blocking{copying_disk{expected}};
+    blocking.serve(said);
+
+    disk_state state{200'000};
+    one_client<copying_disk> awaiting{copying_disk{state}};
+    awaiting.negotiate({});  // makes the context
+    sockets pair;
+    std::exception_ptr thrown;
+    bool done = false;
+    asio::co_spawn(pair.context,
+                   nbd::session::serve<io_type>(pair.server, awaiting.exports, *awaiting.context,
+                                                awaiting.policy),
+                   [&](std::exception_ptr e) {
+                       thrown = e;
+                       done = true;
+                   });
+    // In small pieces, the session running in between: it suspends wherever it has to wait.
+    for (std::size_t at = 0; at < said.size();) {
+        const auto n = std::min<std::size_t>(at < 400 ? 7 : 5000, said.size() - at);
+        asio::write(pair.client, asio::buffer(said.data() + at, n));
+        at += n;
+        pair.context.poll();
+    }
+    pair.context.run();
+    CHECK(done);
+    CHECK(thrown == nullptr);
+    CHECK((pair.rest() == blocking.stream->heard()));
+    CHECK(state.story() == expected.story());
+    CHECK((state.content == expected.content));
+}
+
+TEST_CASE("io/asynchronous: the end of the stream and errors are values")
+{
+    sockets pair;
+    boost::system::error_code read_error;
+    boost::system::error_code write_error;
+    std::size_t got = 1;
+    pair.client.close();
+    const auto task = [&]() -> io_type::task<void> {
+        bytes to(10);
+        const auto [failed, n] = co_await io_type::read_some(pair.server, asio::buffer(to));
+        read_error = failed;
+        got = n;
+        const auto [broken, sent] = co_await io_type::write_some(pair.server, asio::buffer(to));
+        write_error = broken;
+    };
+    asio::co_spawn(pair.context, task(), [](std::exception_ptr e) { CHECK(e == nullptr); });
+    pair.context.run();
+    CHECK(read_error == asio::error::eof);
+    CHECK(got == 0);
+    CHECK(write_error == asio::error::broken_pipe);
+}

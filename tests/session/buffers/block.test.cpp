@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+// The stock is each thread's own, so every test here begins with a thread that has none.
+#include "catch.hpp"
+#include "grid/allocation_count.hpp"
+#include <nbd/session/buffers/block.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+using nbd::session::block;
+
+namespace {
+
+constexpr std::size_t kib = 1024;
+constexpr std::size_t mib = 1024 * kib;
+
+template <class F>
+void on_a_thread(F f)
+{
+    std::thread{f}.join();
+}
+
+/// How often `f` asks the heap.
+template <class F>
+std::size_t asked(F f)
+{
+    const auto before = grid::allocations();
+    f();
+    return grid::allocations() - before;
+}
+
+}  // namespace
+
+TEST_CASE("session/buffers/block: none is none")
+{
+    const block nothing;
+    CHECK(nothing.size() == 0);
+    CHECK(nothing.data() == nullptr);
+    const block of_none{0};
+    CHECK(of_none.size() == 0);
+    CHECK(of_none.data() == nullptr);
+    CHECK(of_none.first(0).empty());
+}
+
+TEST_CASE("session/buffers/block: as large as was asked for, and each byte is its own")
+{
+    on_a_thread([] {
+        std::vector<block> all;
+        const std::size_t sizes[] = {1,         4 * kib - 1,   4 * kib,   4 * kib + 1, 8 * kib,
+                                     8193,      16 * kib,      65535,     65536,       65537,
+                                     512 * kib, 512 * kib + 1, mib,       mib + 1,     3 * mib + 5,
+                                     1,         4 * kib,       128 * kib, 128 * kib};
+        unsigned char mark = 0;
+        for (const auto n : sizes) {
+            all.emplace_back(n);
+            REQUIRE(all.back().size() >= n);
+            REQUIRE(all.back().first(n).size() == n);
+            std::fill_n(all.back().data(), all.back().size(), std::byte{++mark});
+        }
+        mark = 0;
+        for (const auto& b : all) {
+            ++mark;
+            REQUIRE(std::all_of(b.data(), b.data() + b.size(),
+                                [mark](auto byte) { return byte == std::byte{mark}; }));
+        }
+    });
+}
+
+TEST_CASE("session/buffers/block: small ones are not rounded up to much")
+{
+    on_a_thread([] {
+        for (std::size_t n = 4 * kib; n <= mib; n *= 2) {
+            CHECK(block{n}.size() == n);
+            CHECK(block{n - 1}.size() == n);
+            if (n != mib) {
+                CHECK(block{n + 1}.size() == 2 * n);
+            }
+        }
+        CHECK(block{1}.size() == 4 * kib);
+        CHECK(block{mib + 1}.size() < mib + 8 * kib);
+    });
+}
+
+TEST_CASE("session/buffers/block: it begins at a page, as direct I/O likes it")
+{
+    on_a_thread([] {
+        const block in_the_way{8 * kib};
+        for (const std::size_t n : {std::size_t{1}, 4 * kib, 8 * kib, 8 * kib + 1, 16 * kib,
+                                    16 * kib + 1, 100'000UL, mib, mib + 1, 2 * mib, 5 * mib + 17}) {
+            CAPTURE(n);
+            const block one{n};
+            const block other{n};
+            CHECK(reinterpret_cast<std::uintptr_t>(one.data()) % 4096 == 0);
+            CHECK(reinterpret_cast<std::uintptr_t>(other.data()) % 4096 == 0);
+        }
+    });
+}
+
+TEST_CASE("session/buffers/block: what was given back is taken again, without the heap")
+{
+    on_a_thread([] {
+        const std::size_t sizes[] = {1, 5000, 16 * kib, 100'000, mib};
+        for (const auto n : sizes)
+            std::ignore = block{n};
+        CHECK(asked([&] {
+                  for (int round = 0; round < 100; ++round)
+                      for (const auto n : sizes)
+                          std::ignore = block{n};
+              })
+              == 0);
+        const auto* const before = block{64 * kib}.data();
+        const block other_size{32 * kib};
+        CHECK(other_size.data() != before);
+        const block again{64 * kib};
+        CHECK(again.data() == before);
+        const block second{64 * kib};
+        CHECK(second.data() != before);
+    });
+}
+
+TEST_CASE("session/buffers/block: many of one size are kept, and each given out once")
+{
+    on_a_thread([] {
+        std::vector<block> held;
+        held.reserve(64);
+        for (int i = 0; i < 64; ++i)
+            held.emplace_back(16 * kib);
+        held.clear();
+        CHECK(asked([&] {
+                  for (int i = 0; i < 64; ++i)
+                      held.emplace_back(16 * kib);
+              })
+              == 0);
+        std::vector<const std::byte*> at;
+        for (const auto& b : held)
+            at.push_back(b.data());
+        std::sort(at.begin(), at.end());
+        CHECK(std::adjacent_find(at.begin(), at.end()) == at.end());
+    });
+}
+
+TEST_CASE("session/buffers/block: a thread keeps 8 MiB and no more")
+{
+    on_a_thread([] {
+        constexpr std::size_t kept = 1024;  // of 8 KiB
+        std::vector<block> held;
+        held.reserve(kept + 20);
+        std::ignore = block{8 * kib};  // makes the stock
+        const auto take = [&held](std::size_t n, std::size_t size) {
+            return asked([&held, n, size] {
+                for (std::size_t i = 0; i < n; ++i)
+                    held.emplace_back(size);
+            });
+        };
+        CHECK(take(kept + 20, 8 * kib) == kept + 19);
+        held.clear();
+        CHECK(take(kept + 20, 8 * kib) == 20);
+        held.clear();
+        // The stock is full, of one size: others find no place, and are as good as any.
+        CHECK(take(2, 4 * kib) == 2);
+        held.clear();
+        CHECK(take(2, 4 * kib) == 2);
+        held.clear();
+        // What is taken makes place for others, which then keep it.
+        CHECK(take(kept, 8 * kib) == 0);
+        std::ignore = block{4 * kib};
+        CHECK(asked([] { std::ignore = block{4 * kib}; }) == 0);
+        held.clear();
+        CHECK(take(kept, 8 * kib) == 1);
+    });
+}
+
+TEST_CASE("session/buffers/block: a very large one is not kept")
+{
+    on_a_thread([] {
+        std::ignore = block{1};  // makes the stock
+        CHECK(asked([] { std::ignore = block{mib}; }) == 1);
+        CHECK(asked([] { std::ignore = block{mib}; }) == 0);
+        CHECK(asked([] { std::ignore = block{mib + 1}; }) == 1);
+        CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
+        CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
+    });
+}
+
+TEST_CASE("session/buffers/block: it moves, and gives back what it held before")
+{
+    on_a_thread([] {
+        block a{4 * kib};
+        const auto* const at = a.data();
+        block b{std::move(a)};
+        CHECK(b.data() == at);
+        CHECK(b.size() == 4 * kib);
+        CHECK(a.data() == nullptr);  // NOLINT: it is what is promised
+        CHECK(a.size() == 0);
+
+        block c{64 * kib};
+        const auto* const large = c.data();
+        c = std::move(b);
+        CHECK(c.data() == at);
+        CHECK(c.size() == 4 * kib);
+        CHECK(b.data() == nullptr);
+        CHECK(block{64 * kib}.data() == large);
+        c = {};
+        CHECK(c.data() == nullptr);
+        CHECK(block{4 * kib}.data() == at);
+    });
+}
+
+TEST_CASE("session/buffers/block: it may be given back on another thread, which then has it")
+{
+    on_a_thread([] {
+        block taken{8 * kib};
+        const auto* const at = taken.data();
+        on_a_thread([&taken, at] {
+            taken = {};
+            const block again{8 * kib};
+            CHECK(again.data() == at);
+        });
+        // The other has ended, and what it kept is the heap's. Here nothing was given back.
+        CHECK(asked([] { std::ignore = block{8 * kib}; }) == 1);
+    });
+}
+
+TEST_CASE("session/buffers/block: threads that pass blocks to each other keep them whole")
+{
+    std::vector<block> passed(64);
+    for (int round = 0; round < 20; ++round) {
+        on_a_thread([&] {
+            for (std::size_t i = 0; i < passed.size(); ++i) {
+                passed[i] = block{(i + 1) * kib};
+                std::fill_n(passed[i].data(), passed[i].size(), static_cast<std::byte>(i));
+            }
+        });
+        on_a_thread([&] {
+            std::vector<block> own;
+            for (std::size_t i = 0; i < passed.size(); ++i) {
+                own.emplace_back((i + 1) * kib);
+                std::fill_n(own.back().data(), own.back().size(), std::byte{0xff});
+                REQUIRE(passed[i].data()[passed[i].size() - 1] == static_cast<std::byte>(i));
+                if (i % 2 != 0)
+                    passed[i] = {};
+            }
+        });
+    }
+    SUCCEED("all of them");
+}
+
+namespace {
+/// Was there before its thread's stock, and so goes after it, as a server in static memory does.
+struct latecomer {
+    ~latecomer()
+    {
+        if (asked_for == nullptr)
+            return;
+        for (int i = 0; i < 3; ++i)
+            *asked_for += asked([] { std::ignore = block{4 * kib}; });
+    }
+    std::size_t* asked_for = nullptr;
+};
+}  // namespace
+
+TEST_CASE("session/buffers/block: when a thread's stock is gone, blocks are the heap's")
+{
+    std::size_t asked_for = 0;
+    on_a_thread([&asked_for] {
+        static thread_local latecomer last;
+        last.asked_for = &asked_for;
+        const block one{4 * kib};
+        const block two{4 * kib};
+    });
+    CHECK(asked_for == 3);
+}

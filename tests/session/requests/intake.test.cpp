@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: MIT
+// Received bytes become requests: in any pieces, refused or not, with payloads of any size.
+#include "catch.hpp"
+#include "support/bytes.hpp"
+#include "support/lone_context.hpp"
+#include <nbd/session/requests/intake.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace nbd_test;
+using nbd::protocol::command;
+using nbd::protocol::error_value;
+using nbd::protocol::reply_style;
+namespace cf = nbd::protocol::command_flag;
+namespace tf = nbd::protocol::transmission_flag;
+
+namespace {
+
+struct listener {
+    std::vector<std::uint64_t> heard;
+    void at_request(const nbd::client&, const nbd::protocol::request& r)
+    {
+        heard.push_back(r.cookie);
+    }
+};
+struct fake_export {
+    std::uint64_t bytes = 64 << 20;
+    bool removed = false;
+    [[nodiscard]] std::uint64_t size() const noexcept { return bytes; }
+    [[nodiscard]] bool gone() const noexcept { return removed; }
+};
+using intake = nbd::session::intake<fake_export, listener>;
+using step = intake::step;
+using verdict = intake::verdict;
+
+constexpr std::size_t buffered = intake::buffered_payload;
+constexpr std::size_t inbox_bytes = 128 << 10;
+
+/// A client's bytes, of which as many as it is told go in at a time.
+struct taking_in : lone_context<listener> {
+    explicit taking_in(bytes said, std::size_t at_a_time = 1 << 30,
+                       reply_style style = reply_style::simple, std::uint16_t flags = 0,
+                       bool status = false, std::uint32_t maximum = 32 << 20)
+        : input{std::move(said)}, most{at_a_time},
+          agreed{.terms = {.size = disk.bytes,
+                           .flags = static_cast<std::uint16_t>(tf::has_flags | tf::send_trim
+                                                               | tf::send_flush | flags),
+                           .blocks = {1, 4096, maximum},
+                           .block_status = status},
+                 .style = style},
+          in{disk, agreed, context}
+    {
+    }
+
+    /// Receives until there is something else to do; nothing where no more comes.
+    std::optional<step> next()
+    {
+        for (;;) {
+            const auto what = in.next();
+            if (what != step::receive)
+                return what;
+            if (at == input.size())
+                return std::nullopt;
+            receive();
+        }
+    }
+    void receive()
+    {
+        const auto to = in.space();
+        if (to.empty())
+            FAIL("there is no room for what must come");
+        largest_space = std::max(largest_space, to.size());
+        const auto n = std::min({most, to.size(), input.size() - at});
+        std::copy_n(input.begin() + static_cast<std::ptrdiff_t>(at), n, to.begin());
+        in.received(n);
+        at += n;
+        ++pieces;
+    }
+    /// The next request, admitted, with its cookie.
+    std::uint64_t admitted()
+    {
+        REQUIRE(next() == step::request);
+        REQUIRE(in.take() == verdict::admitted);
+        return in.request().cookie;
+    }
+
+    bytes input;
+    std::size_t most;
+    std::size_t at = 0;
+    std::size_t pieces = 0;
+    std::size_t largest_space = 0;
+    fake_export disk;
+    nbd::handshake::agreement agreed;
+    intake in;
+};
+
+bytes extended_request(std::uint16_t command, std::uint64_t cookie, std::uint64_t offset,
+                       std::uint64_t length, std::uint16_t flags = 0)
+{
+    return hex("21e41c71") + big(flags) + big(command) + big(cookie) + big(offset) + big(length);
+}
+bytes reading(std::uint64_t cookie)
+{
+    return request(0, cookie, 512 * cookie, 4096);
+}
+bytes writing(std::uint64_t cookie, std::uint64_t offset, std::size_t length)
+{
+    return request(1, cookie, offset, static_cast<std::uint32_t>(length))
+        + pattern(length, static_cast<unsigned>(cookie));
+}
+bool is_payload(std::span<const std::byte> found, std::uint64_t cookie, std::size_t length)
+{
+    const auto expected = pattern(length, static_cast<unsigned>(cookie));
+    return std::equal(found.begin(), found.end(), expected.begin(), expected.end());
+}
+
+}  // namespace
+
+TEST_CASE("session/requests/intake: requests come out as they went in, whatever the pieces")
+{
+    bytes said;
+    for (std::uint64_t i = 0; i < 200; ++i)
+        said = std::move(said) + (i % 5 == 3 ? writing(i, i * 7, 100 + i) : reading(i));
+    for (const std::size_t at_a_time : {1U, 7U, 27U, 28U, 29U, 1000U, 1U << 30}) {
+        taking_in t{said, at_a_time};
+        for (std::uint64_t i = 0; i < 200; ++i) {
+            REQUIRE(t.admitted() == i);
+            const auto& r = t.in.request();
+            if (i % 5 == 3) {
+                REQUIRE(r.command == command::write);
+                REQUIRE(r.offset == i * 7);
+                REQUIRE(is_payload(t.in.payload(), i, 100 + i));
+                t.in.consume_payload();
+            } else {
+                REQUIRE(r.command == command::read);
+                REQUIRE(r.offset == i * 512);
+                REQUIRE(r.length == 4096);
+            }
+        }
+        CHECK_FALSE(t.next());
+        CHECK_FALSE(t.in.mid_message());
+        CHECK(t.observer.heard.size() == 200);
+        CHECK(t.observer.heard[123] == 123);
+    }
+}
+
+TEST_CASE("session/requests/intake: many small requests are one receive, and need no more than "
+          "little memory")
+{
+    bytes said;
+    for (std::uint64_t i = 0; i < 64; ++i)
+        said = std::move(said) + reading(i);
+    taking_in t{said};
+    for (std::uint64_t i = 0; i < 64; ++i)
+        REQUIRE(t.admitted() == i);
+    CHECK(t.pieces == 1);
+    CHECK_FALSE(t.in.holds_much());
+}
+
+TEST_CASE("session/requests/intake: asking again changes nothing until the request is taken")
+{
+    taking_in t{reading(1) + reading(2)};
+    CHECK(t.next() == step::request);
+    CHECK(t.in.next() == step::request);
+    CHECK(t.in.request().cookie == 1);
+    CHECK(t.observer.heard.empty());
+    CHECK(t.in.take() == verdict::admitted);
+    CHECK(t.next() == step::request);
+    CHECK(t.in.request().cookie == 2);
+}
+
+TEST_CASE("session/requests/intake: a message that has begun is owed, a whole one is not")
+{
+    taking_in t{reading(1), 1};
+    CHECK_FALSE(t.in.mid_message());
+    t.receive();
+    CHECK(t.in.mid_message());
+    CHECK(t.admitted() == 1);
+    CHECK_FALSE(t.in.mid_message());
+}
+
+TEST_CASE(
+    "session/requests/intake: a small inbox grows for a payload that does not fit, to the byte")
+{
+    // 2048 bytes hold the header and 2020 more.
+    for (const std::size_t length : {2019U, 2020U, 2021U, 2048U, 4096U, 65535U, 65536U}) {
+        for (const std::size_t at_a_time : {1U, 28U, 2047U, 2048U, 1U << 30}) {
+            CAPTURE(length, at_a_time);
+            taking_in t{writing(3, 0, length) + reading(4), at_a_time};
+            REQUIRE(t.admitted() == 3);
+            REQUIRE_FALSE(t.in.receiving());
+            REQUIRE(is_payload(t.in.payload(), 3, length));
+            t.in.consume_payload();
+            REQUIRE(t.admitted() == 4);
+            REQUIRE(t.largest_space <= inbox_bytes);
+        }
+    }
+    taking_in fits{writing(3, 0, 2020), 28};
+    CHECK(fits.admitted() == 3);
+    fits.in.consume_payload();
+    CHECK_FALSE(fits.in.holds_much());
+    taking_in does_not{writing(3, 0, 2021), 28};
+    CHECK(does_not.admitted() == 3);
+    CHECK_FALSE(does_not.in.holds_much());  // what it holds is needed
+    does_not.in.consume_payload();
+    CHECK(does_not.in.holds_much());
+    does_not.in.shrink();
+    CHECK_FALSE(does_not.in.holds_much());
+}
+
+TEST_CASE("session/requests/intake: what is known to come has room at once")
+{
+    taking_in t{writing(3, 0, buffered), 28};
+    t.receive();
+    t.most = 1 << 30;
+    CHECK(t.admitted() == 3);
+    CHECK(t.pieces == 2);
+}
+
+TEST_CASE("session/requests/intake: behind other requests a payload of the largest size still fits")
+{
+    for (const std::size_t ahead : {1U, 60U, 72U, 73U, 74U, 1000U}) {
+        bytes said;
+        for (std::uint64_t i = 0; i < ahead; ++i)
+            said = std::move(said) + reading(i);
+        taking_in t{std::move(said) + writing(7, 0, buffered) + writing(8, 0, buffered), 5000};
+        for (std::uint64_t i = 0; i < ahead; ++i)
+            REQUIRE(t.admitted() == i);
+        for (const std::uint64_t i : {7U, 8U}) {
+            REQUIRE(t.admitted() == i);
+            REQUIRE(is_payload(t.in.payload(), i, buffered));
+            t.in.consume_payload();
+        }
+        REQUIRE_FALSE(t.next());
+    }
+}
+
+TEST_CASE("session/requests/intake: a large payload is received in its place, in pieces, and not "
+          "beyond it")
+{
+    for (const std::size_t length : {buffered + 1, std::size_t{100'000}, std::size_t{1'000'000}}) {
+        for (const std::size_t at_a_time : {28U, 29U, 4096U, 99'000U, 1U << 30}) {
+            CAPTURE(length, at_a_time);
+            taking_in t{writing(3, 0, length) + reading(4) + writing(5, 0, 10), at_a_time};
+            REQUIRE(t.admitted() == 3);
+            bytes place(length + 2, std::byte{0xee});
+            t.in.receive_into(std::span{place}.subspan(1, length));
+            while (t.in.receiving()) {
+                REQUIRE(t.in.next() == step::receive);
+                REQUIRE(t.in.mid_message());
+                const auto to = t.in.space();
+                REQUIRE(to.data() > place.data());
+                REQUIRE(to.data() + to.size() == place.data() + 1 + length);
+                t.receive();
+            }
+            REQUIRE(is_payload(std::span{place}.subspan(1, length), 3, length));
+            REQUIRE(place.front() == std::byte{0xee});
+            REQUIRE(place.back() == std::byte{0xee});
+            // The next ones are in step.
+            REQUIRE(t.admitted() == 4);
+            REQUIRE(t.admitted() == 5);
+            REQUIRE(is_payload(t.in.payload(), 5, 10));
+        }
+    }
+}
+
+TEST_CASE("session/requests/intake: a large payload that was read ahead is there at once")
+{
+    // A first write makes the inbox large; the second is then read ahead as a whole.
+    taking_in t{writing(1, 0, buffered) + writing(2, 0, buffered + 1) + reading(3)};
+    CHECK(t.admitted() == 1);
+    t.in.consume_payload();
+    CHECK(t.next() == step::request);
+    while (t.at != t.input.size())
+        t.receive();
+    CHECK(t.in.take() == verdict::admitted);
+    bytes place(buffered + 1);
+    t.in.receive_into(place);
+    CHECK_FALSE(t.in.receiving());
+    CHECK(is_payload(place, 2, buffered + 1));
+    CHECK(t.admitted() == 3);
+}
+
+TEST_CASE(
+    "session/requests/intake: a refused payload is skipped in pieces, and answered when it is gone")
+{
+    for (const std::size_t length : {0U, 1U, 2020U, 2021U, 65536U, 65537U, 3'000'000U}) {
+        for (const std::size_t at_a_time : {29U, 4096U, 1U << 30}) {
+            CAPTURE(length, at_a_time);
+            taking_in t{writing(3, 0, length) + reading(4), at_a_time, reply_style::simple,
+                        tf::read_only};
+            REQUIRE(t.next() == step::request);
+            REQUIRE(t.in.take() == verdict::refused);
+            if (length > 65536) {
+                REQUIRE(t.in.next() == step::receive);  // not yet
+                REQUIRE(t.in.mid_message());
+            }
+            REQUIRE(t.next() == step::refused);
+            REQUIRE(t.in.why() == error_value::eperm);
+            REQUIRE(t.in.request().cookie == 3);
+            REQUIRE(t.admitted() == 4);  // and it was answered once
+            REQUIRE_FALSE(t.next());
+            REQUIRE(t.largest_space <= inbox_bytes);
+            REQUIRE(t.observer.heard == std::vector<std::uint64_t>{3, 4});
+        }
+    }
+}
+
+TEST_CASE("session/requests/intake: what ends in the middle of a refused payload is not answered")
+{
+    auto said = writing(3, 0, 70'000);
+    said.pop_back();
+    taking_in t{said, 1000, reply_style::simple, tf::read_only};
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::refused);
+    CHECK_FALSE(t.next());
+    CHECK(t.in.mid_message());
+}
+
+TEST_CASE("session/requests/intake: each refusal says why, and the stream stays in step")
+{
+    taking_in t{request(99, 1, 0, 0) + request(0, 2, 64 << 20, 1) + request(4, 3, 0, 512, 0x8000)
+                + request(3, 4, 1, 0) + writing(5, (64 << 20) - 1, 2) + reading(6)};
+    const auto refused = [&t] {
+        REQUIRE(t.next() == step::request);
+        REQUIRE(t.in.take() == verdict::refused);
+        REQUIRE(t.next() == step::refused);
+        return t.in.why();
+    };
+    CHECK(refused() == error_value::einval);
+    CHECK(refused() == error_value::einval);
+    CHECK(refused() == error_value::einval);
+    CHECK(refused() == error_value::einval);
+    CHECK(refused() == error_value::enospc);
+    CHECK(t.admitted() == 6);
+}
+
+TEST_CASE("session/requests/intake: a payload that is an attack ends it, one at the limit does not")
+{
+    constexpr std::uint32_t longest = 32 << 20;
+    taking_in t{request(1, 1, 0, longest)};
+    CHECK(t.admitted() == 1);
+    CHECK_FALSE(t.context.ended);
+
+    taking_in attack{request(1, 1, 0, longest + 1)};
+    CHECK(attack.next() == step::request);
+    CHECK(attack.in.take() == verdict::leave);
+    CHECK(attack.context.ended == nbd::errc::payload_too_long);
+
+    // Whether it is refused or not.
+    taking_in refused{request(1, 1, 0, longest + 1), 28, reply_style::simple, tf::read_only};
+    CHECK(refused.next() == step::request);
+    CHECK(refused.in.take() == verdict::leave);
+}
+
+TEST_CASE("session/requests/intake: DISC is the end, and nobody's fault; a wrong magic is not")
+{
+    taking_in t{reading(1) + request(2, 2, 0, 0) + reading(3)};
+    CHECK(t.admitted() == 1);
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::leave);
+    CHECK_FALSE(t.context.ended);
+    CHECK(t.observer.heard == std::vector<std::uint64_t>{1, 2});
+
+    auto wrong = reading(2);
+    wrong[3] ^= std::byte{1};
+    taking_in other{reading(1) + wrong};
+    CHECK(other.admitted() == 1);
+    CHECK(other.next() == step::finish);
+    CHECK(other.context.ended == nbd::errc::bad_request_magic);
+    // Compact requests are not for who has agreed on extended ones, nor the other way round.
+    taking_in compact{reading(1) + reading(2), 100, reply_style::extended};
+    CHECK(compact.next() == step::finish);
+    taking_in extended{extended_request(0, 1, 0, 512), 100, reply_style::simple};
+    CHECK(extended.next() == step::finish);
+}
+
+TEST_CASE("session/requests/intake: nothing is admitted to an export that is gone, or by a server "
+          "that stops")
+{
+    const auto said = reading(1) + writing(2, 0, 100) + reading(3);
+    for (const bool gone : {true, false}) {
+        taking_in t{said};
+        t.disk.removed = gone;
+        t.stopping = !gone;
+        for (const std::uint64_t cookie : {1U, 2U, 3U}) {
+            CHECK(t.next() == step::request);
+            CHECK(t.in.take() == verdict::refused);
+            CHECK(t.next() == step::refused);
+            CHECK(t.in.request().cookie == cookie);
+            CHECK(t.in.why() == error_value::eshutdown);
+        }
+    }
+    taking_in cut{said};
+    cut.context.cut = nbd::errc::send_timeout;
+    CHECK(cut.next() == step::request);
+    CHECK(cut.in.take() == verdict::refused);
+}
+
+TEST_CASE("session/requests/intake: the export's size is what it is now, and was told is told")
+{
+    taking_in t{request(0, 1, 512, 512) + request(0, 2, 512, 512) + request(0, 3, 512, 512)
+                + request(0, 4, 1024, 512)};
+    CHECK(t.admitted() == 1);
+    t.disk.bytes = 600;
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.next() == step::refused);
+    CHECK(t.in.why() == error_value::enospc);  // it was there once
+    CHECK(t.in.terms().size == 600);
+    t.disk.bytes = 1024;
+    CHECK(t.admitted() == 3);
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.in.terms().size == 1024);
+}
+
+TEST_CASE("session/requests/intake: extended requests, and a payload that is no WRITE's")
+{
+    const auto write = extended_request(1, 2, 4096, 3000, cf::payload_len) + pattern(3000, 2);
+    taking_in t{extended_request(0, 1, 1 << 20, 512) + write + extended_request(0, 3, 0, 512), 31,
+                reply_style::extended};
+    CHECK(t.admitted() == 1);
+    CHECK(t.in.request().extended);
+    CHECK(t.admitted() == 2);
+    CHECK(is_payload(t.in.payload(), 2, 3000));
+    t.in.consume_payload();
+    CHECK(t.admitted() == 3);
+
+    // A READ with a payload is refused, and the payload goes; so is a long one of anything else.
+    taking_in odd{extended_request(0, 1, 0, 3000, cf::payload_len) + bytes(3000)
+                      + extended_request(7, 2, 0, 70'000, cf::payload_len) + bytes(70'000)
+                      + extended_request(0, 3, 0, 512),
+                  1000, reply_style::extended};
+    for (int i = 0; i < 2; ++i) {
+        CHECK(odd.next() == step::request);
+        CHECK(odd.in.take() == verdict::refused);
+        CHECK(odd.next() == step::refused);
+        CHECK(odd.in.why() == error_value::einval);
+    }
+    CHECK(odd.admitted() == 3);
+}
+
+TEST_CASE("session/requests/intake: a BLOCK_STATUS may have a payload, which is not longer than is "
+          "buffered")
+{
+    for (const std::size_t length : {std::size_t{12}, buffered, buffered + 1}) {
+        CAPTURE(length);
+        taking_in t{extended_request(7, 1, 0, length, cf::payload_len) + pattern(length, 1)
+                        + extended_request(0, 2, 0, 512),
+                    5000, reply_style::extended, tf::block_status_payload, true};
+        REQUIRE(t.next() == step::request);
+        if (length <= buffered) {
+            REQUIRE(t.in.take() == verdict::admitted);
+            REQUIRE(is_payload(t.in.payload(), 1, length));
+            t.in.consume_payload();
+        } else {
+            REQUIRE(t.in.take() == verdict::refused);
+            REQUIRE(t.next() == step::refused);
+            REQUIRE(t.in.why() == error_value::einval);
+        }
+        REQUIRE(t.admitted() == 2);
+    }
+}
+
+TEST_CASE("session/requests/intake: an extended WRITE that does not say whether its payload "
+          "follows (P55)")
+{
+    const auto unflagged = extended_request(1, 1, 0, 512);
+    SECTION("nothing follows: it is refused, and others are judged as it was")
+    {
+        taking_in t{unflagged, 1000, reply_style::extended};
+        CHECK(t.next() == step::linger);
+        CHECK(t.in.next() == step::linger);  // until it is told
+        t.in.lingered(false);
+        CHECK(t.next() == step::request);
+        CHECK(t.in.take() == verdict::refused);
+        CHECK(t.next() == step::refused);
+        CHECK(t.in.why() == error_value::einval);
+        t.input =
+            std::move(t.input) + extended_request(1, 2, 0, 512) + extended_request(0, 3, 0, 512);
+        CHECK(t.next() == step::request);
+        CHECK(t.in.take() == verdict::refused);
+        CHECK(t.next() == step::refused);
+        CHECK(t.admitted() == 3);
+    }
+    SECTION("data follow: they are its payload")
+    {
+        taking_in t{unflagged, 1000, reply_style::extended};
+        CHECK(t.next() == step::linger);
+        t.in.lingered(true);
+        t.most = 1;
+        t.input = std::move(t.input) + pattern(512, 1) + extended_request(1, 2, 0, 512)
+            + pattern(512, 2) + extended_request(0, 3, 0, 512);
+        CHECK(t.admitted() == 1);
+        CHECK(is_payload(t.in.payload(), 1, 512));
+        t.in.consume_payload();
+        CHECK(t.admitted() == 2);
+        CHECK(is_payload(t.in.payload(), 2, 512));
+        t.in.consume_payload();
+        CHECK(t.admitted() == 3);
+    }
+    SECTION("another request follows at once: it is refused without lingering")
+    {
+        taking_in t{unflagged + extended_request(0, 2, 0, 512), 1000, reply_style::extended};
+        CHECK(t.next() == step::request);
+        CHECK(t.in.take() == verdict::refused);
+        CHECK(t.next() == step::refused);
+        CHECK(t.admitted() == 2);
+    }
+}
+
+TEST_CASE(
+    "session/requests/intake: a READ that is to come in one piece is no longer than a chunk (P59)")
+{
+    constexpr auto longest =
+        static_cast<std::uint32_t>(nbd::session::replies<listener>::largest_chunk);
+    taking_in t{request(0, 1, 0, longest, cf::df) + request(0, 2, 0, longest + 1, cf::df)
+                    + request(0, 3, 0, longest + 1),
+                1000,
+                reply_style::structured,
+                tf::send_df,
+                false,
+                2 * longest};
+    t.disk.bytes = std::uint64_t{4} << 30;
+    CHECK(t.admitted() == 1);
+    CHECK(t.next() == step::request);
+    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.next() == step::refused);
+    CHECK(t.in.why() == error_value::eoverflow);
+    CHECK(t.admitted() == 3);
+}
+
+TEST_CASE(
+    "session/requests/intake: no READ is longer than a reply can be, whatever the export allows")
+{
+    constexpr auto longest =
+        static_cast<std::uint32_t>(nbd::session::replies<listener>::largest_read);
+    taking_in t{request(0, 1, 0, longest) + request(0, 2, 0, longest + 1)
+                    + request(0, 3, 0, longest + 1, cf::df) + request(0, 4, 0, 512),
+                1000,
+                reply_style::structured,
+                tf::send_df,
+                false,
+                2U << 30};
+    t.disk.bytes = std::uint64_t{4} << 30;
+    CHECK(t.admitted() == 1);
+    for (const auto why : {error_value::einval, error_value::eoverflow}) {
+        CHECK(t.next() == step::request);
+        CHECK(t.in.take() == verdict::refused);
+        CHECK(t.next() == step::refused);
+        CHECK(t.in.why() == why);
+    }
+    CHECK(t.admitted() == 4);
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#include "../../catch.hpp"
+#include <nbd/session/requests/unflagged_writes.hpp>
+
+#include <array>
+
+using namespace nbd::protocol;
+using nbd::session::unflagged_writes;
+using verdict = unflagged_writes::verdict;
+
+namespace {
+
+constexpr request unflagged{.command = command::write, .length = 512, .extended = true};
+constexpr std::array<std::byte, 4> guest_data{};
+constexpr std::array magic{std::byte{0x21}, std::byte{0xe4}, std::byte{0x1c}, std::byte{0x71}};
+
+}  // namespace
+
+TEST_CASE("session/requests/unflagged_writes: extended WRITEs without PAYLOAD_LEN alone are "
+          "concerned (P55)")
+{
+    CHECK(unflagged_writes::concern(unflagged, 4096));
+    CHECK_FALSE(unflagged_writes::concern(unflagged, 511));
+    auto r = unflagged;
+    r.flags = command_flag::payload_len;
+    CHECK_FALSE(unflagged_writes::concern(r, 4096));
+    r = unflagged;
+    r.extended = false;
+    CHECK_FALSE(unflagged_writes::concern(r, 4096));
+    r = unflagged;
+    r.command = command::write_zeroes;
+    CHECK_FALSE(unflagged_writes::concern(r, 4096));
+    r = unflagged;
+    r.length = 0;
+    CHECK_FALSE(unflagged_writes::concern(r, 4096));
+}
+
+TEST_CASE("session/requests/unflagged_writes: what follows the first tells, and is not asked again")
+{
+    unflagged_writes u;
+    CHECK(u.judge(unflagged, {}) == verdict::linger);
+    SECTION("nothing comes")
+    {
+        u.lingered(false);
+        CHECK(u.judge(unflagged, {}) == verdict::none);
+        CHECK(u.judge(unflagged, guest_data) == verdict::none);
+    }
+    SECTION("data come, byte by byte")
+    {
+        u.lingered(true);
+        CHECK(u.judge(unflagged, {}) == verdict::receive);
+        CHECK(u.judge(unflagged, std::span{guest_data}.first(3)) == verdict::receive);
+        CHECK(u.judge(unflagged, guest_data) == verdict::payload);
+        CHECK(u.judge(unflagged, {}) == verdict::payload);
+        CHECK(u.judge(unflagged, magic) == verdict::payload);
+    }
+    SECTION("a payload that is shorter than a magic")
+    {
+        auto r = unflagged;
+        r.length = 2;
+        CHECK(u.judge(r, std::span{guest_data}.first(2)) == verdict::payload);
+    }
+    SECTION("the next request comes")
+    {
+        CHECK(u.judge(unflagged, magic) == verdict::none);
+        CHECK(u.judge(unflagged, guest_data) == verdict::none);
+    }
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+// A client of the negotiator without any socket: bytes in, reply bytes and the action out.
+#pragma once
+
+#include "support/bytes.hpp"
+#include <nbd/handshake/negotiator.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace nbd_test {
+
+/// Plays the session: hands over exactly what the negotiator wants and carries out its actions on a
+/// list of exports. The empty name asks for the first of them.
+class negotiation {
+public:
+    using action = nbd::handshake::action;
+    struct entry {
+        std::string name;
+        std::string description;
+        nbd::protocol::export_terms terms;
+    };
+
+    explicit negotiation(nbd::settings limits = {}, std::vector<entry> exports = default_exports())
+        : limits_{std::move(limits)}, exports_{std::move(exports)}, negotiator_{limits_}
+    {
+    }
+    negotiation(const negotiation&) = delete;
+    negotiation& operator=(const negotiation&) = delete;
+
+    /// With greeting and client flags done and the replies to them forgotten.
+    negotiation& begun(std::uint32_t flags = 3)
+    {
+        say(client_flags(flags));
+        heard();
+        return *this;
+    }
+
+    /// What the client sends, in steps of `wants()`. What is not yet enough for one is kept, and what
+    /// comes after the last word is not taken.
+    action say(const bytes& more)
+    {
+        pending_.insert(pending_.end(), more.begin(), more.end());
+        while (!over() && pending_.size() >= negotiator_.wants()) {
+            const auto n = static_cast<std::ptrdiff_t>(negotiator_.wants());
+            longest_step_ = std::max(longest_step_, negotiator_.wants());
+            const bytes step(pending_.begin(), pending_.begin() + n);
+            pending_.erase(pending_.begin(), pending_.begin() + n);
+            last_ = carry_out(negotiator_.take(step));
+        }
+        return last_;
+    }
+
+    /// What the server has said since the last time.
+    bytes heard() { return std::exchange(negotiator_.reply(), {}); }
+
+    /// Says it and gives what is answered, for comparing.
+    std::string answer(const bytes& more)
+    {
+        heard();
+        say(more);
+        return shown(heard());
+    }
+    std::string answer(std::uint32_t number, const bytes& data = {})
+    {
+        return answer(option(number, data));
+    }
+    /// The type of the one option reply that answers it; nothing if it is not one.
+    std::optional<std::uint32_t> answer_type(const bytes& more)
+    {
+        heard();
+        say(more);
+        const auto all = heard();
+        if (all.size() < 20 || all.size() != 20 + nbd::protocol::load<std::uint32_t>(at(all, 16)))
+            return std::nullopt;
+        return nbd::protocol::load<std::uint32_t>(at(all, 12));
+    }
+
+    /// Whether options are still understood: an unknown one without data is answered as it must be.
+    bool in_step() { return answer_type(option(0x4711)) == 0x80000001 && !over(); }
+
+    bool over() const { return last_ == action::close || last_ == action::transmit; }
+    std::error_code ended() const { return negotiator_.ended(); }
+    std::size_t longest_step() const { return longest_step_; }
+    std::size_t opens() const { return opens_; }
+    nbd::handshake::negotiator& negotiator() { return negotiator_; }
+    /// What `open` gives from now on instead of an export.
+    void refuse_with(std::error_code why) { refusal_ = why; }
+
+    static std::vector<entry> default_exports()
+    {
+        using namespace nbd::protocol::transmission_flag;
+        return {
+            {"disk", "A disk", {.size = 0x100000, .flags = has_flags | send_flush, .blocks = {}}},
+            {"other",
+             "\xc3\x84",
+             {.size = 512, .flags = has_flags | read_only, .blocks = {512, 4096, 1 << 20}}}};
+    }
+
+private:
+    static std::span<const std::byte> at(const bytes& all, std::size_t n)
+    {
+        return std::span{all}.subspan(n);
+    }
+
+    action carry_out(action v)
+    {
+        if (v == action::list) {
+            for (const auto& e : exports_)
+                negotiator_.list(e.name, e.description);
+            return negotiator_.listed();
+        }
+        if (v == action::open) {
+            ++opens_;
+            if (refusal_)
+                return negotiator_.refused(refusal_);
+            for (const auto& e : exports_) {
+                if (negotiator_.asked_name() == e.name || negotiator_.asked_name().empty())
+                    return negotiator_.opened({e.name, e.description, e.terms});
+            }
+            return negotiator_.refused(nbd::errc::unknown_export);
+        }
+        return v;
+    }
+
+    nbd::settings limits_;
+    std::vector<entry> exports_;
+    nbd::handshake::negotiator negotiator_;
+    bytes pending_;
+    action last_ = action::more;
+    std::size_t longest_step_ = 0;
+    std::size_t opens_ = 0;
+    std::error_code refusal_;
+};
+
+}  // namespace nbd_test

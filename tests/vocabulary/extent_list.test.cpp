@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#include "catch.hpp"
+#include <nbd/vocabulary/extent_list.hpp>
+
+#include <limits>
+#include <vector>
+
+using nbd::extent;
+using nbd::extent_list;
+
+namespace {
+using extents = std::vector<extent>;
+extents all(const extent_list& l)
+{
+    return {l.extents().begin(), l.extents().end()};
+}
+constexpr auto most = std::numeric_limits<std::uint64_t>::max();
+}  // namespace
+
+namespace Catch {
+template <>
+struct StringMaker<extent> {
+    static std::string convert(const extent& e)
+    {
+        return std::to_string(e.length) + '/' + std::to_string(e.flags);
+    }
+};
+}  // namespace Catch
+
+TEST_CASE("vocabulary/extent_list: extents follow each other, until the range is covered")
+{
+    extent_list l;
+    l.begin(100, 10);
+    CHECK(l.empty());
+    CHECK(l.add(40, 0));
+    CHECK(l.add(20, 3));
+    CHECK_FALSE(l.add(40, 1));
+    CHECK_FALSE(l.add(1, 2));
+    CHECK(all(l) == extents{{40, 0}, {20, 3}, {40, 1}});
+    CHECK_FALSE(l.empty());
+}
+
+TEST_CASE("vocabulary/extent_list: what is beyond the range is cut off (B04)")
+{
+    extent_list l;
+    l.begin(100, 10);
+    CHECK(l.add(99, 0));
+    CHECK_FALSE(l.add(most, 3));
+    CHECK(all(l) == extents{{99, 0}, {1, 3}});
+
+    l.begin(100, 10);
+    CHECK_FALSE(l.add(most, 0));
+    CHECK_FALSE(l.add(most, 0));
+    CHECK(all(l) == extents{{100, 0}});
+}
+
+TEST_CASE(
+    "vocabulary/extent_list: an extent of no length is none, and does not part its neighbours")
+{
+    extent_list l;
+    l.begin(100, 10);
+    CHECK(l.add(0, 3));
+    CHECK(l.empty());
+    CHECK(l.add(10, 1));
+    CHECK(l.add(0, 2));
+    CHECK(l.add(10, 1));
+    CHECK(all(l) == extents{{20, 1}});
+}
+
+TEST_CASE("vocabulary/extent_list: neighbours of the same status are one (P66)")
+{
+    extent_list l;
+    l.begin(std::uint64_t{1} << 62, 2);
+    for (int i = 0; i < 1000; ++i)
+        REQUIRE(l.add(1, 3));
+    CHECK(l.add(5, most));
+    CHECK(l.add(std::uint64_t{1} << 40, most));
+    CHECK(all(l) == extents{{1000, 3}, {(std::uint64_t{1} << 40) + 5, most}});
+}
+
+TEST_CASE("vocabulary/extent_list: no more than the limit; the last one may still grow")
+{
+    extent_list l;
+    l.begin(100, 2);
+    CHECK(l.add(10, 0));
+    CHECK(l.add(10, 1));
+    CHECK(l.add(10, 1));
+    CHECK_FALSE(l.add(10, 0));
+    // what comes after one that was not taken would stand in the wrong place
+    CHECK_FALSE(l.add(10, 1));
+    CHECK(all(l) == extents{{10, 0}, {20, 1}});
+}
+
+TEST_CASE("vocabulary/extent_list: 2^20 extents take no more room than the limit (B04)")
+{
+    extent_list l;
+    l.begin(most, 131'072);
+    std::size_t taken = 0;
+    for (std::uint64_t i = 0; i < std::uint64_t{1} << 20 && l.add(1, i & 1); ++i)
+        ++taken;
+    CHECK(taken == 131'072);
+    CHECK(l.extents().size() == 131'072);
+}
+
+TEST_CASE("vocabulary/extent_list: nothing is wanted of an empty range, nor with a limit of none")
+{
+    extent_list l;
+    CHECK_FALSE(l.add(10, 0));
+    CHECK(l.empty());
+    l.begin(0, 10);
+    CHECK_FALSE(l.add(10, 0));
+    CHECK(l.empty());
+    l.begin(10, 0);
+    CHECK_FALSE(l.add(10, 0));
+    CHECK(l.empty());
+}
+
+TEST_CASE("vocabulary/extent_list: begun anew it forgets")
+{
+    extent_list l;
+    l.begin(10, 1);
+    CHECK_FALSE(l.add(10, 7));
+    l.begin(20, 1);
+    CHECK(l.empty());
+    CHECK(l.add(10, 7));
+    CHECK(all(l) == extents{{10, 7}});
+}

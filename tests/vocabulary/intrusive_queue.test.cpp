@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#include <nbd/vocabulary/intrusive_queue.hpp>
+
+#include "../catch.hpp"
+
+using nbd::intrusive_queue;
+
+namespace {
+
+struct item {
+    int number = 0;
+    item* behind = nullptr;
+};
+
+}  // namespace
+
+TEST_CASE("vocabulary/intrusive_queue: items leave in the order in which they came")
+{
+    intrusive_queue<item> queue;
+    CHECK(queue.empty());
+    item a{.number = 1};
+    item b{.number = 2};
+    queue.push(a);
+    queue.push(b);
+    CHECK(queue.pop().number == 1);
+    queue.push(a);  // behind b now
+    CHECK(queue.pop().number == 2);
+    CHECK(queue.pop().number == 1);
+    CHECK(queue.empty());
+}
+
+TEST_CASE("vocabulary/intrusive_queue: a queue that was emptied starts again")
+{
+    intrusive_queue<item> queue;
+    item a{.number = 1};
+    for (int i = 0; i < 3; ++i) {
+        queue.push(a);
+        CHECK(&queue.pop() == &a);
+        CHECK(queue.empty());
+    }
+}
