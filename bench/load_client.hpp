@@ -39,9 +39,8 @@ public:
     static constexpr auto unlimited = std::numeric_limits<std::uint64_t>::max();
 
     load_client(raw_socket socket, const load_plan& plan)
-        : socket_{std::move(socket)}, plan_{plan}, next_{plan.start}, random_{plan.first
-                                                                              + plan.start + 1},
-          slots_(plan.depth), queued_{plan.depth},
+        : socket_{std::move(socket)}, plan_{plan}, next_{plan.start},
+          random_{plan.first + plan.start + 1}, slots_(plan.depth), queued_{plan.depth},
           received_(
               std::clamp(plan.depth * (plan.block + header_room), least_received, most_received))
     {

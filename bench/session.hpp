@@ -166,8 +166,7 @@ try {
 }
 
 template <class...>
-struct types {
-};
+struct types {};
 
 template <class Transport, class Backend, class Policy>
 void register_session()

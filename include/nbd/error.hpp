@@ -138,5 +138,4 @@ namespace nbd {
 }  // namespace nbd
 
 template <>
-struct std::is_error_code_enum<nbd::errc> : std::true_type {
-};
+struct std::is_error_code_enum<nbd::errc> : std::true_type {};

@@ -81,8 +81,8 @@ public:
     }
     /// On an executor of the program's own, with the policy nbd::on_executor.
     template <class Executor>
-        requires(std::constructible_from<ThreadingPolicy, Executor>&&
-                     std::same_as<Executor, typename ThreadingPolicy::executor_type>)
+        requires(std::constructible_from<ThreadingPolicy, Executor>
+                 && std::same_as<Executor, typename ThreadingPolicy::executor_type>)
     server(Executor executor, typename Transport::settings listen_at, settings limits = {},
            Observer observer = {})
         : server{std::move(listen_at), std::move(limits), ThreadingPolicy{std::move(executor)},

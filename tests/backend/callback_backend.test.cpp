@@ -52,8 +52,8 @@ TEST_CASE("backend/callback_backend: one call at a time, unless it is told other
     static_assert(nbd::concurrency_of<serial>() == nbd::concurrency::serialize_all);
     static_assert(nbd::concurrency_of<parallel>() == nbd::concurrency::parallel);
     static_assert(nbd::diagnosis::backend_is_sound<serial>());
-    static_assert(
-        nbd::has_handle<serial> && !nbd::has_read<serial> && !std::is_polymorphic_v<serial>);
+    static_assert(nbd::has_handle<serial> && !nbd::has_read<serial>
+                  && !std::is_polymorphic_v<serial>);
     serial disk{1, std::move(f)};
     serial moved{std::move(disk)};
     CHECK(nbd::transmission::perform(moved, {.command = command::flush}, {})

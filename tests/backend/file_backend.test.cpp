@@ -21,9 +21,9 @@ static_assert(nbd::concurrency_of<file_backend>() == nbd::concurrency::parallel)
 static_assert(nbd::transmission::capabilities<file_backend>()
               == (has_flags | send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
                   | send_cache | can_multi_conn | send_resize));
-static_assert(
-    !std::is_copy_constructible_v<
-        file_backend> && std::is_move_constructible_v<file_backend> && std::is_move_assignable_v<file_backend>);
+static_assert(!std::is_copy_constructible_v<file_backend>
+              && std::is_move_constructible_v<file_backend>
+              && std::is_move_assignable_v<file_backend>);
 
 namespace {
 

@@ -20,8 +20,8 @@ static_assert(nbd::concurrency_of<mem_backend>() == nbd::concurrency::parallel);
 static_assert(nbd::transmission::capabilities<mem_backend>()
               == (has_flags | send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
                   | send_cache | can_multi_conn | send_resize));
-static_assert(
-    !std::is_copy_constructible_v<mem_backend> && std::is_move_constructible_v<mem_backend>);
+static_assert(!std::is_copy_constructible_v<mem_backend>
+              && std::is_move_constructible_v<mem_backend>);
 
 namespace {
 bool is_zero(std::span<const std::byte> memory)

@@ -7,8 +7,8 @@
 #include <vector>
 
 using namespace nbd::protocol::transmission_flag;
-static_assert(
-    nbd::backend<nbd::null_backend> && nbd::diagnosis::backend_is_sound<nbd::null_backend>());
+static_assert(nbd::backend<nbd::null_backend>
+              && nbd::diagnosis::backend_is_sound<nbd::null_backend>());
 static_assert(nbd::transmission::capabilities<nbd::null_backend>()
               == (has_flags | send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
                   | send_cache | can_multi_conn));

@@ -23,18 +23,17 @@ using nbd::uring_file_backend;
 using namespace nbd_test;
 using namespace nbd::protocol::transmission_flag;
 
-static_assert(
-    nbd::backend<
-        uring_file_backend> && nbd::asynchronous<uring_file_backend> && nbd::diagnosis::backend_is_sound<uring_file_backend>());
+static_assert(nbd::backend<uring_file_backend> && nbd::asynchronous<uring_file_backend>
+              && nbd::diagnosis::backend_is_sound<uring_file_backend>());
 static_assert(nbd::has_fua_write<uring_file_backend>);
 static_assert(nbd::promises_fills_reads<uring_file_backend>);
 static_assert(nbd::concurrency_of<uring_file_backend>() == nbd::concurrency::parallel);
 static_assert(nbd::transmission::capabilities<uring_file_backend>()
               == (has_flags | send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
                   | send_cache | can_multi_conn | send_resize));
-static_assert(
-    !std::is_copy_constructible_v<
-        uring_file_backend> && std::is_move_constructible_v<uring_file_backend> && std::is_move_assignable_v<uring_file_backend>);
+static_assert(!std::is_copy_constructible_v<uring_file_backend>
+              && std::is_move_constructible_v<uring_file_backend>
+              && std::is_move_assignable_v<uring_file_backend>);
 
 namespace {
 

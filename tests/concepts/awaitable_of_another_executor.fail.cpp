@@ -12,14 +12,8 @@ struct disk {
 #else
     using executor = boost::asio::strand<boost::asio::io_context::executor_type>;
 #endif
-    std::uint64_t size() const
-    {
-        return 0;
-    }
-    boost::asio::awaitable<void, executor> read(std::uint64_t, std::span<std::byte>)
-    {
-        co_return;
-    }
+    std::uint64_t size() const { return 0; }
+    boost::asio::awaitable<void, executor> read(std::uint64_t, std::span<std::byte>) { co_return; }
 };
 
 int main()

@@ -11,24 +11,12 @@ using awaitable = boost::asio::awaitable<T, boost::asio::any_io_executor>;
 struct disk {
 #ifdef NBD_FIXED
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
-    awaitable<void> read(std::uint64_t, std::span<std::byte>)
-    {
-        co_return;
-    }
+    std::uint64_t size() const { return 0; }
+    awaitable<void> read(std::uint64_t, std::span<std::byte>) { co_return; }
     void resize(std::uint64_t) {}
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
-    awaitable<void> read(std::uint64_t, std::span<std::byte>)
-    {
-        co_return;
-    }
+    std::uint64_t size() const { return 0; }
+    awaitable<void> read(std::uint64_t, std::span<std::byte>) { co_return; }
     void resize(std::uint64_t) {}
 #endif
 };

@@ -4,25 +4,13 @@
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    nbd::block_sizes block_sizes() const
-    {
-        return {};
-    }
+    nbd::block_sizes block_sizes() const { return {}; }
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    nbd::block_sizes block_sizes()
-    {
-        return {};
-    }
+    nbd::block_sizes block_sizes() { return {}; }
 #endif
 };
 

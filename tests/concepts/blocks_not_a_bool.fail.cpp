@@ -5,20 +5,11 @@
 struct disk {
 #ifdef NBD_FIXED
     static constexpr bool blocks = true;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
 #else
-    bool blocks() const
-    {
-        return true;
-    }
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    bool blocks() const { return true; }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
 #endif
 };

@@ -4,22 +4,13 @@
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void cache(std::uint64_t, std::uint64_t) {}
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    int cache(std::uint64_t, std::uint64_t)
-    {
-        return 0;
-    }
+    int cache(std::uint64_t, std::uint64_t) { return 0; }
 #endif
 };
 

@@ -4,22 +4,13 @@
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void handle(nbd::call&) {}
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    int handle(nbd::call&)
-    {
-        return 0;
-    }
+    int handle(nbd::call&) { return 0; }
 #endif
 };
 

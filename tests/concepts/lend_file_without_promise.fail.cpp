@@ -5,25 +5,13 @@
 struct disk {
 #ifdef NBD_FIXED
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept
-    {
-        return {};
-    }
+    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept { return {}; }
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept
-    {
-        return {};
-    }
+    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept { return {}; }
 #endif
 };
 

@@ -5,26 +5,14 @@
 struct disk {
 #ifdef NBD_FIXED
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept
-    {
-        return {};
-    }
+    nbd::file_range lend_file(std::uint64_t, std::size_t) noexcept { return {}; }
 #else
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    int lend_file(std::uint64_t, std::size_t) noexcept
-    {
-        return -1;
-    }
+    int lend_file(std::uint64_t, std::size_t) noexcept { return -1; }
 #endif
 };
 

@@ -5,28 +5,16 @@
 struct disk {
 #ifdef NBD_FIXED
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void write(std::uint64_t, std::span<const std::byte>) {}
-    std::span<std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept
-    {
-        return {};
-    }
+    std::span<std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept { return {}; }
 #else
     static constexpr auto concurrency = nbd::concurrency::parallel;
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void write(std::uint64_t, std::span<const std::byte>) {}
-    std::span<const std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept
-    {
-        return {};
-    }
+    std::span<const std::byte> lend_for_write(std::uint64_t, std::size_t) noexcept { return {}; }
 #endif
 };
 

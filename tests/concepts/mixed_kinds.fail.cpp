@@ -10,35 +10,14 @@ using awaitable = boost::asio::awaitable<T, boost::asio::any_io_executor>;
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
-    awaitable<void> read(std::uint64_t, std::span<std::byte>)
-    {
-        co_return;
-    }
-    awaitable<void> write(std::uint64_t, std::span<const std::byte>)
-    {
-        co_return;
-    }
-    awaitable<void> flush()
-    {
-        co_return;
-    }
+    std::uint64_t size() const { return 0; }
+    awaitable<void> read(std::uint64_t, std::span<std::byte>) { co_return; }
+    awaitable<void> write(std::uint64_t, std::span<const std::byte>) { co_return; }
+    awaitable<void> flush() { co_return; }
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
-    awaitable<void> read(std::uint64_t, std::span<std::byte>)
-    {
-        co_return;
-    }
-    awaitable<void> write(std::uint64_t, std::span<const std::byte>)
-    {
-        co_return;
-    }
+    std::uint64_t size() const { return 0; }
+    awaitable<void> read(std::uint64_t, std::span<std::byte>) { co_return; }
+    awaitable<void> write(std::uint64_t, std::span<const std::byte>) { co_return; }
     void flush() {}
 #endif
 };

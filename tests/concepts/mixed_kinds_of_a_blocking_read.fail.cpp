@@ -10,22 +10,13 @@ using awaitable = boost::asio::awaitable<T, boost::asio::any_io_executor>;
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void extents(std::uint64_t, std::uint64_t, nbd::extent_list&) {}
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
-    awaitable<void> extents(std::uint64_t, std::uint64_t, nbd::extent_list&)
-    {
-        co_return;
-    }
+    awaitable<void> extents(std::uint64_t, std::uint64_t, nbd::extent_list&) { co_return; }
 #endif
 };
 

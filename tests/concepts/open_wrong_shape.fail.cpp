@@ -8,15 +8,9 @@ struct disk {
         std::uint64_t size() const { return 0; }
         void read(std::uint64_t, std::span<std::byte>) {}
     };
-    state open(const nbd::client&)
-    {
-        return {};
-    }
+    state open(const nbd::client&) { return {}; }
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void open(const nbd::client&) {}
 #endif

@@ -4,16 +4,10 @@
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
 #else
-    std::uint64_t size()
-    {
-        return 0;
-    }
+    std::uint64_t size() { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
 #endif
 };

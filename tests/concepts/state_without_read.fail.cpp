@@ -8,18 +8,12 @@ struct disk {
         std::uint64_t size() const { return 0; }
         void read(std::uint64_t, std::span<std::byte>) {}
     };
-    state open(const nbd::client&)
-    {
-        return {};
-    }
+    state open(const nbd::client&) { return {}; }
 #else
     struct state {
         std::uint64_t size() const { return 0; }
     };
-    state open(const nbd::client&)
-    {
-        return {};
-    }
+    state open(const nbd::client&) { return {}; }
 #endif
 };
 

@@ -4,8 +4,8 @@
 #include <nbd/threading/per_client_threads.hpp>
 #include <nbd/threading/strand_pool.hpp>
 
-static_assert(
-    nbd::threading_policy<nbd::per_client_threads> && nbd::threading_policy<nbd::strand_pool>);
+static_assert(nbd::threading_policy<nbd::per_client_threads>
+              && nbd::threading_policy<nbd::strand_pool>);
 static_assert(nbd::per_client_threads::blocking && !nbd::strand_pool::blocking);
 static_assert(!nbd::threading_policy<int>);
 

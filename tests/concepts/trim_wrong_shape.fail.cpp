@@ -4,18 +4,12 @@
 
 struct disk {
 #ifdef NBD_FIXED
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void write(std::uint64_t, std::span<const std::byte>) {}
     void trim(std::uint64_t, std::uint64_t) {}
 #else
-    std::uint64_t size() const
-    {
-        return 0;
-    }
+    std::uint64_t size() const { return 0; }
     void read(std::uint64_t, std::span<std::byte>) {}
     void write(std::uint64_t, std::span<const std::byte>) {}
     void trim(std::uint64_t) {}

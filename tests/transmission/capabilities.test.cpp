@@ -37,8 +37,7 @@ struct caches {
     void cache(u64, u64) {}
 };
 template <class... Parts>
-struct disk : readable, Parts... {
-};
+struct disk : readable, Parts... {};
 
 constexpr unsigned w = has_flags | send_write_zeroes;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include <nbd/vocabulary/intrusive_queue.hpp>
-
 #include "../catch.hpp"
+#include <nbd/vocabulary/intrusive_queue.hpp>
 
 using nbd::intrusive_queue;
 

@@ -24,12 +24,10 @@ class connection {
 public:
     connection(Socket s, const settings& limits, Observer& observer, client who,
                const session::ticker& clock, const std::atomic<bool>& stopping)
-        : socket{std::move(s)}, session{limits,
-                                        observer,
-                                        std::move(who),
-                                        session::deadline{clock},
-                                        session::deadline{clock},
-                                        stopping},
+        : socket{std::move(s)},
+          session{
+              limits,  observer, std::move(who), session::deadline{clock}, session::deadline{clock},
+              stopping},
           accepted{clock.now()}
     {
     }

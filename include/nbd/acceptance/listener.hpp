@@ -38,7 +38,7 @@ namespace nbd::acceptance {
 /// of its control, which sleeps in between; the sessions run on the policy.
 template <class Transport, class Policy, class Exports, class Observer>
 class listener {
-    static constexpr bool hosted = requires(Policy & p) { p.inner_executor(); };
+    static constexpr bool hosted = requires(Policy& p) { p.inner_executor(); };
     using control_type = std::conditional_t<hosted, hosted_control<Policy>, own_control<Policy>>;
     using control_executor = typename control_type::executor_type;
     using protocol_type = typename Transport::protocol_type;
@@ -58,8 +58,8 @@ public:
 
     listener(Transport& transport, Policy& policy, Exports& exports, const settings& limits,
              Observer& observer)
-        : transport_{transport}, policy_{policy}, exports_{exports}, limits_{limits}, observer_{
-                                                                                          observer}
+        : transport_{transport}, policy_{policy}, exports_{exports}, limits_{limits},
+          observer_{observer}
     {
     }
     listener(const listener&) = delete;

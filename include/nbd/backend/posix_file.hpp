@@ -52,10 +52,7 @@ struct posix_file {
 #endif
         return repeat([&] { return ::open(path, flags | O_CLOEXEC, 0666); });
     }
-    static void close(int file) noexcept
-    {
-        ::close(file);
-    }
+    static void close(int file) noexcept { ::close(file); }
     /// From now on around the page cache. EINVAL where the file's system has no direct I/O.
     [[nodiscard]] static int make_direct(int file) noexcept
     {
@@ -170,10 +167,7 @@ struct posix_file {
     {
         return repeat([&] { return ::ftruncate(file, static_cast<off_t>(size)); });
     }
-    static void remove(const char* path) noexcept
-    {
-        ::unlink(path);
-    }
+    static void remove(const char* path) noexcept { ::unlink(path); }
 
     /// Makes a hole, which reads as zero, in a file or a block device.
     [[nodiscard]] static int punch(int file, std::uint64_t at, std::uint64_t length) noexcept

@@ -67,15 +67,9 @@ public:
             ::close(file_);
     }
 
-    [[nodiscard]] std::uint64_t size() const noexcept
-    {
-        return size_;
-    }
+    [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
     /// The file that the memory is, if it is one; else -1.
-    [[nodiscard]] int file() const noexcept
-    {
-        return file_;
-    }
+    [[nodiscard]] int file() const noexcept { return file_; }
     [[nodiscard]] std::span<std::byte> bytes(std::uint64_t offset, std::size_t length) noexcept
     {
         return {data_ + offset, length};

@@ -91,8 +91,7 @@ concept ready_outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
 /// An outcome that comes later: boost::asio::awaitable, known by its shape, so that whoever waits for
 /// nothing needs no Asio.
 template <class T>
-concept awaited_outcome = requires
-{
+concept awaited_outcome = requires {
     typename T::value_type;
     typename T::executor_type;
     requires ready_outcome<typename T::value_type>;
@@ -103,156 +102,100 @@ concept outcome = ready_outcome<T> || awaited_outcome<T>;
 // --- Presence: a member exists with its right shape, so the capability exists ---------------------
 
 template <class B>
-concept has_size = requires(const B& b)
-{
-    {
-        b.size()
-        } -> std::convertible_to<std::uint64_t>;
+concept has_size = requires(const B& b) {
+    { b.size() } -> std::convertible_to<std::uint64_t>;
 };
 template <class B>
-concept has_read = requires(B& b, std::uint64_t offset, std::span<std::byte> to)
-{
-    {
-        b.read(offset, to)
-        } -> outcome;
+concept has_read = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
+    { b.read(offset, to) } -> outcome;
 };
 /// Takes every request whole instead of by one member each; see vocabulary/call.hpp.
 template <class B>
-concept has_handle = requires(B& b, call& c)
-{
-    {
-        b.handle(c)
-        } -> outcome;
+concept has_handle = requires(B& b, call& c) {
+    { b.handle(c) } -> outcome;
 };
 template <class B>
-concept has_fua_write = requires(B& b, std::uint64_t offset, std::span<const std::byte> from,
-                                 write_flags f)
-{
-    {
-        b.write(offset, from, f)
-        } -> outcome;
-};
+concept has_fua_write =
+    requires(B& b, std::uint64_t offset, std::span<const std::byte> from, write_flags f) {
+        { b.write(offset, from, f) } -> outcome;
+    };
 template <class B>
-concept has_plain_write = requires(B& b, std::uint64_t offset, std::span<const std::byte> from)
-{
-    {
-        b.write(offset, from)
-        } -> outcome;
+concept has_plain_write = requires(B& b, std::uint64_t offset, std::span<const std::byte> from) {
+    { b.write(offset, from) } -> outcome;
 };
 template <class B>
 concept has_write = has_plain_write<B> || has_fua_write<B>;
 template <class B>
-concept has_flush = requires(B& b)
-{
-    {
-        b.flush()
-        } -> outcome;
+concept has_flush = requires(B& b) {
+    { b.flush() } -> outcome;
 };
 template <class B>
-concept has_trim = requires(B& b, std::uint64_t offset, std::uint64_t length)
-{
-    {
-        b.trim(offset, length)
-        } -> outcome;
+concept has_trim = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+    { b.trim(offset, length) } -> outcome;
 };
 template <class B>
-concept has_write_zeroes = requires(B& b, std::uint64_t offset, std::uint64_t length, zero_flags f)
-{
-    {
-        b.write_zeroes(offset, length, f)
-        } -> outcome;
-};
+concept has_write_zeroes =
+    requires(B& b, std::uint64_t offset, std::uint64_t length, zero_flags f) {
+        { b.write_zeroes(offset, length, f) } -> outcome;
+    };
 template <class B>
-concept has_cache = requires(B& b, std::uint64_t offset, std::uint64_t length)
-{
-    {
-        b.cache(offset, length)
-        } -> outcome;
+concept has_cache = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+    { b.cache(offset, length) } -> outcome;
 };
 /// Lent memory holds exactly `length` bytes, or none to say "read it instead". It stays valid while
 /// the backend lives, and is read without any lock, so a backend that lends promises `parallel`.
 template <class B>
-concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length)
-{
-    {
-        b.lend(offset, length)
-    }
-    noexcept->std::convertible_to<std::span<const std::byte>>;
+concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend(offset, length) } noexcept -> std::convertible_to<std::span<const std::byte>>;
 };
 /// Where in a file the bytes are, or no file to say "read them instead". Large READs then go from the
 /// system's cache to the socket without a copy of ours; what cannot be had that way is read. A range
 /// that is `sure` must not be cut off the file meanwhile. As with lend, there is no lock. Asked where a
 /// client's calls are made in turn: not of an awaited backend, nor by the pool that `blocks` asks for.
 template <class B>
-concept has_lend_file = requires(B& b, std::uint64_t offset, std::size_t length)
-{
-    {
-        b.lend_file(offset, length)
-    }
-    noexcept->std::convertible_to<file_range>;
+concept has_lend_file = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
 /// As lend, for the payload of a large WRITE, which is received in place: a client that vanishes in
 /// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`. Asked
 /// where lend_file is.
 template <class B>
-concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length)
-{
-    {
-        b.lend_for_write(offset, length)
-    }
-    noexcept->std::convertible_to<std::span<std::byte>>;
+concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lend_for_write(offset, length) } noexcept -> std::convertible_to<std::span<std::byte>>;
 };
 /// Says where data are and where holes: base:allocation, and READ replies that leave holes out. Adds
 /// extents of protocol::state_flag bits from `offset` on until the list wants no more; less than
 /// the whole range is fine, nothing at all is EIO.
 template <class B>
-concept has_extents = requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to)
-{
-    {
-        b.extents(offset, length, to)
-        } -> outcome;
+concept has_extents = requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to) {
+    { b.extents(offset, length, to) } -> outcome;
 };
 /// Contexts of the backend's own namespaces, and their extents; `index` counts in meta_contexts(),
 /// which stays the same while the backend lives. Where an export has a minimum block size, a block
 /// whose parts differ gets the union of their bits.
 template <class B>
 concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::uint64_t offset,
-                                     std::uint64_t length, extent_list& to)
-{
-    {
-        c.meta_contexts()
-        } -> std::convertible_to<std::span<const meta_context>>;
-    {
-        b.context_extents(index, offset, length, to)
-        } -> outcome;
+                                     std::uint64_t length, extent_list& to) {
+    { c.meta_contexts() } -> std::convertible_to<std::span<const meta_context>>;
+    { b.context_extents(index, offset, length, to) } -> outcome;
 };
 /// Changes the size, in bytes. What is cut off is lost; what is added reads as zero. Called by
 /// export_set::resize, and by clients where the export allows it; never while another call runs, and
 /// none goes past the new end then. With parallel it must expect calls that are under way, or about to
 /// begin, also there; and what it has lent is still read.
 template <class B>
-concept has_resize = requires(B& b, std::uint64_t size)
-{
-    {
-        b.resize(size)
-        } -> ready_outcome;
+concept has_resize = requires(B& b, std::uint64_t size) {
+    { b.resize(size) } -> ready_outcome;
 };
 /// Told, by a backend that has lend_for_write and wants to know, that what was lent has been written.
 template <class B>
-concept has_lent_written = requires(B& b, std::uint64_t offset, std::size_t length)
-{
-    {
-        b.lent_written(offset, length)
-    }
-    noexcept;
+concept has_lent_written = requires(B& b, std::uint64_t offset, std::size_t length) {
+    { b.lent_written(offset, length) } noexcept;
 };
 /// May be asked beside any other call.
 template <class B>
-concept has_block_sizes = requires(const B& b)
-{
-    {
-        b.block_sizes()
-        } -> std::convertible_to<nbd::block_sizes>;
+concept has_block_sizes = requires(const B& b) {
+    { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
 /// Called for a client that asks for the export, never earlier: by INFO, whose object is destroyed at
 /// once, and by GO. What it returns, by value, is a backend of its own, which serves that client
@@ -261,11 +204,8 @@ concept has_block_sizes = requires(const B& b)
 /// what such an object mostly wants. `open` is called under the same lock as they are; where they are
 /// awaited it is called beside those that wait, for it does not. It may throw: the client is refused.
 template <class B>
-concept has_open = requires(B& b, const client& c)
-{
-    {
-        b.open(c)
-        } -> std::move_constructible;
+concept has_open = requires(B& b, const client& c) {
+    { b.open(c) } -> std::move_constructible;
     requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
@@ -284,22 +224,15 @@ using served_t = typename served<B>::type;
 
 /// A backend whose members are awaited.
 template <class B>
-concept asynchronous = requires(B& b, std::uint64_t offset, std::span<std::byte> to)
-{
-    {
-        b.read(offset, to)
-        } -> awaited_outcome;
-}
-|| requires(B& b, call& c)
-{
-    {
-        b.handle(c)
-        } -> awaited_outcome;
+concept asynchronous = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
+    { b.read(offset, to) } -> awaited_outcome;
+} || requires(B& b, call& c) {
+    { b.handle(c) } -> awaited_outcome;
 };
 
 /// What a server accepts at least.
 template <class B>
-concept readable_backend = has_size<B> &&(has_read<B> || has_handle<B>);
+concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
 
 /// The quartet: a disk that can be written, made durable and trimmed.
 template <class B>
@@ -316,29 +249,14 @@ template <class B>
         return nbd::concurrency::serialize_all;
 }
 template <class B>
-concept promises_blocks = requires
-{
-    requires B::blocks;
-};
+concept promises_blocks = requires { requires B::blocks; };
 template <class B>
-concept promises_multi_conn = requires
-{
-    requires B::multi_conn;
-};
+concept promises_multi_conn = requires { requires B::multi_conn; };
 template <class B>
-concept promises_rotational = requires
-{
-    requires B::rotational;
-};
+concept promises_rotational = requires { requires B::rotational; };
 template <class B>
-concept promises_fast_zero = requires
-{
-    requires B::fast_zero;
-};
+concept promises_fast_zero = requires { requires B::fast_zero; };
 template <class B>
-concept promises_fills_reads = requires
-{
-    requires B::fills_reads;
-};
+concept promises_fills_reads = requires { requires B::fills_reads; };
 
 }  // namespace nbd

@@ -34,8 +34,7 @@ NBD_NAMES_MEMBER(fast_zero)
 NBD_NAMES_MEMBER(fills_reads)
 
 template <class T, T>
-struct constant {
-};
+struct constant {};
 
 /// All members are awaited, or none is.
 template <class B>
@@ -76,10 +75,8 @@ consteval bool one_kind()
 template <class B, class Executor>
 consteval bool runs_on()
 {
-    if constexpr (requires(B & b, std::span<std::byte> to) {
-                      {
-                          b.read(0, to)
-                          } -> awaited_outcome;
+    if constexpr (requires(B& b, std::span<std::byte> to) {
+                      { b.read(0, to) } -> awaited_outcome;
                   })
         return std::convertible_to<
             Executor, typename decltype(std::declval<B&>().read(0, {}))::executor_type>;
@@ -171,18 +168,17 @@ consteval bool served_is_sound()
     static_assert(one_kind<B>(),
                   "nbd: either all members of a backend return boost::asio::awaitable, or none "
                   "does; resize never does");
-    static_assert(
-        has_write<
-            B> || has_handle<B> || !(has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>),
-        "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
+    static_assert(has_write<B> || has_handle<B>
+                      || !(has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>),
+                  "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
     static_assert(concurrency_of<B>() == concurrency::parallel
                       || !(has_lend<B> || has_lend_file<B> || has_lend_for_write<B>),
                   "nbd: lent memory is used outside any lock, so a backend that lends promises "
                   "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`");
     static_assert(
-        !names_concurrency<B>()
-            || requires { typename constant<nbd::concurrency, B::concurrency>; },
-        "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
+        !names_concurrency<B>() || requires {
+            typename constant<nbd::concurrency, B::concurrency>;
+        }, "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
     static_assert(
         (!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
             && (!names_blocks<B>() || requires { typename constant<bool, B::blocks>; })

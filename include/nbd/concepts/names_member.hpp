@@ -12,21 +12,14 @@
         int member;                                                                                \
     };                                                                                             \
     template <class T>                                                                             \
-    struct member##_twice : T, member##_elsewhere {                                                \
-    };                                                                                             \
+    struct member##_twice : T, member##_elsewhere {};                                              \
     template <class T>                                                                             \
     consteval bool names_##member()                                                                \
     {                                                                                              \
         if constexpr (!std::is_class_v<T>)                                                         \
             return false;                                                                          \
         else if constexpr (std::is_final_v<T>)                                                     \
-            return requires                                                                        \
-            {                                                                                      \
-                &T::member;                                                                        \
-            };                                                                                     \
+            return requires { &T::member; };                                                       \
         else                                                                                       \
-            return !requires                                                                       \
-            {                                                                                      \
-                &member##_twice<T>::member;                                                        \
-            };                                                                                     \
+            return !requires { &member##_twice<T>::member; };                                      \
     }

@@ -28,27 +28,18 @@ namespace nbd {
 /// Thread safety: next_executor and launch are called from one thread at a time, join once and after
 /// the last launch, runs_here from anywhere.
 template <class P>
-concept threading_policy = requires(P& p)
-{
+concept threading_policy = requires(P& p) {
     typename P::executor_type;
-    {
-        P::blocking
-        } -> std::convertible_to<bool>;
+    { P::blocking } -> std::convertible_to<bool>;
     p.start();
-    {
-        p.next_executor()
-        } -> std::same_as<typename P::executor_type>;
-    {
-        p.runs_here()
-        } -> std::same_as<bool>;
+    { p.next_executor() } -> std::same_as<typename P::executor_type>;
+    { p.runs_here() } -> std::same_as<bool>;
     p.join();
 };
 
 /// A policy on which backends that block (their promise `blocks`) do not hold up other requests.
 template <class P>
-concept offloads = !P::blocking && requires(P & p, offloaded_calls& client, offloaded_call& c)
-{
-    p.offload(client, c);
-};
+concept offloads = !P::blocking
+    && requires(P& p, offloaded_calls& client, offloaded_call& c) { p.offload(client, c); };
 
 }  // namespace nbd

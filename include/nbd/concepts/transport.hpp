@@ -26,20 +26,12 @@ namespace nbd {
 /// Thread safety: all from one thread at a time, but peer and uri from any.
 template <class T>
 concept transport = requires(T& t, const T& c, typename T::protocol_type::endpoint endpoint,
-                             std::string_view name)
-{
+                             std::string_view name) {
     typename T::settings;
     requires std::constructible_from<T, typename T::settings>;
-    {
-        c.uri(endpoint, name)
-        } -> std::convertible_to<std::string>;
-    {
-        c.where()
-        } -> std::convertible_to<std::string>;
-    {
-        t.close()
-    }
-    noexcept;
+    { c.uri(endpoint, name) } -> std::convertible_to<std::string>;
+    { c.where() } -> std::convertible_to<std::string>;
+    { t.close() } noexcept;
 };
 
 }  // namespace nbd

@@ -34,8 +34,8 @@ struct export_record {
     /// Calls wait for each other, because the backend does not promise to do without. Those that wait for
     /// something else, too, do so at a async_mutex, which takes no thread.
     static constexpr bool takes_turns =
-        (asynchronous<served_t<Backend>> || promises_blocks<served_t<Backend>>)&&concurrency_of<
-            served_t<Backend>>()
+        (asynchronous<served_t<Backend>>
+         || promises_blocks<served_t<Backend>>)&&concurrency_of<served_t<Backend>>()
         == concurrency::serialize_all;
     /// Calls of the backend take a lock, because it does not promise to do without.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
@@ -50,8 +50,8 @@ struct export_record {
         }
     }
 
-    [[nodiscard]] failure
-    resize(std::uint64_t bytes) requires(has_resize<Backend> && !has_open<Backend>)
+    [[nodiscard]] failure resize(std::uint64_t bytes)
+        requires(has_resize<Backend> && !has_open<Backend>)
     {
         const std::lock_guard one_at_a_time{resizing};
         if (bytes > most_bytes || bytes % terms_of(backend, settings, bytes).blocks.minimum != 0)

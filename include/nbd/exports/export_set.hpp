@@ -101,9 +101,8 @@ public:
     /// from then on, and what is added can be used at once; INFO and GO tell the new size.
     /// Errors: errc::unknown_export, the backend's, EINVAL for a size that is 2^63 or more or no
     /// multiple of the minimum block size; the size is unchanged then.
-    [[nodiscard]] std::error_code
-    resize(std::string_view name,
-           std::uint64_t size) requires(has_resize<Backend> && !has_open<Backend>)
+    [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
+        requires(has_resize<Backend> && !has_open<Backend>)
     {
         const auto found = find(name);
         if (!found)
@@ -210,7 +209,8 @@ public:
             return record_->backend;
     }
     /// Where calls that are awaited wait for each other, for a backend that wants it so.
-    [[nodiscard]] exports::async_mutex& async_mutex() noexcept requires(record::takes_turns)
+    [[nodiscard]] exports::async_mutex& async_mutex() noexcept
+        requires(record::takes_turns)
     {
         return record_->turns;
     }
@@ -239,9 +239,8 @@ private:
 
     template <class Lock>
     opened(std::shared_ptr<record> r, const client& who, const Lock&)
-        : record_{std::move(r)}, state_{open(*record_, who)}, terms_{record::terms_of(
-                                                                  backend(), record_->settings,
-                                                                  size_of(*record_, state_))}
+        : record_{std::move(r)}, state_{open(*record_, who)},
+          terms_{record::terms_of(backend(), record_->settings, size_of(*record_, state_))}
     {
         if constexpr (has_open<Backend>) {
             record::check(terms_);

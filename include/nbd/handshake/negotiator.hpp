@@ -28,8 +28,8 @@ namespace nbd::handshake {
 class negotiator {
 public:
     explicit negotiator(const settings& limits)
-        : limits_{limits}, options_left_{limits.options_per_handshake}, bytes_left_{
-                                                                            limits.handshake_bytes}
+        : limits_{limits}, options_left_{limits.options_per_handshake},
+          bytes_left_{limits.handshake_bytes}
     {
         const auto room = append(reply_, protocol::greeting_bytes);
         protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);

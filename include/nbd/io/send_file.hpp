@@ -18,10 +18,7 @@ namespace nbd::io {
 
 /// A stream whose bytes go to a socket as they are.
 template <class Stream>
-concept socket = requires(Stream& s)
-{
-    s.native_handle();
-};
+concept socket = requires(Stream& s) { s.native_handle(); };
 
 /// Keeps the calling thread from being told by a signal that nobody is at the other end of a socket:
 /// sendfile, unlike send, cannot be asked not to. Threads of a server have it blocked for ever.

@@ -11,7 +11,7 @@ namespace nbd::transmission {
 
 /// Whether a FUA can be honoured: natively, or as a flush after the write.
 template <class B>
-concept can_fua = has_fua_write<B> ||(has_plain_write<B>&& has_flush<B>);
+concept can_fua = has_fua_write<B> || (has_plain_write<B> && has_flush<B>);
 
 /// The transmission flags that a backend's type gives: what its code does, nothing more
 /// ("Transmission flags", point 12: a flag MUST NOT be set for something unsupported).

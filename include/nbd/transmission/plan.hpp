@@ -56,13 +56,11 @@ class plan {
 public:
     /// No write that is made up here is longer than `largest_write` bytes.
     plan(const protocol::request& r, std::uint64_t largest_write) noexcept
-        : command_{r.command}, at_{r.offset}, left_{r.length}, piece_{std::min<std::uint64_t>(
-                                                                   zero_block.size(),
-                                                                   largest_write)},
-          fua_{r.has(protocol::command_flag::fua)}, zero_{.no_hole = r.has(
-                                                              protocol::command_flag::no_hole),
-                                                          .fast = r.has(
-                                                              protocol::command_flag::fast_zero)}
+        : command_{r.command}, at_{r.offset}, left_{r.length},
+          piece_{std::min<std::uint64_t>(zero_block.size(), largest_write)},
+          fua_{r.has(protocol::command_flag::fua)},
+          zero_{.no_hole = r.has(protocol::command_flag::no_hole),
+                .fast = r.has(protocol::command_flag::fast_zero)}
     {
         using protocol::command;
         // A request of no length has nothing to do, and succeeds without the backend (point 68).
@@ -100,9 +98,9 @@ public:
 
     void take(failure failed)
     {
-        if (now_ == phase::whole && command_ == protocol::command::write_zeroes
-            && !has_handle<
-                B> && (failed == std::errc::not_supported || failed == std::errc::operation_not_supported)) {
+        if (now_ == phase::whole && command_ == protocol::command::write_zeroes && !has_handle<B>
+            && (failed == std::errc::not_supported
+                || failed == std::errc::operation_not_supported)) {
             // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone. A backend that cannot do it now gets
             // its zeroes written.
             write_blocks();
@@ -120,10 +118,9 @@ public:
             if (left_ != 0)
                 return;
         }
-        const bool by_itself =
-            command_ == protocol::command::flush
-            || has_handle<
-                B> || (has_fua_write<B> && (command_ == protocol::command::write || now_ == phase::blocks));
+        const bool by_itself = command_ == protocol::command::flush || has_handle<B>
+            || (has_fua_write<B>
+                && (command_ == protocol::command::write || now_ == phase::blocks));
         now_ =
             now_ != phase::flush && fua_ && !by_itself && has_flush<B> ? phase::flush : phase::over;
     }

@@ -105,10 +105,7 @@ public:
         return protocol::unix_uri(endpoint.path(), name);
     }
 
-    [[nodiscard]] std::string where() const
-    {
-        return settings_.path;
-    }
+    [[nodiscard]] std::string where() const { return settings_.path; }
 
     /// Removes the socket file, if it is still the one that listen() made.
     void close() noexcept
@@ -123,10 +120,7 @@ public:
 private:
     using file_id = std::pair<::dev_t, ::ino_t>;
 
-    [[nodiscard]] bool abstract() const noexcept
-    {
-        return settings_.path.front() == '\0';
-    }
+    [[nodiscard]] bool abstract() const noexcept { return settings_.path.front() == '\0'; }
 
     /// Removes a stale socket; anything else at the path is not ours to remove.
     [[nodiscard]] std::error_code make_way(const protocol_type::endpoint& endpoint) const

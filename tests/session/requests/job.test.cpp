@@ -83,11 +83,10 @@ using replies = nbd::session::replies<nbd::silent>;
 struct working : lone_context<nbd::silent> {
     explicit working(reply_style style = reply_style::simple,
                      std::size_t outbox_bytes = std::size_t{128} << 10)
-        : to{context, style, outbox_bytes}, agreed{.terms = {.size = 1 << 20,
-                                                             .blocks = {},
-                                                             .told = 1 << 20},
-                                                   .style = style,
-                                                   .contexts = {{.id = 5, .index = 0}}}
+        : to{context, style, outbox_bytes},
+          agreed{.terms = {.size = 1 << 20, .blocks = {}, .told = 1 << 20},
+                 .style = style,
+                 .contexts = {{.id = 5, .index = 0}}}
     {
     }
 

@@ -37,10 +37,8 @@ public:
     /// `files` says that parts of files can be sent as they are.
     responder(Opened& disk, const handshake::agreement& agreed, context<Observer>& c, bool files)
         : disk_{disk}, agreed_{agreed}, context_{c}, in_{disk, agreed, c},
-          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes}, read_{disk,
-                                                                                        replies_,
-                                                                                        scratch_,
-                                                                                        files}
+          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
+          read_{disk, replies_, scratch_, files}
     {
     }
 

@@ -39,8 +39,8 @@ public:
     static constexpr std::size_t buffered_payload = std::size_t{64} << 10;
 
     intake(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
-        : disk_{disk}, context_{c}, terms_{agreed.terms}, header_bytes_{protocol::request_bytes_of(
-                                                              agreed.style)}
+        : disk_{disk}, context_{c}, terms_{agreed.terms},
+          header_bytes_{protocol::request_bytes_of(agreed.style)}
     {
     }
 
