@@ -31,7 +31,8 @@ while [ $# -gt 0 ]; do
 done
 presets=${presets:-${NBD_PRESETS:-dev}}
 
-# What the tests need: a Debian package, and a command or a file that tells that it is there.
+# What the tests need: a Debian package, and a command or a file whose presence shows that it is installed.
+# nbdinfo calls `file` and prints uninitialised memory where there is none.
 [ $install = no ] || install_missing <<'END'
 g++              c++
 cmake            cmake
@@ -45,6 +46,7 @@ libbenchmark-dev /usr/include/benchmark
 libcli11-dev     /usr/include/CLI
 liburing-dev     /usr/include/liburing.h
 libnbd-bin       nbdinfo
+file             file
 python3-libnbd   /usr/lib/python3/dist-packages/nbd.py
 qemu-utils       qemu-img
 fio              fio
