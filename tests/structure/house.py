@@ -92,7 +92,7 @@ MAX_MACROS = 2
 
 TOP_LEVEL = {
     "CMakeLists.txt", "include", "examples", "tests", "bench", "conan", "README.md", "LICENSE",
-    "CMakePresets.json", "CHANGELOG.md", "SECURITY.md",
+    "CMakePresets.json", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs",
 }
 
 COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.S)
