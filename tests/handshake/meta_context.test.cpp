@@ -81,6 +81,16 @@ public:
             rest = rest.subspan(20 + length);
         }
     }
+    /// The export "disk" is replaced by one with these contexts.
+    void replace(std::span<const nbd::meta_context> with) { offered_ = with; }
+    /// The ids that BLOCK_STATUS answers with, after selected_at_go.
+    std::vector<std::uint32_t> ids() const
+    {
+        std::vector<std::uint32_t> all;
+        for (const auto& c : h_.agreed().contexts)
+            all.push_back(c.id);
+        return all;
+    }
     /// What counts in transmission.
     std::vector<std::size_t> selected_at_go(std::string_view name = "disk")
     {
@@ -98,7 +108,7 @@ private:
         const auto name = h_.asked_name();
         const nbd::protocol::export_terms terms{.size = 512, .flags = 1, .blocks = {}};
         if (name == "disk" || name.empty())
-            return h_.opened({"disk", "disk", terms, contexts});
+            return h_.opened({"disk", "disk", terms, offered_});
         if (name == "other")
             return h_.opened({"other", "other", terms, std::span{contexts}.first(1)});
         return h_.refused(nbd::errc::unknown_export);
@@ -106,6 +116,7 @@ private:
 
     nbd::settings limits_;
     nbd::handshake::negotiator h_{limits_};
+    std::span<const nbd::meta_context> offered_{contexts};
     bytes step_;
 };
 using indices = std::vector<std::size_t>;
@@ -260,6 +271,43 @@ TEST_CASE("handshake/meta_context: a selection counts for its export alone (P43)
         client.say(option(set, data_of("", {"x-snap:changed"})));
         CHECK(client.selected_at_go("disk") == indices{1});
     }
+}
+
+TEST_CASE("handshake/meta_context: GO finds the selected contexts by name, ids stay (P43)")
+{
+    using ids = std::vector<std::uint32_t>;
+    const auto all = {"base:allocation", "x-snap:changed", "x-snap:depth:2", "x-snap:age"};
+    asking client{extended};
+    client.say(option(set, data_of("disk", {all.begin(), all.end()})));
+    SECTION("one is left, at another place")
+    {
+        client.replace(std::span{contexts}.subspan(2, 1));
+        CHECK(client.selected_at_go() == indices{0});
+        CHECK(client.ids() == ids{3});
+    }
+    SECTION("in another order")
+    {
+        const std::array<nbd::meta_context, 2> turned{{{"x-snap:changed"}, {"base:allocation"}}};
+        client.replace(turned);
+        CHECK(client.selected_at_go() == indices{1, 0});
+        CHECK(client.ids() == ids{1, 2});
+    }
+    SECTION("none is left")
+    {
+        client.replace({});
+        CHECK(client.selected_at_go().empty());
+    }
+}
+
+TEST_CASE(
+    "handshake/meta_context: a context that has become 64 bits wide is not selected (P43, P85)")
+{
+    asking client;
+    client.say(option(set, data_of("disk", {"base:allocation", "x-snap:changed"})));
+    const std::array<nbd::meta_context, 2> wider{
+        {{.name = "base:allocation", .wide = true}, {"x-snap:changed"}}};
+    client.replace(wider);
+    CHECK(client.selected_at_go() == indices{1});
 }
 
 TEST_CASE("handshake/meta_context: INFO and a failed GO leave the selection alone (P43)")

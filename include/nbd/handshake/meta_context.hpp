@@ -5,6 +5,7 @@
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/protocol/meta_context.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -13,14 +14,19 @@
 
 namespace nbd::handshake {
 
-/// Whether the client asks for a context that it could make use of: one with a status of 64 bits is
-/// left out for those without extended headers (point 85).
+/// False for a context with a status of 64 bits unless the client has extended headers (point 85).
+[[nodiscard]] inline bool usable(const protocol::meta_context& context,
+                                 protocol::reply_style style) noexcept
+{
+    return !context.wide || style == protocol::reply_style::extended;
+}
+
+/// Whether the queries of a LIST or SET_META_CONTEXT name a context that the client can use.
 [[nodiscard]] inline bool wanted(const protocol::meta_request& asked,
                                  const protocol::meta_context& context, protocol::option o,
                                  protocol::reply_style style) noexcept
 {
-    return asked.wants(context.name, o)
-        && (!context.wide || style == protocol::reply_style::extended);
+    return asked.wants(context.name, o) && usable(context, style);
 }
 
 /// The contexts that LIST_META_CONTEXT asks for, with the id 0 (point 41).
@@ -33,12 +39,13 @@ inline void list_contexts(reply_bytes& to, const protocol::meta_request& asked,
             append_meta_context(to, o, 0, context.name);
 }
 
-/// What the last SET_META_CONTEXT has selected (points 42 and 43).
+/// The contexts that the last SET_META_CONTEXT selected (points 42 and 43). They are kept by name: the
+/// export may be replaced by one with other contexts before the client sends GO.
 class context_selection {
 public:
     void clear() noexcept { selected_.clear(); }
 
-    /// Selects what was asked for, each context once, and appends a reply for each.
+    /// Replaces the selection by the contexts that `asked` names, and appends a reply for each.
     void select(reply_bytes& to, const protocol::meta_request& asked, const export_info& e,
                 protocol::reply_style style)
     {
@@ -49,19 +56,36 @@ public:
             if (!wanted(asked, e.contexts[i], o, style))
                 continue;
             const auto id = static_cast<std::uint32_t>(i + 1);
-            selected_.push_back({.id = id, .index = i});
+            selected_.push_back({id, std::string{e.contexts[i].name}});
             append_meta_context(to, o, id, e.contexts[i].name);
         }
     }
 
-    /// A selection counts for the export that it was made for alone.
-    [[nodiscard]] std::vector<selected_context> of(std::string_view export_name) const
+    /// The selected contexts that the export has now, with the ids that the client was told.
+    /// Empty for another export than the one that they were selected for.
+    [[nodiscard]] std::vector<selected_context> resolve(const export_info& e,
+                                                        protocol::reply_style style) const
     {
-        return export_name == export_ ? selected_ : std::vector<selected_context>{};
+        std::vector<selected_context> found;
+        if (e.name != export_)
+            return found;
+        for (const auto& s : selected_) {
+            const auto at = std::find_if(e.contexts.begin(), e.contexts.end(), [&](const auto& c) {
+                return c.name == s.name && usable(c, style);
+            });
+            if (at != e.contexts.end())
+                found.push_back(
+                    {.id = s.id, .index = static_cast<std::size_t>(at - e.contexts.begin())});
+        }
+        return found;
     }
 
 private:
-    std::vector<selected_context> selected_;
+    struct selected {
+        std::uint32_t id;
+        std::string name;
+    };
+    std::vector<selected> selected_;
     std::string export_;
 };
 

@@ -100,7 +100,7 @@ public:
             selection_.select(reply_, meta_, e, style_);
             return next(ack());
         }
-        agreed_ = settle(e.terms, style_, selection_.of(e.name));
+        agreed_ = settle(e.terms, style_, selection_.resolve(e, style_));
         const auto& terms = agreed_.terms;
         const bool must_ask = e.require_block_sizes && terms.blocks != protocol::block_sizes{}
             && !asked_.wants(protocol::info::block_size);
