@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""readme.py COMPILE_COMMANDS FILE: everything in README.md that is marked as C++ compiles, as FILE of the project does.
+"""readme.py COMPILE_COMMANDS FILE: checks README.md and docs/*.md.
 
-What begins with an #include is a whole program. A class is looked at with the headers of the library and some of
-Asio's; what is neither stands in a function, where `my_disk` is the class before it.
+All C++ in them compiles, with the command that compiles FILE. A piece that begins with an #include is a whole program. A
+piece that begins with `class` or `struct` is compiled in a namespace of its file. Any other piece is the body of a
+function, in which `my_disk` is the last class with a `read` before it.
+No cell of a table is longer than two lines of text, and every relative link leads to a file.
 """
 import json
 import os
@@ -14,43 +16,64 @@ import sys
 import tempfile
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-HEADERS = ["algorithm", "chrono", "nbd/server.hpp", "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp",
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HEADERS = ["algorithm", "atomic", "chrono", "nbd/server.hpp", "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp",
            "boost/asio/io_context.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
+LONGEST_CELL = 160  # characters: two lines
 
 
 def sources():
-    """The text of each program, with the line of README.md that it begins in."""
-    text = README.read_text()
+    """Each program, and all pieces together, with the lines that they come from."""
     pieces = "".join(f"#include <{header}>\n" for header in HEADERS)
-    found = list(re.finditer(r"^```cpp\n(.*?)^```$", text, re.M | re.S))
-    for number, fence in enumerate(found):
-        line, code = text.count("\n", 0, fence.start(1)) + 1, fence.group(1)
-        if code.startswith("#include"):
-            yield f'#line {line} "README.md"\n{code}'
-            continue
-        pieces += f'#line {line} "README.md"\n'
-        if named := re.match(r"class (\w+)", code):
-            pieces += f"{code}static_assert(nbd::has_read<{named[1]}>);\n"
-            my_disk = named[1]
-        else:
-            pieces += f"void piece_{number}() {{ using my_disk = {my_disk};\n{code}}}\n"
+    for index, file in enumerate(TEXTS):
+        text, name, my_disk = file.read_text(), file.relative_to(ROOT), None
+        pieces += f"namespace text_{index} {{\n"
+        for number, fence in enumerate(re.finditer(r"^```cpp\n(.*?)^```$", text, re.M | re.S)):
+            code = fence.group(1)
+            place = f'#line {text.count(chr(10), 0, fence.start(1)) + 1} "{name}"\n'
+            if code.startswith("#include"):
+                yield place + code
+            elif named := re.match(r"(?:class|struct) (\w+)", code):
+                pieces += place + code
+                if " read(" in code or my_disk and f"public {my_disk}" in code:
+                    pieces += f"static_assert(nbd::has_read<{named[1]}>);\n"
+                    my_disk = named[1]
+            else:
+                disk = f"using my_disk = {my_disk}; " if my_disk and my_disk != "my_disk" else ""
+                pieces += f"{place}[[maybe_unused]] inline void piece_{number}() {{ {disk}\n{place}{code}}}\n"
+        pieces += "}\n"
     yield pieces
 
 
+def faults_in_text():
+    for file in TEXTS:
+        name = file.relative_to(ROOT)
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if line.startswith("|"):
+                for cell in line.strip("|").split("|"):
+                    shown = re.sub(r"\]\([^)]*\)", "", cell.strip()).replace("[", "")
+                    if len(shown) > LONGEST_CELL:
+                        yield f"{name}:{number}: a cell of {len(shown)} characters; {LONGEST_CELL} are allowed"
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", line):
+                if "://" not in target and not (file.parent / target).exists():
+                    yield f"{name}:{number}: the link {target} leads nowhere"
+
+
 def main():
-    database, file = sys.argv[1], os.path.realpath(sys.argv[2])
-    entry = next(e for e in json.load(open(database)) if os.path.realpath(e["file"]) == file)
-    command = [part for part in shlex.split(entry["command"]) if os.path.realpath(part) != file]
+    database, example = sys.argv[1], os.path.realpath(sys.argv[2])
+    entry = next(e for e in json.load(open(database)) if os.path.realpath(e["file"]) == example)
+    command = [part for part in shlex.split(entry["command"]) if os.path.realpath(part) != example]
     out = command.index("-o")
     del command[out:out + 2]
-    failed = 0
+    faults = list(faults_in_text())
     for source in sources():
         with tempfile.NamedTemporaryFile("w", suffix=".cpp") as program:
             program.write(source)
             program.flush()
-            failed += subprocess.run([*command, "-fsyntax-only", program.name], cwd=entry["directory"]).returncode != 0
-    sys.exit(f"{failed} pieces of README.md do not compile" if failed else 0)
+            if subprocess.run([*command, "-fsyntax-only", program.name], cwd=entry["directory"]).returncode != 0:
+                faults.append("C++ in README.md or docs/*.md does not compile")
+    sys.exit("\n".join(faults) or None)
 
 
 if __name__ == "__main__":
