@@ -14,6 +14,9 @@ TEST_CASE("settings: the default limits")
     CHECK(limits.option_bytes == 65'536);
     CHECK(limits.handshake_bytes == 1'048'576);
     CHECK(limits.exports_listed == 10'000);
+    CHECK(limits.server_memory == std::size_t{1} << 30);
+    CHECK(limits.client_memory == std::size_t{64} << 20);
+    CHECK(limits.least_transfer_rate == 32'768);
     CHECK(limits.progress_timeout == 60s);
     CHECK(limits.send_timeout == 60s);
     CHECK(limits.idle_timeout == 0s);

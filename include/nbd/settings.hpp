@@ -11,74 +11,101 @@
 
 namespace nbd {
 
-/// The run-time limits of a server. Every byte from the network is untrusted; these bound what one
-/// client can take from the others. Zero switches a limit off where it says so. A client that is over a
-/// limit of time is let go within half a second, or within three where there are thousands.
+/// The run-time limits of a server. They bound what one client can take from the others. Zero switches a limit
+/// off where its comment says so. The server looks at limits of time four times a second, less often
+/// with more than 2,500 clients, at least every two seconds. Every duration is accepted, also
+/// `milliseconds::max()`.
+///
+/// Worst case of memory, in bytes, for buffers that clients can cause:
+///
+///     server_memory                           all clients together, waited for by not reading
+///     + max_connections x (24 KiB + requests_in_flight x 6 KiB)    what connections hold at rest
+///     + 64 MiB                                free blocks that the threads of the program keep
+///
+/// Not in it: stacks of threads (per_client_threads: one for each client), the system's socket and pipe
+/// buffers, what a backend or an observer allocates, and memory that a backend lends.
 struct settings {
     /// Clients at a time; 0 = no limit. A client over the limit waits in the backlog for a free
-    /// place, and one that has negotiated for more than a second gives its place up. 100 is qemu's.
+    /// place. A client that has been in its handshake for more than a second gives its place to it.
+    /// 100 is qemu's.
     std::size_t max_connections = 100;
 
-    /// From accept to the end of the handshake, however slowly the bytes come; 0 = no limit. 10 s is
-    /// qemu's.
+    /// From accept to the end of the handshake; 0 = no limit. 10 s is qemu's.
     std::chrono::milliseconds handshake_deadline{10'000};
-    /// Options before a client is let go; LIST adds as many for each export (nbdkit's rule).
+    /// Options before the connection is closed; LIST adds as many for each export (nbdkit's rule).
     std::size_t options_per_handshake = 32;
-    /// Data of one option, in bytes. More is consumed and refused. Real clients need about 24 KiB.
+    /// Data of one option, in bytes. A longer option is consumed and refused. Real clients need about 24 KiB.
     std::size_t option_bytes = std::size_t{64} << 10;
-    /// Data of all options of a handshake, in bytes. A client that sends more is let go.
+    /// Data of all options of a handshake, in bytes. The connection of a client that sends more is closed.
     std::size_t handshake_bytes = std::size_t{1} << 20;
     /// Exports named in the answer to LIST.
     std::size_t exports_listed = 10'000;
 
-    /// Block descriptors in one answer to BLOCK_STATUS; the specification wants at most 2^20.
+    /// Block descriptors in one answer to BLOCK_STATUS; the specification allows at most 2^20.
     std::size_t extents_per_reply = 131'072;
+
+    /// Memory of all clients together, in bytes: buffers of connections that are not idle (512 KiB each,
+    /// from a quarter of this), and data of requests (the other three quarters). A client for which
+    /// there is none waits, in order of arrival: its socket is not read. Less than 2 MiB counts as
+    /// 2 MiB; 0 = no limit.
+    ///
+    /// A client that makes no progress keeps its memory while no other client waits for some. When one
+    /// does, the client stalled longest is disconnected (errc::evicted), if it has been stalled
+    /// for at least five seconds.
+    std::size_t server_memory = std::size_t{1} << 30;
+    /// Memory of one client, in bytes, counted in the same way. A request is begun when its memory fits; a
+    /// request that never fits, here or in server_memory, gets ENOMEM. Less than 2 MiB counts as
+    /// 2 MiB; 0 = no limit. The default holds the longest request of an export with the default block sizes.
+    std::size_t client_memory = std::size_t{64} << 20;
 
     /// Between two pieces of one message from a client in transmission; 0 = no limit.
     std::chrono::milliseconds progress_timeout{60'000};
     /// For a client to take some of its replies; 0 = no limit.
     std::chrono::milliseconds send_timeout{60'000};
-    /// Between two requests; 0 = no limit, the default, for kernel clients are idle for days.
+    /// Bytes per second that a client has to send of a message, or to take of its replies; 0 = no limit.
+    /// A client that falls behind by progress_timeout or send_timeout is disconnected. So a message of n
+    /// bytes takes at most that time plus n / least_transfer_rate seconds.
+    std::uint64_t least_transfer_rate = std::uint64_t{32} << 10;
+    /// Between two requests; 0 = no limit, the default, because kernel clients are idle for days.
     std::chrono::milliseconds idle_timeout{0};
 
-    /// Requests of one client that are under way at the same time, where the backend is awaited, or
-    /// promises `blocks` and has a strand_pool, and promises `parallel`; else it is one. 0 is as 1.
+    /// Requests of one client in flight, where the backend is awaited, or promises `blocks` and has a
+    /// strand_pool, and promises `parallel`; otherwise one. 0 means 1.
     std::size_t requests_in_flight = 64;
-    /// Bytes of data that these have in memory; a single request may have more.
-    std::size_t bytes_in_flight = std::size_t{64} << 20;
-    /// Lets a request wait for those under way of the same client that write where it reads or writes,
-    /// or read where it writes. A client that awaits a reply before it sends what depends on it does
-    /// not need it.
+    /// Delays a request until the requests in flight of the same client that overlap it have ended, where one
+    /// of the two writes. A client that waits for a reply before it sends what depends on it does not
+    /// need it.
     bool serialise_overlaps = false;
 
-    /// How long a thread that blocks (per_client_threads with a backend that is not awaited) looks for
-    /// the next request before it sleeps, as long as its client is as quick as that; 0 = never. A
-    /// thread that sleeps takes about as long to wake.
+    /// How long a thread that blocks (per_client_threads with a backend that is not awaited) polls for
+    /// the next request before it sleeps, as long as its client is that quick; 0 = never; at most a
+    /// second. A thread that sleeps takes about as long to wake.
     std::chrono::microseconds busy_poll{50};
 
-    /// How long stop() waits for requests that are under way before it cuts their clients.
+    /// How long stop() waits for requests in flight before it closes their connections.
     std::chrono::milliseconds stop_grace{5'000};
 };
 
-/// What one export is to its clients, beside the backend that serves it.
+/// Properties of one export, beside the backend that serves it.
 struct export_settings {
     /// For LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
     std::optional<std::string> description{};
     /// WRITE, TRIM and WRITE_ZEROES answer EPERM.
     bool read_only = false;
-    /// Tells clients that seeking costs, whatever the backend promises.
+    /// Tells clients that seeking is slow, whatever the backend promises.
     bool rotational = false;
     /// Advertised and enforced; nothing = the backend's own, or the specification's defaults.
     /// A minimum below the backend's own is refused.
     std::optional<protocol::block_sizes> blocks{};
-    /// Abilities of the backend that clients shall not have, as transmission flags:
-    /// `protocol::transmission_flag::send_trim | ...`. Can take away send_flush, send_fua,
-    /// send_trim, send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
+    /// Abilities of the backend that are withheld from clients, as transmission flags:
+    /// `protocol::transmission_flag::send_trim | ...`. Accepts send_flush, send_fua, send_trim,
+    /// send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
     std::uint16_t withhold = 0;
     /// Refuses clients that do not ask for the block sizes where these are not the defaults
-    /// (ERR_BLOCK_SIZE_REQD); otherwise such clients are let in, and get errors if they misalign.
+    /// (ERR_BLOCK_SIZE_REQD). Otherwise such clients are accepted, and their misaligned requests fail.
     bool require_block_sizes = false;
-    /// Lets clients change the size by the RESIZE command (extension-resize), where the backend can.
+    /// Allows clients to change the size by the RESIZE command, where the backend can; see
+    /// "extension-resize" of the specification.
     bool allow_resize = false;
 };
 

@@ -11,7 +11,108 @@ using namespace std::chrono_literals;
 static_assert(ticker::tick == 250ms);
 static_assert(ticker::ticks(0ms) == 1 && ticker::ticks(1ms) == 2);
 static_assert(ticker::ticks(250ms) == 2 && ticker::ticks(251ms) == 3);
+static_assert(ticker::ticks(-1ms) == 1 && ticker::ticks(std::chrono::milliseconds::min()) == 1);
 static_assert(ticker::ticks(10s) == 41 && ticker::ticks(24h) == 24 * 3600 * 4 + 1);
+
+// No setting overflows: milliseconds are multiplied where they become a clock's.
+constexpr auto longest = std::chrono::milliseconds::max();
+static_assert(ticker::ticks(longest) == std::uint64_t(longest.count() - 1) / 250 + 2);
+using nanoseconds = std::chrono::steady_clock::duration;
+static_assert(nbd::session::saturated<nanoseconds>(5s) == 5s);
+static_assert(nbd::session::saturated<nanoseconds>(-5s) == -5s);
+static_assert(nbd::session::saturated<nanoseconds>(longest) > 24h * 365 * 100);
+static_assert(nbd::session::saturated<nanoseconds>(longest) < nanoseconds::max() / 2 + 1ms);
+static_assert(nbd::session::saturated<nanoseconds>(std::chrono::milliseconds::min())
+              < -24h * 365 * 100);
+
+TEST_CASE("session/deadline: the longest patience is not over soon")
+{
+    ticker clock;
+    clock.advance_to(1'000'000'000'000);
+    deadline d{clock};
+    d.arm(longest, errc::send_timeout);
+    CHECK_FALSE(d.overdue());
+    clock.advance_to(2'000'000'000'000);
+    CHECK_FALSE(d.overdue());
+}
+
+TEST_CASE("session/deadline: a transfer is given more time for what it has moved, and no credit")
+{
+    ticker clock;
+    clock.advance_to(100);
+    deadline d{clock};
+    CHECK(d.since() == deadline::never);
+    d.begin_transfer();
+    const auto arm = [&d] { d.arm_transfer(60s, 1000, errc::progress_timeout); };
+    constexpr std::uint64_t patience = ticker::ticks(60s);
+    arm();
+    CHECK(d.since() == 100);
+    SECTION("a byte now and then is no progress")
+    {
+        for (std::uint64_t now = 101; now < 100 + patience; ++now) {
+            clock.advance_to(now);
+            d.moved(1);
+            arm();
+            CHECK_FALSE(d.overdue());
+            CHECK(d.since() <= 101);
+        }
+        clock.advance_to(101 + patience);
+        d.moved(1);
+        arm();
+        CHECK(d.overdue());
+    }
+    SECTION("as much as the rate asks for is enough for ever")
+    {
+        for (std::uint64_t now = 140; now < 100'000; now += 40) {
+            clock.advance_to(now);
+            d.moved(10'000);
+            arm();
+            CHECK(d.since() == now);
+            CHECK_FALSE(d.overdue());
+        }
+    }
+    SECTION("much at once does not buy a long pause")
+    {
+        d.moved(std::uint64_t{1} << 40);
+        clock.advance_to(110);
+        arm();
+        CHECK(d.since() == 110);
+        clock.advance_to(110 + patience - 1);
+        CHECK_FALSE(d.overdue());
+        clock.advance_to(110 + patience);
+        CHECK(d.overdue());
+    }
+    SECTION("but what was fast may become slow for a while")
+    {
+        d.moved(100'000);  // 100 seconds' worth
+        clock.advance_to(100 + 4 * 100);
+        d.moved(1);
+        arm();
+        CHECK(d.since() == 100 + 4 * 100);
+    }
+    SECTION("each message begins anew")
+    {
+        clock.advance_to(300);
+        d.begin_transfer();
+        arm();
+        CHECK(d.since() == 300);
+    }
+    SECTION("without a rate it is as any wait")
+    {
+        clock.advance_to(300);
+        d.arm_transfer(60s, 0, errc::progress_timeout);
+        CHECK(d.since() == 300);
+    }
+    SECTION("without a patience it is not overdue, but its stall is known")
+    {
+        clock.advance_to(100'000);
+        d.arm_transfer(0s, 1000, errc::progress_timeout);
+        CHECK_FALSE(d.overdue());
+        CHECK(d.since() == 100);
+    }
+    d.disarm();
+    CHECK(d.since() == deadline::never);
+}
 
 TEST_CASE("session/deadline: nothing is overdue that was not armed")
 {

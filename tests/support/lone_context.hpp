@@ -16,12 +16,14 @@ struct lone_context {
     Observer observer;
     nbd::session::ticker clock;
     std::atomic<bool> stopping{false};
+    nbd::session::memory_budget memory{limits};
     nbd::session::context<Observer> context{limits,
                                             observer,
                                             {.id = 1, .peer = "script"},
                                             nbd::session::deadline{clock},
                                             nbd::session::deadline{clock},
-                                            stopping};
+                                            stopping,
+                                            {memory}};
 };
 
 }  // namespace nbd_test

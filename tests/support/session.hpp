@@ -234,6 +234,7 @@ public:
     Observer observer;
     nbd::session::ticker clock;
     std::atomic<bool> stopping{false};
+    nbd::session::memory_budget memory{nbd::settings{}};
     nbd::handshake::agreement agreed;
     bool remove_first = false;  ///< the export goes when the client has opened it
     std::optional<nbd::session::context<Observer>> context;
@@ -253,7 +254,8 @@ private:
                         {.id = 1, .peer = "script"},
                         nbd::session::deadline{self.clock},
                         nbd::session::deadline{self.clock},
-                        self.stopping};
+                        self.stopping,
+                        {self.memory}};
             }
         };
         context.emplace(made{*this});

@@ -23,11 +23,15 @@ template <class Socket, class Observer>
 class connection {
 public:
     connection(Socket s, const settings& limits, Observer& observer, client who,
-               const session::ticker& clock, const std::atomic<bool>& stopping)
-        : socket{std::move(s)},
-          session{
-              limits,  observer, std::move(who), session::deadline{clock}, session::deadline{clock},
-              stopping},
+               const session::ticker& clock, const std::atomic<bool>& stopping,
+               session::memory_budget& memory)
+        : socket{std::move(s)}, session{limits,
+                                        observer,
+                                        std::move(who),
+                                        session::deadline{clock},
+                                        session::deadline{clock},
+                                        stopping,
+                                        {memory}},
           accepted{clock.now()}
     {
     }
@@ -36,8 +40,10 @@ public:
     void cut(errc why) noexcept
     {
         auto expected = errc{};
-        if (session.cut.compare_exchange_strong(expected, why))
-            ::shutdown(socket.native_handle(), SHUT_RDWR);
+        if (!session.cut.compare_exchange_strong(expected, why))
+            return;
+        ::shutdown(socket.native_handle(), SHUT_RDWR);
+        session.memory.close();
     }
     [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
 

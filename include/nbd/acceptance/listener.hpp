@@ -192,7 +192,7 @@ private:
         client who{.id = ++last_id_, .peer = transport_.peer(socket)};
         const auto executor = socket.get_executor();
         const entry at = connections_.add(std::move(socket), limits_, observer_, std::move(who),
-                                          clock_, stopping_);
+                                          clock_, stopping_, memory_);
         if constexpr (Policy::blocking && !waits) {
             // A send that blocks says now and then how far it has come, so that a slow reader is
             // told from one that does not read.
@@ -222,6 +222,7 @@ private:
     void tick()
     {
         clock_.advance_to(elapsed());
+        memory_.retry();
         const auto clients = connections_.count();
         // To look at thousands takes its time, so they are looked at less often.
         const std::uint64_t often = 1 + std::min<std::uint64_t>(clients / 2500, 7);
@@ -251,7 +252,9 @@ private:
         pause_.cancel();
         // What was received is finished and answered; then each session finds the end of its stream.
         connections_.end_of_requests();
-        pause_.expires_after(limits_.stop_grace);
+        memory_.stop();
+        pause_.expires_after(
+            session::saturated<std::chrono::steady_clock::duration>(limits_.stop_grace));
         pause_.async_wait(
             [this, held = control_.hold()](const boost::system::error_code& cancelled) {
                 if (!cancelled)
@@ -303,6 +306,7 @@ private:
     const settings& limits_;
     Observer& observer_;
 
+    session::memory_budget memory_{limits_};
     session::ticker clock_;
     const std::chrono::steady_clock::time_point epoch_ = std::chrono::steady_clock::now();
     std::atomic<bool> started_{false};

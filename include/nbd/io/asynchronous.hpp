@@ -3,6 +3,7 @@
 
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/send_file.hpp>
+#include <nbd/io/wakeup.hpp>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -29,6 +30,7 @@ class asynchronous {
 public:
     template <class T>
     using task = boost::asio::awaitable<T, Executor>;
+    using wakeup = strand_wakeup<Executor>;
 
     /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
     template <class Stream, class Buffers>

@@ -3,6 +3,7 @@
 
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/send_file.hpp>
+#include <nbd/io/wakeup.hpp>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
@@ -94,6 +95,8 @@ public:
         explicit task(handle frame) noexcept : frame_{frame} {}
         handle frame_;
     };
+
+    using wakeup = thread_wakeup;
 
     using transfer = std::tuple<boost::system::error_code, std::size_t>;
 

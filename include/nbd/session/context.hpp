@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/session/buffers/client_memory.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
@@ -12,28 +13,31 @@
 namespace nbd::session {
 
 /// What the loops of one client share with the server around them.
+/// Thread safety: the atomic members, and those whose own contract says so, from any thread; the rest
+/// from the session.
 template <class Observer>
 struct context {
     const settings& limits;
     Observer& observer;
     const client who;
-    session::deadline deadline;  ///< for what is received, or for all
-    session::deadline sending;   ///< beside it, where both happen at the same time
+    session::deadline deadline;  ///< for bytes from the client
+    session::deadline sending;   ///< for bytes to the client
     /// The server is stopping: finish what was begun, refuse what is new.
     const std::atomic<bool>& stopping;
-    /// Set once the handshake is over; until then the client may have to give its place up.
+    client_memory memory;
+    /// The handshake is over. Until then the server may end the connection to free its place.
     std::atomic<bool> admitted{false};
-    /// The session waits for its client: if nothing happens now, that is the client's doing.
+    /// The session waits for its client: a deadline that passes is the client's doing.
     std::atomic<bool> waiting{false};
-    /// The session does long work and does not look at its client meanwhile: one that has gone has to be
-    /// noticed from outside.
+    /// The session neither receives nor sends for a long time, so it does not notice a closed connection;
+    /// the server looks instead.
     std::atomic<bool> working{false};
-    /// Why the server has ended the connection from outside; nothing if it has not.
+    /// Why the server ended the connection; errc{} if it did not.
     std::atomic<errc> cut{};
     /// Why the client left; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
 
-    /// Nothing that is begun now can be of use to anybody.
+    /// The server is stopping or the connection is closed.
     [[nodiscard]] bool over() const noexcept
     {
         return stopping.load(std::memory_order_relaxed)

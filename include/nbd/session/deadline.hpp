@@ -3,6 +3,7 @@
 
 #include <nbd/error.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -11,12 +12,25 @@
 
 namespace nbd::session {
 
-/// The time as the sessions of a server know it: a count of ticks that one sweeper moves on. Reading
-/// it costs a load, so that a deadline can be set around every system call of a session.
+/// Converts a setting to the duration of a clock, to at most half of what that can hold: a time point
+/// of the clock plus the result does not overflow.
+template <class Duration>
+[[nodiscard]] constexpr Duration saturated(std::chrono::milliseconds d) noexcept
+{
+    constexpr auto longest =
+        std::chrono::duration_cast<std::chrono::milliseconds>(Duration::max() / 2);
+    return std::clamp(d, -longest, longest);
+}
+
+/// The time of a server's sessions: a count of ticks that the server's sweeper advances. Reading it costs
+/// one load, so a session can set a deadline around each of its system calls.
+/// Thread safety: any member from any thread.
 class ticker {
 public:
-    /// Short beside every limit of nbd::settings, long beside what a sweep costs.
+    /// Short beside every limit of nbd::settings, long beside the cost of a sweep.
     static constexpr std::chrono::milliseconds tick{250};
+    /// In a second.
+    static constexpr std::uint64_t frequency = std::chrono::seconds{1} / tick;
 
     [[nodiscard]] std::uint64_t now() const noexcept
     {
@@ -24,49 +38,93 @@ public:
     }
     void advance_to(std::uint64_t ticks) noexcept { now_.store(ticks, std::memory_order_relaxed); }
 
-    /// Ticks that are certainly not less than `d`, counted from any moment inside the present tick.
+    /// Ticks that last at least `d`, counted from any moment inside the present tick.
     [[nodiscard]] static constexpr std::uint64_t ticks(std::chrono::milliseconds d) noexcept
     {
-        return static_cast<std::uint64_t>((d + tick - std::chrono::milliseconds{1}) / tick) + 1;
+        if (d.count() <= 0)
+            return 1;
+        return static_cast<std::uint64_t>((d - std::chrono::milliseconds{1}) / tick) + 2;
     }
 
 private:
     std::atomic<std::uint64_t> now_{0};
 };
 
-/// By when a client must have done what its session waits for. The session arms and disarms it
-/// around its waits; the server's sweeper asks `overdue` from another thread and then cuts the
-/// connection, which ends the wait. One object for both kinds of I/O, and no timer for each client.
+/// The time by which a client must do what its session waits for. The session arms and disarms it
+/// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends the wait.
+/// It serves both kinds of I/O and needs no timer for each client.
+/// Thread safety: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from any thread.
 class deadline {
 public:
+    static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
+
     explicit deadline(const ticker& clock) noexcept : clock_{clock} {}
 
-    /// Zero milliseconds is no limit.
+    /// The client must act within `patience`; zero or less is no limit. `otherwise` is the reason for
+    /// ending the connection.
     void arm(std::chrono::milliseconds patience, errc otherwise) noexcept
     {
-        if (patience.count() <= 0) {
-            disarm();
-            return;
-        }
-        otherwise_.store(otherwise, std::memory_order_relaxed);
-        due_.store(clock_.now() + ticker::ticks(patience), std::memory_order_relaxed);
+        arm_from(clock_.now(), patience, otherwise);
     }
-    void disarm() noexcept { due_.store(never, std::memory_order_relaxed); }
+
+    /// A message begins, in which the client has to move bytes.
+    void begin_transfer() noexcept
+    {
+        begun_ = clock_.now();
+        moved_ = 0;
+    }
+    /// The client has moved `n` bytes of the message.
+    void moved(std::uint64_t n) noexcept { moved_ += n; }
+    /// As `arm`, for the next bytes of the message. The patience is counted from now, or from when the bytes
+    /// that were moved would have been at `rate` bytes per second, if that is earlier: a
+    /// client that is slower than `rate` falls behind. Zero is no least rate.
+    void arm_transfer(std::chrono::milliseconds patience, std::uint64_t rate,
+                      errc otherwise) noexcept
+    {
+        const auto now = clock_.now();
+        arm_from(rate == 0 ? now : std::min(now, begun_ + in_ticks(moved_, rate)), patience,
+                 otherwise);
+    }
+    void disarm() noexcept
+    {
+        due_.store(never, std::memory_order_relaxed);
+        since_.store(never, std::memory_order_relaxed);
+    }
 
     [[nodiscard]] bool overdue() const noexcept
     {
         return due_.load(std::memory_order_relaxed) <= clock_.now();
     }
-    /// What the client is let go for when it is overdue.
+    /// The tick since which the client makes too little progress; `never` while nothing is expected of it.
+    [[nodiscard]] std::uint64_t since() const noexcept
+    {
+        return since_.load(std::memory_order_relaxed);
+    }
+    /// The reason for ending the connection.
     [[nodiscard]] errc reason() const noexcept
     {
         return otherwise_.load(std::memory_order_relaxed);
     }
 
 private:
-    static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
+    /// Ticks that `bytes` take.
+    [[nodiscard]] static std::uint64_t in_ticks(std::uint64_t bytes, std::uint64_t rate) noexcept
+    {
+        return bytes / rate * ticker::frequency + bytes % rate / (rate / ticker::frequency + 1);
+    }
+    void arm_from(std::uint64_t since, std::chrono::milliseconds patience, errc otherwise) noexcept
+    {
+        otherwise_.store(otherwise, std::memory_order_relaxed);
+        since_.store(since, std::memory_order_relaxed);
+        due_.store(patience.count() <= 0 ? never : since + ticker::ticks(patience),
+                   std::memory_order_relaxed);
+    }
+
     const ticker& clock_;
+    std::uint64_t begun_ = 0;
+    std::uint64_t moved_ = 0;
     std::atomic<std::uint64_t> due_{never};
+    std::atomic<std::uint64_t> since_{never};
     std::atomic<errc> otherwise_{};
 };
 

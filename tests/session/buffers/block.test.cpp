@@ -5,6 +5,7 @@
 #include <nbd/session/buffers/block.hpp>
 
 #include <algorithm>
+#include <barrier>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -183,6 +184,45 @@ TEST_CASE("session/buffers/block: a very large one is not kept")
         CHECK(asked([] { std::ignore = block{mib + 1}; }) == 1);
         CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
         CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
+    });
+}
+
+TEST_CASE("session/buffers/block: the stocks of all threads together keep 64 MiB and no more")
+{
+    constexpr std::size_t threads = 12;
+    std::barrier together{threads + 1};
+    std::vector<std::thread> filling;
+    for (std::size_t i = 0; i < threads; ++i)
+        filling.emplace_back([&] {
+            std::vector<block> held;
+            held.reserve(8);
+            for (int round = 0; round < 2; ++round) {
+                for (int n = 0; n < 8; ++n)
+                    held.emplace_back(mib);
+                held.clear();
+                together.arrive_and_wait();
+                together.arrive_and_wait();
+            }
+        });
+    together.arrive_and_wait();
+    // 96 blocks were given back, of which 64 are kept; the other threads ask for theirs again.
+    CHECK(asked([&] {
+              together.arrive_and_wait();
+              together.arrive_and_wait();
+          })
+          == 96 - 64);
+    together.arrive_and_wait();
+    for (auto& t : filling)
+        t.join();
+}
+
+TEST_CASE("session/buffers/block: bytes_for is the size that a block has")
+{
+    on_a_thread([] {
+        for (const std::size_t n : {std::size_t{0}, std::size_t{1}, 4 * kib, 4 * kib + 1, 100 * kib,
+                                    mib, mib + 1, 5 * mib})
+            CHECK(block{n}.size() == block::bytes_for(n));
+        CHECK(block::bytes_for(mib + 1) == mib + 4 * kib);
     });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdlib>
@@ -11,20 +12,22 @@
 
 namespace nbd::session {
 
-/// Memory for the bytes of requests, from a stock that each thread keeps: taken and given back without
-/// the heap while the sizes repeat, and held only while it is needed, so that idle connections
-/// hold none. It begins at a page, as direct I/O likes it.
-/// Thread safety: as an int; it may be given back on another thread than it was taken on.
+/// Uninitialised memory for the bytes of requests, aligned to pages as direct I/O needs it.
+///
+/// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking and giving
+/// back need no heap while the sizes repeat. A stock holds at most 8 MiB, all stocks of the program
+/// together at most 64 MiB. A memory budget does not charge them: they belong to no client.
+/// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on another
+/// thread than it was made on.
 class block {
 public:
     block() = default;
-    /// At least `n` bytes, of any content. Errors: std::bad_alloc.
-    explicit block(std::size_t n)
+    /// At least `n` bytes. Errors: std::bad_alloc.
+    explicit block(std::size_t n) : size_{bytes_for(n)}
     {
         if (n == 0)
             return;
         const auto kind = kind_of(n);
-        size_ = kind < kinds ? smallest << kind : n;
         shelf* const s = kind < kinds ? stock() : nullptr;
         if (s != nullptr && s->first[kind] != nullptr) {
             data_ =
@@ -51,12 +54,21 @@ public:
             return;
         const auto kind = kind_of(size_);
         shelf* const s = kind < kinds ? stock() : nullptr;
-        if (s != nullptr && s->bytes + size_ <= most_kept) {
+        if (s != nullptr && s->has_place_for(size_)) {
             s->first[kind] = ::new (data_) link{s->first[kind]};
             s->bytes += size_;
         } else {
             std::free(data_);
         }
+    }
+
+    /// The size of a block for `n` bytes: a power of two from 4 KiB on, or whole pages above 1 MiB.
+    [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t n) noexcept
+    {
+        if (n == 0)
+            return 0;
+        const auto kind = kind_of(n);
+        return kind < kinds ? smallest << kind : (n + page - 1) / page * page;
     }
 
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -67,8 +79,11 @@ private:
     static constexpr std::size_t smallest = std::size_t{4} << 10;
     static constexpr std::size_t kinds = 9;  ///< powers of two, up to 1 MiB
     static constexpr std::size_t page = 4096;
-    /// In the stock of one thread.
+    /// Bytes in the stock of one thread, and in all stocks.
     static constexpr std::size_t most_kept = std::size_t{8} << 20;
+    static constexpr std::size_t most_kept_by_all = std::size_t{64} << 20;
+    /// A thread raises its allowance in steps, so that it seldom writes to the counter of all threads.
+    static constexpr std::size_t step = std::size_t{256} << 10;
 
     struct link {
         link* next;
@@ -76,6 +91,7 @@ private:
     struct shelf {
         std::array<link*, kinds> first{};
         std::size_t bytes = 0;
+        std::size_t allowed = 0;
         shelf() = default;
         shelf(const shelf&) = delete;
         shelf& operator=(const shelf&) = delete;
@@ -84,16 +100,32 @@ private:
             for (auto* l : first)
                 while (l != nullptr)
                     std::free(std::exchange(l, l->next));
+            allowed_to_all.fetch_sub(allowed, std::memory_order_relaxed);
             thread_ends = true;
         }
+        [[nodiscard]] bool has_place_for(std::size_t n) noexcept
+        {
+            while (bytes + n > allowed) {
+                if (allowed == most_kept)
+                    return false;
+                if (allowed_to_all.fetch_add(step, std::memory_order_relaxed) + step
+                    > most_kept_by_all) {
+                    allowed_to_all.fetch_sub(step, std::memory_order_relaxed);
+                    return false;
+                }
+                allowed += step;
+            }
+            return true;
+        }
     };
-    /// Of this thread; none when it ends.
+    /// Of this thread; null while it ends.
     [[nodiscard]] static shelf* stock() noexcept
     {
         static thread_local shelf mine;
         return thread_ends ? nullptr : &mine;
     }
     static inline thread_local bool thread_ends = false;
+    static inline std::atomic<std::size_t> allowed_to_all{0};
     [[nodiscard]] static constexpr std::size_t kind_of(std::size_t n) noexcept
     {
         return n <= smallest
@@ -102,7 +134,7 @@ private:
     }
     [[nodiscard]] static void* allocate(std::size_t n)
     {
-        void* const made = std::aligned_alloc(page, (n + page - 1) / page * page);
+        void* const made = std::aligned_alloc(page, n);
         if (made == nullptr)
             throw std::bad_alloc{};
         return made;

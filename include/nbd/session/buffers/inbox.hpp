@@ -12,16 +12,17 @@
 
 namespace nbd::session {
 
-/// The read-ahead buffer: bytes that were received and not yet taken, in one piece. It begins small,
-/// which is enough for many requests without payload, grows when that gets full or more is asked
-/// for, and can be made small again when it is empty.
+/// The read-ahead buffer: received bytes that are not consumed yet, contiguous. It begins with 2 KiB inside
+/// the object, which hold many requests without payload. It allocates its full capacity when these are full
+/// or more is asked for, and can release it when it is empty.
+/// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class inbox {
 public:
-    /// `capacity` bytes when it is large.
+    /// `capacity` is in bytes, and is allocated only when it is needed.
     explicit inbox(std::size_t capacity) noexcept : capacity_{capacity} {}
 
     [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
-    /// What is buffered; valid until the next `space()`.
+    /// The received bytes that are not consumed. Lifetime: valid until the next `space()`.
     [[nodiscard]] std::span<const std::byte> buffered() const noexcept
     {
         return {bytes() + begin_, end_ - begin_};
@@ -32,8 +33,8 @@ public:
         begin_ += n;
     }
 
-    /// Where to receive into: all that is free, after what is buffered has moved to the front. There is
-    /// room for `n` bytes from the first that is buffered on; requires n <= capacity().
+    /// Moves what is buffered to the front and returns the free space behind it, to receive into. The whole
+    /// buffer has room for at least `n` bytes then; requires n <= capacity(). Errors: std::bad_alloc.
     [[nodiscard]] std::span<std::byte> space(std::size_t n = 0)
     {
         const auto left = end_ - begin_;
@@ -54,7 +55,7 @@ public:
     void received(std::size_t n) noexcept { end_ += n; }
 
     [[nodiscard]] bool is_large() const noexcept { return large_.size() != 0; }
-    /// Holds no more than it must while nothing is buffered.
+    /// Releases the allocated capacity if nothing is buffered.
     void shrink() noexcept
     {
         if (begin_ != end_)
@@ -72,7 +73,7 @@ private:
 
     std::size_t capacity_;
     block large_;
-    std::array<std::byte, 2048> small_;  // uninitialised, as memory to receive into is
+    std::array<std::byte, 2048> small_;  // uninitialised: it is received into
     std::size_t begin_ = 0;
     std::size_t end_ = 0;
 };

@@ -17,8 +17,8 @@
 
 namespace nbd::session {
 
-/// Data on their way out that are somebody else's: memory, a part of a file, or what is in a pipe. They must stay as long
-/// as the outbox that they are lent to has not sent them.
+/// Data to be sent that the outbox does not own: memory, a part of a file, or the content of a pipe.
+/// Lifetime: valid until the outbox that they are lent to has sent them or is cleared.
 struct lent_data {
     std::span<const std::byte> memory{};
     file_range file{};
@@ -42,7 +42,7 @@ struct lent_data {
     {
         return in_file() ? lent_data{behind(file, at), n} : lent_data{memory.subspan(at, n)};
     }
-    /// The same place, `n` bytes further on; a pipe moves on by itself.
+    /// The range after the first `n` bytes; a pipe has no offset.
     [[nodiscard]] static file_range behind(file_range f, std::size_t n) noexcept
     {
         if (f.offset != io::next_in_pipe)
@@ -51,29 +51,31 @@ struct lent_data {
     }
 };
 
-/// Replies on their way out, gathered for one send: bytes of its own, and data that were lent. It
-/// holds memory only while it is not empty.
+/// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It allocates
+/// memory when the first bytes are appended and releases it when everything is sent.
+/// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class outbox {
 public:
-    /// Asio passes at most 64 buffers to one system call; more would wait for the next.
+    /// Asio passes at most 64 buffers to one system call.
     static constexpr std::size_t max_pieces = 64;
 
-    /// `capacity` bytes of its own.
+    /// `capacity` bytes can be owned at a time.
     explicit outbox(std::size_t capacity) noexcept : capacity_{capacity} {}
 
     [[nodiscard]] bool empty() const noexcept { return first_ == last_; }
     [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
 
-    /// Bytes that were added since it was empty.
+    /// Bytes added since it was empty, lent ones too.
     [[nodiscard]] std::uint64_t gathered() const noexcept { return gathered_; }
 
-    /// Whether `own` bytes and `lent` lent pieces can still be added.
+    /// Whether `own` owned bytes and `lent` lent pieces can be added.
     [[nodiscard]] bool fits(std::size_t own, std::size_t lent) const noexcept
     {
         return own <= capacity_ - used_ && last_ + lent + 1 <= max_pieces;
     }
 
-    /// `n` bytes to fill, which go out behind everything added before. Requires fits(n, 0).
+    /// Appends `n` owned bytes and returns them, to be filled before the next send. Requires fits(n, 0).
+    /// Errors: std::bad_alloc.
     [[nodiscard]] std::span<std::byte> append(std::size_t n)
     {
         assert(fits(n, 0));
@@ -92,7 +94,7 @@ public:
         return room;
     }
 
-    /// Takes back the last `n` bytes of the last append.
+    /// Removes the last `n` bytes of the last append.
     void retract(std::size_t n) noexcept
     {
         auto& piece = pieces_[last_ - 1];
@@ -103,7 +105,7 @@ public:
         settle();
     }
 
-    /// Data of somebody else's that go out as they are.
+    /// Appends lent data.
     void lend(const lent_data& data) noexcept
     {
         assert(last_ < max_pieces);
@@ -117,20 +119,20 @@ public:
         }
     }
 
-    /// What is to be sent next, up to the first part of a file; an Asio ConstBufferSequence.
+    /// The memory to be sent next, up to the first part of a file: an Asio ConstBufferSequence.
     [[nodiscard]] std::span<const boost::asio::const_buffer> pieces() const noexcept
     {
         return {pieces_.data() + first_, std::min(in_files_, last_) - first_};
     }
-    /// The part of a file that is to be sent next; only where `pieces()` is empty and this is not.
+    /// The part of a file to be sent next. Requires that `pieces()` is empty and the outbox is not.
     [[nodiscard]] lent_data file() const noexcept
     {
         return {files_[first_], pieces_[first_].size()};
     }
-    /// A part of a file comes after `pieces()`, so that more follows at once.
+    /// A part of a file follows `pieces()`.
     [[nodiscard]] bool file_follows() const noexcept { return in_files_ < last_; }
 
-    /// Nothing of it will be sent.
+    /// Drops everything that is not sent.
     void clear() noexcept
     {
         first_ = last_;
@@ -163,7 +165,7 @@ private:
         files_[last_++] = file;
     }
 
-    /// What is empty is done with.
+    /// Skips empty pieces and releases the memory when none is left.
     void settle() noexcept
     {
         while (first_ != last_ && pieces_[first_].size() == 0)
@@ -194,7 +196,8 @@ private:
     std::array<file_range, max_pieces> files_;
     std::size_t first_ = 0;
     std::size_t last_ = 0;
-    std::size_t in_files_ = max_pieces;  ///< the first piece that is part of a file
+    std::size_t in_files_ =
+        max_pieces;  ///< index of the first piece that is a part of a file; max_pieces if none is
     bool own_piece_open_ = false;
 };
 

@@ -8,10 +8,10 @@
 
 namespace nbd::session {
 
-/// Memory for one large payload at a time.
+/// Memory for one large payload at a time. Thread safety: distinct objects: safe. Shared objects: unsafe.
 class scratch {
 public:
-    /// `n` bytes, of any content; what was given before is gone.
+    /// `n` uninitialised bytes. Lifetime: valid until the next call of a member. Errors: std::bad_alloc.
     [[nodiscard]] std::span<std::byte> bytes(std::size_t n)
     {
         if (memory_.size() < n) {

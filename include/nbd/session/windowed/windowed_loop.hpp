@@ -46,7 +46,7 @@ public:
         : stream_{stream}, disk_{disk}, agreed_{agreed}, c_{c},
           calls_{*this, std::forward<Args>(calls)...}, in_{disk, agreed, c},
           replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
-          window_{parallel ? c.limits.requests_in_flight : 1, c.limits.bytes_in_flight,
+          window_{parallel ? c.limits.requests_in_flight : 1, c.memory.most_for_requests(),
                   c.limits.serialise_overlaps,
                   transmission::status_plan<backend_type>::most_bytes(agreed.contexts.size(),
                                                                       c.limits.extents_per_reply)}

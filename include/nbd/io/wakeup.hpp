@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <chrono>
+#include <condition_variable>
+#include <coroutine>
+#include <mutex>
+
+namespace nbd::io {
+
+/// One wait for another thread, on the calling thread: the blocking kind.
+/// Thread safety: `notify` from any thread, once for each `wait`, before or after it begins.
+class thread_wakeup {
+public:
+    template <class Stream>
+    explicit thread_wakeup(Stream&)
+    {
+    }
+
+    void notify() noexcept
+    {
+        const std::lock_guard lock{mutex_};
+        notified_ = true;
+        changed_.notify_one();  // under the lock: afterwards this object may be gone
+    }
+    std::suspend_never wait()
+    {
+        std::unique_lock lock{mutex_};
+        changed_.wait(lock, [this] { return notified_; });
+        notified_ = false;
+        return {};
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool notified_ = false;
+};
+
+/// The asynchronous kind: a coroutine on the stream's executor waits, and no thread is held. It waits for
+/// a timer that never expires, so that an executor that is destroyed destroys the coroutine.
+/// Thread safety: `notify` from any thread, once for each `wait`; the wait must begin on the executor before
+/// a handler that `notify` posts there can run.
+template <class Executor>
+class strand_wakeup {
+    using clock = std::chrono::steady_clock;
+
+public:
+    template <class Stream>
+    explicit strand_wakeup(Stream& stream) : never_{stream.get_executor(), clock::time_point::max()}
+    {
+    }
+
+    /// Errors: std::bad_alloc; nothing was notified then.
+    void notify()
+    {
+        boost::asio::post(never_.get_executor(), [this] { never_.cancel(); });
+    }
+    [[nodiscard]] auto wait()
+    {
+        return never_.async_wait(boost::asio::as_tuple_t<boost::asio::use_awaitable_t<Executor>>{});
+    }
+
+private:
+    boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, Executor> never_;
+};
+
+}  // namespace nbd::io
