@@ -40,6 +40,15 @@ struct lacking : nbd::posix_file {
     static int will_need(int, std::uint64_t, std::uint64_t) noexcept { return errno = error, -1; }
     static off_t next_data(int, std::uint64_t) noexcept { return errno = error, -1; }
 };
+/// Asking for a file's size succeeds, and leaves an errno behind.
+struct leaves_errno : nbd::posix_file {
+    static std::uint64_t size(int file) noexcept
+    {
+        const auto bytes = nbd::posix_file::size(file);
+        errno = ENOTTY;
+        return bytes;
+    }
+};
 struct only_zeroes : nbd::posix_file {
     static int punch(int, std::uint64_t, std::uint64_t) noexcept { return errno = EOPNOTSUPP, -1; }
     static inline int zeroings = 0;
@@ -84,6 +93,17 @@ std::vector<std::string> places()
 }
 
 }  // namespace
+
+TEST_CASE("backend/file_device: an errno that another call leaves behind makes no hole data")
+{
+    const folder here;
+    nbd::basic_file_device<leaves_errno> disk{here / "disk", {.create = mib}};
+    nbd::extent_list to;
+    to.begin(mib, 10);
+    REQUIRE_FALSE(disk.extents(0, mib, to));
+    REQUIRE(to.extents().size() == 1);
+    CHECK((to.extents()[0].flags & nbd::protocol::state_flag::hole) != 0);
+}
 
 TEST_CASE("backend/file_device: what it is and what it wants")
 {

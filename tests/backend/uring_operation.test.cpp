@@ -43,7 +43,6 @@ TEST_CASE("backend/uring_operation: a submission says what the request says")
     CHECK(entry.addr == address(0));
     CHECK(entry.len == 100);
     CHECK(entry.rw_flags == 0);
-    CHECK(entry.flags == 0);
     written(uring_request::write(7, 4096, memory, RWF_DSYNC));
     CHECK(entry.opcode == IORING_OP_WRITE);
     CHECK(entry.rw_flags == RWF_DSYNC);

@@ -183,10 +183,10 @@ public:
             auto next = static_cast<std::uint64_t>(System::next_data(descriptor(), offset));
             bool is_hole = true;
             if (next == none) {
-                // Past the end of a file that was cut off there is nothing, which is no hole.
-                if (errno == ENXIO && System::size(descriptor()) < end)
-                    return file_failure(EIO);
                 is_hole = errno == ENXIO;
+                // Past the end of a file that was cut off there is nothing, which is no hole.
+                if (is_hole && System::size(descriptor()) < end)
+                    return file_failure(EIO);
                 next = end;
             } else if (next <= offset) {
                 is_hole = false;

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -41,7 +42,7 @@ public:
             if (created)
                 fill(path);
             if (created && settings_.direct && System::make_direct(file_) != 0)
-                refuse_open(path, "direct I/O");
+                refuse_open(errno, path, "direct I/O");
             examine(path);
             if (!settings_.read_only)
                 witness_ = System::open(("/proc/self/fd/" + std::to_string(file_)).c_str(),
@@ -81,10 +82,11 @@ public:
     [[nodiscard]] const file_facts& facts() const noexcept { return facts_; }
 
 private:
-    [[noreturn]] static void refuse(int error, const std::string& path, const std::string& expected)
+    // `errno` is an argument of these, and texts are not yet strings there: to make one may change it.
+    [[noreturn]] static void refuse(int error, const std::string& path, std::string_view expected)
     {
         throw std::system_error{error, std::system_category(),
-                                "nbd: " + path + ": expected " + expected};
+                                "nbd: " + path + ": expected " + std::string{expected}};
     }
     /// True if it made a new file.
     bool open(const std::string& path)
@@ -99,30 +101,34 @@ private:
             if (file_ >= 0)
                 return true;
             if (errno != EEXIST)
-                refuse_open(path, "a place for a new file");
+                refuse_open(errno, path, "a place for a new file");
         }
         file_ = System::open(path.c_str(), flags, settings_.direct);
         if (file_ < 0)
-            refuse_open(path, settings_.read_only ? "a file to read" : "a file to read and write");
+            refuse_open(errno, path,
+                        settings_.read_only ? "a file to read" : "a file to read and write");
         return false;
     }
-    [[noreturn]] void refuse_open(const std::string& path, const std::string& expected) const
+    [[noreturn]] void refuse_open(int error, const std::string& path,
+                                  std::string_view expected) const
     {
-        // What a file system without direct I/O says.
-        refuse(errno, path,
-               settings_.direct && errno == EINVAL ? "a file system with direct I/O" : expected);
+        // EINVAL: the file system has no direct I/O.
+        refuse(error, path,
+               settings_.direct && error == EINVAL ? "a file system with direct I/O" : expected);
     }
     /// Gives a new file its size, for good.
     void fill(const std::string& path)
     {
         const auto slash = path.rfind('/');
         const auto directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-        if (*settings_.create > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
-            errno = EFBIG;
-        else if (System::truncate(file_, *settings_.create) == 0 && System::sync(file_) == 0
-                 && System::sync_directory(directory) == 0)
-            return;
-        refuse(errno, path,
+        int error = EFBIG;
+        if (*settings_.create <= std::uint64_t{std::numeric_limits<std::int64_t>::max()}) {
+            if (System::truncate(file_, *settings_.create) == 0 && System::sync(file_) == 0
+                && System::sync_directory(directory) == 0)
+                return;
+            error = errno;
+        }
+        refuse(error, path,
                "room for a new file of " + std::to_string(*settings_.create) + " bytes");
     }
     void examine(const std::string& path)
