@@ -6,6 +6,8 @@
 #include <fstream>
 #include <string>
 
+#include <sys/stat.h>
+
 namespace nbd_test {
 
 /// Bytes of this process that are in memory as part of the mapping that holds `at`.
@@ -23,6 +25,13 @@ inline std::uint64_t resident(const void* at)
                 && address < std::stoull(line.substr(dash + 1), nullptr, 16);
     }
     return 0;
+}
+
+/// Bytes of memory that a memfd has taken.
+inline std::uint64_t committed(int file)
+{
+    struct stat about {};
+    return ::fstat(file, &about) == 0 ? static_cast<std::uint64_t>(about.st_blocks) * 512 : 0;
 }
 
 }  // namespace nbd_test

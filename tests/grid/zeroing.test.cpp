@@ -5,12 +5,16 @@
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 namespace {
 
@@ -76,6 +80,62 @@ struct abyss {
     {
         const std::lock_guard lock{seen->mutex};
         ++seen->flushes;
+    }
+};
+
+/// Endless, zeroes and trims at once, and counts the calls and how much each covers.
+struct vast_counts {
+    std::mutex mutex;
+    std::condition_variable more;
+    std::uint64_t calls = 0;
+    std::uint64_t longest = 0;
+
+    void add(std::uint64_t length)
+    {
+        const std::lock_guard lock{mutex};
+        ++calls;
+        longest = std::max(longest, length);
+        more.notify_all();
+    }
+    bool wait_for(std::uint64_t n)
+    {
+        std::unique_lock lock{mutex};
+        return more.wait_for(lock, std::chrono::seconds{20}, [&] { return calls >= n; });
+    }
+};
+struct vast {
+    std::shared_ptr<vast_counts> seen = std::make_shared<vast_counts>();
+
+    std::uint64_t size() const { return std::uint64_t{1} << 60; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void write(std::uint64_t, std::span<const std::byte>) {}
+    void trim(std::uint64_t, std::uint64_t length) { seen->add(length); }
+    void write_zeroes(std::uint64_t, std::uint64_t length, nbd::zero_flags) { seen->add(length); }
+    void cache(std::uint64_t, std::uint64_t length) { seen->add(length); }
+};
+struct vast_blocking : vast {
+    static constexpr bool blocks = true;
+};
+struct vast_awaited {
+    using executor = boost::asio::io_context::executor_type;
+    using awaited = boost::asio::awaitable<void, executor>;
+    std::shared_ptr<vast_counts> seen = std::make_shared<vast_counts>();
+
+    std::uint64_t size() const { return std::uint64_t{1} << 60; }
+    awaited read(std::uint64_t, std::span<std::byte>) { co_return; }
+    awaited write(std::uint64_t, std::span<const std::byte>) { co_return; }
+    awaited trim(std::uint64_t, std::uint64_t length) { return add(length); }
+    awaited write_zeroes(std::uint64_t, std::uint64_t length, nbd::zero_flags)
+    {
+        return add(length);
+    }
+    awaited cache(std::uint64_t, std::uint64_t length) { return add(length); }
+
+private:
+    awaited add(std::uint64_t length)
+    {
+        seen->add(length);
+        co_return;
     }
 };
 
@@ -202,6 +262,56 @@ TEMPLATE_TEST_CASE("P65: so does the removal of the export", "", nbd::per_client
     REQUIRE(disk.seen->wait_for_writes(1000));
     CHECK(server.exports().remove("disk"));
     CHECK(client.receive_whole().error() == error_value::eshutdown);
+}
+
+TEMPLATE_TEST_CASE("P65: a long WRITE_ZEROES, TRIM or CACHE is many calls, which stop ends", "",
+                   (std::pair<vast, nbd::per_client_threads>), (std::pair<vast, nbd::strand_pool>),
+                   (std::pair<vast_blocking, nbd::strand_pool>),
+                   (std::pair<vast_awaited, nbd::per_client_threads>),
+                   (std::pair<vast_awaited, nbd::strand_pool>))
+{
+    using disk_type = typename TestType::first_type;
+    using policy = typename TestType::second_type;
+    const auto c = GENERATE(command::write_zeroes, command::trim, command::cache);
+    disk_type disk;
+    nbd::server<nbd::unix_transport, disk_type, policy> server{somewhere<nbd::unix_transport>(),
+                                                               impatient(), narrow<policy>()};
+    server.exports().add("disk", disk);
+    server.start();
+    chunk_client client{server.local_endpoint(), style::extended};
+    client.go("disk");
+    client.send_request(c, 0, disk.size());
+    REQUIRE(disk.seen->wait_for(1000));
+
+    chunk_client other{server.local_endpoint(), style::structured};
+    other.go("disk");
+    for (int i = 0; i < 20; ++i)
+        REQUIRE(other.read(0, 512).error() == error_value::none);
+
+    server.stop();
+    CHECK(client.receive_whole().error() == error_value::eshutdown);
+    CHECK(client.raw.closed());
+    CHECK(disk.seen->longest == 256 * mib);
+    CHECK(disk.seen->calls < disk.size() / (256 * mib));
+}
+
+TEMPLATE_TEST_CASE("P65: zeroes that keep their pages take no more memory than the disk may have",
+                   "", nbd::per_client_threads, nbd::strand_pool)
+{
+    nbd::server<nbd::unix_transport, nbd::mem_backend, TestType> server{
+        somewhere<nbd::unix_transport>(), {}, narrow<TestType>()};
+    constexpr std::uint64_t size = std::uint64_t{2} << 30;
+    server.exports().add("disk", nbd::mem_backend{size, {.memory_limit = 16 * mib}});
+    server.start();
+    chunk_client client{server.local_endpoint(), style::extended};
+    client.go("disk");
+    CHECK(client.request(command::write_zeroes, 0, size, cf::no_hole).error()
+          == error_value::enospc);
+    CHECK(client.request(command::write_zeroes, 0, 16 * mib, cf::no_hole).error()
+          == error_value::none);
+    CHECK(client.write(16 * mib, bytes(512)) == error_value::enospc);
+    CHECK(client.request(command::trim, 0, size).error() == error_value::none);
+    CHECK(client.write(16 * mib, bytes(512)) == error_value::none);
 }
 
 TEMPLATE_TEST_CASE("P46, P62: a FLUSH covers what other connections were told is written", "",

@@ -51,12 +51,12 @@ TEST_CASE("transmission/execution: a command is one call of its member")
     CHECK(disk.story() == "write 512+1024");
     CHECK_FALSE(run(disk, command::flush, 0, 0));
     CHECK(disk.story() == "flush");
-    CHECK_FALSE(run(disk, command::trim, 1, 0xffffffff));
-    CHECK(disk.story() == "trim 1+4294967295");
+    CHECK_FALSE(run(disk, command::trim, 1, 0xfffffff));
+    CHECK(disk.story() == "trim 1+268435455");
     CHECK_FALSE(run(disk, command::cache, 3, 4));
     CHECK(disk.story() == "cache 3+4");
-    CHECK_FALSE(run(disk, command::write_zeroes, 5, 0xffffffff));
-    CHECK(disk.story() == "zero 5+4294967295");
+    CHECK_FALSE(run(disk, command::write_zeroes, 5, 0xfffffff));
+    CHECK(disk.story() == "zero 5+268435455");
 }
 
 TEST_CASE("transmission/execution: what the backend does not have is not called and fails")

@@ -108,10 +108,43 @@ TEST_CASE("transmission/plan: a command is one call of its member")
 {
     using all = with_cache<with_zeroes<with_trim<flushing>>>;
     CHECK(story<all>(asking(command::write, 512, 1024)) == "write 512+1024");
-    CHECK(story<all>(asking(command::trim, 1, 5ULL << 40)) == "trim 1+5497558138880");
+    CHECK(story<all>(asking(command::trim, 1, 1 << 28)) == "trim 1+268435456");
     CHECK(story<all>(asking(command::cache, 3, 4)) == "cache 3+4");
-    CHECK(story<all>(asking(command::write_zeroes, 5, 1ULL << 40)) == "zero 5+1099511627776");
+    CHECK(story<all>(asking(command::write_zeroes, 5, 6)) == "zero 5+6");
     CHECK(story<all>(asking(command::flush, 0, 0)) == "flush");
+}
+
+TEST_CASE("transmission/plan: a long range becomes calls that can be given up between (P65)")
+{
+    using all = with_cache<with_zeroes<with_trim<flushing>>>;
+    constexpr std::uint64_t gib = 1ULL << 30;
+    const std::pair<command, std::string> commands[] = {
+        {command::trim, "trim"}, {command::write_zeroes, "zero"}, {command::cache, "cache"}};
+    for (const auto& [c, name] : commands) {
+        CAPTURE(name);
+        // Each ends at a multiple of 256 MiB, so that no page and no sector is cut in two.
+        CHECK(story<all>(asking(c, 512, 600 << 20))
+              == name + " 512+268434944, " + name + " 268435456+268435456, " + name
+                  + " 536870912+92275200");
+        CHECK(play<all>(asking(c, 0, gib), {{}, enospc}).story
+              == name + " 0+268435456, " + name + " 268435456+268435456");
+        CHECK(play<all>(asking(c, 0, gib), {{}, enospc}).result == enospc);
+        for (plan<all> p{asking(c, 0, gib), most}; const auto s = p.next(); p.take({}))
+            CHECK(s->partial);
+        CHECK_FALSE(plan<all>{asking(c, 0, 1 << 28), most}.next()->partial);
+        CHECK(story<handling>(asking(c, 0, gib)) == "handle 0+1073741824");
+    }
+    CHECK(story<all>(asking(command::trim, 0, 1ULL << 29, cf::fua))
+          == "trim 0+268435456, trim 268435456+268435456, flush");
+    // ENOTSUP cannot be answered when something has changed: the rest must be done then.
+    const auto fast = asking(command::write_zeroes, 0, 1ULL << 29, cf::fast_zero);
+    CHECK(story<all>(fast) == "zero fast 0+268435456, zero 268435456+268435456");
+    CHECK(play<all>(fast, {enotsup}).result == enotsup);
+    plan<all> p{fast, most};
+    p.take({});
+    p.take(enotsup);
+    REQUIRE(p.next());
+    CHECK(shown(*p.next()) == "block 268435456+65536");
 }
 
 TEST_CASE("transmission/plan: its failure is the result, and ends it")

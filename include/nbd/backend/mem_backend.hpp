@@ -7,23 +7,38 @@
 #include <nbd/concepts/backend.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <system_error>
 
+#include <unistd.h>
+
 namespace nbd {
 
-/// A disk in memory. The memory is sparse: it is taken from the kernel as it is written, trim gives
-/// it back, reading takes none, and 1 TiB works on a small machine. READs and large WRITEs copy
-/// nothing in user space, for the backend lends its memory; 2 MiB that were written whole and are read
-/// again and again move to a huge page, which takes some milliseconds once, where the kernel can.
-/// Nothing outlives the object: flush and FUA cover the other clients of this process, not a power
-/// failure.
+/// The memory of a mem_backend.
+struct mem_settings {
+    /// Bytes that `resize` can reach. Default: the size. The address space for them is taken by the
+    /// constructor, because lent memory cannot move; memory is not.
+    std::uint64_t max_size = 0;
+    /// Bytes of memory that data can take, in whole pages. A write that would pass the limit fails with
+    /// ENOSPC; trim gives memory back. Default: three quarters of the machine's memory. Give less in a
+    /// container, or for several disks that together are larger than the memory.
+    std::optional<std::uint64_t> memory_limit{};
+};
+
+/// A disk in memory. It takes memory from the kernel as data are written: trim gives memory back, reads
+/// take none, and a disk can be larger than the machine's memory. READs and large WRITEs are sent from
+/// and received into that memory without a copy in user space. A region of 2 MiB that holds data
+/// throughout and is read often moves to a huge page where the kernel supports it, which takes some
+/// milliseconds once. Nothing outlives the object: flush and FUA cover the other clients of this
+/// process, not a power failure.
 ///
-/// As on a real disk, what overlapping requests in flight at the same time leave is mixed.
-/// Thread safety: parallel.
+/// *Thread safety*: all members are safe from any thread. Calls whose ranges overlap in time and place
+/// leave a mixture of their data, as on any disk.
 class mem_backend {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -31,14 +46,15 @@ public:
     static constexpr bool fast_zero = true;
     static constexpr bool fills_reads = true;
 
-    /// `size` in bytes. Errors: std::system_error where the address space does not hold it.
-    explicit mem_backend(std::uint64_t size) : mem_backend{size, size} {}
-    /// A disk that `resize` can make as large as `most` bytes. Address space is taken for those at once,
-    /// because memory that was lent cannot move; memory is not.
-    mem_backend(std::uint64_t size, std::uint64_t most)
-        : memory_{std::max(size, most)}, touched_{memory_.size()},
-          heat_{knows_pages() ? memory_.size() : 0}, size_{size}
+    /// `size` in bytes. *Errors*: std::system_error where the address space does not hold it, and ENOTSUP
+    /// for a memory_limit where the system has no memfd.
+    explicit mem_backend(std::uint64_t size, const mem_settings& s = {})
+        : memory_{std::max(size, s.max_size), limit(s)}, written_{memory_.size()},
+          promoter_{knows_pages() ? memory_.size() : 0}, size_{size}
     {
+        if (s.memory_limit.value_or(size) < size && !memory_.is_limited())
+            throw std::system_error{ENOTSUP, std::system_category(),
+                                    "nbd: mem_backend: memory_limit needs memfd_create"};
     }
 
     [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
@@ -47,23 +63,29 @@ public:
     {
         while (!to.empty()) {
             const auto part = std::min<std::uint64_t>(
-                touched_.part() - (offset & (touched_.part() - 1)), to.size());
-            const auto n = static_cast<std::size_t>(part);
-            if (touched_.touched(offset))
-                memory_.load(offset, to.first(n));
+                written_.part() - (offset & (written_.part() - 1)), to.size());
+            const auto now = to.first(static_cast<std::size_t>(part));
+            if (!written_.touched(offset))
+                std::memset(now.data(), 0, now.size());
+            else if (knows_pages())
+                memory_.load(offset, now);
             else
-                std::memset(to.data(), 0, n);
+                memory_.load_sparse(offset, now);
             offset += part;
-            to = to.subspan(n);
+            to = to.subspan(now.size());
         }
         return {};
     }
     std::error_code write(std::uint64_t offset, std::span<const std::byte> from) noexcept
     {
-        // In this order, and the other way round in `drop`: what a write has said is there stays so,
-        // if a trim of the same place is under way.
-        memory_.store(offset, from);
-        touched_.touch(offset, from.size());
+        if (from.empty())
+            return {};
+        if (knows_pages() && written_.all_touched(offset, from.size()))
+            memory_.store(offset, from);
+        else if (const auto failed = memory_.store_new(offset, from))
+            return failed;
+        // Order matters: store, then mark; `drop` marks, then discards.
+        written_.touch(offset, from.size());
         return {};
     }
     std::error_code flush() noexcept { return {}; }
@@ -74,13 +96,10 @@ public:
     std::error_code write_zeroes(std::uint64_t offset, std::uint64_t length,
                                  zero_flags flags) noexcept
     {
-        // Keeping the pages is a write of zeroes, and not faster than one.
-        if (flags.no_hole && flags.fast)
+        // To keep the pages is to write zeroes: the server does that, in pieces that it can stop between.
+        if (flags.no_hole)
             return std::make_error_code(std::errc::not_supported);
-        if (!flags.no_hole)
-            return drop(offset, length);
-        touched_.touch(offset, length);
-        return memory_.zero(offset, length, true);
+        return drop(offset, length);
     }
     std::error_code cache(std::uint64_t, std::uint64_t) noexcept { return {}; }
 
@@ -90,8 +109,8 @@ public:
         const auto end = offset + length;
         bool more = true;
         while (more && offset != end) {
-            const bool data = touched_.touched(offset);
-            const auto next = touched_.run_end(offset, end);
+            const bool data = written_.touched(offset);
+            const auto next = written_.run_end(offset, end);
             more = to.add(next - offset, data ? 0 : hole | zero);
             offset = next;
         }
@@ -101,10 +120,11 @@ public:
     {
         if (size > memory_.size())
             return std::make_error_code(std::errc::no_space_on_device);
-        // What was cut off must read as zero if it ever comes back; and what was received in place for a
-        // WRITE that was refused in the end must not be there.
+        // What is cut off must read as zero if it comes back, and so must what was received in place for a
+        // WRITE that was refused in the end. Behind the end nothing needs to stay: to the end of its page.
         const auto [from, to] = std::minmax(size, size_);
-        if (const auto failed = drop(from, to - from))
+        const auto end = std::min(round_up(to), memory_.size());
+        if (const auto failed = drop(from, end - from))
             return failed;
         size_ = size;
         return {};
@@ -112,60 +132,87 @@ public:
 
     [[nodiscard]] std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
     {
-        if (!lends)
-            return {};
-        // What was never written is no memory yet, and shall not become some by being sent.
-        if (!touched_.all_touched(offset, length))
-            return {};
-        return memory_.bytes(offset, length);
+        return lends() && written_.all_touched(offset, length) ? memory_.bytes(offset, length)
+                                                               : std::span<std::byte>{};
     }
     [[nodiscard]] file_range lend_file(std::uint64_t offset, std::size_t length) noexcept
     {
-        if (!touched_.all_touched(offset, length))
+        if (!written_.all_touched(offset, length))
             return {};
-        // What is sent again and again moves to huge pages. Copying it would gain nothing by that.
-        heat_.read(offset, length, [this](std::uint64_t region) {
-            return touched_.all_touched(region, huge_page_promoter::region)
+        // What is sent often moves to huge pages: it is sent in fewer pieces then. Copies gain nothing.
+        promoter_.read(offset, length, [this](std::uint64_t region) {
+            return written_.all_touched(region, huge_page_promoter::region)
                 && memory_.make_huge(region, huge_page_promoter::region);
         });
         return {.file = memory_.file(), .offset = offset, .sure = true};
     }
+    /// Lends what was written before: `write` checks whether there is memory for new data.
     [[nodiscard]] std::span<std::byte> lend_for_write(std::uint64_t offset,
                                                       std::size_t length) noexcept
     {
-        if (!lends)
-            return {};
-        touched_.touch(offset, length);
-        return memory_.bytes(offset, length);
+        return lends() && written_.all_touched(offset, length) ? memory_.bytes(offset, length)
+                                                               : std::span<std::byte>{};
     }
-
     void lent_written(std::uint64_t offset, std::size_t length) noexcept
     {
-        touched_.touch(offset, length);
+        written_.touch(offset, length);  // again, because a trim may have come between
     }
 
 private:
-    // ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
-    // reply: each later write by another client would be a race to it. A copy is not.
-    static constexpr bool lends = !sparse_memory::watched_for_races;
-
-    /// What only seems to be all data, in a map that does not know it to the page, stays sparse.
+    /// Bytes that may be committed.
+    [[nodiscard]] static std::uint64_t limit(const mem_settings& s) noexcept
+    {
+        if (s.memory_limit)
+            return *s.memory_limit;
+        const auto pages = ::sysconf(_SC_PHYS_PAGES);
+        return pages <= 0 ? sparse_memory::unlimited
+                          : static_cast<std::uint64_t>(pages) * sparse_memory::page() / 4 * 3;
+    }
+    /// A map of a large disk has a bit for many pages. Such a disk is sparse: a page whose bit is set may
+    /// be a hole, which an access through the mapping would fill.
     [[nodiscard]] bool knows_pages() const noexcept
     {
-        return touched_.part() == written_map::least_part;
+        return written_.part() == written_map::least_part;
+    }
+    // ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
+    // reply: each later write by another client would be a race to it. A copy is not.
+    [[nodiscard]] bool lends() const noexcept
+    {
+        return !sparse_memory::watched_for_races && (knows_pages() || !memory_.is_limited());
     }
 
-    /// Gives memory back; what is left of it reads as zero.
+    [[nodiscard]] static std::uint64_t round_up(std::uint64_t bytes) noexcept
+    {
+        return (bytes + sparse_memory::page() - 1) / sparse_memory::page() * sparse_memory::page();
+    }
+    /// Gives memory back; what is left of the range reads as zero. Commits nothing.
     std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept
     {
-        touched_.forget(offset, length);
-        heat_.forget(offset, length);
-        return memory_.zero(offset, length, false);
+        auto end = offset + length;
+        if (end == memory_.size())
+            end = round_up(end);  // the last page is no page of anything else
+        auto first = std::min(round_up(offset), end);
+        auto last = std::max(end / sparse_memory::page() * sparse_memory::page(), first);
+        if (!knows_pages() && memory_.file() >= 0)
+            first = offset, last = end;
+        const bool head = has_data(offset, first);
+        const bool tail = has_data(last, end);
+        written_.forget(offset, length);
+        promoter_.forget(offset, length);
+        if (head)
+            memory_.clear(offset, first - offset);
+        if (tail)
+            memory_.clear(last, end - last);
+        return memory_.discard(first, last - first);
+    }
+    [[nodiscard]] bool has_data(std::uint64_t from, std::uint64_t to) const noexcept
+    {
+        return from != to && (written_.touched(from) || written_.run_end(from, to) != to);
     }
 
     sparse_memory memory_;
-    written_map touched_;
-    huge_page_promoter heat_;
+    written_map written_;
+    huge_page_promoter promoter_;
     std::uint64_t size_;
 };
 

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <mutex>
 #include <span>
 #include <system_error>
 #include <type_traits>
@@ -15,18 +17,25 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace nbd {
 
-/// Memory that the kernel gives page by page as it is written, and takes back: the door to memfd and
-/// mmap. Reads as zero where nothing was written. Where the system has no memfd, or cannot punch
-/// holes in it, private memory does the same.
-/// Thread safety: as plain memory.
+/// A range of memory whose pages the kernel commits when they are first written. Reads as zero where
+/// nothing was written. Encapsulates memfd and mmap; without memfd it is private anonymous memory.
+///
+/// *Thread safety*: all members are safe from any thread. Calls that use the same bytes at the same time
+/// leave a mixture of their data.
 class sparse_memory {
 public:
-    /// Errors: std::system_error where the address space does not hold `size` bytes.
-    explicit sparse_memory(std::uint64_t size) : size_{size}
+    static constexpr std::uint64_t unlimited = ~std::uint64_t{0};
+
+    /// `size`: bytes of address space. `limit`: bytes of memory that `store_new` commits at most; ignored
+    /// where the system has no memfd.
+    /// *Errors*: std::system_error where the address space does not hold `size` bytes.
+    explicit sparse_memory(std::uint64_t size, std::uint64_t limit = unlimited)
+        : size_{size}, limit_{limit}
     {
         if (size == 0)
             return;
@@ -49,13 +58,14 @@ public:
 
     sparse_memory(sparse_memory&& other) noexcept
         : data_{std::exchange(other.data_, nullptr)}, size_{std::exchange(other.size_, 0)},
-          file_{std::exchange(other.file_, -1)}
+          limit_{other.limit_}, file_{std::exchange(other.file_, -1)}
     {
     }
     sparse_memory& operator=(sparse_memory&& other) noexcept
     {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
+        std::swap(limit_, other.limit_);
         std::swap(file_, other.file_);
         return *this;
     }
@@ -68,15 +78,23 @@ public:
     }
 
     [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
-    /// The file that the memory is, if it is one; else -1.
+    /// Bytes of a page.
+    [[nodiscard]] static std::uint64_t page() noexcept
+    {
+        static const auto bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+        return bytes;
+    }
+    /// Whether the limit can be reached.
+    [[nodiscard]] bool is_limited() const noexcept { return file_ >= 0 && limit_ < size_; }
+    /// The memfd; -1 for private memory.
     [[nodiscard]] int file() const noexcept { return file_; }
     [[nodiscard]] std::span<std::byte> bytes(std::uint64_t offset, std::size_t length) noexcept
     {
         return {data_ + offset, length};
     }
 
-    // Requests of several clients may use the same bytes at the same time, and then leave a mixture, as
-    // on any disk. That is theirs to avoid, so ThreadSanitizer is not to report it.
+    // Requests of several clients may use the same bytes at the same time; the result is a mixture, as on
+    // any disk. Atomic accesses keep ThreadSanitizer from reporting it.
 #if defined(__SANITIZE_THREAD__)
     static constexpr bool watched_for_races = true;
 #elif defined(__has_feature)
@@ -84,7 +102,7 @@ public:
 #else
     static constexpr bool watched_for_races = false;
 #endif
-    /// Copies from the memory and to it; other threads may use the same bytes at the same time.
+    /// Copies from the memory. Commits the pages that it reads.
     void load(std::uint64_t offset, std::span<std::byte> to) const noexcept
     {
         if constexpr (watched_for_races)
@@ -95,6 +113,20 @@ public:
         else if (!to.empty())
             std::memcpy(to.data(), data_ + offset, to.size());
     }
+    /// Copies from the memory by a system call, which commits nothing.
+    void load_sparse(std::uint64_t offset, std::span<std::byte> to) const noexcept
+    {
+        while (file_ >= 0 && !to.empty()) {
+            const auto n = ::pread(file_, to.data(), to.size(), static_cast<off_t>(offset));
+            if (n <= 0)
+                break;
+            offset += static_cast<std::uint64_t>(n);
+            to = to.subspan(static_cast<std::size_t>(n));
+        }
+        load(offset, to);
+    }
+    /// Copies to the memory, whose pages were committed before: the kernel sends SIGBUS where it
+    /// cannot commit a page.
     void store(std::uint64_t offset, std::span<const std::byte> from) noexcept
     {
         if constexpr (watched_for_races)
@@ -106,22 +138,52 @@ public:
         else if (!from.empty())
             std::memcpy(data_ + offset, from.data(), from.size());
     }
-
-    /// Makes the range read as zero. Whole pages go back to the kernel unless they are to be kept.
-    [[nodiscard]] std::error_code zero(std::uint64_t offset, std::uint64_t length, bool keep)
+    /// Copies to the memory by a system call, and commits its pages within the limit.
+    /// *Errors*: ENOSPC where that would pass the limit, if what other threads store at the same time is
+    /// counted in full; the system's where it has no more memory. Part of the data may be stored then.
+    [[nodiscard]] std::error_code store_new(std::uint64_t offset,
+                                            std::span<const std::byte> from) noexcept
     {
-        const auto end = offset + length;
-        const auto first = std::min((offset + page() - 1) / page() * page(), end);
-        const auto last = std::max(end / page() * page(), first);
-        if (keep) {
-            clear(offset, end);
-            return {};
+        const auto first = offset / page() * page();
+        auto reserved = (offset + from.size() + page() - 1) / page() * page() - first;
+        // Which pages are there already is asked near the limit alone.
+        if (is_limited() && !reserve(reserved) && !reserve(reserved = uncommitted(first, reserved)))
+            return std::make_error_code(std::errc::no_space_on_device);
+        int error = 0;
+        while (file_ >= 0 && !from.empty() && error == 0) {
+            const auto n = ::pwrite(file_, from.data(), from.size(), static_cast<off_t>(offset));
+            if (n < 0 && errno != EINTR)
+                error = errno;
+            const auto done = n < 0 ? std::size_t{0} : static_cast<std::size_t>(n);
+            offset += done;
+            from = from.subspan(done);
         }
-        clear(offset, first);
-        clear(last, end);
-        if (first == last)
-            return {};
-        if (!punch(first, last - first))
+        if (is_limited()) {
+            const std::lock_guard lock{mutex_};
+            storing_ -= reserved;
+        }
+        if (error != 0)
+            return {error, std::system_category()};
+        if (file_ < 0)
+            store(offset, from);
+        return {};
+    }
+
+    /// Makes the range read as zero. Commits its pages.
+    void clear(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+        if constexpr (watched_for_races)
+            for_each_word(offset, static_cast<std::size_t>(length), [](auto& word, std::size_t) {
+                std::atomic_ref{word}.store({}, std::memory_order_relaxed);
+            });
+        else if (length != 0)
+            std::memset(data_ + offset, 0, static_cast<std::size_t>(length));
+    }
+    /// Gives a range of whole pages back to the kernel; it reads as zero. A range that is not of whole
+    /// pages needs a memfd, and costs a hundred times as much as `clear`.
+    [[nodiscard]] std::error_code discard(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+        if (length != 0 && !punch(offset, length))
             return {errno, std::system_category()};
         return {};
     }
@@ -175,19 +237,38 @@ private:
             ::munmap(first + used, room - used);
         return at;
     }
-    [[nodiscard]] static std::size_t page() noexcept
+    /// Counts `length` bytes as about to be committed. False where that would pass the limit.
+    [[nodiscard]] bool reserve(std::uint64_t length) noexcept
     {
-        static const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-        return bytes;
+        if (length == 0)
+            return true;
+        const std::lock_guard lock{mutex_};
+        struct stat about {};
+        if (::fstat(file_, &about) != 0
+            || static_cast<std::uint64_t>(about.st_blocks) * 512 + storing_ + length > limit_)
+            return false;
+        storing_ += length;
+        return true;
     }
-    void clear(std::uint64_t from, std::uint64_t to) noexcept
+    /// Bytes of the pages in the range that are not committed.
+    [[nodiscard]] std::uint64_t uncommitted(std::uint64_t offset,
+                                            std::uint64_t length) const noexcept
     {
-        if constexpr (watched_for_races)
-            for_each_word(from, static_cast<std::size_t>(to - from), [](auto& word, std::size_t) {
-                std::atomic_ref{word}.store({}, std::memory_order_relaxed);
-            });
-        else if (from != to)
-            std::memset(data_ + from, 0, static_cast<std::size_t>(to - from));
+        std::array<unsigned char, 4096> present;
+        std::uint64_t missing = 0;
+        while (length != 0) {
+            const auto part = std::min(length, present.size() * page());
+            const auto pages = static_cast<std::ptrdiff_t>((part + page() - 1) / page());
+            if (::mincore(data_ + offset, static_cast<std::size_t>(part), present.data()) != 0)
+                return missing + length;
+            missing += page()
+                * static_cast<std::uint64_t>(
+                           std::count_if(present.begin(), present.begin() + pages,
+                                         [](unsigned char p) { return (p & 1) == 0; }));
+            offset += part;
+            length -= part;
+        }
+        return missing;
     }
     /// Visits the range in words where it has whole ones, else in bytes.
     template <class Visit>
@@ -218,7 +299,10 @@ private:
 
     std::byte* data_ = nullptr;
     std::uint64_t size_;
+    std::uint64_t limit_;
     int file_ = -1;
+    std::mutex mutex_;           ///< for storing_
+    std::uint64_t storing_ = 0;  ///< bytes that calls of store_new are about to commit
 };
 
 }  // namespace nbd

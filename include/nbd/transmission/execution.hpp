@@ -180,18 +180,17 @@ template <class B, class Guard>
     return std::error_code{ESHUTDOWN, std::generic_category()};
 }
 
-/// Makes calls of a plan, of any kind, until there are none left, or others should have their turn: then
-/// false. Writing zeroes may take for ever: before each block of them `over(length)` says whether it is
-/// in vain.
+/// Makes calls of a plan, of any kind, until there are none left (true), or until others should have their
+/// turn (false). Before each partial call, `over(length)` tells whether the request is to be given up.
 template <class B, class Plan, class Guard, class Over>
 [[nodiscard]] bool make_some(B& backend, Plan& p, const request_data& c, const Guard& guard,
                              Over&& over)
 {
-    for (std::uint64_t zeroed = 0; const auto s = p.next();) {
-        if (s->what == step::member::write_block) {
-            if (zeroed >= zeroes_at_a_time)
+    for (std::uint64_t done = 0; const auto s = p.next();) {
+        if (s->partial) {
+            if (done >= zeroes_at_a_time)
                 return false;
-            zeroed += s->length;
+            done += s->length;
             if (over(s->length)) {
                 p.take(given_up());
                 continue;

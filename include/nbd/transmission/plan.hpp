@@ -36,6 +36,7 @@ struct step {
     bool fua = false;  ///< natively, where the backend's write takes it
     zero_flags zero{};
     std::size_t index = 0;
+    bool partial = false;  ///< one of many of a long request, which can be given up before it
 };
 
 /// No write that is made up here is longer.
@@ -48,6 +49,9 @@ struct step {
 alignas(4096) inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
 /// Bytes of zeroes that are written before others have their turn.
 inline constexpr std::uint64_t zeroes_at_a_time = std::uint64_t{8} << 20;
+/// Bytes that one call of trim, write_zeroes or cache covers at most. A longer request becomes many
+/// calls, each of which ends at a multiple of this: a call cannot be interrupted, a request can.
+inline constexpr std::uint64_t longest_call = std::uint64_t{256} << 20;
 
 /// The calls of a request whose reply has no data: everything but READ, BLOCK_STATUS and DISC. Ask
 /// `next`, make that call, tell its outcome to `take`, until there is no next.
@@ -63,6 +67,10 @@ public:
                 .fast = r.has(protocol::command_flag::fast_zero)}
     {
         using protocol::command;
+        if constexpr (!has_handle<B>)
+            is_cut_ = left_ > longest_call
+                && (command_ == command::trim || command_ == command::write_zeroes
+                    || command_ == command::cache);
         // A request of no length has nothing to do, and succeeds without the backend (point 68).
         // "TRIM" is advice, and one that could not be made durable is not taken.
         if ((left_ == 0 && command_ != command::flush)
@@ -80,15 +88,17 @@ public:
         case phase::whole:
             return step{.what = member(),
                         .offset = at_,
-                        .length = left_,
+                        .length = whole_length(),
                         .fua = fua_ && command_ == protocol::command::write,
-                        .zero = zero_};
+                        .zero = zero_,
+                        .partial = is_cut_};
         case phase::blocks:
             // Native FUA covers its own piece alone; a flush covers what was written before it.
             return step{.what = step::member::write_block,
                         .offset = at_,
                         .length = std::min(left_, piece_),
-                        .fua = fua_};
+                        .fua = fua_,
+                        .partial = true};
         case phase::flush:
             return step{.what = step::member::flush};
         default:
@@ -111,10 +121,12 @@ public:
             now_ = phase::over;
             return;
         }
-        if (now_ == phase::blocks) {
-            const auto done = std::min(left_, piece_);
+        if (now_ != phase::flush) {
+            const auto done = now_ == phase::blocks ? std::min(left_, piece_) : whole_length();
             at_ += done;
             left_ -= done;
+            // What has begun to change must not end with ENOTSUP ("WRITE_ZEROES", FAST_ZERO).
+            zero_.fast = false;
             if (left_ != 0)
                 return;
         }
@@ -130,6 +142,12 @@ public:
 
 private:
     enum class phase { whole, blocks, flush, over };
+
+    /// Bytes of the next call where it is not one of blocks.
+    [[nodiscard]] std::uint64_t whole_length() const noexcept
+    {
+        return is_cut_ ? std::min(left_, longest_call - at_ % longest_call) : left_;
+    }
 
     void write_blocks()
     {
@@ -164,6 +182,7 @@ private:
     std::uint64_t left_;
     std::uint64_t piece_;
     bool fua_;
+    bool is_cut_ = false;  ///< into calls that are not longer than longest_call
     zero_flags zero_;
     phase now_ = phase::whole;
     failure result_;

@@ -116,26 +116,28 @@ private:
         auto& disk = window_.disk();
         for (;;) {
             turn mine;
-            if constexpr (in_turn) {
-                s.granted = [](exports::async_mutex::waiter& v) {
-                    auto& slot = static_cast<Slot&>(v);
-                    slot.owner->turns_.put(slot, [](Slot* first) { first->work.notify(); });
-                    return true;
-                };
-                auto its_turn = s.work.wait();  // made first: who is queued must not fail
-                if (!disk.async_mutex().lock(s))
-                    co_await std::move(its_turn);
-                mine.at = &disk.async_mutex();
-            }
             std::uint64_t work = 0;
             while (const auto step = s.job.next()) {
+                if constexpr (in_turn) {
+                    if (mine.at == nullptr) {
+                        s.granted = [](exports::async_mutex::waiter& v) {
+                            auto& slot = static_cast<Slot&>(v);
+                            slot.owner->turns_.put(slot, [](Slot* first) { first->work.notify(); });
+                            return true;
+                        };
+                        auto its_turn = s.work.wait();  // made first: who is queued must not fail
+                        if (!disk.async_mutex().lock(s))
+                            co_await std::move(its_turn);
+                        mine.at = &disk.async_mutex();
+                    }
+                }
                 failure outcome;
                 try {
                     if (!transmission::inside(*step, disk.size())) {
                         s.job.take(transmission::cut_off());
                         continue;
                     }
-                    if (step->what == transmission::step::member::write_block) {
+                    if (step->partial) {
                         if (window_.abandoned()) {
                             s.job.take(transmission::given_up());
                             continue;
@@ -152,12 +154,14 @@ private:
                 // keep the others of this thread from their turn.
                 if (!window_.executor().running_in_this_thread()
                     || work >= transmission::zeroes_at_a_time) {
-                    work = 0;
+                    const bool is_long = std::exchange(work, 0) >= transmission::zeroes_at_a_time;
                     // Also what was cancelled: who is cancelled may not await anything else.
                     co_await boost::asio::this_coro::throw_if_cancelled(false);
                     co_await boost::asio::post(window_.executor(),
                                                boost::asio::use_awaitable_t<executor_type>{});
                     co_await boost::asio::this_coro::throw_if_cancelled(true);
+                    if (is_long)
+                        mine.end();  // a long request takes many turns
                 }
                 try {
                     s.job.take(std::move(outcome));
