@@ -43,7 +43,7 @@ enum class errc {
     unknown_export,
 
     /// start() was called before; a server runs once.
-    started_before,
+    already_started,
     /// The socket's path is taken by something that is not a socket.
     not_a_socket,
     /// A UNIX socket's path is longer than the system allows (107 bytes on Linux).
@@ -91,8 +91,8 @@ public:
             return "the server stopped";
         case errc::unknown_export:
             return "there is no such export";
-        case errc::started_before:
-            return "the server was started before";
+        case errc::already_started:
+            return "the server was already started";
         case errc::not_a_socket:
             return "the path exists and is not a socket";
         case errc::path_too_long:

@@ -53,14 +53,16 @@ struct listener {
         std::array<int, 2> ends{};
         if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0)
             throw std::runtime_error{"socketpair"};
-        const auto entry = list.add(end_of_pair{ends[0]}, limits, observer,
-                                    nbd::client{.id = ++count, .peer = "pair"}, clock, stopping);
+        const auto entry =
+            list.add(end_of_pair{ends[0]}, limits, observer,
+                     nbd::client{.id = ++count, .peer = "pair"}, clock, stopping, memory);
         entry->session.waiting = true;
         return {entry, end_of_pair{ends[1]}};
     }
 
     nbd::settings limits;
     nbd::silent observer;
+    nbd::session::memory_budget memory{limits};
     ticker clock;
     std::atomic<bool> stopping{false};
     connections_type list;

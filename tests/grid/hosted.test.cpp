@@ -10,9 +10,14 @@
 #include <boost/asio/strand.hpp>
 
 #include <atomic>
+#include <chrono>
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <list>
+#include <memory>
+#include <optional>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -23,6 +28,9 @@ namespace {
 
 using plain = nbd::on_executor<>;
 using stranded = nbd::on_executor<boost::asio::strand<boost::asio::io_context::executor_type>>;
+
+template <class Policy>
+using hosted_server = nbd::server<nbd::unix_transport, nbd::mem_backend, Policy>;
 
 template <class Policy>
 struct program {
@@ -47,8 +55,7 @@ struct program {
     }
 
     boost::asio::io_context io;
-    nbd::server<nbd::unix_transport, nbd::mem_backend, Policy> server{
-        executor(), somewhere<nbd::unix_transport>()};
+    hosted_server<Policy> server{executor(), somewhere<nbd::unix_transport>()};
     std::vector<std::thread> threads;
 };
 
@@ -126,18 +133,6 @@ TEST_CASE("hosted: who stops it runs nothing of a context that another thread ru
     CHECK_FALSE(elsewhere);
 }
 
-TEST_CASE("hosted: who waits runs a context that nobody else runs")
-{
-    program<plain> p{0};
-    auto client = std::async(std::launch::async, [&] {
-        const bool well = use(connect(p.server), 0);
-        boost::asio::post(p.io, [&] { p.server.stop(); });
-        return well;
-    });
-    p.server.wait();
-    CHECK(client.get());
-}
-
 TEST_CASE("hosted: one that could not start leaves nothing on a context that goes on")
 {
     const auto taken = somewhere<nbd::unix_transport>();
@@ -167,4 +162,120 @@ TEST_CASE("hosted: destroyed with clients on it, and never run, it lets go of ev
     for (auto& c : clients)
         CHECK(c.closed());
     program<stranded> never_used{0};
+}
+
+TEST_CASE("hosted: wait() runs no handler of the context, however long its thread is busy")
+{
+    program<plain> p{1};
+    const auto runner = p.threads.front().get_id();
+    std::promise<void> busy;
+    std::promise<std::thread::id> ran_by;
+    auto ran = ran_by.get_future();
+    boost::asio::post(p.io, [&] {
+        busy.set_value();
+        // Another thread would run the next handler meanwhile.
+        CHECK(ran.wait_for(std::chrono::milliseconds{1500}) == std::future_status::timeout);
+    });
+    boost::asio::post(p.io, [&] { ran_by.set_value(std::this_thread::get_id()); });
+    busy.get_future().wait();
+    p.server.stop();
+    p.server.wait();
+    CHECK(ran.get() == runner);
+}
+
+TEST_CASE("hosted: the server is destroyed in a handler before any client connected")
+{
+    boost::asio::io_context io;
+    auto server =
+        std::make_unique<hosted_server<plain>>(io.get_executor(), somewhere<nbd::unix_transport>());
+    server->start();
+    boost::asio::post(io, [&] { server.reset(); });
+    io.run();
+    CHECK_FALSE(server);
+}
+
+TEST_CASE("hosted: the server is destroyed in a handler with clients connected")
+{
+    boost::asio::io_context io;
+    auto server =
+        std::make_unique<hosted_server<plain>>(io.get_executor(), somewhere<nbd::unix_transport>());
+    server->exports().add("disk", nbd::mem_backend{1 << 20});
+    server->start();
+    auto client = std::async(std::launch::async, [&, to = server->local_endpoint()] {
+        raw_client transmitting{to};
+        raw_client silent{to};
+        transmitting.go("disk");
+        boost::asio::post(io, [&] { server.reset(); });
+        return transmitting.closed() && silent.closed();
+    });
+    io.run();
+    CHECK(client.get());
+}
+
+TEST_CASE("hosted: the destructor runs no handler of another object of the program")
+{
+    boost::asio::io_context io;
+    bool ran = false;
+    {
+        hosted_server<plain> server{io.get_executor(), somewhere<nbd::unix_transport>()};
+        server.start();
+        boost::asio::post(io, [&] { ran = true; });
+        io.stop();
+    }
+    CHECK_FALSE(ran);
+    {
+        hosted_server<plain> server{io.get_executor(), somewhere<nbd::unix_transport>()};
+        server.start();
+        boost::asio::post(io, [] { throw std::runtime_error{"of the program"}; });
+        io.stop();
+    }
+    io.restart();
+    CHECK_THROWS_WITH(io.run(), "of the program");
+    io.run();
+    CHECK(ran);
+}
+
+TEST_CASE("hosted: the context is stopped and destroyed before the server")
+{
+    const auto at = somewhere<nbd::unix_transport>();
+    std::optional<boost::asio::io_context> io{std::in_place};
+    hosted_server<plain> server{io->get_executor(), at};
+    server.exports().add("disk", nbd::mem_backend{1 << 20});
+    server.start();
+    raw_client silent = connect(server);
+    auto transmitting = std::async(std::launch::async, [&] {
+        auto c = connect(server);
+        c.go("disk");
+        io->stop();
+        return c;
+    });
+    io->run();
+    auto c = transmitting.get();
+    io.reset();
+    CHECK(c.closed());
+    CHECK(silent.closed());
+    CHECK_FALSE(std::filesystem::exists(at.path));
+    server.stop();
+    server.wait();
+    CHECK(server.local_endpoint().path() == at.path);
+}
+
+TEST_CASE("hosted: the server is destroyed after its context was stopped, and the context after it")
+{
+    std::optional<boost::asio::io_context> io{std::in_place};
+    std::optional<raw_client> c;
+    {
+        hosted_server<plain> server{io->get_executor(), somewhere<nbd::unix_transport>()};
+        server.exports().add("disk", nbd::mem_backend{1 << 20});
+        server.start();
+        auto transmitting = std::async(std::launch::async, [&] {
+            c.emplace(connect(server));
+            c->go("disk");
+            io->stop();
+        });
+        io->run();
+        transmitting.get();
+    }
+    io.reset();
+    CHECK(c->closed());
 }

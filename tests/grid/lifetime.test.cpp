@@ -135,7 +135,7 @@ TEST_CASE("L10: start says what is wrong, and nothing is half started")
     first.start();
     std::error_code error;
     first.start(error);
-    CHECK(error == nbd::errc::started_before);
+    CHECK(error == nbd::errc::already_started);
 
     tcp_server<nbd::per_client_threads> second{{.port = first.local_endpoint().port()}};
     second.start(error);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "reporting.hpp"
 #include <nbd/io/blocking.hpp>
 #include <nbd/threading/per_client_threads.hpp>
 
@@ -13,6 +14,7 @@
 
 using nbd::per_client_threads;
 using task = nbd::io::blocking::task<void>;
+using nbd_test::reporting;
 
 namespace {
 task run(std::function<void()> f)
@@ -22,8 +24,7 @@ task run(std::function<void()> f)
 }
 }  // namespace
 
-TEST_CASE(
-    "threading/per_client_threads: each client has a thread of its own, and join waits for all")
+TEST_CASE("threading/per_client_threads: each client has its own thread, and join waits for all")
 {
     per_client_threads policy;
     policy.start();
@@ -36,25 +37,24 @@ TEST_CASE(
     std::shared_future<void> go{all_there.get_future()};
     std::atomic<int> arrived{0};
     for (int i = 0; i < clients; ++i) {
-        policy.launch(
-            policy.next_executor(),
-            [&] {
-                return run([&] {
-                    {
-                        const std::lock_guard lock{mutex};
-                        seen.insert(std::this_thread::get_id());
-                    }
-                    here += policy.runs_here() ? 1 : 0;
-                    // None ends before all have begun, so all have a thread at the same time.
-                    if (++arrived == clients)
-                        all_there.set_value();
-                    go.wait();
-                });
-            },
-            [&] {
-                here += policy.runs_here() ? 1 : 0;
-                ++done;
-            });
+        policy.launch(policy.next_executor(),
+                      reporting{[&] {
+                                    return run([&] {
+                                        {
+                                            const std::lock_guard lock{mutex};
+                                            seen.insert(std::this_thread::get_id());
+                                        }
+                                        here += policy.runs_here() ? 1 : 0;
+                                        // None ends before all have begun, so all have a thread at the same time.
+                                        if (++arrived == clients)
+                                            all_there.set_value();
+                                        go.wait();
+                                    });
+                                },
+                                [&] {
+                                    here += policy.runs_here() ? 1 : 0;
+                                    ++done;
+                                }});
     }
     policy.join();
     CHECK(done == clients);
@@ -64,18 +64,16 @@ TEST_CASE(
     CHECK_FALSE(policy.runs_here());
 }
 
-TEST_CASE("threading/per_client_threads: done is called once, also for a task that throws")
+TEST_CASE("threading/per_client_threads: a session is destroyed once, also where its task throws")
 {
     per_client_threads policy;
     policy.start();
     std::atomic<int> done{0};
     policy.launch(
-        policy.next_executor(), [] { return run([] { throw std::runtime_error{"x"}; }); },
-        [&] { ++done; });
-    policy.launch(
-        policy.next_executor(), []() -> task { throw 42; }, [&] { ++done; });
-    policy.launch(
-        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+        policy.next_executor(),
+        reporting{[] { return run([] { throw std::runtime_error{"x"}; }); }, [&] { ++done; }});
+    policy.launch(policy.next_executor(), reporting{[]() -> task { throw 42; }, [&] { ++done; }});
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 3);
 }
@@ -87,8 +85,7 @@ TEST_CASE("threading/per_client_threads: join without clients returns, and may b
     policy.start();
     policy.join();
     std::atomic<int> done{0};
-    policy.launch(
-        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     policy.join();
     CHECK(done == 1);
@@ -100,20 +97,19 @@ TEST_CASE("threading/per_client_threads: many short clients leave no threads beh
     policy.start();
     std::atomic<int> done{0};
     for (int i = 0; i < 500; ++i)
-        policy.launch(
-            policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+        policy.launch(policy.next_executor(),
+                      reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 500);
 }
 
-TEST_CASE("threading/per_client_threads: it may move before it starts")
+TEST_CASE("threading/per_client_threads: it can be moved before it starts")
 {
     per_client_threads first;
     auto policy = std::move(first);
     policy.start();
     std::atomic<int> done{0};
-    policy.launch(
-        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 1);
 }

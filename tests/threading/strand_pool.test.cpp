@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "reporting.hpp"
 #include <nbd/threading/strand_pool.hpp>
 
+#include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -9,6 +11,7 @@
 #include <atomic>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <thread>
@@ -16,6 +19,7 @@
 using nbd::strand_pool;
 using executor = strand_pool::executor_type;
 using task = boost::asio::awaitable<void, executor>;
+using nbd_test::reporting;
 
 namespace {
 task run(std::function<void()> f)
@@ -33,7 +37,7 @@ task turns(executor at, int n, std::function<void()> f)
 }
 }  // namespace
 
-TEST_CASE("threading/strand_pool: a pool of no threads is refused by name")
+TEST_CASE("threading/strand_pool: no threads is an error that names the parameter")
 {
     CHECK_THROWS_WITH(strand_pool{0}, "nbd: strand_pool: threads must be at least 1");
     CHECK_THROWS_AS(strand_pool{0}, std::invalid_argument);
@@ -50,19 +54,18 @@ TEST_CASE("threading/strand_pool: clients share the threads, and each stays on o
     std::atomic<int> done{0};
     for (int i = 0; i < 30; ++i) {
         const auto at = policy.next_executor();
-        policy.launch(
-            at,
-            [&, at, first = std::thread::id{}]() mutable {
-                return turns(at, 20, [&, first]() mutable {
-                    const auto now = std::this_thread::get_id();
-                    moved += first != std::thread::id{} && first != now ? 1 : 0;
-                    first = now;
-                    away += policy.runs_here() ? 0 : 1;
-                    const std::lock_guard lock{mutex};
-                    seen.insert(now);
-                });
-            },
-            [&] { ++done; });
+        policy.launch(at,
+                      reporting{[&, at, first = std::thread::id{}]() mutable {
+                                    return turns(at, 20, [&, first]() mutable {
+                                        const auto now = std::this_thread::get_id();
+                                        moved += first != std::thread::id{} && first != now ? 1 : 0;
+                                        first = now;
+                                        away += policy.runs_here() ? 0 : 1;
+                                        const std::lock_guard lock{mutex};
+                                        seen.insert(now);
+                                    });
+                                },
+                                [&] { ++done; }});
     }
     CHECK_FALSE(policy.runs_here());
     policy.join();
@@ -72,20 +75,37 @@ TEST_CASE("threading/strand_pool: clients share the threads, and each stays on o
     CHECK(seen.size() == 3);
 }
 
-TEST_CASE("threading/strand_pool: done is called once, also for a task that throws")
+TEST_CASE("threading/strand_pool: a session is destroyed once, also where its task throws")
 {
     strand_pool policy{1};
     policy.start();
     std::atomic<int> done{0};
     policy.launch(
-        policy.next_executor(), [] { return run([] { throw std::runtime_error{"x"}; }); },
-        [&] { ++done; });
-    policy.launch(
-        policy.next_executor(), []() -> task { throw 42; }, [&] { ++done; });
-    policy.launch(
-        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+        policy.next_executor(),
+        reporting{[] { return run([] { throw std::runtime_error{"x"}; }); }, [&] { ++done; }});
+    policy.launch(policy.next_executor(), reporting{[]() -> task { throw 42; }, [&] { ++done; }});
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 3);
+}
+
+TEST_CASE(
+    "threading/strand_pool: a session is destroyed where the initiation of an operation throws")
+{
+    strand_pool policy{1};
+    policy.start();
+    std::atomic<int> done{0};
+    policy.launch(policy.next_executor(),
+                  reporting{[]() -> task {
+                                const boost::asio::use_awaitable_t<executor> token;
+                                co_await boost::asio::async_initiate<
+                                    const boost::asio::use_awaitable_t<executor>, void()>(
+                                    [](auto&&) { throw std::bad_alloc{}; }, token);
+                            },
+                            [&] { ++done; }});
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
+    policy.join();
+    CHECK(done == 2);
 }
 
 TEST_CASE("threading/strand_pool: join without clients returns, and may be called again")
@@ -98,14 +118,13 @@ TEST_CASE("threading/strand_pool: join without clients returns, and may be calle
     CHECK_FALSE(policy.runs_here());
 }
 
-TEST_CASE("threading/strand_pool: it may move before it starts")
+TEST_CASE("threading/strand_pool: it can be moved before it starts")
 {
     strand_pool first{2};
     auto policy = std::move(first);
     policy.start();
     std::atomic<int> done{0};
-    policy.launch(
-        policy.next_executor(), [] { return run([] {}); }, [&] { ++done; });
+    policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 1);
 }

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 namespace nbd::acceptance {
 
@@ -92,6 +93,14 @@ public:
         int unread = 0;
         return session.waiting.load(std::memory_order_relaxed)
             && (::ioctl(socket.native_handle(), FIONREAD, &unread) != 0 || unread == 0);
+    }
+
+    /// Lets a blocking send return once a second with the bytes sent so far, which tells a slow reader
+    /// from one that does not read.
+    void limit_blocking_sends() noexcept
+    {
+        const ::timeval second{.tv_sec = 1, .tv_usec = 0};
+        ::setsockopt(socket.native_handle(), SOL_SOCKET, SO_SNDTIMEO, &second, sizeof(second));
     }
 
     Socket socket;

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <nbd/acceptance/connections.hpp>
-#include <nbd/acceptance/control.hpp>
-#include <nbd/acceptance/in_progress.hpp>
+#include <nbd/acceptance/operation.hpp>
+#include <nbd/acceptance/server_state.hpp>
 #include <nbd/error.hpp>
 #include <nbd/io/asynchronous.hpp>
 #include <nbd/io/blocking.hpp>
@@ -14,13 +14,13 @@
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
-#include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <optional>
 #include <system_error>
@@ -28,101 +28,139 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 
 namespace nbd::acceptance {
 
-/// Where clients come and go: accepts them, entries each on the threading policy, cuts those that
-/// overstay a deadline, and shows all of them out when the server stops. All of that is the handlers
-/// of its control, which sleeps in between; the sessions run on the policy.
-template <class Transport, class Policy, class Exports, class Observer>
-class listener {
-    static constexpr bool hosted = requires(Policy& p) { p.inner_executor(); };
-    using control_type = std::conditional_t<hosted, hosted_control<Policy>, own_control<Policy>>;
-    using control_executor = typename control_type::executor_type;
-    using protocol_type = typename Transport::protocol_type;
+/// Accepts clients, starts their sessions on the threading policy, disconnects those that exceed a limit,
+/// and disconnects all when the server stops. It runs as handlers of a control executor; the sessions run
+/// on the policy.
+///
+/// *Lifetime*: on an executor of the program, each handler and each session shares the ownership of the
+/// listener. With threads of its own, the control thread owns it and joins the others first.
+template <class State>
+class listener : public std::enable_shared_from_this<listener<State>> {
+    using policy_type = typename State::policy_type;
+    using exports_type = typename State::exports_type;
+    using observer_type = typename State::observer_type;
+    using protocol_type = typename State::transport_type::protocol_type;
+    using control_executor = typename State::control_type::executor_type;
+    using clock_type = std::chrono::steady_clock;
     using acceptor_type = boost::asio::basic_socket_acceptor<protocol_type, control_executor>;
     using timer_type =
-        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                          boost::asio::wait_traits<std::chrono::steady_clock>,
+        boost::asio::basic_waitable_timer<clock_type, boost::asio::wait_traits<clock_type>,
                                           control_executor>;
-    using executor_type = typename Policy::executor_type;
+    using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
-    static constexpr bool waits = asynchronous<typename Exports::opened::backend_type>;
+    using connections_type = connections<socket_type, observer_type>;
+    using entry = typename connections_type::entry;
+    static constexpr bool on_program = hosted<policy_type>;
+    using hold_type = std::conditional_t<on_program, std::shared_ptr<listener>, listener*>;
+    static constexpr bool awaits = asynchronous<typename exports_type::opened::backend_type>;
     using io_type =
-        std::conditional_t<Policy::blocking, io::blocking, io::asynchronous<executor_type>>;
+        std::conditional_t<policy_type::blocking, io::blocking, io::asynchronous<executor_type>>;
 
 public:
-    using endpoint_type = typename protocol_type::endpoint;
-
-    listener(Transport& transport, Policy& policy, Exports& exports, const settings& limits,
-             Observer& observer)
-        : transport_{transport}, policy_{policy}, exports_{exports}, limits_{limits},
-          observer_{observer}
+    listener(std::shared_ptr<State> state, policy_type policy)
+        : state_{std::move(state)}, policy_{std::move(policy)}
     {
     }
-    listener(const listener&) = delete;
-    listener& operator=(const listener&) = delete;
-    ~listener() { stop(); }
+    listener& operator=(listener&&) = delete;
+    ~listener() { state_->transport.close(); }
 
     [[nodiscard]] std::error_code start()
     {
-        if (started_.exchange(true))
-            return errc::started_before;
-        if (const auto failed = transport_.listen(acceptor_))
+        if (state_->started.exchange(true))
+            return errc::already_started;
+        if (const auto failed = state_->transport.listen(acceptor_))
             return failed;
         ::fcntl(acceptor_.native_handle(), F_SETFD, FD_CLOEXEC);
-        endpoint_ = acceptor_.local_endpoint();
+        state_->endpoint = acceptor_.local_endpoint();
         try {
             policy_.start();
             accept();
-            control_.start([this] { carry_on(); });
-        } catch (...) {  // no thread or no descriptor to be had
+            run_control();
+        } catch (...) {  // no thread, no descriptor or no memory
             const auto why = current_error();
             boost::system::error_code ignored;
             acceptor_.close(ignored);
-            transport_.close();
+            state_->transport.close();
             policy_.join();
+            if constexpr (!on_program)
+                state_->control.run_ready();
             return why;
         }
-        if (stopping_)
-            close_once();
+        state_->running = true;
+        if (state_->stopping)
+            stop();
         return {};
     }
 
-    [[nodiscard]] const endpoint_type& local_endpoint() const noexcept { return endpoint_; }
-
-    void stop()
+    /// Begins to stop. *Thread safety*: any thread.
+    void stop() noexcept
     {
-        if (!stopping_.exchange(true) && control_.started())
-            close_once();
-        wait();
+        post([](listener& self) { self.close_down(); });
     }
 
-    void wait() { control_.wait(); }
+    /// Whether the calling thread must not wait for the server.
+    [[nodiscard]] bool runs_here()
+    {
+        if constexpr (on_program)
+            return policy_.runs_here();
+        else
+            return state_->control.runs_here() || policy_.runs_here();
+    }
 
 private:
-    using connections_type = connections<socket_type, Observer>;
-    using entry = typename connections_type::entry;
+    template <class, class>
+    friend class operation;
+    friend class session_task<listener>;
 
-    void close_once()
+    [[nodiscard]] hold_type hold()
     {
-        if (!closing_.exchange(true))
-            boost::asio::post(control_.executor(),
-                              [this, held = control_.hold()] { close_down(); });
+        if constexpr (on_program)
+            return this->shared_from_this();
+        else
+            return this;
     }
-
-    // --- on the control ------------------------------------------------------------------
-
-    /// Takes up what an exception may have left undone.
-    void carry_on() noexcept
+    /// Calls `f(*this)` on the control executor. Without memory for that, the next handler recovers.
+    template <class F>
+    void post(F f) noexcept
     {
         try {
-            if (!accepting_ && !waiting_ && !stopping_.load(std::memory_order_relaxed))
+            boost::asio::post(control_, [self = hold(), f] {
+                try {
+                    f(*self);
+                } catch (...) {
+                    self->recover();
+                }
+            });
+        } catch (...) {
+        }
+    }
+    void run_control()
+    {
+        if constexpr (!on_program) {
+            state_->control.start([self = this->shared_from_this()]() mutable {
+                self->state_->control.run([&self] { self->recover(); });
+                self->policy_.join();
+                self.reset();
+            });
+        }
+    }
+
+    // --- on the control executor ----------------------------------------------------------------
+
+    /// Resumes what an exception left undone.
+    void recover() noexcept
+    {
+        try {
+            if (state_->stopping && !closing_)
+                close_down();
+            if (!accepting_ && !waiting_ && !state_->stopping)
                 accept_later(std::make_error_code(std::errc::not_enough_memory));
-            tick();
-        } catch (...) {  // the next tick or the next client takes it up
+            if (!ticking_)
+                tick();
+        } catch (...) {  // the next handler tries again
         }
     }
 
@@ -131,49 +169,50 @@ private:
         try {
             acceptor_.async_accept(
                 policy_.next_executor(),
-                [this, held = control_.hold(), underway = in_progress{accepting_}](
-                    const boost::system::error_code& error, socket_type socket) {
-                    accepted(error, std::move(socket));
-                });
-        } catch (...) {  // out of what a socket needs
+                operation{*this, accepting_,
+                          [](listener& self, const boost::system::error_code& error,
+                             socket_type socket) { self.accepted(error, std::move(socket)); }});
+        } catch (...) {  // no memory for a socket
             accept_later(current_error());
         }
     }
 
-    /// Out of descriptors or memory, accept fails at once and for ever; a pause lets others give
-    /// theirs back.
+    /// Without descriptors or memory, accept fails at once and repeatedly; a pause lets clients return some.
     void accept_later(std::error_code why)
     {
-        notify::at_accept_error(observer_, why);
+        notify::at_accept_error(state_->observer, why);
         pause_.expires_after(std::chrono::milliseconds{100});
-        pause_.async_wait(
-            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
-                if (!cancelled)
-                    accept();
-            });
+        pause_.async_wait(operation{*this, accepting_,
+                                    [](listener& self, const boost::system::error_code& cancelled) {
+                                        if (!cancelled)
+                                            self.accept();
+                                    }});
     }
 
     void accepted(const boost::system::error_code& error, socket_type socket)
     {
-        if (stopping_.load(std::memory_order_relaxed))
+        if (state_->stopping) {
+            close_down();
             return;
+        }
         if (error) {
             accept_later(error);
             return;
         }
         ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
-        transport_.prepare(socket);
+        state_->transport.prepare(socket);
         waiting_.emplace(std::move(socket));
         admit_next();
     }
 
-    /// Seats the client that waits, if there is room, and then accepts the next. At the limit one
-    /// client waits here and the others in the backlog.
+    /// Starts the session of the waiting client if there is a place, then accepts the next one. Without a
+    /// place, one client waits here and the others in the backlog.
     void admit_next()
     {
-        if (!waiting_ || stopping_.load(std::memory_order_relaxed))
+        if (!waiting_ || state_->stopping)
             return;
-        if (limits_.max_connections != 0 && connections_.count() >= limits_.max_connections) {
+        const auto most = state_->limits.max_connections;
+        if (most != 0 && connections_.count() >= most) {
             connections_.evict_longest_handshake(clock_.now());
             return;
         }
@@ -181,7 +220,7 @@ private:
         waiting_.reset();
         try {
             launch(std::move(socket));
-        } catch (const std::bad_alloc&) {  // this client finds its connection closed
+        } catch (const std::bad_alloc&) {  // this connection is closed
         }
         accept();
     }
@@ -189,142 +228,123 @@ private:
     void launch(socket_type socket)
     {
         clock_.advance_to(elapsed());
-        client who{.id = ++last_id_, .peer = transport_.peer(socket)};
+        client who{.id = ++last_id_, .peer = state_->transport.peer(socket)};
         const auto executor = socket.get_executor();
-        const entry at = connections_.add(std::move(socket), limits_, observer_, std::move(who),
-                                          clock_, stopping_, memory_);
-        if constexpr (Policy::blocking && !waits) {
-            // A send that blocks says now and then how far it has come, so that a slow reader is
-            // told from one that does not read.
-            const ::timeval now_and_then{.tv_sec = 1, .tv_usec = 0};
-            ::setsockopt(at->socket.native_handle(), SOL_SOCKET, SO_SNDTIMEO, &now_and_then,
-                         sizeof(now_and_then));
-        }
-        notify::at_connect(observer_, at->session.who);
-        try {
-            if (!ticking_)
-                tick();
-        } catch (...) {  // the next client starts it
-            ticking_ = false;
-        }
-        policy_.launch(
-            executor,
-            [this, at] {
-                if constexpr (Policy::blocking && waits)
-                    return session::on_private_context{at->socket, exports_, at->session, policy_};
-                else
-                    return session::serve<io_type>(at->socket, exports_, at->session, policy_);
-            },
-            [this, at] { ended(at); });
+        const entry at = connections_.add(std::move(socket), state_->limits, state_->observer,
+                                          std::move(who), clock_, state_->stopping, memory_);
+        session_task session{*this, at};
+        if constexpr (policy_type::blocking && !awaits)
+            at->limit_blocking_sends();
+        notify::at_connect(state_->observer, at->session.who);
+        if (!ticking_)
+            recover();
+        policy_.launch(executor, std::move(session));
     }
 
-    /// Moves the time on and cuts who is overdue, as long as there is anybody.
+    /// Advances the time of the sessions and disconnects clients that exceed a time limit. It repeats
+    /// while clients are connected.
     void tick()
     {
         clock_.advance_to(elapsed());
         memory_.retry();
         const auto clients = connections_.count();
-        // To look at thousands takes its time, so they are looked at less often.
-        const std::uint64_t often = 1 + std::min<std::uint64_t>(clients / 2500, 7);
-        if (clock_.now() - swept_ >= often) {
-            connections_.cut_overdue(often);
+        // With thousands of clients a sweep takes long, so it is done less often.
+        const std::uint64_t interval = 1 + std::min<std::uint64_t>(clients / 2500, 7);
+        if (clock_.now() - swept_ >= interval) {
+            connections_.cut_overdue(interval);
             swept_ = clock_.now();
         }
-        ticking_ = clients != 0;
+        if (closing_ && clock_.now() >= grace_end_)
+            connections_.cut_all(errc::server_stopped);
         admit_next();
-        finish_if_empty();
-        if (!ticking_)
+        if (finish_if_empty() || connections_.count() == 0)
             return;
         tick_.expires_after(session::ticker::tick);
-        tick_.async_wait(
-            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
-                if (!cancelled)
-                    tick();
-            });
+        tick_.async_wait(operation{*this, ticking_,
+                                   [](listener& self, const boost::system::error_code& cancelled) {
+                                       if (!cancelled)
+                                           self.tick();
+                                   }});
     }
 
     void close_down()
     {
+        if (closing_)
+            return;
+        closing_ = true;
         boost::system::error_code ignored;
         acceptor_.close(ignored);
-        transport_.close();
+        state_->transport.close();
         waiting_.reset();
         pause_.cancel();
-        // What was received is finished and answered; then each session finds the end of its stream.
+        clock_.advance_to(elapsed());
+        grace_end_ = clock_.now() + session::ticker::ticks(state_->limits.stop_grace);
+        // Each session answers what it has received, then reads the end of its stream.
         connections_.end_of_requests();
         memory_.stop();
-        pause_.expires_after(
-            session::saturated<std::chrono::steady_clock::duration>(limits_.stop_grace));
-        pause_.async_wait(
-            [this, held = control_.hold()](const boost::system::error_code& cancelled) {
-                if (!cancelled)
-                    connections_.cut_all(errc::server_stopped);
-            });
-        finish_if_empty();
+        if (!finish_if_empty() && !ticking_)
+            tick();
     }
 
-    void finish_if_empty()
+    /// True where the server has stopped and no client is left.
+    bool finish_if_empty()
     {
-        if (!stopping_.load(std::memory_order_relaxed) || connections_.count() != 0)
-            return;
-        pause_.cancel();
+        if (!closing_ || connections_.count() != 0)
+            return false;
         tick_.cancel();
-        control_.finish();
+        if constexpr (!on_program)
+            state_->control.finish();
+        return true;
     }
 
     // --- on any thread --------------------------------------------------------------------------
 
-    /// A session has ended; on its own thread.
+    [[nodiscard]] auto serve(entry at)
+    {
+        if constexpr (policy_type::blocking && awaits)
+            return session::on_private_context{at->socket, *state_->exports, at->session, policy_};
+        else
+            return session::serve<io_type>(at->socket, *state_->exports, at->session, policy_);
+    }
+    /// The session of a client is gone.
     void ended(entry at) noexcept
     {
         std::error_code why = at->session.ended;
         if (const auto by_server = at->cut_for(); by_server != errc{})
             why = by_server;
-        else if (stopping_.load(std::memory_order_relaxed) && (!why || why == errc::cut_short))
+        else if (state_->stopping && (!why || why == errc::cut_short))
             why = errc::server_stopped;
-        notify::at_disconnect(observer_, at->session.who, why);
-        auto hold = control_.hold();  // or the server could end between the two
+        notify::at_disconnect(state_->observer, at->session.who, why);
         connections_.remove(at);
-        try {
-            boost::asio::post(control_.executor(), [this, held = std::move(hold)] {
-                admit_next();
-                finish_if_empty();
-            });
-        } catch (...) {  // no memory: the next tick does it
-        }
+        post([](listener& self) {
+            self.admit_next();
+            self.finish_if_empty();
+        });
     }
 
     [[nodiscard]] std::uint64_t elapsed() const
     {
-        return static_cast<std::uint64_t>((std::chrono::steady_clock::now() - epoch_)
-                                          / session::ticker::tick);
+        return static_cast<std::uint64_t>((clock_type::now() - epoch_) / session::ticker::tick);
     }
 
-    Transport& transport_;
-    Policy& policy_;
-    Exports& exports_;
-    const settings& limits_;
-    Observer& observer_;
-
-    session::memory_budget memory_{limits_};
+    const end_mark<State> state_;  // first, so that it is destroyed last
+    policy_type policy_;
+    session::memory_budget memory_{state_->limits};
     session::ticker clock_;
-    const std::chrono::steady_clock::time_point epoch_ = std::chrono::steady_clock::now();
-    std::atomic<bool> started_{false};
-    std::atomic<bool> stopping_{false};
-    std::atomic<bool> closing_{false};
-
+    const clock_type::time_point epoch_ = clock_type::now();
     connections_type connections_;
 
-    control_type control_{policy_};
-    acceptor_type acceptor_{control_.executor()};
-    timer_type tick_{control_.executor()};
-    timer_type pause_{control_.executor()};
+    control_executor control_{state_->control.executor()};
+    acceptor_type acceptor_{control_};
+    timer_type tick_{control_};
+    timer_type pause_{control_};
     std::optional<socket_type> waiting_;
     std::uint64_t last_id_ = 0;
-    bool accepting_ = false;
-    bool ticking_ = false;
-    std::uint64_t swept_ = 0;  ///< in ticks
-    endpoint_type endpoint_;
+    std::uint64_t swept_ = 0;      ///< in ticks
+    std::uint64_t grace_end_ = 0;  ///< in ticks
+    bool closing_ = false;
+    std::atomic<bool> accepting_{false};  ///< an accept, or the pause before it, is pending
+    std::atomic<bool> ticking_{false};
 };
 
 }  // namespace nbd::acceptance

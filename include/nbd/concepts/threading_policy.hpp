@@ -7,26 +7,26 @@
 
 namespace nbd {
 
-/// A ThreadingPolicy says where a client lives: on which thread, and in which kind of I/O.
+/// A ThreadingPolicy decides which thread serves a client, and whether its I/O blocks or is asynchronous.
 ///
 ///     using executor_type              the concrete executor of the clients' sockets
 ///     static constexpr bool blocking   true: an operation blocks its thread; false: it is awaited
-///     void start()                     makes what it needs; may throw std::system_error
-///     executor_type next_executor()    where the next client's socket is to live
-///     void launch(executor, make_task, done)
-///                                      runs the task that `make_task()` returns to its end, then
-///                                      calls `done()` once, in every case; must not throw. A
-///                                      blocking task has `get()`, the other is
-///                                      boost::asio::awaitable<void, executor_type>.
-///     bool runs_here()                 whether the calling thread is one of its own
+///     void start()                     creates threads and contexts; may throw std::system_error
+///     executor_type next_executor()    the executor of the next client's socket
+///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its end, then
+///                                      destroys `session`; destroys it in every case, also where the
+///                                      task cannot be started. `session` can be moved, not copied. A
+///                                      blocking task has `get()`; an asynchronous one is a
+///                                      boost::asio::awaitable<void, executor_type>
+///     bool runs_here()                 whether the calling thread belongs to the policy
 ///     void offload(offloaded_calls& client, offloaded_call&)
-///                                      optional, where blocking is false: runs it on a thread that may
-///                                      wait, at most so many at a time; may throw std::system_error
-///                                      where it can have no thread at all. From any thread
-///     void join()                      waits for all that was launched, then ends its threads
+///                                      optional, where blocking is false: runs a call on a thread that may
+///                                      block; the number of such threads is limited. May throw
+///                                      std::system_error where no thread can be created. Any thread
+///     void join()                      waits for all launched sessions, then ends the threads
 ///
-/// Thread safety: next_executor and launch are called from one thread at a time, join once and after
-/// the last launch, runs_here from anywhere.
+/// *Thread safety*: next_executor and launch: one thread at a time. join: once, after the last launch.
+/// runs_here: any thread. The destructor of `session` may run on any thread.
 template <class P>
 concept threading_policy = requires(P& p) {
     typename P::executor_type;
@@ -37,7 +37,7 @@ concept threading_policy = requires(P& p) {
     p.join();
 };
 
-/// A policy on which backends that block (their promise `blocks`) do not hold up other requests.
+/// A policy with threads for backends that block (the promise `blocks`), so that other requests proceed.
 template <class P>
 concept offloads = !P::blocking
     && requires(P& p, offloaded_calls& client, offloaded_call& c) { p.offload(client, c); };

@@ -6,16 +6,17 @@
 
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 
-#include <exception>
 #include <memory>
+#include <tuple>
 #include <utility>
 
 namespace nbd::session {
 
-/// A client of an asynchronous backend on a thread of its own: its session is awaited on a context
-/// that this thread alone runs. Like a blocking task, it has `get()`.
+/// The session of one client of an asynchronous backend, with an io_context that the calling thread alone
+/// runs. It has `get()`, as a blocking task has.
 template <class Socket, class Exports, class Observer, class Policy>
 class on_private_context {
     using executor_type = boost::asio::io_context::executor_type;
@@ -27,27 +28,27 @@ public:
     {
     }
 
+    /// Returns when the coroutine of the session is gone, however it ended, and the context is out of work.
     void get()
     {
         boost::asio::io_context own{1};
-        // The same descriptor; whoever ends the connection from outside still does it by `socket_`.
+        // The same descriptor: the server closes the connection through `socket_`.
         boost::asio::basic_stream_socket<protocol_type, executor_type> stream{
             own, socket_.local_endpoint().protocol(), socket_.native_handle()};
-        // It is not this stream's to close.
         const auto release = [&stream](void*) {
             boost::system::error_code ignored;
             std::ignore = stream.release(ignored);
         };
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
-        bool over = false;
+        // Until the coroutine's frame is destroyed, it counts as work of the context.
         boost::asio::co_spawn(
             own, serve<io::asynchronous<executor_type>>(stream, exports_, context_, policy_),
-            [&over](const std::exception_ptr&) { over = true; });
-        while (!over) {
+            boost::asio::detached);
+        for (;;) {
             try {
                 own.run();
-                own.restart();
-            } catch (...) {  // a handler of the backend's own; the session goes on
+                return;
+            } catch (...) {  // from a handler of the backend; the session continues
             }
         }
     }

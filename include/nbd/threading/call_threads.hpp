@@ -12,16 +12,16 @@
 
 namespace nbd::threading {
 
-/// Threads that may wait for a device, and the calls that wait for one of them. Clients take turns, so
-/// that one who has much called does not hold up the others for longer than a call takes. The threads
-/// are made when they are needed. Thread safety: all but `end`, from any thread.
+/// Threads for calls that block, and the queue of these calls. Clients are served round-robin, so that
+/// one client with many calls delays the others by one call at most. Threads are created on demand.
+/// *Thread safety*: any member from any thread; `end` once at a time.
 class call_threads {
 public:
     explicit call_threads(std::size_t most) noexcept : most_{most} {}
     call_threads(const call_threads&) = delete;
     call_threads& operator=(const call_threads&) = delete;
 
-    /// Errors: std::system_error where there is no thread, and none to be had.
+    /// *Errors*: std::system_error where there is no thread and none can be created.
     void offload(offloaded_calls& client, offloaded_call& call)
     {
         bool wake = false;
@@ -42,13 +42,13 @@ public:
             wake = wake_another();
         }
         if (wake)
-            more_.notify_one();  // not before: it would only wait for the mutex
+            more_.notify_one();  // after the unlock: the thread would only wait for the mutex
     }
 
     /// Whether the calling thread is one of these.
     [[nodiscard]] bool runs_here() const noexcept { return running == this; }
 
-    /// Makes the calls that wait, then ends the threads.
+    /// Runs the queued calls, then ends the threads.
     void end()
     {
         {
@@ -62,7 +62,8 @@ public:
     }
 
 private:
-    static inline thread_local const call_threads* running = nullptr;  ///< whose thread this one is
+    static inline thread_local const call_threads* running =
+        nullptr;  ///< the object that owns the calling thread
 
     void run()
     {
@@ -91,8 +92,8 @@ private:
         }
     }
 
-    /// Whether a thread should be told to look for a call. One at a time: a client that asks for much
-    /// would spend its time telling, and the threads in each other's way.
+    /// Whether to notify an idle thread. Threads are woken one at a time, each by the one before: a client
+    /// with many calls would otherwise spend its time on notifications, and the threads would contend.
     [[nodiscard]] bool wake_another() noexcept
     {
         if (clients_.empty() || waking_ || idle_ == 0)
@@ -105,10 +106,10 @@ private:
     std::mutex mutex_;
     std::condition_variable more_;
     std::list<std::thread> threads_;
-    intrusive_queue<offloaded_calls> clients_;  ///< that have calls waiting
-    std::size_t waiting_ = 0;                   ///< calls
-    std::size_t idle_ = 0;                      ///< threads
-    bool waking_ = false;  ///< one of these was told to look, and then tells the next
+    intrusive_queue<offloaded_calls> clients_;  ///< clients with queued calls
+    std::size_t waiting_ = 0;                   ///< queued calls
+    std::size_t idle_ = 0;                      ///< threads without a call
+    bool waking_ = false;  ///< a thread was notified and has not taken a call yet
     bool ending_ = false;
 };
 

@@ -2,14 +2,15 @@
 #pragma once
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 
 #include <csignal>
-#include <exception>
+#include <utility>
 
-/// What the policies have in common.
+/// Functions that several policies use.
 namespace nbd::threading {
 
-/// Whom a client has left, the calling thread finds out by an error code, and not by a signal.
+/// Blocks SIGPIPE on the calling thread, so that a write to a closed connection is an error code.
 inline void block_sigpipe() noexcept
 {
     ::sigset_t pipe;
@@ -18,15 +19,16 @@ inline void block_sigpipe() noexcept
     ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
 }
 
-/// The `launch` of a policy whose tasks are awaited.
-template <class Executor, class MakeTask, class Done>
-void launch_awaited(const Executor& executor, MakeTask& make_task, Done done) noexcept
+/// The `launch` of a policy with asynchronous I/O.
+///
+/// The frame of the coroutine owns `session`. Asio destroys a coroutine without a call of its completion
+/// handler when the initiation of an operation throws; the destructor of `session` runs even then.
+template <class Executor, class Session>
+void launch_awaited(const Executor& executor, Session session) noexcept
 {
     try {
-        boost::asio::co_spawn(executor, make_task(),
-                              [done](const std::exception_ptr&) mutable { done(); });
-    } catch (...) {  // no memory for a session: the client is let go
-        done();
+        boost::asio::co_spawn(executor, std::move(session), boost::asio::detached);
+    } catch (...) {  // no memory for the coroutine; the destructor of `session` reports the end
     }
 }
 

@@ -4,7 +4,9 @@
 #include <nbd/concepts/threading_policy.hpp>
 #include <nbd/threading/launch.hpp>
 
+#include <boost/asio/execution/occupancy.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/query.hpp>
 #include <boost/asio/strand.hpp>
 
 #include <type_traits>
@@ -12,8 +14,8 @@
 
 namespace nbd {
 
-/// The user's own executor, as of an io_context that the program runs anyway: the server makes no
-/// thread, and everything of it is a handler there.
+/// Serves on an executor of the program, such as that of its io_context: the server creates no thread, and
+/// everything that it does is a handler on that executor.
 ///
 ///     boost::asio::io_context io;
 ///     nbd::server<nbd::unix_transport, my_disk, nbd::on_executor<>> server{
@@ -21,12 +23,17 @@ namespace nbd {
 ///     server.start();
 ///     io.run();
 ///
-/// With a plain executor, one thread runs the context. Where several do, give a strand, made by
-/// boost::asio::make_strand: then each client gets a strand of its own.
-/// A backend that blocks holds up whatever else runs there. The executor's context must outlive the
-/// server. `wait()`, and the destructor, run the context while they wait, if it can be run and
-/// nobody else has done it for a second; they return at once on a thread that runs it, where `stop()`
-/// only begins to stop: the server must not be destroyed there before its clients have left.
+/// `Executor` is a plain executor, `boost::asio::any_io_executor`, or a strand. A plain executor requires
+/// that one thread runs its context. Where several threads run it, pass a strand, from
+/// boost::asio::make_strand: each client then gets a strand of its own. An executor that says that it has
+/// several threads (boost::asio::thread_pool, system_executor) is refused at compile time without a strand;
+/// an io_context, and what any_io_executor holds, cannot be checked.
+///
+/// A backend that blocks delays every other handler of the executor.
+/// *Lifetime*: the library never runs the context. The handlers and sessions keep everything that they use
+/// alive, so the server may be destroyed at any time, also in a handler; its clients are then disconnected
+/// as by stop(), as far as the context is run. If no thread runs the context any more, the connections stay
+/// open until the context is destroyed, which may happen before or after the server's destruction.
 template <class Executor = boost::asio::io_context::executor_type>
 class on_executor {
     template <class T>
@@ -44,6 +51,11 @@ public:
     static constexpr bool blocking = false;
     static constexpr bool is_strand = !std::is_same_v<Executor, inner_executor_type>;
 
+    static_assert(is_strand
+                      || !boost::asio::can_query_v<Executor, boost::asio::execution::occupancy_t>,
+                  "nbd: this executor has several threads; use a strand: "
+                  "`nbd::on_executor<boost::asio::strand<Executor>>` and boost::asio::make_strand");
+
     explicit on_executor(Executor executor) : executor_{std::move(executor)} {}
 
     void start() {}
@@ -56,16 +68,25 @@ public:
             return executor_;
     }
 
-    template <class MakeTask, class Done>
-    void launch(const executor_type& executor, MakeTask make_task, Done done) noexcept
+    template <class Session>
+    void launch(const executor_type& executor, Session session) noexcept
     {
-        threading::launch_awaited(executor, make_task, std::move(done));
+        threading::launch_awaited(executor, std::move(session));
     }
 
-    [[nodiscard]] bool runs_here() const { return inner_executor().running_in_this_thread(); }
+    /// False where the executor cannot tell (any_io_executor).
+    [[nodiscard]] bool runs_here() const
+    {
+        if constexpr (requires { inner_executor().running_in_this_thread(); })
+            return inner_executor().running_in_this_thread();
+        else
+            return false;
+    }
     void join() {}
 
-    /// The executor that the strands are on, if they are; where the server's own handlers run.
+    /// The executor that was passed.
+    [[nodiscard]] const executor_type& get_executor() const noexcept { return executor_; }
+    /// The executor under the strand, or the executor itself.
     [[nodiscard]] inner_executor_type inner_executor() const
     {
         if constexpr (is_strand)

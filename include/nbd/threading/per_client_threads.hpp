@@ -17,9 +17,8 @@
 
 namespace nbd {
 
-/// A thread for each client, which blocks in its system calls: the least latency, and the most
-/// throughput for a few busy clients. A backend that may be called by several of them at once delays
-/// its own client alone when it blocks.
+/// One thread for each client, with blocking system calls: the lowest latency, and the highest throughput
+/// for a few busy clients. A call of a `parallel` backend that blocks delays its own client only.
 class per_client_threads {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -27,31 +26,26 @@ public:
 
     void start() {}
 
-    /// Sockets live on a context that nobody runs: blocking calls need none of it.
+    /// No thread runs this context: blocking calls do not need it.
     [[nodiscard]] executor_type next_executor() { return state_->sockets.get_executor(); }
 
-    template <class MakeTask, class Done>
-    void launch(const executor_type&, MakeTask make_task, Done done) noexcept
+    template <class Session>
+    void launch(const executor_type&, Session session) noexcept
     {
         try {
             const std::lock_guard lock{state_->mutex};
             const auto self = state_->running.emplace(state_->running.end());
             try {
-                *self = std::thread{[state = state_.get(), self, make_task, done]() mutable {
-                    threading::block_sigpipe();
-                    try {
-                        make_task().get();
-                    } catch (...) {  // this session cannot go on; the others can
-                    }
-                    done();
-                    state->retire(self);
-                }};
+                *self =
+                    std::thread{[state = state_.get(), self, own = std::move(session)]() mutable {
+                        run(std::move(own));
+                        state->retire(self);
+                    }};
             } catch (...) {
                 state_->running.erase(self);
                 throw;
             }
-        } catch (...) {  // no thread to be had: the client is let go
-            done();
+        } catch (...) {  // no thread: the destructor of `session` reports the end
         }
     }
 
@@ -72,17 +66,27 @@ public:
     }
 
 private:
+    template <class Session>
+    static void run(Session session) noexcept
+    {
+        threading::block_sigpipe();
+        try {
+            session().get();
+        } catch (...) {  // ends this session only
+        }
+    }
+
     struct state {
         boost::asio::io_context sockets;
-        // Makes the context's descriptors now, and not when the first client comes.
+        // Creates the context's descriptors now, not when the first client connects.
         boost::asio::posix::basic_stream_descriptor<executor_type> first_user{sockets};
         std::mutex mutex;
         std::condition_variable all_retired;
         std::list<std::thread> running;
         std::thread retired;
 
-        /// A thread cannot join itself: it joins the one that ended before it, and leaves itself
-        /// for the next, so that at most one ended thread is ever kept.
+        /// A thread cannot join itself. It joins the thread that ended before it and leaves its own handle
+        /// to the next one, so that at most one ended thread is kept.
         void retire(std::list<std::thread>::iterator self)
         {
             std::thread before;

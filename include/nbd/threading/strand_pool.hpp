@@ -20,27 +20,27 @@
 
 namespace nbd {
 
-/// A fixed number of threads for any number of clients, whose I/O is awaited. Every thread runs a
-/// context of its own and a client stays on one of them, which is its strand: no lock and no hand-over
-/// between threads on the path of a request. A backend that blocks delays the other clients of its
-/// thread.
+/// A fixed number of threads for any number of clients, with asynchronous I/O.
+///
+/// Each thread runs its own io_context. A client stays on one of them, which serves as its strand: there is
+/// no lock and no change of threads on the path of a request. A backend that blocks delays the other
+/// clients of its thread, unless it promises `blocks`: then its calls run on threads of their own.
 class strand_pool {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = false;
 
-    /// A thread for each core.
+    /// One thread for each core.
     strand_pool() : strand_pool{std::max(1U, std::thread::hardware_concurrency())} {}
 
-    /// Errors: std::invalid_argument for no threads at all.
+    /// *Errors*: std::invalid_argument if `threads` is 0.
     explicit strand_pool(std::size_t threads) : threads_{threads}
     {
         if (threads == 0)
             throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
     }
 
-    /// Errors: std::system_error where there are no threads or descriptors to be had; none is left
-    /// then.
+    /// *Errors*: std::system_error where threads or descriptors run out; all threads have ended then.
     void start()
     {
         try {
@@ -60,10 +60,10 @@ public:
         return (next_++)->context.get_executor();
     }
 
-    template <class MakeTask, class Done>
-    void launch(const executor_type& executor, MakeTask make_task, Done done) noexcept
+    template <class Session>
+    void launch(const executor_type& executor, Session session) noexcept
     {
-        threading::launch_awaited(executor, make_task, std::move(done));
+        threading::launch_awaited(executor, std::move(session));
     }
 
     [[nodiscard]] bool runs_here()
@@ -73,8 +73,7 @@ public:
                });
     }
 
-    /// For backends that block: calls have as many threads as were asked for, beside those of the
-    /// clients.
+    /// Runs a call that blocks on one of `threads` additional threads.
     void offload(offloaded_calls& client, offloaded_call& call) { calls_->offload(client, call); }
 
     void join()
@@ -91,7 +90,7 @@ private:
     struct worker {
         boost::asio::io_context context{1};
         boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
-        // Makes the context's descriptors now, when start() can still say that there are none left.
+        // Creates the context's descriptors now, while start() can still report an error.
         boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
         std::thread thread;
 
@@ -103,7 +102,7 @@ private:
                     try {
                         context.run();
                         return;
-                    } catch (...) {  // of a handler of a backend's own; the clients go on
+                    } catch (...) {  // from a handler of a backend; the clients continue
                     }
                 }
             }};

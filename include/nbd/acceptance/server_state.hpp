@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/acceptance/control.hpp>
+#include <nbd/session/deadline.hpp>
+#include <nbd/settings.hpp>
+
+#include <atomic>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace nbd::acceptance {
+
+/// What a server and its listener share. It holds nothing that belongs to a context of the program, so it
+/// may outlive that context.
+/// *Thread safety*: the atomic members, `exports` and `observer` from any thread.
+template <class Transport, class Policy, class Exports, class Observer>
+struct server_state {
+    using transport_type = Transport;
+    using policy_type = Policy;
+    using exports_type = Exports;
+    using observer_type = Observer;
+    using endpoint_type = typename Transport::protocol_type::endpoint;
+    using control_type = std::conditional_t<hosted<Policy>, hosted_control<Policy>, own_control>;
+
+    server_state(std::shared_ptr<Exports> e, settings s, Observer o, Transport t, const Policy& p)
+        : exports{std::move(e)}, limits{std::move(s)}, observer{std::move(o)},
+          transport{std::move(t)}, control{p}
+    {
+    }
+
+    const std::shared_ptr<Exports> exports;
+    const settings limits;
+    [[no_unique_address]] Observer observer;
+    Transport transport;
+    endpoint_type endpoint;  ///< where the server listens
+
+    std::atomic<bool> started{false};   ///< start() was called
+    std::atomic<bool> running{false};   ///< start() succeeded
+    std::atomic<bool> stopping{false};  ///< stop() was called
+    std::atomic<bool> ended{false};     ///< the listener is gone; may be waited for
+    control_type control;
+};
+
+/// Marks the state as ended when it is destroyed.
+template <class State>
+class end_mark {
+public:
+    explicit end_mark(std::shared_ptr<State> state) noexcept : state_{std::move(state)} {}
+    end_mark(const end_mark&) = delete;
+    end_mark& operator=(const end_mark&) = delete;
+    ~end_mark()
+    {
+        state_->ended = true;
+        state_->ended.notify_all();
+    }
+    [[nodiscard]] State& operator*() const noexcept { return *state_; }
+    [[nodiscard]] State* operator->() const noexcept { return state_.get(); }
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace nbd::acceptance
