@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""nbd-serve itself: what it prints, what it refuses, and how it ends."""
+"""nbd-serve itself: its output, its errors for bad arguments, and how it ends."""
 import threading
 
 from support import *
@@ -22,7 +22,7 @@ def assert_serves(server):
 
 
 def refused(*arguments, statuses=(2,)):
-    """One line that says what is wrong, and nothing on stdout."""
+    """Returns the error: one line on stderr, and nothing on stdout."""
     try:
         done = run(PROGRAM, *arguments, status=None, stdin=subprocess.DEVNULL, timeout=PATIENCE / 2)
     except subprocess.TimeoutExpired:
@@ -71,8 +71,8 @@ def test_bad_argument(kind, *arguments):
     refused(*arguments)
 
 
-def test_what_is_wrong_is_said_in_short():
-    """The argument by its name, what was expected, and nothing twice."""
+def test_an_error_names_the_argument_and_what_was_expected():
+    """The message is short and does not repeat itself."""
     with directory() as where:
         for words, *arguments in (
                 ("--max-connections: 0 1000000", "mem:1M", "--max-connections", "-1"),
@@ -84,14 +84,14 @@ def test_what_is_wrong_is_said_in_short():
                 ("regular", f"file:{where}"),
                 ("file", f"file:{where}/nothing"),
         ):
-            told = refused(*arguments, statuses=(1, 2))
-            assert all(word in told for word in words.split()), told
-            assert len(told) < 160 + len(where) and told.count(where) <= 1, told
+            message = refused(*arguments, statuses=(1, 2))
+            assert all(word in message for word in words.split()), message
+            assert len(message) < 160 + len(where) and message.count(where) <= 1, message
 
 
-def test_a_size_that_no_process_can_have():
-    told = refused("mem:4611686018427387904", statuses=(1,))
-    assert "mem:4611686018427387904: expected a size" in told, told
+def test_a_size_above_the_address_space():
+    message = refused("mem:4611686018427387904", statuses=(1,))
+    assert "mem:4611686018427387904: expected a size" in message, message
 
 
 def test_help_shows_every_option():
@@ -116,7 +116,7 @@ def test_serving_line_on_tcp():
     with serve("mem:1M", "--name", "disk", transport="tcp") as server:
         assert re.fullmatch(r"nbd://127\.0\.0\.1:\d+/disk", server.uri), server.uri
         assert_serves(server)
-    # The same port again at once: connections that linger are no hindrance.
+    # The same port is free again at once, although closed connections linger (TIME_WAIT).
     with serve("mem:1M", transport="tcp", at="127.0.0.1:%d" % server.address[1]) as again:
         assert again.address == server.address
         assert_serves(again)
@@ -130,7 +130,7 @@ def test_default_address():
         except OSError as why:
             raise Skip(f"port 10809 is taken ({why})") from None
     with started([PROGRAM, "mem:1M"]) as server:
-        # A URI may leave the default port out.
+        # A URI may omit the default port.
         assert server.uri in ("nbd://127.0.0.1:10809/", "nbd://127.0.0.1/"), server.uri
         assert_serves(server)
 
@@ -159,31 +159,31 @@ def test_connection_limit(policy, transport):
         excess = server.raw_connection()
         excess.settimeout(0.3)
         with contextlib.suppress(TimeoutError, ConnectionError):
-            assert excess.recv(18) == b"", "one client too many was greeted"
+            assert excess.recv(18) == b"", "a client above the limit was greeted"
         excess.close()
-        # Those within the limit are served as before, and a place that is left can be had.
+        # Clients within the limit are served, and a place that becomes free is reused.
         assert first.pread(512, 0) == second.pread(512, 0) == bytes(512)
         first.shutdown()
 
-        def gets_in():
+        def connects():
             try:
                 connect(server).shutdown()
                 return True
             except nbd.Error:
                 return False
 
-        wait_until(gets_in, "a new client has the place of one that left")
+        wait_until(connects, "a new client connects after another has disconnected")
         assert second.pread(512, 0) == bytes(512)
 
 
-def test_verbose_tells_the_story_of_a_client():
+def test_verbose_logs_what_a_client_does():
     with serve("mem:1M", "--name", "disk", "--verbose") as server:
         assert_serves(server)
-        wait_until(lambda: len(server.stderr().splitlines()) > 3, "something is told")
+        wait_until(lambda: len(server.stderr().splitlines()) > 3, "something is logged")
         assert "disk" in server.stderr()
     with serve("mem:1M", "--name", "disk") as server:
         assert_serves(server)
-    # Read once it has ended, so nothing can be missing.
+    # Read after the server has ended, so the log is complete.
     assert not server.told, server.told
 
 
@@ -191,14 +191,14 @@ def test_verbose_tells_the_story_of_a_client():
 
 
 class Load:
-    """Requests without end on several connections, until the server is gone."""
+    """Sends requests on several connections until the server ends."""
 
     def __init__(self, server, connections=4):
         self.done = [0] * connections
         self.threads = [threading.Thread(target=self.work, args=(connect(server), number)) for number in range(connections)]
         for thread in self.threads:
             thread.start()
-        wait_until(lambda: all(count > 10 for count in self.done), "the load runs")
+        wait_until(lambda: all(count > 10 for count in self.done), "all connections are served")
 
     def work(self, h, number):
         data = bytes(256 * K)
@@ -211,7 +211,7 @@ class Load:
     def finish(self):
         for thread in self.threads:
             thread.join(PATIENCE)
-            assert not thread.is_alive(), "a client still waits for a server that is gone"
+            assert not thread.is_alive(), "a client still waits for a server that has ended"
 
 
 @for_each([(*spot, name) for spot in GRID for name in ("SIGINT", "SIGTERM")])
@@ -231,7 +231,7 @@ def test_signal_under_load(policy, transport, name):
 
 @for_each(GRID)
 def test_signal_with_clients_that_do_nothing(policy, transport):
-    """Connected and silent, greeted, half-way through an option, and idle."""
+    """Clients that have sent nothing, a part of an option, or are idle after the handshake."""
     with serve("mem:1M", policy=policy, transport=transport) as server:
         silent = server.raw_connection()
         greeted = server.raw_connection()
@@ -247,7 +247,7 @@ def test_signal_with_clients_that_do_nothing(policy, transport):
 
 @for_each([("per-client", "unix"), ("pool", "tcp")])
 def test_signal_with_a_client_that_does_not_read(policy, transport):
-    """The server has replies to send and no place to put them; it does not wait for ever."""
+    """The send buffers are full; the server still ends in bounded time."""
     with serve("mem:64M", policy=policy, transport=transport) as server:
         deaf = connect(server)
         for _ in range(16):
@@ -266,7 +266,7 @@ def test_second_signal_does_no_harm():
         load.finish()
 
 
-# What is at the address already
+# An address that is in use
 
 
 @for_each(POLICIES)
@@ -276,7 +276,7 @@ def test_stale_socket_file_is_replaced(policy):
         with serve("mem:1M", at=path, policy=policy) as killed:
             killed.kill()
             killed.expected_status = -signal.SIGKILL
-            assert os.path.exists(path), "nothing is stale here"
+            assert os.path.exists(path), "the killed server removed its socket"
             with serve("mem:1M", at=path, policy=policy) as server:
                 assert_serves(server)
 
@@ -295,14 +295,14 @@ def test_second_server_on_the_same_port():
         assert_serves(first)
 
 
-def test_path_that_is_no_socket():
+def test_path_that_is_not_a_socket():
     with directory() as where:
         path = f"{where}/precious"
         with open(path, "w") as file:
             file.write("data")
         refused("mem:1M", "--unix", path, statuses=(1, 2))
         with open(path) as file:
-            assert file.read() == "data", "somebody's file was removed"
+            assert file.read() == "data", "a file that is not a socket was changed"
         refused("mem:1M", "--unix", where, statuses=(1, 2))
         refused("mem:1M", "--unix", f"{where}/no/such/directory", statuses=(1, 2))
 
@@ -311,7 +311,7 @@ def test_path_of_a_socket_too_long():
     with directory() as where:
         refused("mem:1M", "--unix", f"{where}/{'s' * 107}", statuses=(1, 2))
         assert os.listdir(where) == []
-        # 107 bytes are what a socket address holds.
+        # A socket address holds 107 bytes.
         longest = f"{where}/{'s' * (107 - len(where) - 1)}"
         with serve("mem:1M", at=longest) as server:
             assert_serves(server)

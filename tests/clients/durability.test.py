@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What a server that is killed leaves behind: nothing that it promised to keep is lost or changed.
+"""A server that is killed loses nothing that it has promised to keep.
 
-A server on a file is under writes, flushes and zeroings from several connections, many of them under way at a time, and
-is killed at a random moment. What is in the file then is compared with what was acknowledged. The kernel goes on
-without the server, so this shows the order in which the server does things, not what a power failure does: that its
-replies come after the calls that the kernel's own promises hang on is seen by having strace hold up these calls.
+Several connections send writes, flushes and zeroings to a server on a file, many at a time. The server is killed at a
+random moment. Then the file is compared with what was acknowledged. The kernel survives, so this tests the order of the
+server's system calls and replies, not a power failure. A second test delays fdatasync and pwritev2 with strace, and
+checks that the replies wait for them.
 
-NBD_TEST_SEED=N repeats a run's choices; the moments are still those of the machine.
+NBD_TEST_SEED=N repeats the random choices of a run. The timing still differs.
 """
 import random
 import selectors
@@ -17,7 +17,7 @@ from support import *
 
 PROGRAM = require_program("NBD_SERVE")
 SEED = int(os.environ.get("NBD_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
-KILLS = scaled(100, 10)  # for each kind of disk and policy
+KILLS = scaled(100, 10)  # for each kind of disk and each policy
 CONNECTIONS, DEPTH = 4, 16
 BLOCK, SECTOR = 4 * K, 512
 BLOCKS = 2048
@@ -28,13 +28,13 @@ REQUEST = struct.Struct(">IHHQQI")
 
 
 def refusal_of(kind):
-    """Why disks of this kind cannot be served here; nothing if they can."""
+    """Why this machine cannot serve disks of this kind; empty if it can."""
     said = run(PROGRAM, f"{kind}:/no/such/file", status=None, stdin=subprocess.DEVNULL).stderr
     return said.strip() if "io_uring" in said else ""
 
 
 class Connection:
-    """A client that asks without waiting; replies come when they come."""
+    """A client that sends requests without waiting for their replies."""
 
     def __init__(self, server):
         self.socket = server.raw_connection()
@@ -47,7 +47,7 @@ class Connection:
         received = b""
         while len(received) < count:
             more = self.socket.recv(count - len(received))
-            assert more, "the server hung up"
+            assert more, "the server closed the connection"
             received += more
         return received
 
@@ -60,7 +60,7 @@ class Connection:
             self.outgoing = self.outgoing[self.socket.send(self.outgoing):]
 
     def replies(self):
-        """What was asked and is answered now, of all that can be had without waiting."""
+        """The `about` of each request whose reply can be received without waiting."""
         self.incoming += self.socket.recv(64 * K)
         while len(self.incoming) >= 16:
             magic, error, cookie = struct.unpack(">IIQ", self.incoming[:16])
@@ -70,19 +70,19 @@ class Connection:
 
 
 class Change:
-    """One write or zeroing: which blocks, what they hold afterwards, and how far it has come."""
+    """One write or zeroing: its blocks, their content afterwards, and whether it was acknowledged."""
 
     def __init__(self, number, first, count, zero):
         self.first, self.count, self.acknowledged = first, count, False
         if zero:
             self.blocks = [bytes(BLOCK)] * count
-        else:  # no two sectors that were ever written are alike
+        else:  # every written sector is unique
             self.blocks = [b"".join(struct.pack(">QIHH", number, first + i, s, 0xABCD) * (SECTOR // 16)
                                     for s in range(BLOCK // SECTOR)) for i in range(count)]
 
 
 class Disk:
-    """What every block may hold: the last that is promised, or anything that was written over it since."""
+    """What each block may contain: the last durable change, or any later one."""
 
     def __init__(self, path):
         self.path = path
@@ -90,8 +90,8 @@ class Disk:
         self.begin()
 
     def begin(self):
-        self.history = {}  # block -> the changes to it, in order; there is never more than one under way
-        self.kept = {}     # block -> how many of these are followed by others that must be there
+        self.history = {}  # block -> its changes, in order; at most one is in progress
+        self.kept = {}     # block -> how many of these changes are durable
         self.busy = set()
 
     def asked(self, change):
@@ -104,7 +104,7 @@ class Disk:
         self.busy.difference_update(range(change.first, change.first + change.count))
 
     def acknowledged(self):
-        """How many changes of each block have been answered, which is what a flush covers that is sent now."""
+        """The number of acknowledged changes of each block: a flush that is sent now covers these."""
         return {block: len(changes) - (not changes[-1].acknowledged) for block, changes in self.history.items()}
 
     def keep(self, counts):
@@ -116,7 +116,7 @@ class Disk:
                    for block in range(change.first, change.first + change.count)})
 
     def check(self):
-        """Compares the file with the promises; it becomes the state to begin with. Returns what was compared."""
+        """Compares the file with the promises and takes it as the new state. Returns the number of promised blocks."""
         with open(self.path, "rb") as file:
             now = file.read()
         assert len(now) == len(self.content)
@@ -126,34 +126,34 @@ class Disk:
             found, before = now[here], self.content[here]
             changes = self.history.get(block)
             if not changes:
-                assert found == before, f"block {block} has changed, and nobody has written there"
+                assert found == before, f"block {block} has changed without a write"
                 continue
             kept = self.kept.get(block, 0)
             promised += kept > 0
             contents = [before, *(change.blocks[block - change.first] for change in changes)][kept:]
-            # What is only acknowledged is not promised, but the kernel has it, which was not killed.
+            # An acknowledged change without a flush is not promised, but the kernel has it and was not killed.
             contents = contents[len(contents) - 1 - (not changes[-1].acknowledged and len(contents) > 1):]
             if found in contents:
                 continue
             for at in range(0, BLOCK, SECTOR):
                 sector = found[at:at + SECTOR]
                 assert any(sector == content[at:at + SECTOR] for content in contents), (
-                    f"block {block}, byte {at}: {sector[:16].hex()} is there; of {len(changes)} changes {kept} are promised, "
-                    f"so it has to be one of {[content[at:at + 16].hex() for content in contents]}")
+                    f"block {block}, byte {at}: found {sector[:16].hex()}; of {len(changes)} changes {kept} are durable, "
+                    f"so expected one of {[content[at:at + 16].hex() for content in contents]}")
         self.content = now
         self.begin()
         return promised
 
 
 class Load:
-    """Random changes from several connections, until the server is gone."""
+    """Sends random changes on several connections until the server ends."""
 
     def __init__(self, server, disk, source, numbers):
         self.disk, self.source, self.numbers = disk, source, numbers
         self.connections = [Connection(server) for _ in range(CONNECTIONS)]
-        assert all(connection.flags & 1 << 8 for connection in self.connections), "a flush is not for all connections"
+        assert all(connection.flags & 1 << 8 for connection in self.connections), "CAN_MULTI_CONN is not set"
         self.replies = self.promises = 0
-        # Counted in replies first, so that a slow server has promised something by then, too.
+        # The timer starts after a number of replies, so that a slow server has promised something, too.
         self.kill_after = source.randrange(1, 160)
         self.killer = threading.Timer(source.uniform(0, 0.03), server.process.kill)
 
@@ -165,7 +165,7 @@ class Load:
         count = self.source.choice([1, 1, 1, 2, 4, 16])
         first = self.source.randrange(BLOCKS - count)
         if not self.disk.busy.isdisjoint(range(first, first + count)):
-            return  # overlapping requests may be done in any order
+            return  # the order of overlapping requests is not defined
         change = Change(number, first, count, zero=choice < 0.12)
         flags = FUA if self.source.random() < 0.15 else 0
         self.disk.asked(change)
@@ -193,7 +193,7 @@ class Load:
                 ready.register(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
             while ready.get_map():
                 events = ready.select(PATIENCE)
-                assert events, "the server does nothing, and is not gone"
+                assert events, "the server neither replies nor ends"
                 for key, event in events:
                     connection = key.data
                     try:
@@ -219,7 +219,7 @@ class Load:
                             connection.socket.close()
 
     def drain(self, connection):
-        """A reply that was on its way when the server died counts."""
+        """Counts the replies that the server sent before it was killed."""
         with contextlib.suppress(ConnectionError, BlockingIOError):
             while True:
                 had = self.replies
@@ -252,7 +252,7 @@ def test_killed_under_writes(kind, policy):
                 load = Load(server, disk, source, numbers)
                 server.expected_status = -signal.SIGKILL
                 load.run()
-                assert load.replies >= load.kill_after, "the server was gone before it was killed"
+                assert load.replies >= load.kill_after, "the server ended before it was killed"
                 load.killer.join()
                 server.process.wait()
             try:
@@ -262,18 +262,18 @@ def test_killed_under_writes(kind, policy):
                 raise
             replies += load.replies
             promises += load.promises
-    print(f"{KILLS} kills: {replies} replies, {promises} flushes and FUA among them; {promised} blocks were promised and kept")
-    assert promises > 5 * KILLS and promised > 20 * KILLS, "too little was promised to tell anything"
+    print(f"{KILLS} kills: {replies} replies, {promises} of them to flush or FUA; {promised} durable blocks were checked")
+    assert promises > 5 * KILLS and promised > 20 * KILLS, "too few durable blocks for a meaningful test"
 
 
-# -- the order of calls and replies --------------------------------------------------------------------------------------
+# -- the order of system calls and replies --------------------------------------------------------------------------------------
 
 DELAY = 0.1
 
 
 @contextlib.contextmanager
 def serve_under_strace(policy, *inject):
-    """A server whose system calls are tampered with, on a disk of 8 MiB."""
+    """A server on a disk of 8 MiB, whose system calls strace delays or makes fail."""
     strace = find_tool("strace")
     if not strace:
         raise Skip("strace is not installed")
@@ -281,11 +281,11 @@ def serve_under_strace(policy, *inject):
     probe = run(strace, "-f", "-o", "/dev/null", *calls, "true", status=None)
     if probe.returncode != 0:
         raise Skip(f"strace cannot be used: {shortened(probe.stderr.strip(), 100)}")
-    sanitizer = "ASAN_OPTIONS=" + os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"  # which needs ptrace itself
+    sanitizer = "ASAN_OPTIONS=" + os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"  # leak detection uses ptrace, too
     with directory() as where:
         with open(f"{where}/disk", "wb") as file:
             file.truncate(8 * M)
-        # -D: the server is our child, and strace its own.
+        # -D: the server is a child of this process, and strace is a child of the server.
         command = [strace, "-D", "-f", "-o", f"{where}/trace", "-E", sanitizer, "-e", "trace=fdatasync,pwritev2", *calls,
                    PROGRAM, f"file:{where}/disk", "--unix", f"{where}/s", "--policy", policy]
         with started(command, where=where) as server:
@@ -293,7 +293,7 @@ def serve_under_strace(policy, *inject):
 
 
 def answered(connection, number, *request, **more):
-    """Asks, and waits: (error, seconds until the reply)."""
+    """Sends one request and waits for its reply: (error, seconds)."""
     begin = time.monotonic()
     connection.ask(number, *request, **more)
     connection.socket.sendall(connection.outgoing)
@@ -305,9 +305,9 @@ def answered(connection, number, *request, **more):
 
 @for_each(POLICIES)
 def test_replies_wait_for_the_kernel(policy):
-    """The kernel's answer to a flush and to a durable write is held up, and so must ours be."""
-    held = int(DELAY * 1e6)
-    with serve_under_strace(policy, f"fdatasync:delay_exit={held}", f"pwritev2:delay_exit={held}") as server:
+    """While fdatasync or a durable pwritev2 is delayed, the server must not reply."""
+    delay = int(DELAY * 1e6)
+    with serve_under_strace(policy, f"fdatasync:delay_exit={delay}", f"pwritev2:delay_exit={delay}") as server:
         connection = Connection(server)
         for number, (what, *request) in enumerate([
                 ("a write", WRITE, 0, 0, BLOCK, b"a" * BLOCK), ("a flush", FLUSH),
@@ -317,12 +317,12 @@ def test_replies_wait_for_the_kernel(policy):
             error, seconds = answered(connection, number, *request)
             assert error == 0, f"{what}: error {error}"
             if what != "a write":
-                assert seconds >= DELAY, f"{what} was answered after {seconds:.3f} s, before the kernel had done it"
+                assert seconds >= DELAY, f"{what} was answered after {seconds:.3f} s, before the system call returned"
 
 
 @for_each(POLICIES)
-def test_a_failed_flush_is_not_forgiven(policy):
-    """The kernel says once that it has lost something; the server goes on saying so, to every client."""
+def test_a_failed_flush_stays_an_error(policy):
+    """The kernel reports lost data once; the server reports it to every client from then on."""
     with serve_under_strace(policy, "fdatasync:error=EIO:when=1") as server:  # the first of each thread
         first, second = Connection(server), Connection(server)
         data = b"x" * BLOCK

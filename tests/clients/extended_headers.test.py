@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Extended headers, with the clients that have them: lengths above 4 GiB in one request."""
+"""Extended headers with clients that support them: lengths above 4 GiB in one request."""
 import json
 import random
 import re
@@ -13,7 +13,7 @@ if not hasattr(nbd.NBD, "get_extended_headers_negotiated"):
 
 NBDINFO = require_tool("nbdinfo", "libnbd-bin")
 NBDSH = require_tool("nbdsh", "python3-libnbd")
-# nbdsh is a shell script around `python3 -m nbd`: give it the Python that has the module.
+# nbdsh is a shell script that runs `python3 -m nbd`; this finds the Python that has the module.
 os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
 EXTENDED_HEADERS = 11  # the option's number
@@ -41,14 +41,14 @@ def opened(server, extended=True):
 
 
 def status_of(handle, count, offset, flags=0):
-    """[(length, flags)] of base:allocation, out of one request."""
+    """[(length, flags)] of base:allocation, from one request."""
     found = []
     handle.block_status_64(count, offset, lambda context, at, extents, error: found.extend(extents), flags)
     return found
 
 
 def requests_in(log, command):
-    """(offset, length) of each request of this kind that the server has had."""
+    """(offset, length) of each request of this kind in the server's log."""
     return [tuple(map(int, found)) for found in re.findall(rf"request {command} .*offset (\d+) length (\d+)", log)]
 
 
@@ -75,7 +75,7 @@ def test_clients_with_and_without_them_at_once(policy):
             assert reader.pread(len(MARK), offset) == MARK
             assert reader.pread(M, offset - 1000) == bytes(1000) + MARK + bytes(M - 1000 - len(MARK))
             writer.zero(len(MARK), offset)
-        # What is tested below cannot be asked without them.
+        # A request this long needs extended headers.
         for ask in structured.zero, structured.trim:
             try:
                 ask(6 * G, 0)
@@ -142,7 +142,7 @@ def test_status_of_chosen_contexts():
         found = []
         handle.block_status_filter(900 * G, 0, ["base:allocation"], lambda *said: found.append((said[0], said[2])))
         assert found == [("base:allocation", [(900 * G, HOLE)])], found
-        # Once more the usual way: the stream is still in step.
+        # The next ordinary request works: the server has consumed the payload.
         assert status_of(handle, 900 * G, 0) == [(900 * G, HOLE)]
 
 
@@ -169,7 +169,7 @@ print(found)
 
 @for_each(GRID)
 def test_qemu_io(policy, transport):
-    # qemu leaves PAYLOAD_LEN out of its WRITEs (seen with 10.0), and qemu's server lets it.
+    # qemu 10.0 omits PAYLOAD_LEN from its WRITEs, and its own server accepts that.
     qemu_io = require_qemu("qemu-io")
     with serve("mem:1T", "--verbose", policy=policy, transport=transport) as server:
         run(qemu_io, "-f", "raw", "-c", "write -P 7 600G 1M", "-c", "read -P 7 600G 1M", "-c", "read -P 0 601G 1M",
@@ -202,7 +202,7 @@ def test_qemu_img_map(transport):
         assert [(part["start"], part["length"], part["data"]) for part in parts] == [
             (0, 500 * G, False), (500 * G, M, True), (500 * G + M, 524 * G - M, False)], parts
         server.stop()
-        # It has asked in 64 bits, and was answered so.
+        # The request had a 64-bit length.
         assert requests_in(server.told, "BLOCK_STATUS")[0] == (0, T), server.told
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Disks in files, with and without the system's cache: images in and out, holes that stay holes, and what is refused."""
+"""Disks in files, with and without the page cache: copying images, keeping holes, and errors."""
 import json
 import random
 
@@ -16,7 +16,7 @@ SIZE = scaled(64 * M, 16 * M)
 
 
 def refusal(*arguments):
-    """The one line that nbd-serve says instead of serving."""
+    """The one line of error with which nbd-serve ends."""
     with directory() as where:
         done = run(PROGRAM, *arguments, "--unix", f"{where}/s", status=None, stdin=subprocess.DEVNULL,
                    timeout=PATIENCE / 2)
@@ -33,7 +33,7 @@ IMAGE = f"{WORK.name}/image"
 
 
 def make_image():
-    """Data and holes in turn, in whole blocks."""
+    """Makes a file of alternating data and holes, in whole blocks."""
     source, offset = random.Random(4), 0
     with open(IMAGE, "wb") as file:
         file.truncate(SIZE)
@@ -54,7 +54,7 @@ def stored(path):
 
 
 def holes(path):
-    """[(offset, length, is a hole)] as the file system tells it, neighbours that are alike are one."""
+    """[(offset, length, is a hole)] as the file system reports it, equal neighbours merged."""
     parts, offset = [], 0
     with open(path, "rb") as file:
         os.fsync(file.fileno())
@@ -86,8 +86,8 @@ def map_of_qemu_img(place):
 
 def assert_maps(uri, path):
     expected = holes(path)
-    assert map_of_nbdinfo(uri) == expected, f"nbdinfo says otherwise than {shortened(str(expected), 2000)}"
-    assert map_of_qemu_img(uri) == expected, f"qemu-img says otherwise than {shortened(str(expected), 2000)}"
+    assert map_of_nbdinfo(uri) == expected, f"nbdinfo differs from {shortened(str(expected), 2000)}"
+    assert map_of_qemu_img(uri) == expected, f"qemu-img differs from {shortened(str(expected), 2000)}"
 
 
 def assert_same(first, second):
@@ -101,7 +101,7 @@ def content(path):
 
 @contextlib.contextmanager
 def serve_file(kind, policy, *options, create=SIZE, at=None):
-    """A server on a file of its own, which is made by it; yields the server and the file."""
+    """A server that creates its own file; yields the server and the path."""
     with directory() as where:
         path = at or f"{where}/disk"
         if "--direct" in options:
@@ -121,7 +121,7 @@ def opened(server, structured=True):
 
 
 def error_of(call, *arguments):
-    """The name of the error that a call of libnbd ends with."""
+    """The name of the error that a call of libnbd fails with."""
     try:
         call(*arguments)
     except nbd.Error as why:
@@ -142,7 +142,7 @@ def test_qemu_img(kind, policy, *options):
         run(QEMU_IMG, "convert", "-n", "-f", "raw", "-O", "raw", IMAGE, server.uri)
         assert_same(IMAGE, server.uri)
         assert_maps(server.uri, path)
-        assert any(hole for _, _, hole in holes(path)), "the holes are gone"
+        assert any(hole for _, _, hole in holes(path)), "the holes were filled"
         copy = f"{path}.copy"
         run(QEMU_IMG, "convert", "-f", "raw", "-O", "raw", server.uri, copy)
         assert_same(IMAGE, copy)
@@ -161,7 +161,7 @@ def test_nbdcopy_keeps_holes(kind, policy, *options):
         run(NBDCOPY, server.uri, copy)
         assert content(copy) == content(IMAGE)
         assert stored(copy) <= data + M
-        # and over what is there: its data must not show through the holes
+        # Copied over old data: the holes must read as zero.
         handle = opened(server)
         for offset in range(0, SIZE, 4 * M):
             handle.pwrite(b"\xee" * 4 * M, offset)
@@ -189,7 +189,7 @@ def test_qemu_io(kind, policy, *options):
 
 @for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
 def test_any_byte(kind, policy):
-    """Without direct I/O there are no blocks: requests begin and end anywhere, also at a size that is no multiple."""
+    """Without direct I/O, requests and the disk's size need no alignment."""
     size, source = 1_234_567, random.Random(7)
     with serve_file(kind, policy, create=size) as (server, path):
         model, handle = bytearray(size), opened(server)
@@ -222,7 +222,7 @@ def test_what_is_written_stays(kind, policy):
         said = refusal(f"{kind}:{path}", "--create", "1M")
         assert path in said and str(M) in said and str(SIZE) in said, said
         assert content(path)[:4 * K] == b"x" * 3 * K + bytes(K)
-        # and without --create, whatever its size
+        # Without --create, any size is accepted.
         os.truncate(path, 5555)
         with serve(f"{kind}:{path}", policy=policy) as server:
             assert opened(server).get_size() == 5555
@@ -261,7 +261,7 @@ def test_direct_has_its_blocks(kind):
         assert "multiple of" in refusal(f"{kind}:{where}/odd", "--direct")
         refusal(f"{kind}:{where}/new", "--direct", "--create", "1000001")
         assert os.listdir(where) == ["odd"]
-        # What the disk could not serve is not promised to clients.
+        # Block sizes that the disk cannot serve are refused.
         os.truncate(f"{where}/odd", M)
         said = refusal(f"{kind}:{where}/odd", "--direct", "--block-size", "1:4096:1M")
         assert "(1)" in said and f"({blocks})" in said, said
@@ -305,11 +305,11 @@ def test_a_block_device(kind):
         assert content(f"{where}/image")[M:] == content(IMAGE)[M:]
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------
 
 @for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
-def test_a_file_that_is_cut_off(kind, policy):
-    """What is gone is an error, at once; what is left is served, to old and new clients."""
+def test_a_file_that_is_truncated(kind, policy):
+    """Reads past the new end fail at once; the rest is still served, to old and new clients."""
     with serve_file(kind, policy, create=8 * M) as (server, path):
         handle = opened(server)
         handle.pwrite(b"x" * M, 0)
@@ -318,7 +318,7 @@ def test_a_file_that_is_cut_off(kind, policy):
             for length in 1, 4 * K, 2 * K, 64 * K, 256 * K, 3 * M:
                 assert error_of(client.pread, length, 3 * M) == "EIO"
             assert error_of(client.pread, 4 * K, M - K) == "EIO"
-            for length in 64 * K, M, 2 * M:  # the first part of it is there
+            for length in 64 * K, M, 2 * M:  # its first part still exists
                 assert error_of(client.pread, length, M - 32 * K) == "EIO"
             assert client.pread(4 * K, M - 4 * K) == b"x" * 4 * K
             assert client.pread(64 * K, M - 64 * K) == b"x" * 64 * K
@@ -327,7 +327,7 @@ def test_a_file_that_is_cut_off(kind, policy):
 
 @for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
 def test_a_limit_of_the_file_size(kind, policy):
-    """EFBIG is ENOSPC to a client, and no signal ends the server."""
+    """EFBIG becomes ENOSPC for the client, and SIGXFSZ does not end the server."""
     prlimit = find_tool("prlimit")
     if not prlimit:
         raise Skip("prlimit is not installed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""fio's nbd engine: random load at depth, every block written with a checksum that is verified."""
+"""fio's nbd engine: random load with many requests in flight; every block has a checksum that is verified."""
 import json
 
 from support import *
@@ -12,7 +12,7 @@ SIZE = scaled(64 * M, 16 * M)
 
 
 def fio(uri, *options):
-    with directory() as where:  # fio leaves files of its own where it runs
+    with directory() as where:  # fio writes files into its current directory
         done = run(FIO, "--name=job", "--ioengine=nbd", f"--uri={uri}", "--thread", "--output-format=json",
                    "--randrepeat=1", "--verify_state_save=0", *options, cwd=where, status=None)
     assert done.returncode == 0, f"{options}\n{done.stdout[-2000:]}\n{done.stderr}"
@@ -33,7 +33,7 @@ def test_verified(policy, transport, load, block):
 
 @for_each(GRID)
 def test_verified_while_it_is_written(policy, transport):
-    """Reads and writes of the same disk in turn, and flushes between them."""
+    """Alternating reads and writes of the same disk, with flushes."""
     with serve(f"mem:{SIZE}", policy=policy, transport=transport) as server:
         moved = fio(server.uri, *VERIFY, "--rw=randwrite", "--bssplit=4k/60:16k/30:256k/10", f"--size={SIZE}",
                     "--verify_backlog=64", "--fsync=50")

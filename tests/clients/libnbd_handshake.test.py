@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""libnbd: the handshake, option by option, with and without each handshake flag."""
+"""libnbd: each option of the handshake, with and without each handshake flag."""
 import errno
 
 from support import *
@@ -17,7 +17,7 @@ def assert_works(h):
 
 
 def negotiator(server):
-    """A connection that stays in the handshake until it is told to go."""
+    """A connection that stays in the handshake until the test ends it."""
     h = nbd.NBD()
     h.set_opt_mode(True)
     h.connect_uri(server.uri)
@@ -36,7 +36,7 @@ def assert_unknown_export(action):
 
 @for_each([(*spot, flags) for spot in GRID for flags in (0, NO_ZEROES, FIXED, FIXED | NO_ZEROES)])
 def test_handshake_flags(policy, transport, flags):
-    """Without FIXED, libnbd has only EXPORT_NAME, whose reply ends in 124 zeroes without NO_ZEROES."""
+    """Without FIXED, libnbd uses EXPORT_NAME. Without NO_ZEROES, its reply ends with 124 zeroes."""
     with serve(*DISK, policy=policy, transport=transport) as server:
         for name in ("disk", ""):
             h = nbd.NBD()
@@ -129,7 +129,7 @@ def test_abort(policy, transport):
 
 
 def test_without_block_size_information():
-    """A client that does not ask for block sizes may use a disk that has none of its own."""
+    """A client that does not ask for block sizes may use a disk with the default ones."""
     with serve(*DISK) as server:
         h = nbd.NBD()
         h.set_request_block_size(False)
@@ -144,22 +144,22 @@ def test_block_sizes(written, sizes):
         h = nbd.NBD()
         h.connect_uri(server.uri)
         said = [h.get_block_size(which) for which in (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
-        # A server may keep the specification's defaults to itself; libnbd then has 0.
+        # A server need not send the default sizes; libnbd reports 0 then.
         assert said == list(sizes) or (not written and said == [0, 0, 0]), said
 
 
 @for_each([False, True])
-def test_structured_replies_or_not(wanted):
+def test_structured_replies_or_not(requested):
     with serve(*DISK) as server:
         h = nbd.NBD()
-        h.set_request_structured_replies(wanted)
+        h.set_request_structured_replies(requested)
         h.connect_uri(server.uri)
-        assert wanted or not h.get_structured_replies_negotiated()
+        assert requested or not h.get_structured_replies_negotiated()
         assert_works(h)
 
 
-def test_meta_contexts_wanted():
-    """Granted or not, wanting them must not be in the way of anything else."""
+def test_meta_contexts_requested():
+    """The connection works, whether the server has the contexts or not."""
     with serve(*DISK) as server:
         h = nbd.NBD()
         h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
@@ -170,7 +170,7 @@ def test_meta_contexts_wanted():
 
 
 def test_options_of_newer_clients():
-    """Each is granted or refused, and the handshake goes on."""
+    """Each is granted or refused, and the handshake continues."""
     with serve(*DISK) as server:
         h = negotiator(server)
         for option in ("opt_starttls", "opt_extended_headers", "opt_structured_reply"):
@@ -184,7 +184,7 @@ def test_options_of_newer_clients():
         assert_works(h)
 
 
-def test_tls_wanted_and_required():
+def test_tls_requested_and_required():
     if not nbd.NBD().supports_tls():
         raise Skip("this libnbd has no TLS")
     with serve(*DISK, transport="tcp") as server:

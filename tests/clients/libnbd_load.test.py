@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""libnbd: many requests in flight, many clients, very large disks, and clients that just vanish."""
+"""libnbd: many requests in flight, many clients, very large disks, and clients that disconnect without notice."""
 import errno
 import random
 import socket
@@ -30,18 +30,18 @@ class Deep:
             self.wait()
 
         def completed(error):
-            # libnbd only prints what is raised in here.
+            # libnbd prints exceptions from here and ignores them.
             self.in_flight -= 1
             if error.value:
                 self.errors.append(errno.errorcode.get(error.value, error.value))
             then()
-            return 1  # this command needs no more attention
+            return 1  # the command is retired
 
         self.in_flight += 1
         command(*arguments, completion=completed, **keywords)
 
     def wait(self):
-        assert self.h.poll(PATIENCE * 1000) == 1, f"nothing happens, with {self.in_flight} commands in flight"
+        assert self.h.poll(PATIENCE * 1000) == 1, f"no progress, with {self.in_flight} commands in flight"
         assert not self.errors, self.errors
 
     def finish(self):
@@ -56,7 +56,7 @@ def random_load(h, base, size, seed, requests, depth=64):
     noise = source.randbytes(1 * M)
     block = 4 * K
     shadow = bytearray(size)
-    busy = set()  # blocks that a command in flight touches: the order of two such is not defined
+    busy = set()  # blocks of the commands in flight: overlapping commands have no defined order
     deep = Deep(h, depth)
     differences = []
 
@@ -69,7 +69,7 @@ def random_load(h, base, size, seed, requests, depth=64):
                 break
             deep.wait()
         busy.update(blocks)
-        # Not always whole blocks, but always inside the blocks that this command has for itself.
+        # Not always whole blocks, but always inside the blocks that are reserved for this command.
         offset = first * block + source.choice([0, 0, 1, 100])
         length = count * block - source.choice([0, 0, 1, 200]) - (offset - first * block)
         kind = source.random()
@@ -103,7 +103,7 @@ def random_load(h, base, size, seed, requests, depth=64):
 
 
 def in_threads(work, count):
-    """work(0) … work(count - 1), each on a thread; the first failure is ours."""
+    """Runs work(0) … work(count - 1), each on a thread, and raises the first failure."""
     failures = []
 
     def guarded(number):
@@ -138,7 +138,7 @@ def test_sixteen_connections(policy, transport):
 
 
 @for_each(GRID)
-def test_what_one_flushed_another_reads(policy, transport):
+def test_a_client_reads_what_another_has_flushed(policy, transport):
     with serve("mem:1M", policy=policy, transport=transport) as server:
         writer, reader = connect(server), connect(server)
         assert writer.can_multi_conn()
@@ -150,8 +150,8 @@ def test_what_one_flushed_another_reads(policy, transport):
 
 
 @for_each(GRID)
-def test_a_thousand_reads_in_one_go(policy, transport):
-    """More requests, and more bytes of replies, than fit into any socket."""
+def test_a_thousand_reads_at_once(policy, transport):
+    """More requests and replies than the socket buffers hold."""
     with serve("mem:16M", policy=policy, transport=transport) as server:
         h = connect(server)
         content = random.Random(5).randbytes(16 * M)
@@ -166,8 +166,8 @@ def test_a_thousand_reads_in_one_go(policy, transport):
 
 
 @for_each(GRID)
-def test_shutdown_waits_for_what_is_in_flight(policy, transport):
-    """DISC behind a queue of writes: all of them are done when the server closes."""
+def test_shutdown_waits_for_requests_in_flight(policy, transport):
+    """DISC after many writes: all of them are executed before the server closes."""
     with serve("mem:16M", policy=policy, transport=transport) as server:
         h = connect(server)
         content = random.Random(5).randbytes(16 * M)
@@ -188,13 +188,13 @@ def test_clients_come_and_go(policy, transport):
             assert h.pread(512, 512 * number) == b"x" * 512
             if number % 3 == 0:
                 h.shutdown()
-            del h  # without DISC, if it was not shut down
-        wait_until(lambda: server.open_sockets() <= before, "the sockets of clients that left are closed")
+            del h  # closes without DISC, unless it was shut down
+        wait_until(lambda: server.open_sockets() <= before, "the sockets of disconnected clients are closed")
 
 
 @for_each(GRID)
-def test_clients_that_vanish(policy, transport):
-    """Gone with requests in flight and replies unread; the others do not notice."""
+def test_clients_that_disconnect_without_notice(policy, transport):
+    """They close with requests in flight and replies unread; other clients are not affected."""
     with serve("mem:64M", policy=policy, transport=transport) as server:
         steady = connect(server)
         steady.pwrite(b"steady" * 1000, 0)
@@ -206,14 +206,14 @@ def test_clients_that_vanish(policy, transport):
                 h.aio_pwrite(nbd.Buffer(512 * K), 32 * M)
             del h
             assert steady.pread(6000, 0) == b"steady" * 1000
-        wait_until(lambda: server.open_sockets() <= before, "the sockets of clients that vanished are closed")
+        wait_until(lambda: server.open_sockets() <= before, "the sockets of disconnected clients are closed")
 
 
 @for_each(GRID)
 def test_very_large_disk(policy, transport):
-    """Offsets and lengths around every border of 32 bits and beyond; memory only for what is written."""
+    """Offsets and lengths around multiples of 4 GiB; only written data take memory."""
     source = random.Random(8)
-    size = scaled(T, T // 4)  # ThreadSanitizer leaves little more than that of the address space
+    size = scaled(T, T // 4)  # ThreadSanitizer uses most of the address space
     with serve(f"mem:{size}", policy=policy, transport=transport) as server:
         h = connect(server)
         assert h.get_size() == size
@@ -221,10 +221,10 @@ def test_very_large_disk(policy, transport):
         data = {border: source.randbytes(128 * K) for border in borders}
         for border in borders:
             h.pwrite(data[border], border - 64 * K)
-        assert h.pread(64 * K, 0) == bytes(64 * K), "an offset was cut to 32 bits"
+        assert h.pread(64 * K, 0) == bytes(64 * K), "an offset was truncated to 32 bits"
         for border in borders:
             assert h.pread(128 * K, border - 64 * K) == data[border], border
-        # The longest lengths that a request can have without a payload.
+        # The longest lengths of a request without a payload.
         h.zero(2**32 - 4096, 2**33 - 64 * K + 4096)
         assert h.pread(128 * K, 2**33 - 64 * K) == data[2**33][:4096] + bytes(124 * K)
         h.trim(2**32 - 4096, size // 2 - 2**31)
@@ -249,7 +249,7 @@ def test_trim_gives_memory_back(policy):
 
 
 @for_each(POLICIES)
-def test_idle_and_half_open_clients_are_not_in_the_way(policy):
+def test_idle_clients_do_not_delay_others(policy):
     with serve("mem:1M", transport="tcp", policy=policy) as server:
         silent = [server.raw_connection() for _ in range(20)]
         idle = [connect(server) for _ in range(20)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""nbd-client -l: the list of exports, as the reference client asks for it. (Devices are the kernel tests' part.)"""
+"""nbd-client -l: the list of exports. (tests/kernel tests devices.)"""
 from support import *
 
 NBD_CLIENT = require_tool("nbd-client", "nbd-client")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""nbdcopy: a real ext4 image into the server and out again, and every way that nbdcopy has to move it."""
+"""nbdcopy: copies a real ext4 image to a server and back, with each of its options."""
 import hashlib
 import random
 
@@ -14,7 +14,7 @@ MEDIUM = scaled(64 * M, 32 * M)
 
 
 def write_tree(root, image_size):
-    """Files of many sizes, holes, links and long names: the same on every run."""
+    """Makes files of many sizes, holes, links and long names; the same on every run."""
     source = random.Random(2026)
     remaining = image_size // 4
     for number in range(400):
@@ -115,7 +115,7 @@ def test_pipes():
 
 @for_each([(policy, options) for policy in POLICIES for options in ("", "--allocated", "--synchronous")])
 def test_holes_replace_what_was_there(policy, options):
-    """A sparse image over a disk full of other bytes: every hole must read as zeroes."""
+    """A sparse image copied over other data: every hole must read as zeroes."""
     size = 8 * M
     dirt, sparse = f"{WORK.name}/dirt", f"{WORK.name}/sparse"
     with open(dirt, "wb") as file:
@@ -132,7 +132,7 @@ def test_holes_replace_what_was_there(policy, options):
     assert checksum(COPY) == checksum(sparse)
 
 
-def test_size_that_is_no_multiple_of_anything():
+def test_an_odd_size():
     odd = f"{WORK.name}/odd"
     with open(odd, "wb") as file:
         file.write(random.Random(1).randbytes(1_234_567))
@@ -157,7 +157,7 @@ def test_read_only():
 
 @for_each(POLICIES)
 def test_null(policy):
-    """A disk that keeps nothing takes an image, and reads as zeroes."""
+    """A null disk accepts an image and reads as zeroes."""
     with serve(f"null:{IMAGE.size}", transport="tcp", policy=policy) as server:
         run(NBDCOPY, IMAGE.path, server.uri)
         run(NBDCOPY, server.uri, fresh_copy())

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""nbdinfo: what a server says about its exports before any data moves."""
+"""nbdinfo: what a server reports about its exports."""
 import json
 
 from support import *
 
 NBDINFO = require_tool("nbdinfo", "libnbd-bin")
 
-# What nbdinfo --can asks, and the field of its JSON that says the same.
+# The arguments of nbdinfo --can, and the JSON field with the same information.
 ABILITIES = {
     "cache": "can_cache",
     "df": "can_df",
@@ -24,7 +24,7 @@ def describe(uri):
 
 
 def answers_yes(question, subject, uri):
-    """nbdinfo --can and --is say yes with status 0 and no with status 2; 1 is an error."""
+    """nbdinfo --can and --is end with status 0 for yes, 2 for no, and 1 for an error."""
     done = run(NBDINFO, question, subject, uri, status=None)
     assert done.returncode in (0, 2), done.stderr
     return done.returncode == 0
@@ -49,7 +49,7 @@ def test_json(transport):
         assert export["export-name"] == "disk"
         assert export["export-size"] == 64 * M
         assert export["is_read_only"] is False
-        # A disk in memory is not rotational, keeps what it is told, and is one disk for all its clients.
+        # A disk in memory is not rotational, is writable, and is the same for all clients.
         assert export["is_rotational"] is False
         for field in ("can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn"):
             assert export[field] is True, field
@@ -84,7 +84,7 @@ def test_suffix_of_a_size(written, size):
 
 @for_each(["mem:1M", "null:1M"])
 def test_every_ability(device):
-    """Asking one by one gives what the description as a whole says."""
+    """Each --can question gives the same answer as the JSON description."""
     with serve(device) as server:
         export = describe(server.uri)
         for ability, field in ABILITIES.items():
@@ -125,19 +125,19 @@ def test_list():
 @for_each([
     "two words",
     "100%",
-    "%41%2f%00",  # must not be decoded by anyone
+    "%41%2f%00",  # must not be decoded
     "Grüße, 世界 🖴",
     "/begins/with/slash",
     "a?b=c&socket=/nowhere#d;e",
     "quote\"'\\",
     "..",
-    "n" * 4096,  # the longest that the specification has
+    "n" * 4096,  # the longest name that the specification allows
 ])
 def test_odd_names(name):
     for transport in TRANSPORTS:
         with serve("mem:1M", "--name", name, "--description", name, transport=transport) as server:
             path = server.uri.split("://", 1)[1].split("?")[0].partition("/")[2]
-            assert urllib.parse.unquote(path) == name, f"{server.uri} does not lead to {name}"
+            assert urllib.parse.unquote(path) == name, f"{server.uri} does not contain {name}"
             assert server.uri.isascii() and not re.search(r"[\s\"<>\\]", server.uri), server.uri
             assert describe(server.uri)["export-name"] == name
             exports = json.loads(run(NBDINFO, "--list", "--json", server.uri).stdout)["exports"]

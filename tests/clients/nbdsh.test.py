@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""nbdsh: libnbd's shell, as a person types it."""
+"""nbdsh: libnbd's shell."""
 from support import *
 
 NBDSH = require_tool("nbdsh", "python3-libnbd")
 require_libnbd()
-# nbdsh is a shell script around `python3 -m nbd`: give it the Python that has the module.
+# nbdsh is a shell script that runs `python3 -m nbd`; this finds the Python that has the module.
 os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""qemu-img: images in, out, compared, and a qcow2 image that lives on our disk."""
+"""qemu-img: copying and comparing images, and a qcow2 image on a disk of nbd-serve."""
 import json
 import random
 
@@ -14,7 +14,7 @@ COPY = f"{WORK.name}/copy"
 
 
 def make_image():
-    """Data and holes in turn, in pieces of uneven length."""
+    """Makes a file of alternating data and holes of random lengths."""
     source = random.Random(4)
     with open(IMAGE, "wb") as file:
         file.truncate(SIZE)
@@ -88,7 +88,7 @@ def test_bench(policy, transport):
 
 @for_each(POLICIES)
 def test_qcow2_on_our_disk(policy):
-    """An image format with its own tables: small writes and flushes in an order that matters."""
+    """qcow2 has tables of its own: small writes and flushes in a defined order."""
     with serve(f"mem:{SIZE * 2}", policy=policy) as server:
         qemu_img("create", "-f", "qcow2", server.uri, str(SIZE))
         qemu_img("convert", "-n", "-f", "raw", "-O", "qcow2", IMAGE, server.uri)

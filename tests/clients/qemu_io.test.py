@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""qemu-io: each of its commands that reaches an NBD server, and what is read back after it."""
+"""qemu-io: each command that reaches an NBD server, and what is read afterwards."""
 from support import *
 
 QEMU_IO = require_tool("qemu-io", "qemu-utils")
@@ -54,7 +54,7 @@ def test_many_in_flight(policy, transport):
 
 @for_each(GRID)
 def test_zero_only_if_it_is_fast(policy, transport):
-    """Either is right; what is read afterwards must agree with the answer."""
+    """Success and refusal are both allowed; what is read afterwards must match."""
     with serve("mem:1M", policy=policy, transport=transport) as server:
         done = run(QEMU_IO, "-f", "raw", "-c", "write -P 0x55 0 128k", "-c", "write -z -n 0 64k", server.uri, status=None)
         refused = "Operation not supported" in done.stdout + done.stderr
@@ -67,11 +67,11 @@ def test_keeps_what_was_written_for_the_next_client(policy):
     with serve("mem:1M", policy=policy) as server:
         qemu_io(server.uri, "write -P 0x77 0 1M")
         qemu_io(server.uri, "read -P 0x77 0 1M")
-        qemu_io(server.uri, "read -P 0x78 0 1M", failing=True)  # so this test can fail at all
+        qemu_io(server.uri, "read -P 0x78 0 1M", failing=True)  # proves that `read -P` detects a difference
 
 
 def test_blocks_of_4096():
-    """qemu sees the block size and reads, changes and writes whole blocks by itself."""
+    """qemu uses the block size: it reads, modifies and writes whole blocks."""
     with serve("mem:1M", "--block-size", "4096:4096:1M") as server:
         qemu_io(server.uri, "write -P 0x11 0 64k", "write -P 0x22 100 100", "read -P 0x22 100 100",
                 "read -P 0x11 0 100", "read -P 0x11 200 10000", "write -P 0x33 0 1M", "read -P 0x33 0 1M")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A server with three exports that differ, as clients see it: the example several_exports."""
+"""The example several_exports: a server with three different exports."""
 import errno
 import json
 
@@ -61,7 +61,7 @@ def test_each_by_itself():
         assert run(NBDINFO, "--size", server.uri_of("")).stdout == f"{64 * M}\n"
 
 
-def test_one_connection_looks_at_all_and_opens_one():
+def test_info_of_every_export_then_go():
     with three_exports() as server:
         h = nbd.NBD()
         h.set_opt_mode(True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Holes: told to those who ask, not sent to those who copy, and still there in the copy."""
+"""Holes: reported, not transferred when a disk is copied, and kept in the copy."""
 import hashlib
 import json
 import random
@@ -18,7 +18,7 @@ DATA = scaled(1 * G, 64 * M)
 PIECES = 256
 
 
-# -- what a map says, in the words of either tool: [(offset, length, is a hole)], neighbours that are alike are one -----
+# -- maps, from both tools: [(offset, length, is a hole)], equal neighbours merged ---------------------------------------
 
 def merged(parts):
     result = []
@@ -44,7 +44,7 @@ def map_of_qemu_img(uri):
 
 
 def true_map(size, written):
-    """The map of a disk on which these (offset, length), in order, were written: pages are data as a whole."""
+    """The map of a disk on which these (offset, length), in order, were written; a page is data as a whole."""
     parts, at = [], 0
     for offset, length in written:
         begin, end = offset // PAGE * PAGE, min(-(-(offset + length) // PAGE) * PAGE, size)
@@ -56,7 +56,7 @@ def true_map(size, written):
 
 def assert_maps(uri, expected):
     for what, found in ("nbdinfo", map_of_nbdinfo(uri)), ("qemu-img", map_of_qemu_img(uri)):
-        assert found == expected, f"{what} says {shortened(str(found), 2000)}, not {shortened(str(expected), 2000)}"
+        assert found == expected, f"{what} reports {shortened(str(found), 2000)}, not {shortened(str(expected), 2000)}"
 
 
 def opened(uri):
@@ -86,7 +86,7 @@ def test_maps_are_true(policy, transport):
         for offset, length in written:
             handle.pwrite(b"\x5a" * length, offset)
         assert_maps(server.uri, true_map(size, written))
-        # To look at a hole does not fill it, however long the look is.
+        # Reading a hole does not allocate memory.
         for offset, length in (20 * M, 512), (21 * M, 16 * K), (22 * M, 8 * M):
             assert handle.pread(length, offset) == bytes(length)
         assert_maps(server.uri, true_map(size, written))
@@ -99,7 +99,7 @@ def test_what_is_trimmed_or_zeroed_is_a_hole_again(policy):
         handle = opened(server.uri)
         handle.pwrite(b"\x5a" * 32 * M, 0)
         handle.trim(1 * M, 4 * M)
-        assert handle.pread(16 * 1024, 4 * M) == bytes(16 * 1024)  # looking takes no memory back
+        assert handle.pread(16 * 1024, 4 * M) == bytes(16 * 1024)  # reading allocates no memory
         handle.zero(1 * M, 8 * M)
         handle.zero(1 * M, 12 * M, nbd.CMD_FLAG_NO_HOLE)  # stays allocated
         handle.zero(2 * PAGE, 16 * M + PAGE // 2)  # one whole page, and two halves
@@ -122,7 +122,7 @@ def test_qemu_io_writes_and_maps_agree():
 # -- the copy ------------------------------------------------------------------------------------------------------------
 
 class Relay:
-    """Passes connections on to a server's UNIX socket, and counts the bytes of both directions."""
+    """Forwards connections to a server's UNIX socket and counts the bytes in both directions."""
 
     def __init__(self, server, path):
         self.server, self.uri = server, f"nbd+unix:///?socket={path}"
@@ -159,7 +159,7 @@ class Relay:
             setattr(self, counter, getattr(self, counter) + count)
 
     def finish(self):
-        """Once the clients have left: all that went through has been counted."""
+        """Waits until the clients have disconnected; then the counts are complete."""
         self.listener.shutdown(socket.SHUT_RDWR)
         self.accepting.join(PATIENCE)
         for thread in self.threads:
@@ -169,10 +169,10 @@ class Relay:
 
 
 def scattered_pieces(disk, data):
-    """[(offset, length)]: pieces of uneven length at uneven places, `data` bytes in all."""
+    """[(offset, length)]: pieces of random lengths at random offsets, `data` bytes in all."""
     source, lengths = random.Random(64), []
     slot, mean = disk // PIECES, data // PIECES
-    for number in range(PIECES // 2):  # two and two are twice the mean
+    for number in range(PIECES // 2):  # each pair has twice the mean length
         length = source.randrange(1, mean)
         lengths += [length, 2 * mean - length]
     return [(number * slot + source.randrange(slot - length), length) for number, length in enumerate(lengths)]
@@ -182,7 +182,7 @@ BLOCK = random.Random(1).randbytes(2 * (DATA // PIECES) + PIECES)
 
 
 def write_pieces(uri, pieces):
-    """Writes different bytes to each; returns the checksum of them all."""
+    """Writes different bytes to each piece and returns the checksum of all."""
     digest, handle = hashlib.sha256(), opened(uri)
     for number, (offset, length) in enumerate(pieces):
         piece = BLOCK[number:number + length]
@@ -199,7 +199,7 @@ def checksum_of_pieces(read, pieces):
     return digest.hexdigest()
 
 
-def test_a_copy_moves_the_data_alone():
+def test_a_copy_transfers_the_data_only():
     pieces = scattered_pieces(DISK, DATA)
     expected = true_map(DISK, pieces)
     with serve(f"mem:{DISK}") as source, serve(f"mem:{DISK}") as target, directory() as where:
@@ -218,10 +218,10 @@ def test_a_copy_moves_the_data_alone():
         assert out.to_server <= DATA // 50 and into.to_client <= DATA // 50
 
         assert checksum_of_pieces(opened(target.uri).pread, pieces) == checksum, "the copy differs"
-        # Everything beside the pieces is a hole in both, and no memory is behind it.
+        # Everything outside the pieces is a hole in both, without memory.
         assert map_of_nbdinfo(target.uri) == expected == map_of_nbdinfo(source.uri)
         assert "identical" in run(QEMU_IMG, "compare", "-f", "raw", "-F", "raw", source.uri, target.uri).stdout
-        if not SMALL:  # sanitizers have memory of their own
+        if not SMALL:  # sanitizers allocate memory themselves
             assert target.memory_in_use() <= DATA + PIECES * 2 * PAGE + 64 * M, target.memory_in_use()
 
 
@@ -237,7 +237,7 @@ def test_a_copy_in_a_file_has_the_holes():
         assert about.st_blocks * 512 <= 2 * data, f"{about.st_blocks} blocks of 512 bytes"
         with open(copy, "rb") as file:
             assert checksum_of_pieces(lambda n, at: os.pread(file.fileno(), n, at), pieces) == checksum
-        run(NBDCOPY, copy, source.uri)  # over what is there: the same again
+        run(NBDCOPY, copy, source.uri)  # copied over the same data
         assert checksum_of_pieces(opened(source.uri).pread, pieces) == checksum
         assert "identical" in run(QEMU_IMG, "compare", "-f", "raw", "-F", "raw", source.uri, copy).stdout
 

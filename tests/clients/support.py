@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the client tests share: a server for the length of a `with`, the tools, and a runner of cases.
+"""Shared by the client tests: a server in a `with` statement, the tools, and a runner of cases.
 
 A test file defines functions called test_… and ends with run_cases(globals()). Each case is named in the
-output; the file exits with 0, with 1 if a case failed, or with 77 if there was nothing it could run.
+output; the file exits with 0, with 1 if a case failed, or with 77 if every case was skipped.
 """
 import contextlib
 import ctypes
@@ -20,9 +20,9 @@ import time
 import traceback
 import urllib.parse
 
-# Sanitizer builds are several times slower: there, the same cases run over less data.
+# Sanitizer builds are several times slower and run the same cases over less data.
 SMALL = os.environ.get("NBD_TEST_SCALE") == "small"
-PATIENCE = 60 if SMALL else 20  # seconds until something that should be quick counts as hung
+PATIENCE = 60 if SMALL else 20  # seconds after which an operation counts as hung
 
 K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -38,7 +38,7 @@ def scaled(full, small):
 
 
 class Skip(Exception):
-    """Raised by a case that this machine cannot run; its text says why."""
+    """Raised by a case that this machine cannot run; its text gives the reason."""
 
 
 def skip_file(why):
@@ -63,15 +63,15 @@ def require_libnbd():
 
 
 def require_program(variable):
-    """The path of one of our own binaries, which the build passes in the environment."""
+    """The path of a binary of this project, which the build passes in the environment."""
     path = os.environ.get(variable)
     if not path:
-        skip_file(f"the environment does not say where the program is: {variable}")
+        skip_file(f"the environment variable {variable} is not set")
     return path
 
 
 def end_with_parent():
-    """If this test is killed (a timeout), its servers go with it."""
+    """The kernel kills the servers if this test is killed, for example by a timeout."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
@@ -81,7 +81,7 @@ def shortened(text, length=300):
 
 
 def wait_until(condition, what, seconds=PATIENCE):
-    """For what has no event to wait for. Looks again soon, and not for ever."""
+    """Polls a condition for which there is no event, for a limited time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not after {seconds} s: {what}"
@@ -89,7 +89,7 @@ def wait_until(condition, what, seconds=PATIENCE):
 
 
 class Server:
-    """A server process. Made by serve(); stop() ends it, and looks at how it ended."""
+    """A server process, made by serve(). stop() ends it and checks its exit status."""
 
     def __init__(self, command, directory):
         self.command = command
@@ -100,7 +100,7 @@ class Server:
                                             stderr=stderr, preexec_fn=end_with_parent)
         self.uris = []
         self.expected_status = 0
-        self.told = ""  # all that it said on stderr, once it has ended
+        self.told = ""  # its stderr, after it has ended
 
     def wait_for_serving_lines(self, count):
         pending = b""
@@ -127,7 +127,7 @@ class Server:
 
     @property
     def address(self):
-        """(host, port) of a TCP server, out of its URI."""
+        """(host, port) of a TCP server, from its URI."""
         parts = urllib.parse.urlsplit(self.uri)
         return parts.hostname, parts.port
 
@@ -154,7 +154,7 @@ class Server:
             return stderr.read()
 
     def open_files(self):
-        """What each of its descriptors leads to."""
+        """The target of each open descriptor."""
         files = {}
         for name in os.listdir(f"/proc/{self.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed in between
@@ -165,7 +165,7 @@ class Server:
         return sum(file.startswith("socket:") for file in self.open_files().values())
 
     def memory_in_use(self):
-        """Bytes of memory behind the device: the process's own, and what its memfds hold."""
+        """Bytes of memory: the process's own, and those of its memfds."""
         with open(f"/proc/{self.pid}/status") as status:
             total = int(re.search(r"RssAnon:\s+(\d+) kB", status.read())[1]) * K
         for name, file in self.open_files().items():
@@ -187,24 +187,24 @@ class Server:
         assert status == self.expected_status, f"the server ended with status {status}: {self.told}"
         assert not SANITIZER_REPORT.search(self.told), self.told
         if self.uri.startswith("nbd+unix:") and status == 0:
-            assert not os.path.exists(self.socket_path), "the socket file is left behind"
+            assert not os.path.exists(self.socket_path), "the socket file was not removed"
 
     def kill(self):
-        """Not a clean end: for the tests of what it leaves behind, and for clearing up."""
+        """Kills the process and waits for it."""
         self.process.kill()
         self.process.wait()
 
 
 @contextlib.contextmanager
 def directory():
-    # Short, because the path of a UNIX socket may have 107 bytes.
+    # Short, because the path of a UNIX socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="nbd.") as path:
         yield path
 
 
 @contextlib.contextmanager
 def started(command, lines=1, where=None):
-    """A process that prints `serving URI`; yields it once it has done so."""
+    """Starts a process and yields it when it has printed `serving URI`."""
     with contextlib.ExitStack() as stack:
         where = where or stack.enter_context(directory())
         server = Server(command, where)
@@ -226,7 +226,7 @@ def started(command, lines=1, where=None):
 
 @contextlib.contextmanager
 def serve(device, *options, transport="unix", policy=None, at=None):
-    """nbd-serve with these arguments, at a fresh UNIX socket or a free TCP port, unless `at` says where."""
+    """Starts nbd-serve with these arguments, on a new UNIX socket or a free TCP port unless `at` is given."""
     with directory() as where:
         at = at or (f"{where}/s" if transport == "unix" else "127.0.0.1:0")
         command = [require_program("NBD_SERVE"), device, f"--{transport}", at, *options]
@@ -237,7 +237,7 @@ def serve(device, *options, transport="unix", policy=None, at=None):
 
 
 def run(*command, status=0, timeout=PATIENCE * 3, **how):
-    """A client that ends by itself. `status`: what it must end with; None: anything. stdout is text."""
+    """Runs a client to its end. `status` is the expected exit status, None for any. stdout is text."""
     how.setdefault("stdout", subprocess.PIPE)
     done = subprocess.run([str(part) for part in command], stderr=subprocess.PIPE, text=True, timeout=timeout, **how)
     if status is not None and done.returncode != status:
@@ -255,7 +255,7 @@ def for_each(values):
 
 
 def run_cases(names):
-    # Cases can be chosen by name on the command line.
+    # The command line can select cases by name.
     chosen = sys.argv[1:]
     counts = {"ok": 0, "FAILED": 0, "SKIP": 0}
     for name, case in list(names.items()):
@@ -264,7 +264,7 @@ def run_cases(names):
         for arguments in getattr(case, "arguments", [()]):
             label = shortened(" ".join([name[len("test_"):], *map(str, arguments)]), 80)
             begin = time.monotonic()
-            # A client that waits for ever inside its library: this says where, and ends the file.
+            # If a client hangs inside its library, this prints the stack and ends the file.
             faulthandler.dump_traceback_later(4 * PATIENCE, exit=True)
             outcome, detail = "ok", ""
             try:
