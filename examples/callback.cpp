@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One callable gets every request, with its command, flags, cookie, offset and length, and answers
-// it: a disk for those who would rather write a function than a class.
+// A disk that is one function. It gets every request with its command, flags, cookie, offset and
+// length, and answers it.
 //     callback SOCKET
 #include <nbd/backend/callback_backend.hpp>
 #include <nbd/server.hpp>
@@ -27,7 +27,7 @@ try {
         const auto range = std::span{disk}.subspan(call.offset(), call.length());
         switch (call.command()) {
         case nbd::protocol::command::read:
-            // The data may be sent in as many pieces as they come in.
+            // The data may be sent in any number of pieces.
             call.reply();
             for (std::size_t at = 0; at < range.size(); at += 4096)
                 call.send(range.subspan(at, std::min<std::size_t>(4096, range.size() - at)));

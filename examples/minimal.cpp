@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The dozen lines of the README: 500 MB of memory, exported as "test" on a UNIX socket.
+// The program of the README: 500 MB of memory, exported as "test" on a UNIX socket.
 #include <nbd/server.hpp>
 
 #include <iostream>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// nbd-serve: a server on the command line. `nbd-serve --help` tells what it can do.
+// nbd-serve: a server for the command line. `nbd-serve --help` lists its arguments.
 #include "nbd_serve_arguments.hpp"
 #include "nbd_serve_log.hpp"
 #include <nbd/backend/file_backend.hpp>
@@ -46,8 +46,8 @@ struct arguments {
     bool verbose = false;
 };
 
-/// What an error of the library says of `disk`, without the library's name, and the path but once.
-std::string said(const disk_arguments& disk, const std::exception& error)
+/// The text of a library error about `disk`, without the library's name and without a second path.
+std::string describe(const disk_arguments& disk, const std::exception& error)
 {
     std::string_view text = error.what();
     for (const std::string& known : {std::string{"nbd: "}, disk.path + ": "})
@@ -56,7 +56,7 @@ std::string said(const disk_arguments& disk, const std::exception& error)
     return disk.text + ": " + std::string{text};
 }
 
-/// Serves a backend that is made from `made_from`, until a signal comes.
+/// Serves a backend that is constructed from `made_from`, until SIGINT or SIGTERM.
 template <class Backend, class Policy, class... Args>
 void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e,
            Policy policy(std::size_t), const Args&... made_from)
@@ -72,9 +72,9 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
             throw std::runtime_error{disk.text
                                      + ": expected a size that fits in a process's memory: "
                                      + error.code().message()};
-        throw std::runtime_error{said(disk, error)};
+        throw std::runtime_error{describe(disk, error)};
     } catch (const std::exception& error) {
-        throw usage_error{said(disk, error)};
+        throw usage_error{describe(disk, error)};
     }
     std::optional<nbd::server<nbd::unix_transport, Backend, Policy, client_log>> on_unix;
     std::optional<nbd::server<nbd::tcp_transport, Backend, Policy, client_log>> on_tcp;
@@ -98,7 +98,7 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
     signals.async_wait([](auto, int) {});
     program.run();
 
-    // A second signal shall not turn a clean end into another. Every other thread has ended then.
+    // Blocks a second signal, which would kill the process while it ends. This is the only thread left.
     on_unix.reset();
     on_tcp.reset();
     ::sigset_t both;
@@ -132,7 +132,8 @@ void serve(arguments a)
     if (!a.tcp.empty())
         std::ignore = parse_tcp(a.tcp);
     if (a.threads != 0 && a.policy != "pool")
-        throw usage_error{"--threads: expected with --policy pool, but got --policy " + a.policy};
+        throw usage_error{"--threads: expected together with --policy pool, but got --policy "
+                          + a.policy};
     nbd::export_settings e{.read_only = a.read_only};
     if (!a.description.empty())
         e.description = a.description;
@@ -142,7 +143,8 @@ void serve(arguments a)
     auto disk = parse_disk(a.disk);
     if (!disk.in_file() && (a.direct || !a.create.empty()))
         throw usage_error{std::string{a.direct ? "--direct" : "--create"}
-                          + ": expected a disk in a file, but got \"" + a.disk + '"'};
+                          + ": expected a disk of file:PATH or uring:PATH, but got \"" + a.disk
+                          + '"'};
     disk.file = {.read_only = a.read_only, .direct = a.direct};
     if (!a.create.empty())
         disk.file.create = parse_size("--create", a.create);
@@ -160,7 +162,7 @@ void serve(arguments a)
 #endif
 }
 
-/// Each client takes a descriptor; the system's usual soft limit of 1024 is a low one.
+/// Each client uses a descriptor, and the usual soft limit is only 1024.
 void raise_descriptor_limit()
 {
     ::rlimit limit{};
@@ -175,61 +177,73 @@ void raise_descriptor_limit()
 int main(int argc, char** argv)
 {
     arguments a;
-    CLI::App app{"Serves a network block device to NBD clients.", "nbd-serve"};
-    app.add_option("DISK", a.disk,
-                   "mem:SIZE, a sparse disk in memory; null:SIZE, which reads as zero and forgets; "
-                   "file:PATH, a file or a block device; uring:PATH, the same through io_uring; "
-                   "sizes take K, M, G and T")
-        ->required();
-    app.add_option("--create", a.create,
-                   "make the disk's file if it is not there; if it is, it must have this size")
-        ->type_name("SIZE");
-    app.add_flag("--direct", a.direct, "go around the system's cache of files (O_DIRECT)");
-    app.add_option("--unix", a.unix_path, "listen on this UNIX socket")->type_name("PATH");
+    CLI::App app{"Serves a disk to NBD clients, until SIGINT or SIGTERM.", "nbd-serve"};
     app.add_option(
-           "--tcp", a.tcp,
-           "listen on this address, port 0 for any; without --unix and --tcp 127.0.0.1:10809")
+           "DISK", a.disk,
+           "mem:SIZE is a sparse disk in memory; null:SIZE reads as zero and discards writes; "
+           "file:PATH is a file or a block device; uring:PATH is the same through io_uring. "
+           "SIZE is in bytes, or with K, M, G or T in powers of 1024")
+        ->required();
+    app.add_option(
+           "--create", a.create,
+           "create the file of file:PATH or uring:PATH with this size; an existing file must "
+           "have this size")
+        ->type_name("SIZE");
+    app.add_flag("--direct", a.direct,
+                 "bypass the page cache (O_DIRECT); for file:PATH and uring:PATH");
+    app.add_option("--unix", a.unix_path,
+                   "listen on this UNIX socket, which is created with mode 0600")
+        ->type_name("PATH");
+    app.add_option("--tcp", a.tcp,
+                   "listen on this address; port 0 is any free port. Default, without --unix: "
+                   "127.0.0.1:10809")
         ->type_name("HOST:PORT");
-    app.add_option("--name", a.name, "the export's name; the empty name finds it too")
+    app.add_option(
+           "--name", a.name,
+           "the export's name; default: empty. A client that asks for the empty name gets the "
+           "export in any case")
         ->type_name("NAME");
-    app.add_option("--description", a.description, "what clients are told about it")
+    app.add_option("--description", a.description,
+                   "the export's description, for clients that list exports")
         ->type_name("TEXT");
-    app.add_flag("--read-only", a.read_only, "refuse every change");
-    app.add_option("--policy", a.policy, "a thread for each client, or a pool of threads for all")
+    app.add_flag("--read-only", a.read_only, "refuse writes");
+    app.add_option("--policy", a.policy,
+                   "per-client: a thread for each client; pool: a pool of threads for all clients")
         ->check(CLI::IsMember({"per-client", "pool"}))
         ->type_name("per-client|pool");
-    app.add_option("--threads", a.threads, "threads of --policy pool; default: one for each core")
+    app.add_option("--threads", a.threads,
+                   "number of threads of --policy pool; default: one for each processor core")
         ->check(CLI::Range(std::size_t{1}, std::size_t{1024}))
         ->type_name("N");
-    app.add_option("--block-size", a.block_size, "the block sizes that clients must keep to")
+    app.add_option("--block-size", a.block_size,
+                   "minimum, preferred and maximum block size, in bytes; clients must use them")
         ->type_name("MIN:PREFERRED:MAX");
     app.add_option("--max-connections", a.limits.max_connections,
-                   "clients at a time on each of --unix and --tcp, 0 for any number")
+                   "largest number of clients on each of --unix and --tcp; 0: no limit")
         ->capture_default_str()
         ->check(CLI::Range(std::size_t{0}, std::size_t{1'000'000}))
         ->type_name("N");
     app.add_option("--requests-in-flight", a.limits.requests_in_flight,
-                   "requests of a client that are under way at a time, where the disk waits")
+                   "largest number of requests of one client in progress, for disks that wait")
         ->capture_default_str()
         ->check(CLI::Range(std::size_t{1}, std::size_t{65536}))
         ->type_name("N");
     std::uint32_t busy_poll = static_cast<std::uint32_t>(a.limits.busy_poll.count());
     app.add_option("--busy-poll", busy_poll,
-                   "how long to look for the next request of a quick client before sleeping, 0 for "
-                   "not at all")
+                   "how long a thread polls for the next request before it sleeps; 0: never")
         ->capture_default_str()
         ->check(CLI::Range(std::uint32_t{0}, std::uint32_t{1'000'000}))
         ->type_name("MICROSECONDS");
-    app.add_flag("--verbose", a.verbose, "tell on stderr what every client does");
+    app.add_flag("--verbose", a.verbose, "log to stderr what each client does");
 
     try {
         app.parse(argc, argv);
         for (const std::string argument : {"--create", "--unix", "--tcp", "--block-size"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
-                throw usage_error{argument + ": expected a value, but got an empty one"};
+                throw usage_error{argument + ": expected a value, but got an empty string"};
         a.limits.busy_poll = std::chrono::microseconds{busy_poll};
         raise_descriptor_limit();
-        std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error, not the end
+        std::signal(SIGXFSZ, SIG_IGN);  // a file above the size limit is an error, not a signal
         serve(std::move(a));
         return 0;
     } catch (const CLI::Success& e) {

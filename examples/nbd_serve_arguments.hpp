@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How nbd-serve reads its arguments.
+// The arguments of nbd-serve.
 #pragma once
 
 #include <nbd/backend/opened_file.hpp>
@@ -14,12 +14,12 @@
 #include <string_view>
 #include <system_error>
 
-/// A bad argument: the message names it and says what was expected.
+/// A bad argument. The message names the argument and says what was expected.
 struct usage_error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// "64M" and the like, in bytes.
+/// Parses a size such as "64M"; returns bytes.
 inline std::uint64_t parse_size(const std::string& argument, std::string_view text)
 {
     std::uint64_t number = 0;
@@ -82,9 +82,9 @@ inline nbd::tcp_transport::settings parse_tcp(const std::string& text)
     return at;
 }
 
-/// What is served: "mem:SIZE", "null:SIZE", "file:PATH" or "uring:PATH", and what is said beside it.
+/// The disk: "mem:SIZE", "null:SIZE", "file:PATH" or "uring:PATH", and the options for its file.
 struct disk_arguments {
-    std::string text;  ///< as it was given
+    std::string text;  ///< the argument itself
     std::string kind{};
     std::uint64_t size = 0;  ///< of mem and null
     std::string path{};      ///< of file and uring
@@ -100,9 +100,8 @@ inline disk_arguments parse_disk(const std::string& text)
     const auto rest = colon == std::string::npos ? std::string{} : text.substr(colon + 1);
     const bool known = disk.in_file() ? !rest.empty() : disk.kind == "mem" || disk.kind == "null";
     if (colon == std::string::npos || !known)
-        throw usage_error{
-            "expected a disk as mem:SIZE, null:SIZE, file:PATH or uring:PATH, but got \"" + text
-            + '"'};
+        throw usage_error{"DISK: expected mem:SIZE, null:SIZE, file:PATH or uring:PATH, but got \""
+                          + text + '"'};
     if (disk.in_file())
         disk.path = rest;
     else

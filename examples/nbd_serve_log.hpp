@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What nbd-serve --verbose tells: an observer that writes to stderr.
+// The log of nbd-serve --verbose: an observer that writes to stderr.
 #pragma once
 
 #include <nbd/server.hpp>
@@ -12,8 +12,8 @@
 #include <string_view>
 #include <system_error>
 
-/// Tells the whole story of each client on stderr, one line for each thing that happens. Numbers of
-/// the protocol come with the specification's names.
+/// Writes one line to stderr for each event of a client. Numbers of the protocol are followed by the
+/// specification's names.
 struct client_log {
     bool verbose = false;
 
@@ -63,7 +63,7 @@ struct client_log {
     }
     void at_disconnect(const nbd::client& c, std::error_code why)
     {
-        say(c, why ? "let go: " + why.message() : "left");
+        say(c, why ? "disconnected: " + why.message() : "disconnected");
     }
     void at_accept_error(std::error_code why)
     {
@@ -91,7 +91,7 @@ private:
     {
         return number < all.size() ? all.begin()[number] : std::string_view{};
     }
-    /// " (FUA DF)"; bits without a name are in the number.
+    /// For example " (FUA DF)". A bit without a name appears in the number alone.
     static std::string names_of(std::uint16_t bits, names all)
     {
         std::string text;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Three exports of one server, which differ in what their clients may do, and a fourth that comes
-// and goes while clients are connected.
+// One server with three different exports. A fourth is added and removed while the server runs.
 //     several-exports SOCKET
 #include <nbd/server.hpp>
 
@@ -21,7 +20,7 @@ try {
     auto& exports = server.exports();
     exports.add("alpha", nbd::mem_backend{64 << 20}, {.description = "a plain disk"});
     exports.add("beta", nbd::mem_backend{16 << 20},
-                {.description = "a disk to look at", .read_only = true, .rotational = true});
+                {.description = "a read-only disk", .read_only = true, .rotational = true});
     exports.add(
         "gamma", nbd::mem_backend{1ULL << 40},
         {.description = "a large disk of 4 KiB blocks, without TRIM and CACHE",

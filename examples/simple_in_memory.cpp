@@ -13,7 +13,7 @@
 
 int main(int argc, char** argv)
 try {
-    // Signals belong to the program: it takes them first, so that none is lost, and then waits.
+    // The library handles no signals. Install the handlers first, so that no signal is lost.
     boost::asio::io_context program;
     boost::asio::signal_set signals{program, SIGINT, SIGTERM};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A backend written from nothing. First the least that there can be: a size, and a read. Then a disk
-// that breaks: every member that it has becomes an ability that clients see, and nothing else does.
+// Two backends. The first has only the required members, `size` and `read`. The second is a disk with
+// broken sectors: each of its members becomes an ability that clients see.
 //     your-own-backend SOCKET
 #include <nbd/server.hpp>
 
@@ -18,8 +18,8 @@
 #include <system_error>
 #include <vector>
 
-// Every byte is the low byte of its offset. There is no write, so the export is READ_ONLY; there is
-// no promise about threads, so the server calls it under a lock.
+// Every byte is the low byte of its offset. It has no `write`, so the export is read-only. It makes no
+// promise about threads, so the server calls it under a lock.
 class pattern {
 public:
     [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
@@ -32,8 +32,8 @@ public:
 };
 static_assert(nbd::readable_backend<pattern> && !nbd::backend<pattern>);
 
-// A disk whose last quarter is broken, for tests of what clients do about it. An error reaches the
-// client as an error value; the connection goes on.
+// A disk whose last quarter is broken, for testing how clients handle errors. The client gets an
+// error value, and the connection stays open.
 class breaking_disk {
 public:
     explicit breaking_disk(std::size_t size) : bytes_(size) {}
