@@ -12,7 +12,7 @@ nbd = require_libnbd()
 EXPORTS = {
     "alpha": {"description": "a plain disk", "export-size": 64 * M, "is_read_only": False, "is_rotational": False,
               "can_trim": True, "can_flush": True, "can_fua": True, "can_zero": True, "can_multi_conn": True},
-    "beta": {"description": "a disk to look at", "export-size": 16 * M, "is_read_only": True, "is_rotational": True},
+    "beta": {"description": "a read-only disk", "export-size": 16 * M, "is_read_only": True, "is_rotational": True},
     "gamma": {"description": "a large disk of 4 KiB blocks, without TRIM and CACHE", "export-size": T,
               "is_read_only": False, "can_trim": False, "can_cache": False, "can_zero": True,
               "block_size_minimum": 4096, "block_size_preferred": 64 * K, "block_size_maximum": M},
