@@ -167,7 +167,7 @@ def whole_session(name, payload):
 
 
 def after_prefix(t, end):
-    """C05, C06: sends the first k bytes of a session, ends it, and holds the written range against old and new."""
+    """C05, C06: sends the first k bytes of a session, ends it, and compares the written range with old and new data."""
     client = t.tx(delivery="whole")
     old, new = b"\x11" * 32, b"\x22" * 32
     session = whole_session(b"", new)
@@ -318,7 +318,7 @@ def C11_everything_before_greeting_is_read(t):
 
 @case(kind="slow", slow=True)
 def C12_slowloris(t):
-    """A byte now and then does not lengthen the handshake: the deadline counts from accept."""
+    """Single bytes with pauses do not extend the handshake: the deadline counts from accept."""
     begin = time.monotonic()
     client = t.client()
     client.greet()
@@ -335,7 +335,7 @@ def C12_slowloris(t):
 
 @case(own=True, twice=False)
 def C13_connection_above_the_limit_waits(t):
-    """limit+1: the newcomer waits in the backlog, the others are unharmed, a freed slot serves it at once."""
+    """limit+1: the new client waits in the backlog, the others are served, and a free place is used at once."""
     server = t.start(["mem:1M", "--max-connections", "4"])
     first = [t.client(server).start().go() for _ in range(4)]
     late = t.client(server)
@@ -344,14 +344,14 @@ def C13_connection_above_the_limit_waits(t):
         t.check(client.read(0, 512) == bytes(512), "service for earlier clients", "other data")
     first[0].request(DISC, expect=False)
     late.start().go()
-    t.check(late.read(0, 512) == bytes(512), "service for the newcomer", "other data")
+    t.check(late.read(0, 512) == bytes(512), "service for the new client", "other data")
     for client in first[1:]:
         t.check(client.read(0, 512) == bytes(512), "service for earlier clients", "other data")
 
 
 @case(own=True, twice=False)
-def C13_haggler_gives_way(t):
-    """A client that still in_handshake after a second gives way to a newcomer; clients in transmission never do."""
+def C13_client_in_handshake_gives_way(t):
+    """A client that is in the handshake for over a second gives way to a new client; clients in transmission do not."""
     server = t.start(["mem:1M", "--max-connections", "2"])
     good = t.client(server).start().go()
     silent = t.client(server)
@@ -360,7 +360,7 @@ def C13_haggler_gives_way(t):
     late = t.client(server)
     late.start().go()
     t.check(time.monotonic() - begin < 4 * SLOWER, "a slot within a few seconds", "%.1f s" % (time.monotonic() - begin))
-    t.check(late.read(0, 512) == bytes(512), "service for the newcomer", "other data")
+    t.check(late.read(0, 512) == bytes(512), "service for the new client", "other data")
     t.check(good.read(0, 512) == bytes(512), "service for the client in transmission", "other data")
     t.drop(silent, what="the silent client to be dropped")
 
@@ -374,7 +374,7 @@ def crowd(t, arguments, count):
         try:
             sock.connect(server.address[1] if server.address[0] == "unix" else server.address[1:])
         except OSError:
-            pass        # in progress, or the backlog is full: also a nuisance
+            pass        # in progress, or the backlog is full: both occupy the server
         silent.append(sock)
     try:
         begin = time.monotonic()
@@ -411,7 +411,7 @@ def C14_40_silent_clients_at_limit_8(t):
 
 @case(own=True, twice=False)
 def C15_many_idle_clients(t):
-    """Hundreds of idle clients: little memory each, and a steady client does not notice."""
+    """Hundreds of idle clients: little memory each, and a busy client is served without delay."""
     count = scaled(240)
     server = t.start(["mem:1M", "--max-connections", "300"])
     steady = t.client(server).start().go()
@@ -431,7 +431,7 @@ def C15_many_idle_clients(t):
 
 @case(own=True, twice=False)
 def C16_few_file_descriptors(t):
-    """With no descriptor left, accept backs off without burning CPU, and recovers."""
+    """With no descriptor left, accept retries without using much CPU, and recovers."""
     if t.run.sanitized:
         raise Skip("the sanitizers' own checks need descriptors")
     server = t.start(["mem:1M", "--max-connections", "1000"], files=40)
@@ -462,7 +462,7 @@ def C16_few_file_descriptors(t):
 
 @case(twice=False)
 def C17_many_short_sessions(t):
-    """connect, GO, DISC by the hundred: flat memory and descriptors."""
+    """Hundreds of connect, GO, DISC: memory and descriptors do not grow."""
     def session():
         client = wire.Client(t.server.address).start().go()
         client.request(DISC, expect=False)
@@ -490,8 +490,8 @@ def C18_ipv6_loopback(t):
 
 
 @case()
-def P23_errors_do_not_end_haggling(t):
-    """The server keeps answering errors until the client gives up; it does not disconnect for unwanted options."""
+def P23_errors_do_not_end_negotiation(t):
+    """The server answers each unsupported option with an error, and does not disconnect."""
     client = t.hs()
     for number in range(0x100, 0x110):
         t.equal(client.final(number, b"data"), wire.ERR_UNSUP, "option %#x" % number)

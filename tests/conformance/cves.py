@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Replays of published vulnerabilities (CVE_*) and of known bugs without a number (Nxx), as far as bytes can tell.
+"""Replays of published vulnerabilities (CVE_*) and of known bugs without a number (Nxx), as seen by a client.
 
-Not here: CVE-2013-6410 (address lists), CVE-2019-14850 (needs a count of backend opens) and CVE-2021-3716 (TLS). Those
-that another file's case replays exactly are named there: CVE-2015-0847 in lifecycle L08, CVE-2024-7409 in connect C14
+Not here: CVE-2013-6410 (address lists), CVE-2019-14850 (needs a count of backend opens) and CVE-2021-3716 (TLS). Others
+are replayed by cases in other files: CVE-2015-0847 in lifecycle L08, CVE-2024-7409 in connect C14
 and lifecycle L03 and L04, CVE-2025-47712 in transmission R25, N-09, N-10 in integrity, N-14 in slow_clients S04.
 """
 import random
@@ -77,7 +77,7 @@ def CVE_2005_3534_writes_around_32_mib(t):
 
 @case()
 def CVE_2011_1925_unknown_export_by_export_name(t):
-    """CF(0), EXPORT_NAME "xyzzy": that connection is closed, the listener lives."""
+    """CF(0), EXPORT_NAME "xyzzy": that connection is closed, the server continues.""" 
     client = t.hs(flags=0)
     client.option(EXPORT_NAME, b"xyzzy")
     t.drop(client)
@@ -99,7 +99,7 @@ def CVE_2013_1922_content_is_never_sniffed(t):
 
 @case()
 def CVE_2013_7441_close_at_every_byte(t):
-    """close() at every byte boundary of the handshake, and at once after it: the listener lives."""
+    """close() at every byte boundary of the handshake, and at once after it: the server continues."""
     session = struct.pack(">I", 3) + pack_option(GO, info_data(NAME)) + pack_request(READ, 0, 65536)
     for k in range(len(session) + 1):
         client = t.client(delivery="whole")
@@ -109,10 +109,10 @@ def CVE_2013_7441_close_at_every_byte(t):
 
 @case()
 def CVE_2013_7441_unknown_export(t):
-    """An unknown export, by every option, is no event for the listener."""
+    """An unknown export, by every option, does not affect the server."""
     for number in (EXPORT_NAME, INFO, GO):
         client = t.hs()
-        client.option(number, b"nobody" if number == EXPORT_NAME else info_data(b"nobody"))
+        client.option(number, b"no-such-export" if number == EXPORT_NAME else info_data(b"no-such-export"))
         client.close()
 
 
@@ -142,7 +142,7 @@ def CVE_2017_7539_everything_in_one_segment(t):
 
 @case()
 def CVE_2017_9524_port_scan(t):
-    """Connects that close, reset or speak HTTP, in quick succession: torn down from every half-built state."""
+    """Connects that close, reset or speak HTTP, in quick succession: each is closed in any state of the handshake."""
     for i in range(scaled(90)):
         client = t.client(delivery="whole")
         if i % 3 == 1:
@@ -183,7 +183,7 @@ def CVE_2017_15118_long_names(t):
 
 @case(twice=False)
 def CVE_2017_15119_endless_option_data(t):
-    """Ten clients that send options of 32 MiB in a loop: each is dropped, and others keep their latency."""
+    """Ten clients that send options of 32 MiB in a loop: each is dropped, and the latency of others stays low."""
     stop = threading.Event()
 
     def nuisance():
@@ -282,7 +282,7 @@ def CVE_2024_7409_stop_with_stalled_handshakes(t):
 
 @case(kind="big", needs="meta")
 def CVE_2025_47711_block_status_of_4_gib(t):
-    """BLOCK_STATUS of ffffffff, fffffffe, 80000000, 7fffffff bytes at awkward offsets of a sparse export."""
+    """BLOCK_STATUS of ffffffff, fffffffe, 80000000, 7fffffff bytes at unaligned offsets of a sparse export."""
     client = t.tx(mode="structured", contexts=[b"base:allocation"])
     for length in (0xFFFFFFFF, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF):
         for offset in (0, 1, (1 << 32) - 1, 1 << 32, (1 << 40) - 0xFFFFFFFF):
@@ -315,9 +315,9 @@ def leave(t, server, way):
     elif way == "RST":
         client.go().reset()
     elif way == "failed GO":
-        client.negotiate(GO, info_data(b"nobody"))
+        client.negotiate(GO, info_data(b"no-such-export"))
     elif way == "unknown EXPORT_NAME":
-        client.option(EXPORT_NAME, b"nobody")
+        client.option(EXPORT_NAME, b"no-such-export")
     elif way == "ABORT":
         client.final(ABORT)
     elif way == "bad magic":
@@ -330,8 +330,8 @@ def leave(t, server, way):
 
 
 @case(own=True)
-def N05_slots_come_back_however_a_client_leaves(t):
-    """At limit 1: connect and leave, in every way, again and again: the slot is returned each time."""
+def N05_places_are_free_after_every_kind_of_disconnect(t):
+    """At limit 1: connect and disconnect in every way, many times: the place is free again each time."""
     server = t.start(["mem:1M", "--max-connections", "1"])
     for _ in range(scaled(10)):
         for way in ("DISC", "close", "RST", "failed GO", "unknown EXPORT_NAME", "ABORT", "bad magic", "bad option",
@@ -370,7 +370,7 @@ def N20_trim_with_fua(t):
 
 @case(twice=False)
 def N29_hundreds_of_sessions_with_disc(t):
-    """connect, GO, READ, DISC, hundreds of times: no error and no slowing down."""
+    """Hundreds of connect, GO, READ, DISC: no error and no slowdown."""
     for _ in range(scaled(400)):
         client = Client(t.server.address, timeout=5 * SLOWER).start().go()
         t.sync(client)
@@ -388,7 +388,7 @@ def N30_close_at_each_stage(t):
 
 
 @case()
-def N32_flush_flag_is_honest(t):
+def N32_flush_works_where_it_is_advertised(t):
     """FLUSH succeeds exactly where SEND_FLUSH is set."""
     client = t.tx()
     t.error(client.do(wire.FLUSH), 0 if client.tflags & wire.T_FLUSH else EINVAL, "FLUSH")

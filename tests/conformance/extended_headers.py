@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Extended headers: points 44, 50, 55, 57, 59, 66, 85 and the E! notes elsewhere, R18, O31, O32, N-28.
+"""Extended headers: points 44, 50, 55, 57, 59, 66, 85 R18, O31, O32, N-28.
 
 wire.py checks each extended reply: 32 bytes of header with the request's cookie and offset, the chunk rules of
 structured replies, BLOCK_STATUS_EXT in place of BLOCK_STATUS, and no simple or structured reply at all.
@@ -47,7 +47,7 @@ def P44_without_structured_replies_first(t):
 
 @extended()
 def P44_overrides_structured_replies(t):
-    """EXTENDED_HEADERS behind STRUCTURED_REPLY takes precedence."""
+    """EXTENDED_HEADERS after STRUCTURED_REPLY takes precedence."""
     client = t.hs()
     client.structured()
     t.equal(client.extended(), ACK, "EXTENDED_HEADERS")
@@ -86,8 +86,8 @@ def P44_twice(t):
 def P37_go_is_not_unsup(t):
     """After EXTENDED_HEADERS, GO and INFO are not answered ERR_UNSUP."""
     client = ehs(t)
-    t.equal(client.info(b"nobody")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
-    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO of an unknown export")
+    t.equal(client.info(b"no-such-export")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
+    t.equal(client.negotiate(GO, info_data(b"no-such-export"))[-1].kind, ERR_UNKNOWN, "GO of an unknown export")
     client.go()
     t.sync(client)
 
@@ -128,7 +128,7 @@ def P44_selection_before_extended_headers(t):
 
 @extended()
 def P44_is_of_one_connection(t):
-    """Extended headers are a matter of one connection."""
+    """Extended headers apply to one connection."""
     client = etx(t)
     t.equal(t.tx().do(READ, 0, 512).style, "simple", "style of the other connection")
     t.sync(client)
@@ -143,7 +143,7 @@ def P47_status_payload_flag_only_with_contexts(t):
 
 @extended()
 def P41_base_is_never_refused_for_headers(t):
-    """ERR_EXT_HEADER_REQD is never the answer about base: (with structured replies, or with extended headers)."""
+    """ERR_EXT_HEADER_REQD is never the reply for base: (with structured replies, or with extended headers)."""
     for mode in ("structured", "extended"):
         client = t.hs()
         client.structured() if mode == "structured" else client.extended()
@@ -221,7 +221,7 @@ def R02_header_cut_by_fin(t):
 
 @extended()
 def P60_write_then_read(t):
-    """What was written is read, for many lengths."""
+    """Written data are read back, for many lengths."""
     client = etx(t)
     for length in (1, 511, 512, 513, 4096, 4097, 65536, 65537, 300001):
         data = pattern(length, length)
@@ -241,7 +241,7 @@ def R18_write_without_payload_len(t):
 
 @extended()
 def P55_write_of_qemu_without_payload_len(t):
-    """qemu 8.2 to 10 sends the payload of a WRITE without PAYLOAD_LEN: a client that does so is understood."""
+    """qemu 8.2 to 10 sends the payload of a WRITE without PAYLOAD_LEN: such a client is served."""
     client = etx(t)
     for k in range(3):
         t.error(client.do(WRITE, SPOT + 4096 * k, 512, 0, bytes([k + 1]) * 512), 0, "WRITE as qemu sends it")
@@ -358,7 +358,7 @@ def R13_misaligned(t):
 
 
 def long_lengths(t, command, allowed):
-    """Lengths that a 32-bit variable would turn into something harmless (N-28)."""
+    """Lengths whose low 32 bits look harmless (N-28)."""
     client = etx(t)
     need(client, command)
     t.error(client.write(0, b"\x99" * 4096), 0, "WRITE")
@@ -439,7 +439,7 @@ def P50_write_zeroes_of_16_gib(t):
 
 @extended(kind="big", twice=False, scratch=True)
 def P50_write_zeroes_of_the_whole_tebibyte(t):
-    """WRITE_ZEROES of a sparse 1 TiB export in one request is done in no time."""
+    """WRITE_ZEROES of a sparse 1 TiB export in one request is fast."""
     client = etx(t)
     for place in (0, 100 * GIB, TIB - 4096):
         t.error(client.write(place, b"\x43" * 4096), 0, "WRITE")
@@ -539,7 +539,7 @@ def P56_read_of_32_mib(t):
 
 @extended()
 def P66_block_status(t):
-    """BLOCK_STATUS is answered with BLOCK_STATUS_EXT, also for small lengths; the map is true."""
+    """BLOCK_STATUS is answered with BLOCK_STATUS_EXT, also for small lengths; the map is correct."""
     client = etx(t, contexts=[BASE])
     t.error(client.write(SPOT, pattern(6, 65536)), 0, "WRITE")
     for length in (1, 512, 65536):
@@ -623,7 +623,7 @@ def P66_status_payload_of_bad_length(t):
 
 @extended()
 def P66_status_payload_effect_length(t):
-    """The effect length of the payload is what is checked: 0 and past the end are EINVAL, sync."""
+    """The effect length of the payload is checked: 0 and past the end are EINVAL, sync."""
     for effect in (0, SIZE + 1, MAX64):
         client, result = status_payload(t, effect, None)
         t.error(result, EINVAL, "an effect length of %#x" % effect)
@@ -662,7 +662,7 @@ def R28_disc_with_requests_in_flight(t):
 
 @extended()
 def R30_flags_of_every_command(t):
-    """7 commands x 64 flag combinations x {inside, outside}: the documents' error value; payloads consumed."""
+    """7 commands x 64 flag combinations x {inside, outside}: the error value of the specification; payloads consumed."""
     client = etx(t, delivery="whole")
     every_flag_combination(t, client)
     t.sync(client)

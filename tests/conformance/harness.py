@@ -22,7 +22,7 @@ SLOWER = 4 if SMALL else 1          # time limits are this much wider for saniti
 NAME, DESCRIPTION = b"disk", b"conformance disk"
 NAMED = ["--name", NAME.decode(), "--description", DESCRIPTION.decode()]
 
-# What each kind of server is started with. "own" kinds are started by the case itself.
+# The arguments of each kind of server. A case with own=True starts its servers itself.
 KINDS = {
     "rw": ["mem:64M"],
     "ro": ["mem:64M", "--read-only"],
@@ -36,16 +36,16 @@ WITNESS_LENGTH = 4096
 
 
 def scaled(count):
-    """A count of repetitions, cut for slow builds."""
+    """A number of repetitions, reduced for slow builds."""
     return max(count // 4, 1) if SMALL else count
 
 
 class Skip(Exception):
-    """The case cannot be judged here; the text says why."""
+    """The case cannot run on this machine; the text gives the reason."""
 
 
 class Broken(Exception):
-    """The shared server that a case needs could not be set up; the first case that needed it has said why."""
+    """The shared server of a case could not be started; the first case that needed it has reported it."""
 
 
 # -- the registry -----------------------------------------------------------------------------------------------------
@@ -66,8 +66,8 @@ def case(kind="rw", needs=None, twice=True, slow=False, own=False, tcp_only=Fals
     """Registers a case.
 
     kind: the server it runs against (KINDS). needs: "structured", "meta" or "extended", if the case is about an option
-    that the server may not offer. twice: run in both deliveries, else once, whole messages. slow: waits for deadlines
-    of ten seconds, so it runs beside the others. own: starts its servers itself. tcp_only: needs a real RST.
+    that the server may not offer. twice: runs with both deliveries, else once with whole messages. slow: waits for
+    deadlines of ten seconds, so it runs in parallel with the others. own: starts its own servers. tcp_only: needs RST.
     scratch: overwrites the witness's block.
     """
     def register(function):
@@ -92,7 +92,7 @@ STARTED = []
 
 @atexit.register
 def end_all():
-    """Whatever happens to the suite, no server outlives it."""
+    """Kills the servers that still run when the suite ends."""
     for process in STARTED:
         if process.poll() is None:
             process.kill()
@@ -156,7 +156,7 @@ class Server:
         self.process.stdout.close()
 
     def stop(self, sent=signal.SIGTERM, limit=10):
-        """Stops the server; raises when it does not end in time with status 0 and a clean stderr.
+        """Stops the server; raises if it does not end in time with status 0 and a clean stderr.
 
         With sent=None the caller has sent a signal already."""
         if self.stopped:
@@ -173,7 +173,7 @@ class Server:
             status = self.process.wait(limit * SLOWER)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise Failure("the server to end within %g s of %s" % (limit * SLOWER, name), "it runs on")
+            raise Failure("the server to end within %g s of %s" % (limit * SLOWER, name), "it still runs")
         finally:
             self.process.stdout.close()
         report = self.report()
@@ -193,12 +193,12 @@ class Server:
         return found.group(0) if found else ""
 
     def first_report(self):
-        """A sanitizer's first report in full, for the person who must find the cause."""
+        """A sanitizer's first report in full."""
         text = self.stderr(1 << 20)
         found = re.search(r"^.*(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error).*(\n.*){0,60}", text, re.M)
         return found.group(0) if found else ""
 
-    # what /proc says
+    # from /proc
 
     def descriptors(self):
         return len(os.listdir("/proc/%d/fd" % self.pid))
@@ -225,14 +225,14 @@ class Server:
 
 @functools.lru_cache(None)
 def sanitizer_of(program):
-    """"asan", "tsan", "msan" or "": sanitizers keep freed memory, so the resident size of such a build says nothing."""
+    """"asan", "tsan", "msan" or "": sanitizers keep freed memory, so the resident size of such a build is meaningless."""
     with open(program, "rb") as file:
         data = file.read()
     return next((name for name in ("asan", "tsan", "msan") if b"__%s_init" % name.encode() in data), "")
 
 
 def eventually(condition, limit=3.0):
-    """Whether `condition()` comes true before the limit; it is asked every few milliseconds."""
+    """Whether `condition()` becomes true within the limit; it is polled every few milliseconds."""
     deadline = time.monotonic() + limit * SLOWER
     while not condition():
         if time.monotonic() > deadline:
@@ -241,7 +241,7 @@ def eventually(condition, limit=3.0):
     return True
 
 
-# -- what a case is given ---------------------------------------------------------------------------------------------
+# -- the argument of a case --------------------------------------------------------------------------------------------
 
 class Context:
     """`t` of a case: makes clients in the case's delivery, closes them afterwards, and holds the common checks."""
@@ -274,7 +274,7 @@ class Context:
         return client.go(name)
 
     def start(self, arguments, **more):
-        """A server of the case's own, stopped after the case."""
+        """Starts a server for this case alone; it is stopped after the case."""
         more.setdefault("transport", self.transport)
         more.setdefault("policy", self.run.policy)
         server = Server(self.run.program, arguments, **more)
@@ -288,7 +288,7 @@ class Context:
             raise Failure(expected, got)
 
     def equal(self, got, wanted, what):
-        """got is wanted, or one of them when wanted is a set."""
+        """`got` equals `wanted`, or is an element if that is a set."""
         allowed = wanted if isinstance(wanted, (set, frozenset, tuple)) else {wanted}
         if got not in allowed:
             if any(value in wire.REP_NAMES for value in allowed):
@@ -306,7 +306,7 @@ class Context:
             raise Failure("%s: %s" % (what, wire.errors(allowed)), wire.name_of(wire.ERROR_NAMES, value))
 
     def drop(self, client, within=1.0, what="the connection to be dropped", silent=True, allow=0):
-        """The server closes within the time; with `silent` it has nothing more to say (but `allow` bytes)."""
+        """The server closes within the time; with `silent` it sends at most `allow` bytes before."""
         deadline = time.monotonic() + within * SLOWER
         got = 0
         while True:
@@ -328,8 +328,8 @@ class Context:
             return
         raise Failure("nothing for %g s" % seconds, wire.short(data) if data else "end of stream")
 
-    def sync(self, client, what="the next request to be answered rightly"):
-        """Transmission goes on: a READ of the witness's block is right."""
+    def sync(self, client, what="the right reply to the next request"):
+        """Transmission continues: a READ of the witness's block is right."""
         length = 4096 if self.kind == "big4k" else 512
         try:
             data = client.read(self.witness_offset, length)
@@ -337,8 +337,8 @@ class Context:
             raise Failure(what, "(%s)" % problem)
         self.check(data == self.witness_block[:length], what, "wrong data %s" % wire.short(data))
 
-    def sync_options(self, client, what="the next option to be answered rightly"):
-        """Haggling goes on: INFO on the default export succeeds."""
+    def sync_options(self, client, what="the right reply to the next option"):
+        """Negotiation continues: INFO on the default export succeeds."""
         try:
             _, got = client.info()
         except Failure as problem:
@@ -347,7 +347,7 @@ class Context:
         self.check(client.size == SIZES.get(self.kind, client.size), what, "size %d" % client.size)
 
     def finish(self, client):
-        """The rest of a good life: GO, a READ, DISC."""
+        """The rest of a correct session: GO, a READ, DISC."""
         client.go()
         self.sync(client)
         client.request(wire.DISC, expect=False)
@@ -381,10 +381,10 @@ def show(table, value):
 WITNESS_BLOCK = bytes((i * 7 + i // 256 * 13 + 1) & 0xFF for i in range(WITNESS_LENGTH))
 
 
-# -- servers that cases share, and the oracle -------------------------------------------------------------------------
+# -- shared servers, and the oracle -----------------------------------------------------------------------------------
 
 class Shared:
-    """A server with its witness: a client that was there before the case and must not notice it."""
+    """A server and its witness: a client that connected before the case and must not be affected."""
 
     def __init__(self, run, kind, transport):
         self.kind = kind
@@ -410,17 +410,17 @@ class Shared:
         self.rss = self.server.rss()
 
     def verify(self):
-        """The EXIT-OK oracle: nobody else has noticed, and nothing is left behind."""
+        """The oracle after each case: other clients are served, and no resource leaks."""
         server = self.server
         if not server.alive():
-            raise Failure("the server to live on", self.ending())
+            raise Failure("a running server", self.ending())
         begin = time.monotonic()
         try:
             data = self.witness.read(self.offset, WITNESS_LENGTH)
         except Failure as problem:
-            raise Failure("another client not to notice", "(%s)" % problem)
+            raise Failure("another client to be served", "(%s)" % problem)
         if data != self.block:
-            raise Failure("another client's data to stay", "other bytes")
+            raise Failure("another client's data unchanged", "other bytes")
         if time.monotonic() - begin > 1.0 * SLOWER:
             raise Failure("another client to be answered within %g s" % SLOWER, "%.1f s" % (time.monotonic() - begin))
         try:
@@ -474,7 +474,7 @@ class Run:
             return self.shared[key]
 
     def forget(self, kind, transport):
-        """After a failed oracle: the next case gets a new server."""
+        """Discards the server after a failed oracle; the next case gets a new one."""
         with self.lock:
             shared = self.shared.pop((kind, transport), None)
         if shared:
@@ -482,7 +482,7 @@ class Run:
             shared.server.kill()
 
     def offers(self, what):
-        """Whether the server has the option that a case is about."""
+        """Whether the server offers the option that a case tests."""
         if what not in self.offered:
             client = Client(self.server("rw", "unix").server.address, timeout=5.0 * SLOWER).start()
             try:

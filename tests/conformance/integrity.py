@@ -75,7 +75,7 @@ def D07_overlapping_writes(t):
 
 @case()
 def D08_neighbouring_unaligned_writes(t):
-    """Clients that write neighbouring odd ranges of the same blocks lose nothing (N-21)."""
+    """Clients that write adjacent unaligned ranges of the same blocks lose no data (N-21)."""
     watch = t.tx(delivery="whole")
     for turn in range(scaled(8)):
         t.error(watch.write(SPOT, bytes(16384)), 0, "WRITE")
@@ -128,7 +128,7 @@ def tag(block):
 
 @case()
 def N10_16_tagged_writes_in_flight(t):
-    """16 random writes in flight, each block tagged with its number: all arrive at their place."""
+    """16 random writes in flight, each block tagged with its number: all are written at their offset."""
     client = t.tx(delivery="whole")
     blocks = list(range(scaled(4000)))
     random.Random(10).shuffle(blocks)
@@ -145,7 +145,7 @@ def N10_16_tagged_writes_in_flight(t):
 
 
 class Shadow:
-    """What the export must contain, where that is known."""
+    """The expected content of the export, where it is known."""
 
     def __init__(self, t, client, base, size, seed):
         self.t, self.client, self.base, self.size = t, client, base, size
@@ -239,7 +239,7 @@ def D11_random_traffic_of_four_clients(t):
 
 @case()
 def D11_random_traffic_with_lost_connections(t):
-    """Random tagged writes with connections that vanish: acknowledged writes are there, others are old or new."""
+    """Random tagged writes and lost connections: acknowledged writes are present, others are old or new."""
     watch = t.tx(delivery="whole")
     blocks = 256
     old = [bytes([0]) * 4096] * blocks
@@ -261,7 +261,7 @@ def D11_random_traffic_with_lost_connections(t):
             fresh = len(got) - len(got.lstrip(value[:1]))
             t.check(got == value or i >= acknowledged and got == value[:fresh] + old[block][fresh:],
                     "the block acknowledged" if i < acknowledged else "the block old or new", "something else")
-        for i, block in enumerate(chosen):          # settle what was left open
+        for i, block in enumerate(chosen):          # reads back the writes that were not acknowledged
             t.error(watch.write(SPOT + block * 4096, value), 0, "WRITE")
             old[block] = value
 
@@ -285,7 +285,7 @@ def D12_around_powers_of_two(t):
 
 @case(kind="big", twice=False)
 def D12_sparse_export_stays_sparse(t):
-    """Reading and zeroing a 1 TiB export does not take its memory."""
+    """Reading and zeroing a 1 TiB export does not allocate that memory."""
     client = t.tx()
     rss = t.server.rss()
     for place in range(0, TIB, TIB // 64):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Start, stop and what happens to clients then: L01 to L11, and nbd-serve's own contract."""
+"""Start, stop and their effect on clients: L01 to L11, and nbd-serve's own contract."""
 import os
 import signal
 import socket
@@ -61,7 +61,7 @@ def send(client, data):
 
 
 def ends(t, client):
-    """The client sees the end of the stream, whatever was on its way before."""
+    """The client sees the end of the stream, perhaps after other bytes."""
     deadline = time.monotonic() + 3 * SLOWER
     while client.recv_some(1 << 20, timeout=deadline - time.monotonic()):
         pass
@@ -88,7 +88,7 @@ for name in STAGES:
 
 @case(own=True)
 def L02_requests_during_shutdown(t):
-    """Requests around a SIGTERM get right data or ESHUTDOWN, then the end; never half a reply that goes on wrongly."""
+    """Requests around a SIGTERM get right data or ESHUTDOWN, then the end of the stream; no reply is corrupted."""
     for turn in range(scaled(6)):
         server = t.start(["mem:16M"])
         client = t.client(server, delivery="whole").start().go()
@@ -146,7 +146,7 @@ def L03_stalled_client_outlives_the_server(t):
 
 @case(own=True)
 def L04_start_and_stop_with_list_clients(t):
-    """Servers that start and stop under clients that LIST: all ends are clean (CVE-2024-7409)."""
+    """Servers that start and stop while clients LIST: all end cleanly (CVE-2024-7409)."""
     stopping = threading.Event()
     target = [None]
 
@@ -183,7 +183,7 @@ def L04_start_and_stop_with_list_clients(t):
 
 @case(own=True)
 def L05_two_signals(t):
-    """A second SIGTERM while stopping: the end, cleanly or at once; never a hang or a crash."""
+    """A second SIGTERM while stopping: the server ends, cleanly or at once, without a hang or a crash."""
     server = t.start(["mem:1M"])
     t.client(server).start().go()
     server.process.send_signal(signal.SIGTERM)
@@ -223,7 +223,7 @@ def L08_sigterm_under_a_connect_storm(t):
 
 @case(own=True, twice=False)
 def L08_steady_client_under_a_connect_storm(t):
-    """A storm of short connections does not stall a steady client or new ones for a second (CVE-2015-0847)."""
+    """Many short connections do not delay a steady client or new ones by a second (CVE-2015-0847)."""
     server = t.start(["mem:1M"])
     steady = t.client(server).start().go()
     stopping = threading.Event()
@@ -258,7 +258,7 @@ def L08_steady_client_under_a_connect_storm(t):
 # -- nbd-serve --------------------------------------------------------------------------------------------------------
 
 def refused(t, arguments, statuses=(2,)):
-    """The program says in one line on stderr what is wrong, prints no URI, and ends with the status."""
+    """The program prints one line of error to stderr and no URI, and ends with the status."""
     try:
         found = subprocess.run([t.run.program] + arguments, stdin=subprocess.DEVNULL, capture_output=True,
                                timeout=5 * SLOWER)
@@ -276,7 +276,7 @@ NOT_STARTED = tuple(range(1, 128))
 
 @case(own=True, twice=False)
 def L10_port_in_use(t):
-    """A TCP port in use: one clear line, non-zero status, nothing half started."""
+    """A TCP port in use: one clear line and a non-zero status."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)
@@ -308,10 +308,10 @@ def L10_socket_path_is_a_file(t):
 
 @case(own=True, twice=False)
 def L10_socket_path_of_a_live_server(t):
-    """A socket path on which a server listens: one clear line, and the first server goes on."""
+    """A socket path on which a server listens: one clear line, and the first server continues."""
     server = t.start(["mem:1M"], transport="unix")
     refused(t, ["mem:1M", "--unix", server.address[1]], NOT_STARTED)
-    t.check(t.client(server).start().go().read(0, 512) == bytes(512), "the first server to go on", "no")
+    t.check(t.client(server).start().go().read(0, 512) == bytes(512), "the first server to continue", "no")
 
 
 @case(own=True, twice=False)
@@ -347,7 +347,7 @@ def U93_uri_of_a_unix_socket(t):
 
 @case(own=True, twice=False)
 def U93_uri_of_a_tcp_port(t):
-    """The URI is nbd://127.0.0.1:PORT/NAME, with the port that port 0 has picked."""
+    """The URI is nbd://127.0.0.1:PORT/NAME, with the real port for port 0."""
     server = t.start(["mem:1M"], transport="tcp")
     t.check(server.uri.startswith("nbd://127.0.0.1:") and server.uri.endswith("/disk"), "nbd://127.0.0.1:PORT/disk",
             server.uri)
@@ -356,7 +356,7 @@ def U93_uri_of_a_tcp_port(t):
 
 @case(own=True, twice=False)
 def U94_uri_is_percent_encoded(t):
-    """Names with spaces, slashes, percent signs and other letters come back from the URI, and open the export."""
+    """Names with spaces, slashes, percent signs and non-ASCII letters survive the URI and open the export."""
     for name in ("a b", "disk/1", "/slash", "100%", "größe", "a?b#c&d"):
         server = t.start(["mem:1M", "--name", name], named=False)
         t.check(server.name == name, "a URI that decodes to %r" % name, server.uri)
@@ -391,7 +391,7 @@ def X02_help(t):
 
 @case(own=True, twice=False)
 def X03_null_export(t):
-    """null:SIZE reads zeroes and swallows writes."""
+    """null:SIZE reads as zero and discards writes."""
     server = t.start(["null:8M"])
     client = t.client(server).start().go()
     t.equal(client.size, 8 * MIB, "size")
@@ -424,7 +424,7 @@ def X05_default_address(t):
 
 @case(own=True, twice=False)
 def X06_one_thread_of_a_pool_serves_all(t):
-    """--policy pool --threads 1: clients that do not read, trickle a payload or negotiate for ever hold up nobody."""
+    """--policy pool --threads 1: clients that do not read, trickle a payload or do not end the negotiation delay no other client."""
     server = t.start(["mem:64M", "--threads", "1"], policy="pool")
     for stage in ("reply_to_a_dead_reader", "mid_payload", "mid_option", "greeted", "refused_payload"):
         STAGES[stage](t, server)

@@ -21,7 +21,7 @@ def meta(kind="rw", **more):
 
 
 def shs(t, **more):
-    """Haggling, structured replies negotiated."""
+    """A client in negotiation, with structured replies negotiated."""
     client = t.hs(**more)
     t.equal(client.structured(), ACK, "STRUCTURED_REPLY")
     return client
@@ -98,14 +98,14 @@ def P41_list_twice_the_same_query(t):
 @meta()
 def P41_list_no_match(t):
     """Queries that match nothing: a single ACK."""
-    got = shs(t).negotiate(LIST_META, meta_data(b"", [b"x-nobody:nothing", b"x-nobody:"]))
+    got = shs(t).negotiate(LIST_META, meta_data(b"", [b"x-unknown:nothing", b"x-unknown:"]))
     t.check(len(got) == 1 and got[0].kind == ACK, "a single ACK", repr(got))
 
 
 @meta()
 def P40_list_unknown_namespace_beside_a_known(t):
     """Queries of unknown namespaces MUST be ignored."""
-    kind, names = listed(shs(t), [b"x-nobody:a", BASE, b"other:b"])
+    kind, names = listed(shs(t), [b"x-unknown:a", BASE, b"other:b"])
     t.equal(kind, ACK, "LIST_META_CONTEXT")
     t.check(names == [BASE], "base:allocation", repr(names))
 
@@ -146,7 +146,7 @@ def P41_list_unknown_export(t):
     """LIST and SET_META_CONTEXT of an unknown export: ERR_UNKNOWN, or nothing found; sync."""
     for option in (LIST_META, SET_META):
         client = shs(t)
-        got = client.negotiate(option, meta_data(b"nobody", [BASE]))
+        got = client.negotiate(option, meta_data(b"no-such-export", [BASE]))
         t.check(len(got) == 1, "no context", repr(got))
         t.equal(got[0].kind, {ERR_UNKNOWN, ACK}, "option %d" % option)
         t.finish(client)
@@ -154,11 +154,11 @@ def P41_list_unknown_export(t):
 
 @meta()
 def P41_list_changes_no_selection(t):
-    """LIST_META_CONTEXT leaves the selection alone."""
+    """LIST_META_CONTEXT does not change the selection."""
     client = shs(t)
     client.set_meta([BASE])
     client.negotiate(LIST_META, meta_data())
-    client.negotiate(LIST_META, meta_data(b"nobody"))
+    client.negotiate(LIST_META, meta_data(b"no-such-export"))
     client.go()
     t.error(client.do(STATUS, 0, 512), 0, "BLOCK_STATUS")
 
@@ -211,7 +211,7 @@ def P82_set_base_is_ignored(t):
 def P82_set_unknown_leaf_is_ignored(t):
     """Unknown leaves of base: and unknown namespaces MUST be ignored: ACK, nothing selected."""
     client = shs(t)
-    reply, found = client.set_meta([b"base:nothing", b"x-nobody:thing", b"qemu:dirty-bitmap:none"])
+    reply, found = client.set_meta([b"base:nothing", b"x-unknown:thing", b"qemu:dirty-bitmap:none"])
     t.equal(reply.kind, ACK, "SET_META_CONTEXT")
     t.check(not found, "no contexts", repr(found))
     client.go()
@@ -221,14 +221,14 @@ def P82_set_unknown_leaf_is_ignored(t):
 @meta()
 def P42_set_known_beside_unknown(t):
     """Known contexts are selected beside unknown ones."""
-    client = btx(t, [b"x-nobody:thing", BASE, b"base:nothing"])
+    client = btx(t, [b"x-unknown:thing", BASE, b"base:nothing"])
     t.equal(len(client.contexts), 1, "contexts")
     t.error(client.do(STATUS, 0, 4096), 0, "BLOCK_STATUS")
 
 
 @meta()
 def P42_set_twice_the_same_query(t):
-    """A context that is asked for twice is selected once."""
+    """A context that is requested twice is selected once."""
     client = btx(t, [BASE, BASE])
     t.equal(len(client.contexts), 1, "contexts")
     t.error(client.do(STATUS, 0, 4096), 0, "BLOCK_STATUS")
@@ -286,7 +286,7 @@ def O29_failed_set_clears_trailing(t):
 @meta()
 def O29_failed_set_clears_unknown_export(t):
     """SET_META_CONTEXT of an unknown export clears the earlier selection."""
-    failed_set_clears(t, meta_data(b"nobody", [BASE]), {ERR_UNKNOWN, ACK})
+    failed_set_clears(t, meta_data(b"no-such-export", [BASE]), {ERR_UNKNOWN, ACK})
 
 
 @meta()
@@ -314,7 +314,7 @@ def P43_set_then_export_name(t):
 
 @meta()
 def P43_default_name_and_its_canonical_name(t):
-    """SET_META_CONTEXT by name and GO of the default (the same export): selected or not, but right."""
+    """SET_META_CONTEXT by name and GO of the default (the same export): selected or not, and consistent."""
     client = shs(t)
     client.set_meta([BASE], NAME)
     client.go(b"")
@@ -333,19 +333,19 @@ def O30_set_for_another_export(t):
 
 @meta()
 def P43_selection_survives_info_and_failed_go(t):
-    """INFO, LIST and a failed GO between SET_META_CONTEXT and GO do not undo the selection."""
+    """INFO, LIST and a failed GO between SET_META_CONTEXT and GO do not change the selection."""
     client = shs(t)
     client.set_meta([BASE])
     client.info()
     client.final(wire.LIST)
-    client.negotiate(wire.GO, wire.info_data(b"nobody"))
+    client.negotiate(wire.GO, wire.info_data(b"no-such-export"))
     client.go()
     t.error(client.do(STATUS, 0, 512), 0, "BLOCK_STATUS")
 
 
 @meta()
 def P43_selection_is_of_one_connection(t):
-    """A selection is a matter of one connection."""
+    """A selection applies to one connection."""
     client = btx(t)
     other = t.tx(mode="structured")
     t.error(other.do(STATUS, 0, 512), EINVAL, "BLOCK_STATUS of another connection")
@@ -379,7 +379,7 @@ def walk(t, client, offset, length, flags=0):
 
 
 def true_to_content(t, client, found):
-    """ZERO is only claimed where zeroes are read."""
+    """ZERO is reported only where the content is zero."""
     for offset, length, status in found:
         if status & ZERO:
             for at in range(offset, offset + length, 8 * MIB):
@@ -398,7 +398,7 @@ def P66_status_of_written_data(t):
 
 @meta()
 def P66_status_is_true(t):
-    """Whatever the map of the export says about ZERO is true of its content."""
+    """Every extent that is reported as ZERO reads as zero."""
     client = btx(t, delivery="whole")
     if has(client, ZEROES):
         t.error(client.do(ZEROES, SPOT, 4 * MIB), 0, "WRITE_ZEROES")
@@ -409,7 +409,7 @@ def P66_status_is_true(t):
 
 @meta()
 def N19_status_with_and_without_req_one(t):
-    """The walk with REQ_ONE and the one without tell the same map."""
+    """BLOCK_STATUS with and without REQ_ONE gives the same map."""
     client = btx(t, delivery="whole")
     if has(client, ZEROES):
         t.error(client.do(ZEROES, SPOT, MIB), 0, "WRITE_ZEROES")
@@ -467,7 +467,7 @@ def P66_status_after_write_zeroes(t):
 
 @meta()
 def P66_status_after_trim(t):
-    """After TRIM the map is true of the content."""
+    """After TRIM the map matches the content."""
     client = btx(t)
     if not has(client, TRIM):
         raise Skip("TRIM is not advertised")
@@ -544,7 +544,7 @@ def P66_min_block_multiples(t):
 
 @meta(twice=False, scratch=True)
 def R24_many_extents(t):
-    """A map of thousands of extents: at most 131072 in a chunk, true, and progress to the end."""
+    """A map of thousands of extents: at most 131072 in a chunk, correct, with progress to the end."""
     client = btx(t)
     if has(client, ZEROES):
         t.error(client.do(ZEROES, 0, 32 * MIB), 0, "WRITE_ZEROES")

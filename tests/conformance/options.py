@@ -220,7 +220,7 @@ def O04_after_list_more_options(t):
 
 @case()
 def O04_endless_lists(t):
-    """LIST does not lift the bound again and again."""
+    """Only the first LIST raises the limit."""
     t.check(endless(t, LIST, b"", 1000) < 500, "a drop", "hundreds of answers")
 
 
@@ -268,7 +268,7 @@ def O06_export_name_by_name(t):
 
 @case()
 def P28_export_name_and_go_agree(t):
-    """EXPORT_NAME tells the same size and flags as GO."""
+    """EXPORT_NAME gives the same size and flags as GO."""
     client = t.hs()
     client.option(EXPORT_NAME)
     data = struct.unpack(">QH", client.recv(10, "export data"))
@@ -357,7 +357,7 @@ def both_malformed(t, data, kinds=frozenset({ERR_INVALID})):
 
 @case()
 def O09_info_and_go_of_0_to_5_bytes(t):
-    """Less than 6 bytes cannot be right: ERR_INVALID, consumed, sync."""
+    """Less than 6 bytes are too few: ERR_INVALID, consumed, sync."""
     for length in range(6):
         both_malformed(t, bytes(length))
 
@@ -490,7 +490,7 @@ def O14_unknown_name_of_4096_bytes_cut_inside_a_character(t):
 
 @case()
 def O14_error_text_is_short(t):
-    """An error's text does not give a long name back: at most 256 bytes."""
+    """An error's text does not repeat a long name: at most 256 bytes."""
     client = t.hs(delivery="whole")
     for name in (b"x" * 300, b"x" * 4096, "€".encode() * 1365):
         for number in (INFO, GO):
@@ -501,7 +501,7 @@ def O14_error_text_is_short(t):
 
 @case()
 def O14_prefix_and_extension_of_the_name(t):
-    """Names are compared whole."""
+    """A prefix or an extension of a name is another name."""
     for name in (NAME[:-1], NAME + b"x", NAME.upper(), b" " + NAME, NAME + b"/", b"/" + NAME):
         unknown_name(t, name)
 
@@ -546,7 +546,7 @@ def O18_hostile_names(t):
 
 @case()
 def O19_info_of_one_export_then_go_of_another(t):
-    """INFO(disk), INFO(unknown), GO(default): each stands for itself."""
+    """INFO(disk), INFO(unknown), GO(default): each is answered for its own export."""
     client = t.hs()
     t.equal(client.info(NAME)[1][-1].kind, ACK, "INFO")
     t.equal(client.info(b"other")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
@@ -591,9 +591,9 @@ def O20_go_twice_pipelined(t):
 
 @case()
 def O20_go_after_failed_go(t):
-    """After a failed GO negotiation goes on."""
+    """Negotiation continues after a failed GO."""
     client = t.hs()
-    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, ERR_UNKNOWN, "GO")
+    t.equal(client.negotiate(GO, info_data(b"no-such-export"))[-1].kind, ERR_UNKNOWN, "GO")
     t.finish(client)
 
 
@@ -623,7 +623,7 @@ def P37_block_sizes_requested_is_enough(t):
 
 
 @case(kind="bs")
-def P46_enforced_block_sizes_are_told(t):
+def P46_enforced_block_sizes_are_sent(t):
     """INFO_BLOCK_SIZE is sent when requested: minimum, preferred and maximum as configured."""
     client = t.hs()
     client.go(b"", [INFO_BLOCK_SIZE])
@@ -645,7 +645,7 @@ def O21_export_name_with_enforced_block_sizes(t):
 
 @case()
 def P75_default_block_sizes(t):
-    """Without enforced sizes: a client that does not ask is served; told sizes are the specification's defaults."""
+    """Without enforced sizes: a client that does not ask is served; the sizes sent are the specification's defaults."""
     client = t.hs()
     client.go(b"", [INFO_BLOCK_SIZE])
     if client.block_sizes:
@@ -743,7 +743,7 @@ def O22_abort_with_data(t):
 
 @case()
 def O22_abort_and_close(t):
-    """ABORT from a client that does not wait for the reply is no event."""
+    """ABORT from a client that does not wait for the reply has no other effect."""
     for _ in range(20):
         client = t.hs()
         client.option(ABORT)
@@ -789,7 +789,7 @@ def O23_list_with_data(t):
 
 @case(twice=False)
 def O24_lists_not_read(t):
-    """LISTs by the thousand from a client that does not read: bounded memory, no effect on others."""
+    """Thousands of LISTs from a client that does not read: bounded memory, no effect on others."""
     client = t.hs(receive_buffer=2304)
     client.timeout = 1.0
     client.socket.settimeout(1.0)
@@ -820,7 +820,7 @@ def T02_starttls_with_data(t):
 
 @case()
 def P70_the_mode_is_constant(t):
-    """NOTLS is the mode of the whole connection: STARTTLS is refused alike each time, and undoes nothing."""
+    """NOTLS is the mode of the whole connection: each STARTTLS is refused in the same way and changes nothing."""
     client = t.hs()
     first = client.final(STARTTLS)
     t.equal(client.structured(), {ACK, ERR_UNSUP}, "STRUCTURED_REPLY")
@@ -845,7 +845,7 @@ def P73_no_export_needs_tls(t):
     client = t.hs()
     t.check([r.kind for r in client.negotiate(LIST)] == [REP_SERVER, ACK], "the export and ACK", "another list")
     t.equal(client.info(NAME)[1][-1].kind, ACK, "INFO")
-    t.equal(client.info(b"nobody")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
+    t.equal(client.info(b"no-such-export")[1][-1].kind, ERR_UNKNOWN, "INFO of an unknown export")
     client.go(NAME)
     t.sync(client)
 
@@ -863,7 +863,7 @@ def P74_refused_starttls_stays_in_plain_text(t):
 
 def not_offered(t, what):
     if t.run.offers(what):
-        raise Skip("the server has it; its own group tests it")
+        raise Skip("the server has this option; another group tests it")
 
 
 @case()
@@ -982,7 +982,7 @@ def O32_extended_request_without_negotiation(t):
 
 
 @case()
-def O33_request_while_haggling(t):
+def O33_request_during_negotiation(t):
     """A request in the middle of negotiation has a wrong magic: drop."""
     client = t.hs()
     client.send(pack_request(READ, 0, 512))
@@ -990,8 +990,8 @@ def O33_request_while_haggling(t):
 
 
 @case()
-def P29_half_close_in_haggling(t):
-    """S07: a client that closes its side while negotiation is closed."""
+def P29_half_close_during_negotiation(t):
+    """S07: a client that closes its sending side during negotiation is disconnected."""
     client = t.hs()
     client.info()
     client.shutdown_write()

@@ -84,7 +84,7 @@ def run_case(run, report, case, transport, delivery):
 
 
 def recover(run, case, transport):
-    """A failed case may have left a mark on the shared server; the next one must not pay for it."""
+    """Replaces a shared server that a failed case may have damaged."""
     try:
         shared = run.server(case.kind, transport)
         shared.restore()
@@ -92,11 +92,11 @@ def recover(run, case, transport):
     except Failure:
         run.forget(case.kind, transport)
     except Broken:
-        pass            # it could never be set up; the first case has said why
+        pass            # the server could not be started; the first case has reported it
 
 
 def deliveries(case, wanted):
-    """Whole messages go over a UNIX socket, single bytes over TCP: together they see both."""
+    """Whole messages go over a UNIX socket, single bytes over TCP."""
     pairs = [("unix", "whole"), ("tcp", "bytes")] if case.twice else [("unix", "whole")]
     if case.tcp_only:
         pairs = [("tcp", "whole")]
@@ -135,7 +135,7 @@ def main():
     parser.add_argument("--verbose", action="store_true", help="print passed cases too")
     wanted = parser.parse_args()
     if wanted.server and os.access(wanted.server, os.X_OK) and harness.sanitizer_of(wanted.server):
-        harness.SMALL, harness.SLOWER = True, 4         # before the cases take their copies
+        harness.SMALL, harness.SLOWER = True, 4         # before the cases copy it
     cases = select(wanted)
     if wanted.list:
         for case in cases:
@@ -175,10 +175,10 @@ def main():
             shared.verify()
             shared.stop()
         except Failure as problem:
-            report.fail(label, "a server that has served all this stops cleanly", [], problem)
+            report.fail(label, "the server stops cleanly after all cases", [], problem)
             shared.server.kill()
     for what, count in sorted(report.unusable.items()):
-        print("FAIL: %s could not be used, so %d cases failed unrun" % (what, count))
+        print("FAIL: %s could not be used; %d cases failed without a run" % (what, count))
     for what, count in sorted(missing.items()):
         print("not offered: %s: %d cases" % (TITLES[what], count))
         report.skipped += count

@@ -72,7 +72,7 @@ def S03_reads_late_but_all(t):
 
 @case()
 def S04_reads_abandoned_while_others_verify(t):
-    """4 x READ 2 MiB, then close at once, again and again: others get nothing but their own bytes (N-14)."""
+    """4 x READ 2 MiB, then close at once, again and again: other clients get only their own bytes (N-14)."""
     watch = t.tx(delivery="whole")
     data = fill(watch)
     failed = []
@@ -172,7 +172,7 @@ def S06_half_close_when_idle(t):
 
 
 @case()
-def S07_half_close_while_haggling(t):
+def S07_half_close_during_negotiation(t):
     """SHUT_WR behind the client flags: closed."""
     client = t.hs()
     client.shutdown_write()
@@ -181,7 +181,7 @@ def S07_half_close_while_haggling(t):
 
 @case()
 def S09_client_that_dies_with_16_writes_in_flight(t):
-    """A client that vanishes behind 16 WRITEs: each is written wholly or not at all, the last perhaps in part."""
+    """A client that disconnects after 16 WRITEs: each is written completely or not at all, the last perhaps in part."""
     watch = t.tx(delivery="whole")
     for turn in range(scaled(10)):
         old, new = bytes([turn + 1]) * 65536, bytes([turn + 101]) * 65536
@@ -209,7 +209,7 @@ def settled(watch):
 
 @case()
 def S10_client_that_pauses(t):
-    """A client that stops reading in the middle of a reply and goes on later loses nothing."""
+    """A client that stops reading in the middle of a reply and continues later loses nothing."""
     client = t.tx(delivery="whole", receive_buffer=8192)
     data = fill(client)
     result = client.request(READ, SPOT, 4 * MIB)
@@ -260,7 +260,7 @@ def S11_small_writes_at_full_rate(t):
 
 @case(twice=False)
 def S12_maximum_writes_beside_small_reads(t):
-    """WRITEs of 8 MiB on one connection do not hold up READs of another for long."""
+    """WRITEs of 8 MiB on one connection do not delay READs of another for long."""
     def writer(offset):
         def run(stop):
             client = Client(t.server.address, timeout=20.0 * SLOWER).start().go()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Structured replies: points 38, 49, 53 to 59, R19 to R21 and what R27 to R30 mean for chunks.
+"""Structured replies: points 38, 49, 53 to 59, R19 to R21 and R27 to R30 for chunks.
 
 Every chunk that any case receives is checked in wire.py: known flags and types, lengths, DONE last, content inside the
 request and not overlapping, complete when successful, error values and texts.
@@ -24,7 +24,7 @@ def stx(t, **more):
 
 
 def failed_structured(t, result, allowed, what, text=True):
-    """An error that came in a structured reply, with a text for a human."""
+    """An error in a structured reply, with a text."""
     t.error(result, allowed, what)
     t.equal(result.style, "structured", "style of the reply to %s" % what)
     if text:
@@ -52,7 +52,7 @@ def P38_with_data_is_invalid(t):
 
 @structured()
 def P38_with_data_does_not_undo(t):
-    """A refused STRUCTURED_REPLY behind an accepted one changes nothing."""
+    """A refused STRUCTURED_REPLY after an accepted one changes nothing."""
     client = t.hs()
     client.structured()
     t.equal(client.final(STRUCTURED_REPLY, b"data"), ERR_INVALID, "STRUCTURED_REPLY with data")
@@ -72,13 +72,13 @@ def P38_twice(t):
 
 @structured()
 def P38_survives_other_options(t):
-    """INFO, LIST, unknown options and a failed GO in between do not end it."""
+    """Structured replies stay after INFO, LIST, unknown options and a failed GO."""
     client = t.hs()
     client.structured()
     client.info()
     client.final(wire.LIST)
     client.final(1234)
-    t.equal(client.negotiate(GO, info_data(b"nobody"))[-1].kind, wire.ERR_UNKNOWN, "GO of an unknown export")
+    t.equal(client.negotiate(GO, info_data(b"no-such-export"))[-1].kind, wire.ERR_UNKNOWN, "GO of an unknown export")
     client.go()
     t.sync(client)
 
@@ -95,7 +95,7 @@ def P38_with_export_name(t):
 
 @structured()
 def P38_does_not_leak_to_other_connections(t):
-    """Structured replies are a matter of one connection."""
+    """Structured replies apply to one connection."""
     client = stx(t)
     t.equal(t.tx().do(READ, 0, 512).style, "simple", "style of the other connection")
     t.sync(client)
@@ -103,7 +103,7 @@ def P38_does_not_leak_to_other_connections(t):
 
 @structured()
 def P47_df_flag_needs_structured_replies(t):
-    """SEND_DF is clear before STRUCTURED_REPLY; behind it it says whether DF works."""
+    """SEND_DF is clear before STRUCTURED_REPLY; afterwards it says whether DF works."""
     client = t.hs()
     client.info()
     client.structured()
@@ -139,7 +139,7 @@ def P49_read(t):
 
 @structured()
 def P57_read_over_data_and_holes(t):
-    """READ of a stretch with data and zeroes mixed: content chunks cover it, do not overlap, and are right."""
+    """READ of a range with data and zeroes: content chunks cover it, do not overlap, and are right."""
     client = stx(t)
     want = bytearray(2 * MIB)
     if has(client, ZEROES):
@@ -166,7 +166,7 @@ def P57_read_of_a_hole(t):
 
 @structured(kind="big", twice=False)
 def P59_sparse_reads_are_cheap(t):
-    """READ of 32 MiB of a hole that the backend knows goes out as holes, not as 32 MiB of zeroes."""
+    """READ of 32 MiB of a hole is answered with holes, not with 32 MiB of zeroes."""
     client = stx(t)
     result = client.do(READ, 300 * GIB, 32 * MIB, timeout=20 * SLOWER)
     t.error(result, 0, "READ")
@@ -378,7 +378,7 @@ def P53_successes_without_payload(t):
 
 @structured()
 def P54_nothing_behind_done(t):
-    """Behind the chunk with DONE nothing more comes for a request."""
+    """No chunk of a request follows its chunk with DONE."""
     client = stx(t)
     client.do(READ, 0, 4096)
     client.do(READ, SIZE, 4096)
@@ -417,7 +417,7 @@ def R28_disc_with_reads_in_flight(t):
 
 @structured()
 def R30_flags_of_every_command(t):
-    """7 commands x 64 flag combinations x {inside, outside} in structured mode: the documents' error value."""
+    """7 commands x 64 flag combinations x {inside, outside} in structured mode: the error value of the specification."""
     client = stx(t, delivery="whole")
     every_flag_combination(t, client)
     t.sync(client)

@@ -94,7 +94,7 @@ def R02_header_cut_by_rst(t):
 
 @case()
 def R02_header_in_two_halves(t):
-    """A header that comes in two parts with a pause is one header."""
+    """A header may arrive in two parts with a pause."""
     client = t.tx()
     message = pack_request(READ, t.witness_offset, 512, cookie=9)
     for k in (1, 4, 13, 27):
@@ -121,7 +121,7 @@ def P48_read_simple_reply(t):
 
 @case()
 def P60_write_then_read(t):
-    """What was written is read, for lengths around the powers of two."""
+    """Written data are read back, for lengths around the powers of two."""
     client = t.tx()
     for length in (1, 2, 511, 512, 513, 4095, 4096, 4097, 65535, 65536, 65537, 300001):
         data = pattern(length, length)
@@ -316,7 +316,7 @@ def R09_write_above_a_small_maximum(t):
 
 @case(kind="bs", twice=False)
 def P78_write_of_32_mib_above_a_small_maximum(t):
-    """Nothing up to 2^25 bytes is taken for denial of service: 32 MiB are consumed, EINVAL, sync."""
+    """A payload of up to 2^25 bytes is not treated as an attack: 32 MiB are consumed, EINVAL, sync."""
     client = t.tx()
     t.error(client.write(0, b"\x98" * (32 * MIB), timeout=20), EINVAL, "WRITE of 32 MiB")
     t.sync(client)
@@ -383,7 +383,7 @@ def R11_payload_cut_by_rst(t):
 
 @case(twice=False)
 def R12_payload_that_trickles(t):
-    """A payload that comes byte by byte with pauses holds up nobody else."""
+    """A payload that comes byte by byte with pauses does not delay other clients."""
     client, other = t.tx(), t.tx()
     client.request(WRITE, SPOT, 8)
     for i in range(8):
@@ -464,7 +464,7 @@ def P79_trim_and_zeroes_above_the_maximum_payload(t):
 
 @case(kind="bs")
 def P76_block_sizes_apply_with_and_without_asking(t):
-    """A client that did not ask for sizes gets a clean error for what violates them."""
+    """A client that did not ask for sizes gets an error for requests that violate them."""
     client = t.hs()
     got = client.negotiate(wire.GO, wire.info_data())
     if got[-1].kind != wire.ACK:
@@ -850,7 +850,7 @@ def P65_fast_zero(t):
         error = client.do(ZEROES, SPOT, 8192, flags).error
         t.error(error, (0, ENOTSUP) if client.tflags & wire.T_FAST_ZERO else EINVAL, "WRITE_ZEROES with FAST_ZERO")
         want = bytes(8192) if error == 0 else b"\x21" * 8192
-        t.check(client.read(SPOT, 8192) == want, "content that fits the answer", "other content")
+        t.check(client.read(SPOT, 8192) == want, "content that matches the reply", "other content")
 
 
 @case(scratch=True)
@@ -953,7 +953,7 @@ def R29_many_invalid_requests(t):
             for _ in range(count // 250):
                 client.socket.sendall(blob)
         except OSError:
-            pass        # the reading side tells what happened
+            pass        # the reading side reports the failure
     thread = threading.Thread(target=feed)
     client.socket.settimeout(30 * SLOWER)
     thread.start()
@@ -979,7 +979,7 @@ def client_read(client, count):
 
 
 def oracle(client, command, flags, inside):
-    """The error values that the documents allow for a command, its flags and range; simple replies, writable."""
+    """The error values that the specification allows for a command, its flags and range; simple replies, writable."""
     tflags = client.tflags
     legal = FUA if tflags & wire.T_FUA else 0
     if command == ZEROES:
@@ -999,7 +999,7 @@ def oracle(client, command, flags, inside):
 
 @case()
 def R30_every_command_with_every_flag_combination(t):
-    """7 commands x 64 flag combinations x {inside, outside}: the error value is the one of the documents."""
+    """7 commands x 64 flag combinations x {inside, outside}: the error value of the specification."""
     client = t.tx(delivery="whole")
     for command in (READ, WRITE, FLUSH, TRIM, CACHE, ZEROES, STATUS):
         batch = []
@@ -1020,7 +1020,7 @@ def R30_every_command_with_every_flag_combination(t):
 
 @case()
 def P89_errors_do_not_disconnect(t):
-    """A long row of refused requests: the connection lives."""
+    """The connection stays open after many refused requests."""
     client = t.tx()
     for _ in range(200):
         t.error(client.do(READ, SIZE, 512), EINVAL, "READ")

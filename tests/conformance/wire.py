@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A raw NBD client: builds and reads the bytes of doc/proto.md, and holds every reply against its rules.
+"""A raw NBD client: it builds and parses the bytes of doc/proto.md, and checks every reply against its rules.
 
-It shares nothing with the server under test. Whatever the server sends is checked where it is read (magics, lengths,
-echoed numbers, error values, chunk rules), so a case needs to state only what is particular to it.
+It shares no code with the server under test. Everything that the server sends is checked where it is read (magics,
+lengths, echoed numbers, error values, chunk rules), so a case states only what is special to it.
 """
 import socket
 import struct
@@ -60,7 +60,7 @@ MAX_STRING = 4096
 
 
 class Failure(Exception):
-    """What a case found: the rule says `expected`, the server did `got`."""
+    """A violated rule: `expected` by the rule, `got` from the server."""
 
     def __init__(self, expected, got):
         super().__init__("expected %s, got %s" % (expected, got))
@@ -68,7 +68,7 @@ class Failure(Exception):
 
 
 class Dropped(Failure):
-    """The server closed the connection where an answer was due."""
+    """The server closed the connection instead of answering."""
 
 
 class Silent(Failure):
@@ -127,7 +127,7 @@ class Chunk:
 
 
 class Result:
-    """A request on its way, and what came back for it."""
+    """A request and its reply."""
 
     def __init__(self, command, offset, length, flags, cookie):
         self.command, self.offset, self.length, self.flags, self.cookie = command, offset, length, flags, cookie
@@ -187,7 +187,7 @@ class Client:
     # -- bytes ----------------------------------------------------------------------------------------------------
 
     def send(self, data, note=None):
-        """Sends all of `data`. A server that has closed already is not an error here: the read that follows tells."""
+        """Sends all of `data`. A closed connection is not an error here: the next read reports it."""
         self.trace.append(note or short(data))
         try:
             if self.delivery == "bytes":
