@@ -23,17 +23,19 @@ die() {
 
 # --- in the private mount and process namespace ---
 
-in_tree() {
-    chroot "$NBD_FRESH_TREE" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+# Replaces the shell by a command in the project's folder of the new system.
+enter() {
+    exec chroot "$NBD_FRESH_TREE" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
         ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
         ${no_proxy:+no_proxy="$no_proxy"} ${NBD_FRESH_CCACHE:+CCACHE_DIR=/root/ccache} CCACHE_BASEDIR=/root/nbd \
         CCACHE_NOHASHDIR=1 sh -c "cd /root/nbd && $1"
 }
+in_tree() (enter "$1")
 
-# The command waits for Ctrl-C when the server is up: it is ended here, as Ctrl-C would.
+# The command waits for Ctrl-C when the server is up. Here SIGTERM ends it.
 quickstart() {
     output=$NBD_FRESH_TREE/../quickstart.out
-    in_tree 'exec sh examples/quickstart.sh' >"$output" 2>&1 &
+    enter 'exec sh examples/quickstart.sh' >"$output" 2>&1 &
     started=$!
     tail -n +1 -f --pid=$started "$output" &
     while kill -0 $started 2>/dev/null && ! grep -q '^Ctrl-C ends it' "$output"; do sleep 1; done
