@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "support/perform.hpp"
 #include <nbd/backend/callback_backend.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/transmission/execution.hpp>
@@ -20,11 +21,11 @@ TEST_CASE("backend/callback_backend: the callable gets every request and answers
                                }};
     CHECK(disk.size() == 4096);
     std::vector<std::byte> to(3);
-    CHECK_FALSE(nbd::transmission::read(disk, {.command = command::read, .length = 3}, to));
+    CHECK_FALSE(nbd_test::read(disk, {.command = command::read, .length = 3}, to));
     CHECK(to == std::vector<std::byte>(3, std::byte{0x42}));
     for (const auto c :
          {command::write, command::flush, command::trim, command::cache, command::write_zeroes})
-        CHECK_FALSE(nbd::transmission::perform(disk, {.command = c, .length = 512}, {}));
+        CHECK_FALSE(nbd_test::perform(disk, {.command = c, .length = 512}, {}));
     CHECK(seen
           == std::vector{command::read, command::write, command::flush, command::trim,
                          command::cache, command::write_zeroes});
@@ -36,12 +37,11 @@ TEST_CASE("backend/callback_backend: what it throws or returns is the error")
                                        throw std::system_error{
                                            std::make_error_code(std::errc::no_space_on_device)};
                                    }};
-    CHECK(nbd::transmission::perform(throwing, {.command = command::flush}, {})
+    CHECK(nbd_test::perform(throwing, {.command = command::flush}, {})
           == std::errc::no_space_on_device);
     nbd::callback_backend returning{
         1, [](nbd::call&) { return std::make_error_code(std::errc::io_error); }};
-    CHECK(nbd::transmission::perform(returning, {.command = command::flush}, {})
-          == std::errc::io_error);
+    CHECK(nbd_test::perform(returning, {.command = command::flush}, {}) == std::errc::io_error);
 }
 
 TEST_CASE("backend/callback_backend: one call at a time, unless it is told otherwise; it may move")
@@ -56,6 +56,5 @@ TEST_CASE("backend/callback_backend: one call at a time, unless it is told other
                   && !std::is_polymorphic_v<serial>);
     serial disk{1, std::move(f)};
     serial moved{std::move(disk)};
-    CHECK(nbd::transmission::perform(moved, {.command = command::flush}, {})
-          == std::errc::io_error);
+    CHECK(nbd_test::perform(moved, {.command = command::flush}, {}) == std::errc::io_error);
 }

@@ -57,9 +57,9 @@ TEST_CASE("io/file_pipe: parts of a file come out in the order in which they wen
     file_pipe pipe;
     for (int round = 0; round < 3; ++round) {
         pipe.begin();
-        REQUIRE(pipe.take(f.descriptor, 10 * page, 8 * page));
-        REQUIRE(pipe.take(f.descriptor, 3, 1));
-        REQUIRE(pipe.take(f.descriptor, 50 * page + 100, page));
+        REQUIRE(pipe.fill(f.descriptor, 10 * page, 8 * page));
+        REQUIRE(pipe.fill(f.descriptor, 3, 1));
+        REQUIRE(pipe.fill(f.descriptor, 50 * page + 100, page));
         CHECK(out_of(pipe, 8 * page) == cut(content, 10 * page, 8 * page));
         CHECK(out_of(pipe, 1) == cut(content, 3, 1));
         CHECK(out_of(pipe, page) == cut(content, 50 * page + 100, page));
@@ -73,14 +73,14 @@ TEST_CASE(
     const file f{content};
     file_pipe pipe;
     pipe.begin();
-    REQUIRE(pipe.take(f.descriptor, 0, page));
-    CHECK_FALSE(pipe.take(f.descriptor, 9 * page, 2 * page));
-    CHECK_FALSE(pipe.take(f.descriptor, 0, page));  // behind half of something
+    REQUIRE(pipe.fill(f.descriptor, 0, page));
+    CHECK_FALSE(pipe.fill(f.descriptor, 9 * page, 2 * page));
+    CHECK_FALSE(pipe.fill(f.descriptor, 0, page));  // behind half of something
     CHECK(out_of(pipe, page) == cut(content, 0, page));
     pipe.begin();
-    CHECK_FALSE(pipe.take(f.descriptor, 10 * page, 1));
+    CHECK_FALSE(pipe.fill(f.descriptor, 10 * page, 1));
     pipe.begin();
-    REQUIRE(pipe.take(f.descriptor, 9 * page, page));
+    REQUIRE(pipe.fill(f.descriptor, 9 * page, page));
     CHECK(out_of(pipe, page) == cut(content, 9 * page, page));
 }
 
@@ -90,10 +90,10 @@ TEST_CASE("io/file_pipe: what is dropped does not come out later")
     const file f{content};
     file_pipe pipe;
     pipe.begin();
-    REQUIRE(pipe.take(f.descriptor, 0, 8 * page));
+    REQUIRE(pipe.fill(f.descriptor, 0, 8 * page));
     pipe.drop();
     pipe.begin();
-    REQUIRE(pipe.take(f.descriptor, 10 * page, page));
+    REQUIRE(pipe.fill(f.descriptor, 10 * page, page));
     CHECK(out_of(pipe, page) == cut(content, 10 * page, page));
 }
 
@@ -104,10 +104,10 @@ TEST_CASE("io/file_pipe: what does not fit is not begun")
     REQUIRE(::ftruncate(f.descriptor, 64 << 20) == 0);
     file_pipe pipe;
     pipe.begin();
-    CHECK_FALSE(pipe.take(f.descriptor, 0, std::size_t{64} << 20));
+    CHECK_FALSE(pipe.fill(f.descriptor, 0, std::size_t{64} << 20));
     // A page for each piece of one, and the pipe is as large as the system lets it be.
     std::size_t taken = 0;
-    while (pipe.take(f.descriptor, page - 1, 2))
+    while (pipe.fill(f.descriptor, page - 1, 2))
         ++taken;
     CHECK(taken >= 1);
     CHECK(taken <= 128);
@@ -121,10 +121,10 @@ TEST_CASE("io/file_pipe: what is no such file is left alone")
 {
     file_pipe pipe;
     pipe.begin();
-    CHECK_FALSE(pipe.take(-1, 0, page));
+    CHECK_FALSE(pipe.fill(-1, 0, page));
     pipe.begin();
     const int other = ::epoll_create1(EPOLL_CLOEXEC);
     REQUIRE(other >= 0);
-    CHECK_FALSE(pipe.take(other, 0, page));
+    CHECK_FALSE(pipe.fill(other, 0, page));
     ::close(other);
 }

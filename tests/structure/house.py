@@ -71,8 +71,6 @@ TESTED_ELSEWHERE = {
     # an enumeration, and what export_set is made of
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
-    # answers that are only right as a client puts them together
-    "session/requests/read_answer.hpp": "tests/grid/chunks.test.cpp",
     # who waits for whom: a whole server with clients shows it
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",

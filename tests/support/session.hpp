@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -45,6 +46,8 @@ public:
         if (broken(error))
             return 0;
         if (at_ == input_.size()) {
+            if (at_end)
+                at_end();
             error = boost::asio::error::eof;
             return 0;
         }
@@ -77,6 +80,7 @@ public:
     std::size_t unread() const { return input_.size() - at_; }
 
     std::vector<bytes> sends;
+    std::function<void()> at_end;  ///< called while the session waits for more than there is
 
 private:
     bool broken(boost::system::error_code& error)
@@ -221,7 +225,10 @@ public:
         if (remove_first)
             exports.remove("disk");
         agreed = {.terms = opened->info().terms};
-        nbd::session::transmit<nbd::io::blocking>(*stream, *opened, agreed, *context).get();
+        nbd::session::in_order_loop<nbd::io::blocking, scripted_stream,
+                                    typename nbd::export_set<Backend>::opened, Observer>
+            loop{*stream, *opened, agreed, *context};
+        loop.run().get();
         return *stream;
     }
 
@@ -237,6 +244,7 @@ public:
     nbd::session::memory_budget memory{nbd::settings{}};
     nbd::handshake::agreement agreed;
     bool remove_first = false;  ///< the export goes when the client has opened it
+    std::function<void()> at_end;
     std::optional<nbd::session::context<Observer>> context;
     std::unique_ptr<scripted_stream> stream;
 
@@ -244,6 +252,7 @@ private:
     void begin(bytes input, pace p)
     {
         stream = std::make_unique<scripted_stream>(std::move(input), p);
+        stream->at_end = at_end;
         // The context is an aggregate that cannot be moved, so it is made where it stays.
         struct made {
             one_client& self;

@@ -2,6 +2,7 @@
 // BLOCK_STATUS: what backends tell, true or not, and what becomes of it.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/perform.hpp"
 #include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/status_plan.hpp>
@@ -66,11 +67,11 @@ nbd::failure status(auto& disk, std::size_t index, std::uint64_t offset, std::ui
 {
     const nbd::protocol::request r{.offset = offset, .length = length};
     return nbd::transmission::make(disk,
-                                   {.what = nbd::transmission::step::member::extents,
+                                   {.what = nbd::transmission::backend_call::member::extents,
                                     .offset = offset,
                                     .length = length,
                                     .index = index},
-                                   {.request = &r, .extents = &to}, nbd::transmission::unguarded{});
+                                   {.request = &r, .extents = &to}, nbd_test::unguarded{});
 }
 extents told(auto& disk, std::uint64_t offset, std::uint64_t length, std::size_t limit = 1000,
              std::size_t index = 0)
@@ -135,8 +136,8 @@ TEST_CASE("transmission/block_status: a backend that tells nothing is EIO (B04)"
                                        .length = 512};
         CHECK_FALSE(plan.begin(r, {.size = 512, .blocks = {}}, {&selected, 1},
                                nbd::protocol::reply_style::structured, {}, 10));
-        nbd::transmission::make_all(disk, plan, {.request = &r, .extents = &plan.list()},
-                                    nbd::transmission::unguarded{});
+        nbd_test::make_all(disk, plan, {.request = &r, .extents = &plan.list()},
+                           nbd_test::unguarded{});
         CHECK(plan.result().code == std::errc::io_error);
         CHECK_FALSE(plan.result().text.empty());
     }

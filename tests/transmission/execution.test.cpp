@@ -2,12 +2,13 @@
 // An admitted request becomes calls of the backend: what is emulated, and what is passed on.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/perform.hpp"
 #include "support/recording.hpp"
 #include <nbd/transmission/execution.hpp>
 
 using namespace nbd_test;
 using namespace nbd::protocol;
-using nbd::transmission::perform;
+using nbd_test::perform;
 namespace cf = command_flag;
 
 namespace {
@@ -212,10 +213,10 @@ TEST_CASE("transmission/execution: no call goes past the end, wherever that is b
     } const shrinks;
     flushing disk;
     bytes to(10);
-    CHECK_FALSE(nbd::transmission::read(disk, make(command::read, 40, 10), to, shrinks));
+    CHECK_FALSE(nbd_test::read(disk, make(command::read, 40, 10), to, shrinks));
     CHECK(disk.story() == "read 40+10");
     disk.calls.clear();
-    CHECK(nbd::transmission::read(disk, make(command::read, 16, 10), to, shrinks)
+    CHECK(nbd_test::read(disk, make(command::read, 16, 10), to, shrinks)
           == std::errc::no_space_on_device);
     CHECK(disk.story().empty());
     shrinks.end = 0;
@@ -227,11 +228,11 @@ TEST_CASE("transmission/execution: a READ is one call")
 {
     recording disk;
     bytes to(10, std::byte{0xee});
-    CHECK_FALSE(nbd::transmission::read(disk, make(command::read, 42, 10), to));
+    CHECK_FALSE(nbd_test::read(disk, make(command::read, 42, 10), to));
     CHECK(disk.story() == "read 42+10");
     CHECK(shown(to) == "5a5a5a5a 5a5a5a5a 5a5a");
     disk.read_error = eio;
-    CHECK(nbd::transmission::read(disk, make(command::read, 42, 10), to) == eio);
+    CHECK(nbd_test::read(disk, make(command::read, 42, 10), to) == eio);
 }
 
 TEST_CASE(
@@ -239,11 +240,11 @@ TEST_CASE(
 {
     bytes to(6, std::byte{0xee});
     half careless;
-    CHECK_FALSE(nbd::transmission::read(careless, make(command::read, 0, 6), to));
+    CHECK_FALSE(nbd_test::read(careless, make(command::read, 0, 6), to));
     CHECK(shown(to) == "01000000 0000");
 
     to.assign(6, std::byte{0xee});
     honest promises;
-    CHECK_FALSE(nbd::transmission::read(promises, make(command::read, 0, 6), to));
+    CHECK_FALSE(nbd_test::read(promises, make(command::read, 0, 6), to));
     CHECK(shown(to) == "01eeeeee eeee");
 }

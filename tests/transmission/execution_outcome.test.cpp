@@ -2,6 +2,7 @@
 // What a backend answers with: codes of several kinds, exceptions of every kind, and handle(call&).
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/perform.hpp"
 #include <nbd/transmission/execution.hpp>
 
 #include <boost/system/error_code.hpp>
@@ -14,7 +15,7 @@
 using namespace nbd_test;
 using namespace nbd::protocol;
 using nbd::transmission::outcome_of;
-using nbd::transmission::perform;
+using nbd_test::perform;
 
 TEST_CASE("transmission/execution: an error code is passed on, nothing is success")
 {
@@ -65,7 +66,7 @@ TEST_CASE(
         return perform(disk, {.flags = flags, .command = c, .length = 512}, bytes(512));
     };
     bytes to(512);
-    CHECK(nbd::transmission::read(disk, {.length = 512}, to) == std::errc::io_error);
+    CHECK(nbd_test::read(disk, {.length = 512}, to) == std::errc::io_error);
     CHECK(run(command::write) == std::errc::not_enough_memory);
     CHECK(run(command::flush) == std::errc::read_only_file_system);
     CHECK(run(command::trim) == std::errc::io_error);
@@ -92,7 +93,7 @@ read_result read_with(std::function<void(nbd::call&)> f)
 {
     handler disk{std::move(f)};
     read_result r{{}, bytes(8, std::byte{0xee})};
-    r.error = nbd::transmission::read(
+    r.error = nbd_test::read(
                   disk, {.command = command::read, .cookie = 5, .offset = 16, .length = 8}, r.data)
                   .code;
     return r;

@@ -10,8 +10,8 @@
 
 using namespace nbd_test;
 using namespace nbd::protocol;
+using nbd::transmission::backend_call;
 using nbd::transmission::plan;
-using nbd::transmission::step;
 using nbd::transmission::zero_block;
 namespace cf = command_flag;
 
@@ -39,9 +39,9 @@ constexpr request asking(command c, std::uint64_t offset, std::uint64_t length,
     return {.flags = flags, .command = c, .cookie = 7, .offset = offset, .length = length};
 }
 
-std::string shown(const step& s)
+std::string shown(const backend_call& s)
 {
-    using member = step::member;
+    using member = backend_call::member;
     const auto name = [&s]() -> std::string {
         switch (s.what) {
         case member::read:
@@ -87,7 +87,7 @@ told play(const request& r, std::vector<std::error_code> outcomes = {},
     while (const auto s = p.next()) {
         REQUIRE(shown(*s) == shown(*p.next()));  // asking changes nothing
         t.story += (t.story.empty() ? "" : ", ") + shown(*s);
-        p.take(calls < outcomes.size() ? outcomes[calls] : std::error_code{});
+        p.completed(calls < outcomes.size() ? outcomes[calls] : std::error_code{});
         REQUIRE(++calls < 1000);
     }
     REQUIRE(calls >= outcomes.size());
@@ -129,7 +129,7 @@ TEST_CASE("transmission/plan: a long range becomes calls that can be given up be
         CHECK(play<all>(asking(c, 0, gib), {{}, enospc}).story
               == name + " 0+268435456, " + name + " 268435456+268435456");
         CHECK(play<all>(asking(c, 0, gib), {{}, enospc}).result == enospc);
-        for (plan<all> p{asking(c, 0, gib), most}; const auto s = p.next(); p.take({}))
+        for (plan<all> p{asking(c, 0, gib), most}; const auto s = p.next(); p.completed({}))
             CHECK(s->partial);
         CHECK_FALSE(plan<all>{asking(c, 0, 1 << 28), most}.next()->partial);
         CHECK(story<handling>(asking(c, 0, gib)) == "handle 0+1073741824");
@@ -141,8 +141,8 @@ TEST_CASE("transmission/plan: a long range becomes calls that can be given up be
     CHECK(story<all>(fast) == "zero fast 0+268435456, zero 268435456+268435456");
     CHECK(play<all>(fast, {enotsup}).result == enotsup);
     plan<all> p{fast, most};
-    p.take({});
-    p.take(enotsup);
+    p.completed({});
+    p.completed(enotsup);
     REQUIRE(p.next());
     CHECK(shown(*p.next()) == "block 268435456+65536");
 }
@@ -164,7 +164,7 @@ TEST_CASE("transmission/plan: its failure is the result, and ends it")
 TEST_CASE("transmission/plan: the failure keeps its text and its place")
 {
     plan<plain> p{asking(command::write, 0, 512), most};
-    p.take({eio, "the disk is on fire", 17});
+    p.completed({eio, "the disk is on fire", 17});
     CHECK_FALSE(p.next());
     CHECK(p.result().code == eio);
     CHECK(p.result().text == "the disk is on fire");
@@ -327,9 +327,9 @@ TEST_CASE("transmission/plan: a backend that handles requests whole gets each on
 TEST_CASE("transmission/plan: a plan can be copied in the middle")
 {
     plan<flushing> p{asking(command::write_zeroes, 0, 3 * 65536, cf::fua), most};
-    p.take({});
+    p.completed({});
     auto other = p;
-    p.take(eio);
+    p.completed(eio);
     CHECK_FALSE(p.next());
     CHECK(other.next()->offset == 65536);
     CHECK_FALSE(other.result());

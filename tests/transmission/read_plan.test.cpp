@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Which calls a READ becomes, holes left out, without making them.
 #include "catch.hpp"
+#include "support/perform.hpp"
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/read_plan.hpp>
 #include <nbd/vocabulary/extent_list.hpp>
@@ -12,7 +13,7 @@
 
 using namespace nbd::protocol;
 using nbd::extent;
-using nbd::transmission::step;
+using nbd::transmission::backend_call;
 
 namespace {
 
@@ -38,14 +39,14 @@ constexpr request reading(std::uint64_t offset, std::uint64_t length)
 {
     return {.command = command::read, .cookie = 7, .offset = offset, .length = length};
 }
-std::string shown(const step& s)
+std::string shown(const backend_call& s)
 {
     const auto place = ' ' + std::to_string(s.offset) + '+' + std::to_string(s.length);
-    if (s.what == step::member::read)
+    if (s.what == backend_call::member::read)
         return "read" + place;
-    if (s.what == step::member::extents)
+    if (s.what == backend_call::member::extents)
         return "extents " + std::to_string(s.index) + place;
-    if (s.what == step::member::handle)
+    if (s.what == backend_call::member::handle)
         return "handle" + place;
     return "?";
 }
@@ -62,13 +63,13 @@ std::string play(read_plan<B>& p, const std::vector<extent>& found = {},
         if (!s)
             return story;
         story += (story.empty() ? "" : ", ") + shown(*s);
-        if (s->what == step::member::extents) {
+        if (s->what == backend_call::member::extents) {
             for (const auto& e : found)
                 if (!p.list().add(e.length, e.flags))
                     break;
-            p.take({});
+            p.completed({});
         } else {
-            p.take(failing == reads++ ? failure : nbd::failure{});
+            p.completed(nbd::failure{failing == reads++ ? failure : nbd::failure{}});
         }
     }
 }
@@ -177,9 +178,9 @@ TEST_CASE("transmission/read_plan: extents that fail are no reason to fail: all 
 {
     read_plan<holey> p;
     p.begin(reading(1000, 600), true);
-    REQUIRE(p.next()->what == step::member::extents);
+    REQUIRE(p.next()->what == backend_call::member::extents);
     p.list().add(100, zero);  // what it said before is worth nothing
-    p.take(eio);
+    p.completed(eio);
     CHECK(play(p) == "read 1000+600");
     CHECK_FALSE(p.result());
     CHECK_FALSE(p.has_holes());
@@ -276,8 +277,8 @@ TEST_CASE("transmission/read_plan: a backend that handles requests whole gets a 
     const auto r = reading(0, 64);
     p.begin(r, true);
     std::array<std::byte, 64> to{};
-    nbd::transmission::make_all(disk, p, {.request = &r, .data = to, .extents = &p.list()},
-                                nbd::transmission::unguarded{});
+    nbd_test::make_all(disk, p, {.request = &r, .data = to, .extents = &p.list()},
+                       nbd_test::unguarded{});
     CHECK_FALSE(p.result());
     CHECK(disk.handled == 1);
 }

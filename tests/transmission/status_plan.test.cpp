@@ -2,6 +2,7 @@
 // A BLOCK_STATUS: which calls it becomes, and its reply byte by byte.
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/perform.hpp"
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/status_plan.hpp>
 
@@ -13,7 +14,7 @@
 using namespace nbd_test;
 using namespace nbd::protocol;
 using nbd::extent;
-using nbd::transmission::step;
+using nbd::transmission::backend_call;
 namespace cf = command_flag;
 
 namespace {
@@ -64,14 +65,14 @@ std::string play(plan& p, const found& what)
     std::string story;
     std::size_t calls = 0;
     while (const auto s = p.next()) {
-        REQUIRE(s->what == step::member::extents);
+        REQUIRE(s->what == backend_call::member::extents);
         REQUIRE(calls < what.size());
         story += (story.empty() ? "" : ", ") + std::to_string(s->index) + ": "
             + std::to_string(s->offset) + '+' + std::to_string(s->length);
         for (const auto& e : what[calls])
             p.list().add(e.length, e.flags);
         ++calls;
-        p.take({});
+        p.completed({});
     }
     return story;
 }
@@ -182,9 +183,9 @@ TEST_CASE("transmission/status_plan: a context that fails ends it, and its failu
     plan p;
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
     p.list().add(512, 0);
-    p.take({});
+    p.completed({});
     CHECK(p.next()->index == 2);
-    p.take({eio, "no idea"});
+    p.completed({eio, "no idea"});
     CHECK_FALSE(p.next());
     CHECK(p.result().code == eio);
     CHECK(p.result().text == "no idea");
@@ -201,15 +202,15 @@ TEST_CASE("transmission/status_plan: a backend that tells nothing has failed (B0
     plan p;
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
     p.list().add(0, 3);
-    p.take({});
+    p.completed({});
     CHECK_FALSE(p.next());
     CHECK(p.result().code == eio);
     CHECK_FALSE(p.result().text.empty());
     // And what it told of one context does not count for the other.
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
     p.list().add(512, 3);
-    p.take({});
-    p.take({});
+    p.completed({});
+    p.completed({});
     CHECK(p.result().code == eio);
 }
 
@@ -292,8 +293,7 @@ TEST_CASE("transmission/status_plan: a backend that handles requests whole still
     nbd::transmission::status_plan<handling_and_telling> p;
     const auto r = asking(0, 512);
     CHECK_FALSE(p.begin(r, terms, std::span{both}.first(1), reply_style::structured, {}, 100));
-    nbd::transmission::make_all(disk, p, {.request = &r, .extents = &p.list()},
-                                nbd::transmission::unguarded{});
+    nbd_test::make_all(disk, p, {.request = &r, .extents = &p.list()}, nbd_test::unguarded{});
     CHECK_FALSE(p.result());
     CHECK(p.reply().size() == 20 + 12);
 }

@@ -12,8 +12,8 @@
 
 namespace nbd::io {
 
-/// A pipe that a part of a file goes through on its way to a socket, without being copied. What is in
-/// the pipe has been read: a disk that fails shows before anybody was promised its data.
+/// A pipe through which a part of a file goes to a socket without a copy. Its content has been read from
+/// the file, so an error of the disk is known before the reply header is sent.
 class file_pipe {
 public:
     file_pipe() = default;
@@ -21,33 +21,32 @@ public:
     file_pipe& operator=(const file_pipe&) = delete;
     ~file_pipe() { close(); }
 
-    /// What was taken before has been sent, or is not wanted.
+    /// The content was sent, or was dropped. The pipe can be filled again.
     void begin() noexcept
     {
         if (spoiled_)
             close();
-        taken_pages_ = 0;
+        used_pages_ = 0;
     }
 
-    /// What was taken since then will not be sent.
-    void drop() noexcept { spoiled_ = spoiled_ || taken_pages_ != 0; }
+    /// The content since begin() will not be sent.
+    void drop() noexcept { spoiled_ = spoiled_ || used_pages_ != 0; }
 
-    /// Takes `n` bytes of a file, behind what was taken since begin(). False where that cannot be done,
-    /// for whatever reason: reading them tells it.
-    [[nodiscard]] bool take(int file, std::uint64_t offset, std::size_t n) noexcept
+    /// Appends `n` bytes of a file. False if that fails; a read of the same bytes shows the error.
+    [[nodiscard]] bool fill(int file, std::uint64_t offset, std::size_t n) noexcept
     {
         if (spoiled_ || unable_ || !open())
             return false;
         const auto pages = (offset % page + n + page - 1) / page;
-        if (pages > capacity_ / page - taken_pages_)
+        if (pages > capacity_ / page - used_pages_)
             return false;
-        taken_pages_ += static_cast<std::size_t>(pages);
+        used_pages_ += static_cast<std::size_t>(pages);
         for (auto at = static_cast<::off64_t>(offset); n != 0;) {
             const auto done = ::splice(file, &at, ends_[1], nullptr, n, SPLICE_F_NONBLOCK);
             if (done < 0 && errno == EINTR)
                 continue;
             if (done <= 0) {
-                unable_ = done < 0 && errno == EINVAL;  // a file system that cannot do it
+                unable_ = done < 0 && errno == EINVAL;  // the file system cannot splice
                 spoiled_ = true;
                 return false;
             }
@@ -56,12 +55,15 @@ public:
         return true;
     }
 
-    /// Where what was taken comes out.
+    /// There is content since begin().
+    [[nodiscard]] bool in_use() const noexcept { return used_pages_ != 0 && !spoiled_; }
+
+    /// The end to read from.
     [[nodiscard]] int descriptor() const noexcept { return ends_[0]; }
 
 private:
     static constexpr std::size_t page = 4096;
-    static constexpr int largest = 1 << 20;  ///< bytes, that everybody may have
+    static constexpr int largest = 1 << 20;  ///< bytes that an unprivileged process may ask for
 
     [[nodiscard]] bool open() noexcept
     {
@@ -71,7 +73,8 @@ private:
             ends_[0] = ends_[1] = -1;
             return false;
         }
-        std::ignore = ::fcntl(ends_[1], F_SETPIPE_SZ, largest);  // or what it has by itself
+        std::ignore =
+            ::fcntl(ends_[1], F_SETPIPE_SZ, largest);  // on failure the default size stays
         const int size = ::fcntl(ends_[1], F_GETPIPE_SZ);
         capacity_ = size > 0 ? static_cast<std::size_t>(size) : page;
         return true;
@@ -85,10 +88,10 @@ private:
     }
 
     int ends_[2] = {-1, -1};
-    std::size_t capacity_ = 0;     ///< bytes, in pages of which each holds one of the file's
-    std::size_t taken_pages_ = 0;  ///< since begin()
-    bool spoiled_ = false;         ///< a part of something is in it that will not be sent
-    bool unable_ = false;
+    std::size_t capacity_ = 0;    ///< bytes; each page of the file takes one page
+    std::size_t used_pages_ = 0;  ///< since begin()
+    bool spoiled_ = false;        ///< holds bytes that will not be sent
+    bool unable_ = false;         ///< the file system cannot splice
 };
 
 }  // namespace nbd::io

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
-#include <nbd/session/in_order/transmit.hpp>
+#include <nbd/session/in_order/in_order_loop.hpp>
 #include <nbd/session/negotiate.hpp>
 #include <nbd/session/windowed/awaited_calls.hpp>
 #include <nbd/session/windowed/offloaded_calls.hpp>
@@ -33,7 +33,8 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
                 stream, *chosen, agreed, c, policy};
             co_await loop.run();
         } else {
-            co_await transmit<Io>(stream, *chosen, agreed, c);
+            in_order_loop<Io, Stream, opened, Observer> loop{stream, *chosen, agreed, c};
+            co_await loop.run();
         }
     } catch (...) {  // no memory, most likely; this client is let go, and no other
         c.ended = current_error();

@@ -41,8 +41,8 @@ namespace nbd::transmission {
     return static_cast<std::uint16_t>(flags);
 }
 
-/// Whether a command is one that the export offers. READ and WRITE always are: a WRITE to a
-/// read-only export has its own error.
+/// Whether the export offers a command. READ and WRITE are always offered: a WRITE to a read-only export has its own
+/// error.
 [[nodiscard]] constexpr bool offered(protocol::command c,
                                      const protocol::export_terms& terms) noexcept
 {
@@ -70,23 +70,23 @@ namespace nbd::transmission {
     }
 }
 
-/// A command that changes data, and so needs permission.
+/// Whether a command changes data, so that a read-only export refuses it.
 [[nodiscard]] constexpr bool writes(protocol::command c) noexcept
 {
     using protocol::command;
     return c == command::write || c == command::trim || c == command::write_zeroes;
 }
 
-/// Whether a request, or a step of one, ends before `size`: in 64 bits, and without a sum that could wrap.
+/// Whether a request, or a call of one, ends at or before `size`. Computed without a sum that could wrap.
 template <class Range>
 [[nodiscard]] constexpr bool inside(const Range& r, std::uint64_t size) noexcept
 {
     return r.length <= size && r.offset <= size - r.length;
 }
 
-/// Whether a request may reach the backend: `none`, or the error value that refuses it.
+/// Whether a request may reach the backend. Returns `none`, or the error value of the refusal.
 ///
-/// The order is fixed: permission, command, flags, shape, range (points 58, 65, 79, 80, 87, 97).
+/// The order of the checks is fixed: permission, command, flags, shape, range (points 58, 65, 79, 80, 87, 97).
 [[nodiscard]] constexpr protocol::error_value admit(const protocol::request& r,
                                                     const protocol::export_terms& terms) noexcept
 {
@@ -109,13 +109,13 @@ template <class Range>
     if (r.command == command::resize)
         return error_value::none;  // its offset is the new size
     if (r.has(protocol::command_flag::payload_len) && r.command == command::block_status)
-        return error_value::none;     // its range is in the payload, and is admitted from there
+        return error_value::none;     // the range is in the payload and is checked there
     if (r.command == command::flush)  // "offset and length MUST be zero" (point 62)
         return r.offset == 0 && r.length == 0 ? error_value::none : error_value::einval;
     if (r.command == command::block_status && r.length == 0)
         return error_value::einval;
-    // "Error values": past the end, ENOSPC for what would write data and for what a resize has cut
-    // off, EINVAL for the others (points 67 and 87).
+    // "Error values": past the end it is ENOSPC for a write and for a range that a resize has cut off, EINVAL
+    // otherwise (points 67 and 87).
     if (!inside(r, terms.size))
         return r.command == command::write || r.command == command::write_zeroes
                 || inside(r, terms.told)
@@ -130,7 +130,7 @@ template <class Range>
     return error_value::none;
 }
 
-/// What a refusal says to people, for clients with structured replies.
+/// The text of a refusal, for structured replies.
 [[nodiscard]] constexpr std::string_view explain(protocol::error_value refused) noexcept
 {
     using protocol::error_value;
@@ -138,18 +138,18 @@ template <class Range>
     case error_value::eperm:
         return "the export is read-only";
     case error_value::enospc:
-        return "the request goes past the end of the export";
+        return "the request ends past the end of the export";
     case error_value::eshutdown:
         return "the export is being shut down";
     case error_value::eoverflow:
-        return "the request is too long to be answered in one piece";
+        return "the request is too long for a reply in one piece";
     default:
-        return "the request is not one that this export takes";
+        return "the export does not accept this request";
     }
 }
 
-/// The longest payload that is consumed to keep the stream in step when its WRITE is refused. What is
-/// longer is taken for an attack and ends the connection (point 78: not below 32 MiB).
+/// Bytes of the longest payload that is consumed when its WRITE is refused, so that the stream stays in step. A longer
+/// payload ends the connection (point 78: the limit is at least 32 MiB).
 [[nodiscard]] constexpr std::uint64_t longest_payload(const protocol::export_terms& terms) noexcept
 {
     return std::max(terms.blocks.maximum, protocol::default_maximum_payload);

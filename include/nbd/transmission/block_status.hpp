@@ -12,11 +12,10 @@
 #include <span>
 #include <vector>
 
-/// BLOCK_STATUS: what a backend tells of a range becomes descriptors that no client can trip over,
-/// whatever the backend said.
+/// BLOCK_STATUS: turns the extents of a backend into valid descriptors, whatever the backend reported.
 namespace nbd::transmission {
 
-/// The contexts of a backend: base:allocation first where it has extents, then its own.
+/// The contexts of a backend: base:allocation first, if it has extents; then its own.
 template <class B>
 [[nodiscard]] std::vector<protocol::meta_context> contexts_of(const B& backend)
 {
@@ -30,9 +29,9 @@ template <class B>
     return all;
 }
 
-/// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block size"):
-/// a block whose parts differ is a hole or zero only if all of it is (base:allocation), and has
-/// the bits of all its parts in any other context. `extents` begin at a block's start.
+/// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block size"). A block whose
+/// parts differ gets the bits that all parts have (base:allocation), or the bits that any part has (other contexts).
+/// Requires that `extents` begin at the start of a block.
 inline void align(std::vector<extent>& extents, std::uint64_t block, bool allocation)
 {
     std::vector<extent> aligned;
@@ -44,8 +43,8 @@ inline void align(std::vector<extent>& extents, std::uint64_t block, bool alloca
         else
             aligned.push_back({length, flags});
     };
-    std::uint64_t begun = 0;  // bytes of a block that is not complete, and its bits so far
-    std::uint64_t bits = 0;
+    std::uint64_t begun = 0;  // bytes of an incomplete block
+    std::uint64_t bits = 0;   // of the incomplete block
     for (auto [length, flags] : extents) {
         if (begun != 0) {
             const auto part = std::min(length, block - begun);
@@ -60,7 +59,7 @@ inline void align(std::vector<extent>& extents, std::uint64_t block, bool alloca
         begun = length % block;
         bits = flags;
     }
-    // What the backend told of the last block alone is not enough to describe it whole.
+    // An incomplete block at the end is left out, unless it is the only one.
     if (begun != 0 && aligned.empty())
         add(block, allocation ? 0 : bits);
     extents = std::move(aligned);
@@ -72,7 +71,7 @@ inline void align(std::vector<extent>& extents, std::uint64_t block, bool alloca
 }
 
 /// Appends `u32 length | u32 flags` for each extent, or with extended headers `u64 | u64`
-/// (points 56 and 66). Compact lengths fit, for no request is longer.
+/// (points 56 and 66). Compact lengths fit 32 bits because the requests do.
 inline void append_descriptors(std::vector<std::byte>& to, std::span<const extent> extents,
                                protocol::reply_style style)
 {
@@ -94,7 +93,7 @@ struct status_payload {
     std::vector<std::uint32_t> ids;
 };
 
-/// Nothing where the length is not 8 + 4n, or an id stands there twice.
+/// Nothing if the length is not 8 + 4n, or an id occurs twice.
 [[nodiscard]] inline std::optional<status_payload>
 decode_status_payload(std::span<const std::byte> payload)
 {

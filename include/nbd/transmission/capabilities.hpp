@@ -9,12 +9,12 @@
 
 namespace nbd::transmission {
 
-/// Whether a FUA can be honoured: natively, or as a flush after the write.
+/// Whether FUA can be honoured: natively, or by a flush after the write.
 template <class B>
 concept can_fua = has_fua_write<B> || (has_plain_write<B> && has_flush<B>);
 
-/// The transmission flags that a backend's type gives: what its code does, nothing more
-/// ("Transmission flags", point 12: a flag MUST NOT be set for something unsupported).
+/// The transmission flags of a backend's type ("Transmission flags", point 12: a flag MUST NOT be set for something
+/// unsupported).
 template <class B>
 [[nodiscard]] consteval std::uint16_t capabilities() noexcept
 {
@@ -39,13 +39,13 @@ template <class B>
     return static_cast<std::uint16_t>(flags);
 }
 
-/// What an export can withhold; nothing can be added.
+/// The flags that an export can withhold. An export cannot add a flag.
 inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_flush
     | protocol::transmission_flag::send_fua | protocol::transmission_flag::send_trim
     | protocol::transmission_flag::send_write_zeroes | protocol::transmission_flag::send_fast_zero
     | protocol::transmission_flag::send_cache | protocol::transmission_flag::can_multi_conn;
 
-/// The flags that clients of one export see: the backend's, less what the export withholds.
+/// The flags that the clients of an export see: the backend's, less those that the export withholds.
 [[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,
                                               const export_settings& e) noexcept
 {

@@ -12,13 +12,13 @@
 #include <optional>
 #include <system_error>
 
-/// A request that was admitted becomes calls of the backend, one after the other. Which ones is decided
-/// here, without making them, so that they can be called or awaited. What the backend lacks is made
-/// up for: FUA as a flush, WRITE_ZEROES as writes of zeroes.
+/// A plan turns an admitted request into calls of the backend, one after the other. It names the calls and does not
+/// make them, so that the same plan serves backends that are called and backends that are awaited. It emulates what
+/// the backend lacks: FUA by a flush, WRITE_ZEROES by writes of zeroes.
 namespace nbd::transmission {
 
 /// One call of a member of the backend.
-struct step {
+struct backend_call {
     enum class member {
         read,
         write,
@@ -28,37 +28,37 @@ struct step {
         write_zeroes,
         cache,
         extents,  ///< of context `index` of contexts_of
-        handle,   ///< the whole request, for a backend that takes it so
+        handle,   ///< the whole request
     };
     member what{};
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
-    bool fua = false;  ///< natively, where the backend's write takes it
+    bool fua = false;  ///< native FUA, where the backend's write takes it
     zero_flags zero{};
     std::size_t index = 0;
     bool partial = false;  ///< one of many of a long request, which can be given up before it
 };
 
-/// No write that is made up here is longer.
+/// Bytes of the longest write that a plan makes up.
 [[nodiscard]] constexpr std::uint32_t largest_write(const protocol::export_terms& t) noexcept
 {
     return t.blocks.maximum - t.blocks.maximum % t.blocks.minimum;
 }
 
-/// Zeroes to write from, in the part of the program that takes no room in its file.
+/// Zeroes to write from. Zero-initialised, so the program file does not grow.
 alignas(4096) inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
-/// Bytes of zeroes that are written before others have their turn.
+/// Bytes of zeroes that are written before other requests may have the thread.
 inline constexpr std::uint64_t zeroes_at_a_time = std::uint64_t{8} << 20;
 /// Bytes that one call of trim, write_zeroes or cache covers at most. A longer request becomes many
 /// calls, each of which ends at a multiple of this: a call cannot be interrupted, a request can.
 inline constexpr std::uint64_t longest_call = std::uint64_t{256} << 20;
 
-/// The calls of a request whose reply has no data: everything but READ, BLOCK_STATUS and DISC. Ask
-/// `next`, make that call, tell its outcome to `take`, until there is no next.
+/// The calls of a request whose reply has no data: all commands but READ, BLOCK_STATUS, RESIZE and DISC. Call `next`,
+/// make that call and pass its outcome to `completed`, until there is no next call.
 template <class B>
 class plan {
 public:
-    /// No write that is made up here is longer than `largest_write` bytes.
+    /// No write that the plan makes up is longer than `largest_write` bytes.
     plan(const protocol::request& r, std::uint64_t largest_write) noexcept
         : command_{r.command}, at_{r.offset}, left_{r.length},
           piece_{std::min<std::uint64_t>(zero_block.size(), largest_write)},
@@ -71,53 +71,61 @@ public:
             is_cut_ = left_ > longest_call
                 && (command_ == command::trim || command_ == command::write_zeroes
                     || command_ == command::cache);
-        // A request of no length has nothing to do, and succeeds without the backend (point 68).
-        // "TRIM" is advice, and one that could not be made durable is not taken.
+        // A request without length succeeds without a call (point 68). TRIM is advice: a TRIM that cannot be made
+        // durable, as FUA asks, is ignored.
         if ((left_ == 0 && command_ != command::flush)
             || (!has_handle<B> && command_ == command::trim && fua_ && !has_flush<B>))
             now_ = phase::over;
-        // Without a flush, durable zeroes can only be written with the write's own FUA.
+        // Without a flush, zeroes are durable only by the FUA of the write itself.
         else if (!has_handle<B> && command_ == command::write_zeroes
                  && !(has_write_zeroes<B> && (has_flush<B> || !fua_)))
             write_blocks();
     }
 
-    [[nodiscard]] std::optional<step> next() const noexcept
+    /// The rest of a WRITE whose payload was received in place: with FUA a flush, otherwise nothing.
+    [[nodiscard]] static plan of_written(const protocol::request& r) noexcept
+    {
+        plan rest{r, 0};
+        rest.now_ = has_flush<B> && rest.fua_ ? phase::flush : phase::over;
+        return rest;
+    }
+
+    [[nodiscard]] std::optional<backend_call> next() const noexcept
     {
         switch (now_) {
         case phase::whole:
-            return step{.what = member(),
-                        .offset = at_,
-                        .length = whole_length(),
-                        .fua = fua_ && command_ == protocol::command::write,
-                        .zero = zero_,
-                        .partial = is_cut_};
+            return backend_call{.what = member(),
+                                .offset = at_,
+                                .length = whole_length(),
+                                .fua = fua_ && command_ == protocol::command::write,
+                                .zero = zero_,
+                                .partial = is_cut_};
         case phase::blocks:
-            // Native FUA covers its own piece alone; a flush covers what was written before it.
-            return step{.what = step::member::write_block,
-                        .offset = at_,
-                        .length = std::min(left_, piece_),
-                        .fua = fua_,
-                        .partial = true};
+            // Native FUA covers one block; a flush at the end covers all of them.
+            return backend_call{.what = backend_call::member::write_block,
+                                .offset = at_,
+                                .length = std::min(left_, piece_),
+                                .fua = fua_,
+                                .partial = true};
         case phase::flush:
-            return step{.what = step::member::flush};
+            return backend_call{.what = backend_call::member::flush};
         default:
             return std::nullopt;
         }
     }
 
-    void take(failure failed)
+    /// The outcome of the call that `next` named.
+    void completed(failure&& outcome) noexcept
     {
         if (now_ == phase::whole && command_ == protocol::command::write_zeroes && !has_handle<B>
-            && (failed == std::errc::not_supported
-                || failed == std::errc::operation_not_supported)) {
-            // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone. A backend that cannot do it now gets
-            // its zeroes written.
+            && (outcome == std::errc::not_supported
+                || outcome == std::errc::operation_not_supported)) {
+            // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone, so the zeroes are written instead.
             write_blocks();
             return;
         }
-        if (failed) {
-            result_ = std::move(failed);
+        if (outcome) {
+            result_ = std::move(outcome);
             now_ = phase::over;
             return;
         }
@@ -130,26 +138,26 @@ public:
             if (left_ != 0)
                 return;
         }
-        const bool by_itself = command_ == protocol::command::flush || has_handle<B>
+        const bool durable = command_ == protocol::command::flush || has_handle<B>
             || (has_fua_write<B>
                 && (command_ == protocol::command::write || now_ == phase::blocks));
         now_ =
-            now_ != phase::flush && fua_ && !by_itself && has_flush<B> ? phase::flush : phase::over;
+            now_ != phase::flush && fua_ && !durable && has_flush<B> ? phase::flush : phase::over;
     }
 
-    /// When there is no next.
+    /// Valid when there is no next call.
     [[nodiscard]] const failure& result() const noexcept { return result_; }
 
 private:
     enum class phase { whole, blocks, flush, over };
 
-    /// Bytes of the next call where it is not one of blocks.
+    /// Bytes of the next call, unless it writes a block.
     [[nodiscard]] std::uint64_t whole_length() const noexcept
     {
         return is_cut_ ? std::min(left_, longest_call - at_ % longest_call) : left_;
     }
 
-    void write_blocks()
+    void write_blocks() noexcept
     {
         now_ = phase::blocks;
         if (zero_.fast) {
@@ -158,22 +166,22 @@ private:
         }
     }
 
-    [[nodiscard]] step::member member() const noexcept
+    [[nodiscard]] backend_call::member member() const noexcept
     {
         using protocol::command;
         if constexpr (has_handle<B>)
-            return step::member::handle;
+            return backend_call::member::handle;
         switch (command_) {
         case command::write:
-            return step::member::write;
+            return backend_call::member::write;
         case command::trim:
-            return step::member::trim;
+            return backend_call::member::trim;
         case command::cache:
-            return step::member::cache;
+            return backend_call::member::cache;
         case command::write_zeroes:
-            return step::member::write_zeroes;
+            return backend_call::member::write_zeroes;
         default:
-            return step::member::flush;
+            return backend_call::member::flush;
         }
     }
 

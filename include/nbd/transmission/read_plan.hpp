@@ -14,54 +14,59 @@
 
 namespace nbd::transmission {
 
-/// The calls of a READ: one, or where holes shall be left out, the question for them and then one for
-/// each piece of data. Used again and again, it keeps its memory.
+/// The calls of a READ: one `read`; or, where holes are left out, one `extents` and a `read` for each piece of data.
+/// The object is reused for the next READ and keeps its memory.
 template <class B>
 class read_plan {
 public:
-    /// Pieces that holes can cut a READ into.
+    /// The most pieces that holes cut a READ into.
     static constexpr std::size_t most_extents = 24;
 
-    void begin(const protocol::request& r, bool sparse)
+    /// `sparse` asks for holes.
+    void begin(const protocol::request& r, bool sparse) noexcept
     {
         range_ = r;
         at_ = r.offset;
-        result_ = {};
+        if (result_)
+            result_ = {};
         piece_ = 0;
-        // Who takes requests whole gets them whole.
+        // A backend with `handle` answers a READ whole.
         asking_ = has_extents<B> && !has_handle<B> && sparse;
-        pieces_.begin(r.length, asking_ ? most_extents : 1);
-        if (!asking_)
-            pieces_.add(r.length, 0);
-        skip_zeroes();
+        pieces_.begin(r.length, most_extents);
     }
+    /// The next call asks for the extents.
+    [[nodiscard]] bool asking() const noexcept { return asking_; }
 
-    [[nodiscard]] std::optional<step> next() const noexcept
+    [[nodiscard]] std::optional<backend_call> next() const noexcept
     {
         if (asking_)
-            return step{.what = step::member::extents, .offset = at_, .length = range_.length};
+            return backend_call{
+                .what = backend_call::member::extents, .offset = at_, .length = range_.length};
         if (at_ == range_.offset + range_.length)
             return std::nullopt;
         if constexpr (has_handle<B>)
-            return step{.what = step::member::handle, .offset = at_, .length = range_.length};
-        return step{.what = step::member::read, .offset = at_, .length = piece_end() - at_};
+            return backend_call{
+                .what = backend_call::member::handle, .offset = at_, .length = range_.length};
+        return backend_call{
+            .what = backend_call::member::read, .offset = at_, .length = piece_end() - at_};
     }
-    /// Where the question for holes is answered.
+    /// The list that the `extents` call fills.
     [[nodiscard]] extent_list& list() noexcept { return pieces_; }
 
-    void take(failure failed)
+    /// The outcome of the call that `next` named.
+    void completed(failure&& outcome) noexcept
     {
         if (std::exchange(asking_, false)) {
-            // Extents only save work here: what they do not tell is read.
-            if (failed)
+            // Extents only save work here: what they do not cover is read.
+            if (outcome)
                 pieces_.begin(range_.length, most_extents);
             skip_zeroes();
             return;
         }
-        if (failed) {
-            if (!failed.offset && pieces_.extents().size() > 1)
-                failed.offset = at_;
-            result_ = std::move(failed);
+        if (outcome) {
+            if (!outcome.offset && pieces_.extents().size() > 1)
+                outcome.offset = at_;
+            result_ = std::move(outcome);
             at_ = range_.offset + range_.length;
             return;
         }
@@ -70,9 +75,9 @@ public:
         skip_zeroes();
     }
 
-    /// When there is no next.
+    /// Valid when there is no next call.
     [[nodiscard]] const failure& result() const noexcept { return result_; }
-    /// What there is from the request's start on; what they do not cover is data.
+    /// The pieces from the start of the request. What they do not cover is data.
     [[nodiscard]] std::span<const extent> pieces() const noexcept { return pieces_.extents(); }
     [[nodiscard]] bool has_holes() const noexcept
     {
@@ -87,7 +92,7 @@ public:
     }
 
 private:
-    /// Of the piece that `at_` begins.
+    /// The end of the piece that begins at `at_`.
     [[nodiscard]] std::uint64_t piece_end() const noexcept
     {
         return piece_ < pieces().size() ? at_ + pieces()[piece_].length
@@ -102,7 +107,7 @@ private:
     protocol::request range_;
     std::uint64_t at_ = 0;
     std::size_t piece_ = 0;
-    bool asking_ = false;
+    bool asking_ = false;  ///< the extents are the next call
     extent_list pieces_;
     failure result_;
 };

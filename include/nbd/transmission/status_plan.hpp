@@ -21,18 +21,20 @@
 
 namespace nbd::transmission {
 
-/// The calls of a BLOCK_STATUS, and its reply: one chunk for each context that was selected, or that
-/// the request's payload names (points 56 and 66). Used again and again, it keeps its memory.
+/// The calls of a BLOCK_STATUS, and its reply: one chunk for each context that was selected, or that the payload of
+/// the request names (points 56 and 66). The object is reused for the next BLOCK_STATUS and keeps its memory.
 template <class B>
 class status_plan {
 public:
-    /// Why a request is refused, though its header is good.
+    /// Why a request with a good header is refused.
     struct refusal {
         protocol::error_value value{};
         std::string_view text;
     };
 
-    /// Begins a request that was admitted. Where it is refused there are no calls.
+    /// Begins an admitted request. A refused request has no calls.
+    /// - `most_extents`: the most descriptors of one chunk.
+    /// Errors: std::bad_alloc.
     [[nodiscard]] std::optional<refusal>
     begin(const protocol::request& r, const protocol::export_terms& terms,
           std::span<const protocol::selected_context> selected, protocol::reply_style style,
@@ -42,7 +44,7 @@ public:
         range_ = r;
         style_ = style;
         block_ = terms.blocks.minimum;
-        // "Structured reply types": the variable part of a chunk keeps to the maximum payload (point 56).
+        // "Structured reply types": a chunk is not longer than the maximum payload (point 56).
         const std::size_t fitting =
             std::min(terms.blocks.maximum, protocol::default_maximum_payload)
             / descriptor_bytes(style);
@@ -71,24 +73,26 @@ public:
         return std::nullopt;
     }
 
-    [[nodiscard]] std::optional<step> next() const noexcept
+    [[nodiscard]] std::optional<backend_call> next() const noexcept
     {
         if (current_ == contexts_.size())
             return std::nullopt;
-        return step{.what = step::member::extents,
-                    .offset = range_.offset,
-                    .length = range_.length,
-                    .index = contexts_[current_].index};
+        return backend_call{.what = backend_call::member::extents,
+                            .offset = range_.offset,
+                            .length = range_.length,
+                            .index = contexts_[current_].index};
     }
-    /// Where the call tells its extents.
+    /// The list that the call fills.
     [[nodiscard]] extent_list& list() noexcept { return list_; }
 
-    void take(failure failed)
+    /// The outcome of the call that `next` named. Errors: std::bad_alloc.
+    void completed(failure&& outcome)
     {
-        if (!failed && list_.empty())
-            failed = {std::make_error_code(std::errc::io_error), "the backend told no extents"};
-        if (failed) {
-            result_ = std::move(failed);
+        if (!outcome && list_.empty())
+            outcome = {std::make_error_code(std::errc::io_error),
+                       "the backend reported no extents"};
+        if (outcome) {
+            result_ = std::move(outcome);
             contexts_.clear();
             current_ = 0;
             return;
@@ -98,7 +102,7 @@ public:
         list_.begin(range_.length, most_);
     }
 
-    /// The reply is not wanted any more: what is much of its memory is given back.
+    /// Discards the reply and frees its memory, but for a small rest.
     void give_back() noexcept
     {
         if (reply_.capacity() > kept_bytes)
@@ -107,22 +111,22 @@ public:
             extents_ = {};
         list_.give_back(kept_bytes / sizeof(extent));
     }
-    /// Bytes that a request may take, about.
+    /// About how many bytes a request takes at most.
     [[nodiscard]] static std::uint64_t most_bytes(std::size_t contexts,
                                                   std::size_t most_extents) noexcept
     {
         return (2 + contexts) * sizeof(extent) * most_extents;
     }
 
-    /// When there is no next.
+    /// Valid when there is no next call.
     [[nodiscard]] const failure& result() const noexcept { return result_; }
-    /// The whole reply, unless the result is a failure; valid until the next begin.
+    /// The whole reply, if the result is no failure. Valid until the next `begin`.
     [[nodiscard]] std::span<const std::byte> reply() const noexcept { return reply_; }
 
 private:
     static constexpr std::size_t kept_bytes = std::size_t{16} << 10;
 
-    /// Leaves those that `ids` (sorted) names; false where it names another, or none.
+    /// Keeps the contexts that `ids` (sorted) names. False if it names another context, or none.
     [[nodiscard]] bool choose(std::span<const std::uint32_t> ids)
     {
         std::erase_if(contexts_, [&](const auto& context) {
@@ -137,7 +141,7 @@ private:
         const auto& context = contexts_[current_];
         if (block_ > 1)
             align(extents_, block_, has_extents<B> && context.index == 0);
-        extents_.resize(std::min(extents_.size(), most_));  // aligned, they may be more
+        extents_.resize(std::min(extents_.size(), most_));  // aligning may add extents
 
         const auto header = protocol::chunk_bytes(style_);
         const bool wide = style_ == protocol::reply_style::extended;

@@ -34,8 +34,8 @@ struct fake_export {
     [[nodiscard]] bool gone() const noexcept { return removed; }
 };
 using intake = nbd::session::intake<fake_export, listener>;
-using step = intake::step;
-using verdict = intake::verdict;
+using finding = intake::finding;
+using decision = intake::decision;
 
 constexpr std::size_t buffered = intake::buffered_payload;
 constexpr std::size_t inbox_bytes = 128 << 10;
@@ -57,11 +57,11 @@ struct taking_in : lone_context<listener> {
     }
 
     /// Receives until there is something else to do; nothing where no more comes.
-    std::optional<step> next()
+    std::optional<finding> next()
     {
         for (;;) {
             const auto what = in.next();
-            if (what != step::receive)
+            if (what != finding::receive)
                 return what;
             if (at == input.size())
                 return std::nullopt;
@@ -83,8 +83,8 @@ struct taking_in : lone_context<listener> {
     /// The next request, admitted, with its cookie.
     std::uint64_t admitted()
     {
-        REQUIRE(next() == step::request);
-        REQUIRE(in.take() == verdict::admitted);
+        REQUIRE(next() == finding::request);
+        REQUIRE(in.accept() == decision::admitted);
         return in.request().cookie;
     }
 
@@ -164,12 +164,12 @@ TEST_CASE("session/requests/intake: many small requests are one receive, and nee
 TEST_CASE("session/requests/intake: asking again changes nothing until the request is taken")
 {
     taking_in t{reading(1) + reading(2)};
-    CHECK(t.next() == step::request);
-    CHECK(t.in.next() == step::request);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.next() == finding::request);
     CHECK(t.in.request().cookie == 1);
     CHECK(t.observer.heard.empty());
-    CHECK(t.in.take() == verdict::admitted);
-    CHECK(t.next() == step::request);
+    CHECK(t.in.accept() == decision::admitted);
+    CHECK(t.next() == finding::request);
     CHECK(t.in.request().cookie == 2);
 }
 
@@ -250,7 +250,7 @@ TEST_CASE("session/requests/intake: a large payload is received in its place, in
             bytes place(length + 2, std::byte{0xee});
             t.in.receive_into(std::span{place}.subspan(1, length));
             while (t.in.receiving()) {
-                REQUIRE(t.in.next() == step::receive);
+                REQUIRE(t.in.next() == finding::receive);
                 REQUIRE(t.in.mid_message());
                 const auto to = t.in.space();
                 REQUIRE(to.data() > place.data());
@@ -274,10 +274,10 @@ TEST_CASE("session/requests/intake: a large payload that was read ahead is there
     taking_in t{writing(1, 0, buffered) + writing(2, 0, buffered + 1) + reading(3)};
     CHECK(t.admitted() == 1);
     t.in.consume_payload();
-    CHECK(t.next() == step::request);
+    CHECK(t.next() == finding::request);
     while (t.at != t.input.size())
         t.receive();
-    CHECK(t.in.take() == verdict::admitted);
+    CHECK(t.in.accept() == decision::admitted);
     bytes place(buffered + 1);
     t.in.receive_into(place);
     CHECK_FALSE(t.in.receiving());
@@ -293,13 +293,13 @@ TEST_CASE(
             CAPTURE(length, at_a_time);
             taking_in t{writing(3, 0, length) + reading(4), at_a_time, reply_style::simple,
                         tf::read_only};
-            REQUIRE(t.next() == step::request);
-            REQUIRE(t.in.take() == verdict::refused);
+            REQUIRE(t.next() == finding::request);
+            REQUIRE(t.in.accept() == decision::refused);
             if (length > 65536) {
-                REQUIRE(t.in.next() == step::receive);  // not yet
+                REQUIRE(t.in.next() == finding::receive);  // not yet
                 REQUIRE(t.in.mid_message());
             }
-            REQUIRE(t.next() == step::refused);
+            REQUIRE(t.next() == finding::refusal);
             REQUIRE(t.in.why() == error_value::eperm);
             REQUIRE(t.in.request().cookie == 3);
             REQUIRE(t.admitted() == 4);  // and it was answered once
@@ -315,8 +315,8 @@ TEST_CASE("session/requests/intake: what ends in the middle of a refused payload
     auto said = writing(3, 0, 70'000);
     said.pop_back();
     taking_in t{said, 1000, reply_style::simple, tf::read_only};
-    CHECK(t.next() == step::request);
-    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.accept() == decision::refused);
     CHECK_FALSE(t.next());
     CHECK(t.in.mid_message());
 }
@@ -326,9 +326,9 @@ TEST_CASE("session/requests/intake: each refusal says why, and the stream stays 
     taking_in t{request(99, 1, 0, 0) + request(0, 2, 64 << 20, 1) + request(4, 3, 0, 512, 0x8000)
                 + request(3, 4, 1, 0) + writing(5, (64 << 20) - 1, 2) + reading(6)};
     const auto refused = [&t] {
-        REQUIRE(t.next() == step::request);
-        REQUIRE(t.in.take() == verdict::refused);
-        REQUIRE(t.next() == step::refused);
+        REQUIRE(t.next() == finding::request);
+        REQUIRE(t.in.accept() == decision::refused);
+        REQUIRE(t.next() == finding::refusal);
         return t.in.why();
     };
     CHECK(refused() == error_value::einval);
@@ -347,22 +347,22 @@ TEST_CASE("session/requests/intake: a payload that is an attack ends it, one at 
     CHECK_FALSE(t.context.ended);
 
     taking_in attack{request(1, 1, 0, longest + 1)};
-    CHECK(attack.next() == step::request);
-    CHECK(attack.in.take() == verdict::leave);
+    CHECK(attack.next() == finding::request);
+    CHECK(attack.in.accept() == decision::leave);
     CHECK(attack.context.ended == nbd::errc::payload_too_long);
 
     // Whether it is refused or not.
     taking_in refused{request(1, 1, 0, longest + 1), 28, reply_style::simple, tf::read_only};
-    CHECK(refused.next() == step::request);
-    CHECK(refused.in.take() == verdict::leave);
+    CHECK(refused.next() == finding::request);
+    CHECK(refused.in.accept() == decision::leave);
 }
 
 TEST_CASE("session/requests/intake: DISC is the end, and nobody's fault; a wrong magic is not")
 {
     taking_in t{reading(1) + request(2, 2, 0, 0) + reading(3)};
     CHECK(t.admitted() == 1);
-    CHECK(t.next() == step::request);
-    CHECK(t.in.take() == verdict::leave);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.accept() == decision::leave);
     CHECK_FALSE(t.context.ended);
     CHECK(t.observer.heard == std::vector<std::uint64_t>{1, 2});
 
@@ -370,13 +370,13 @@ TEST_CASE("session/requests/intake: DISC is the end, and nobody's fault; a wrong
     wrong[3] ^= std::byte{1};
     taking_in other{reading(1) + wrong};
     CHECK(other.admitted() == 1);
-    CHECK(other.next() == step::finish);
+    CHECK(other.next() == finding::close);
     CHECK(other.context.ended == nbd::errc::bad_request_magic);
     // Compact requests are not for who has agreed on extended ones, nor the other way round.
     taking_in compact{reading(1) + reading(2), 100, reply_style::extended};
-    CHECK(compact.next() == step::finish);
+    CHECK(compact.next() == finding::close);
     taking_in extended{extended_request(0, 1, 0, 512), 100, reply_style::simple};
-    CHECK(extended.next() == step::finish);
+    CHECK(extended.next() == finding::close);
 }
 
 TEST_CASE("session/requests/intake: nothing is admitted to an export that is gone, or by a server "
@@ -388,17 +388,17 @@ TEST_CASE("session/requests/intake: nothing is admitted to an export that is gon
         t.disk.removed = gone;
         t.stopping = !gone;
         for (const std::uint64_t cookie : {1U, 2U, 3U}) {
-            CHECK(t.next() == step::request);
-            CHECK(t.in.take() == verdict::refused);
-            CHECK(t.next() == step::refused);
+            CHECK(t.next() == finding::request);
+            CHECK(t.in.accept() == decision::refused);
+            CHECK(t.next() == finding::refusal);
             CHECK(t.in.request().cookie == cookie);
             CHECK(t.in.why() == error_value::eshutdown);
         }
     }
     taking_in cut{said};
     cut.context.cut = nbd::errc::send_timeout;
-    CHECK(cut.next() == step::request);
-    CHECK(cut.in.take() == verdict::refused);
+    CHECK(cut.next() == finding::request);
+    CHECK(cut.in.accept() == decision::refused);
 }
 
 TEST_CASE("session/requests/intake: the export's size is what it is now, and was told is told")
@@ -407,15 +407,15 @@ TEST_CASE("session/requests/intake: the export's size is what it is now, and was
                 + request(0, 4, 1024, 512)};
     CHECK(t.admitted() == 1);
     t.disk.bytes = 600;
-    CHECK(t.next() == step::request);
-    CHECK(t.in.take() == verdict::refused);
-    CHECK(t.next() == step::refused);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.accept() == decision::refused);
+    CHECK(t.next() == finding::refusal);
     CHECK(t.in.why() == error_value::enospc);  // it was there once
     CHECK(t.in.terms().size == 600);
     t.disk.bytes = 1024;
     CHECK(t.admitted() == 3);
-    CHECK(t.next() == step::request);
-    CHECK(t.in.take() == verdict::refused);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.accept() == decision::refused);
     CHECK(t.in.terms().size == 1024);
 }
 
@@ -437,9 +437,9 @@ TEST_CASE("session/requests/intake: extended requests, and a payload that is no 
                       + extended_request(0, 3, 0, 512),
                   1000, reply_style::extended};
     for (int i = 0; i < 2; ++i) {
-        CHECK(odd.next() == step::request);
-        CHECK(odd.in.take() == verdict::refused);
-        CHECK(odd.next() == step::refused);
+        CHECK(odd.next() == finding::request);
+        CHECK(odd.in.accept() == decision::refused);
+        CHECK(odd.next() == finding::refusal);
         CHECK(odd.in.why() == error_value::einval);
     }
     CHECK(odd.admitted() == 3);
@@ -453,14 +453,14 @@ TEST_CASE("session/requests/intake: a BLOCK_STATUS may have a payload, which is 
         taking_in t{extended_request(7, 1, 0, length, cf::payload_len) + pattern(length, 1)
                         + extended_request(0, 2, 0, 512),
                     5000, reply_style::extended, tf::block_status_payload, true};
-        REQUIRE(t.next() == step::request);
+        REQUIRE(t.next() == finding::request);
         if (length <= buffered) {
-            REQUIRE(t.in.take() == verdict::admitted);
+            REQUIRE(t.in.accept() == decision::admitted);
             REQUIRE(is_payload(t.in.payload(), 1, length));
             t.in.consume_payload();
         } else {
-            REQUIRE(t.in.take() == verdict::refused);
-            REQUIRE(t.next() == step::refused);
+            REQUIRE(t.in.accept() == decision::refused);
+            REQUIRE(t.next() == finding::refusal);
             REQUIRE(t.in.why() == error_value::einval);
         }
         REQUIRE(t.admitted() == 2);
@@ -474,24 +474,24 @@ TEST_CASE("session/requests/intake: an extended WRITE that does not say whether 
     SECTION("nothing follows: it is refused, and others are judged as it was")
     {
         taking_in t{unflagged, 1000, reply_style::extended};
-        CHECK(t.next() == step::linger);
-        CHECK(t.in.next() == step::linger);  // until it is told
+        CHECK(t.next() == finding::linger);
+        CHECK(t.in.next() == finding::linger);  // until it is told
         t.in.lingered(false);
-        CHECK(t.next() == step::request);
-        CHECK(t.in.take() == verdict::refused);
-        CHECK(t.next() == step::refused);
+        CHECK(t.next() == finding::request);
+        CHECK(t.in.accept() == decision::refused);
+        CHECK(t.next() == finding::refusal);
         CHECK(t.in.why() == error_value::einval);
         t.input =
             std::move(t.input) + extended_request(1, 2, 0, 512) + extended_request(0, 3, 0, 512);
-        CHECK(t.next() == step::request);
-        CHECK(t.in.take() == verdict::refused);
-        CHECK(t.next() == step::refused);
+        CHECK(t.next() == finding::request);
+        CHECK(t.in.accept() == decision::refused);
+        CHECK(t.next() == finding::refusal);
         CHECK(t.admitted() == 3);
     }
     SECTION("data follow: they are its payload")
     {
         taking_in t{unflagged, 1000, reply_style::extended};
-        CHECK(t.next() == step::linger);
+        CHECK(t.next() == finding::linger);
         t.in.lingered(true);
         t.most = 1;
         t.input = std::move(t.input) + pattern(512, 1) + extended_request(1, 2, 0, 512)
@@ -507,9 +507,9 @@ TEST_CASE("session/requests/intake: an extended WRITE that does not say whether 
     SECTION("another request follows at once: it is refused without lingering")
     {
         taking_in t{unflagged + extended_request(0, 2, 0, 512), 1000, reply_style::extended};
-        CHECK(t.next() == step::request);
-        CHECK(t.in.take() == verdict::refused);
-        CHECK(t.next() == step::refused);
+        CHECK(t.next() == finding::request);
+        CHECK(t.in.accept() == decision::refused);
+        CHECK(t.next() == finding::refusal);
         CHECK(t.admitted() == 2);
     }
 }
@@ -528,9 +528,9 @@ TEST_CASE(
                 2 * longest};
     t.disk.bytes = std::uint64_t{4} << 30;
     CHECK(t.admitted() == 1);
-    CHECK(t.next() == step::request);
-    CHECK(t.in.take() == verdict::refused);
-    CHECK(t.next() == step::refused);
+    CHECK(t.next() == finding::request);
+    CHECK(t.in.accept() == decision::refused);
+    CHECK(t.next() == finding::refusal);
     CHECK(t.in.why() == error_value::eoverflow);
     CHECK(t.admitted() == 3);
 }
@@ -550,9 +550,9 @@ TEST_CASE(
     t.disk.bytes = std::uint64_t{4} << 30;
     CHECK(t.admitted() == 1);
     for (const auto why : {error_value::einval, error_value::eoverflow}) {
-        CHECK(t.next() == step::request);
-        CHECK(t.in.take() == verdict::refused);
-        CHECK(t.next() == step::refused);
+        CHECK(t.next() == finding::request);
+        CHECK(t.in.accept() == decision::refused);
+        CHECK(t.next() == finding::refusal);
         CHECK(t.in.why() == why);
     }
     CHECK(t.admitted() == 4);

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT
-// One request of a window, from its beginning to its reply; and the same object for the next.
+// One request from its admission to its reply, for both loops; and the same object for the next.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/lone_context.hpp"
+#include <nbd/backend/sparse_memory.hpp>
 #include <nbd/session/requests/job.hpp>
 
 #include <boost/asio/buffer.hpp>
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 using namespace nbd_test;
@@ -18,6 +21,7 @@ using nbd::protocol::error_value;
 using nbd::protocol::reply_style;
 using nbd::session::block;
 namespace cf = nbd::protocol::command_flag;
+namespace tf = nbd::protocol::transmission_flag;
 
 namespace {
 
@@ -73,41 +77,107 @@ struct disk {
         return error;
     }
 };
-struct opened {
-    using backend_type = disk;
+/// Lends memory that has no content.
+struct lending : disk {
+    std::size_t most = 1 << 30;  ///< bytes that it lends at a time
+    nbd::sparse_memory memory{std::size_t{1} << 30};
+    [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 30; }
+    std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
+    {
+        const std::span<const std::byte> all = memory.bytes(offset, length);
+        return length <= most ? all : std::span<const std::byte>{};
+    }
 };
-using job = nbd::session::job<opened, nbd::silent>;
+/// Lends memory for WRITEs and hears of it.
+struct receiving : disk {
+    bytes memory = bytes(1 << 20);
+    std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept
+    {
+        return std::span{memory}.subspan(static_cast<std::size_t>(offset), length);
+    }
+    void lent_written(std::uint64_t offset, std::size_t length) noexcept
+    {
+        note("written", offset, length);
+    }
+};
+struct resizing : disk {
+    void resize(std::uint64_t) {}
+};
+
+template <class Disk>
+struct opened_disk {
+    using backend_type = Disk;
+    Disk disk;
+    bool removed = false;
+    std::optional<std::uint64_t> shrunk;
+    [[nodiscard]] Disk& backend() noexcept { return disk; }
+    [[nodiscard]] std::uint64_t size() const noexcept { return shrunk ? *shrunk : disk.size(); }
+    [[nodiscard]] bool gone() const noexcept { return removed; }
+    [[nodiscard]] std::monostate lock() const noexcept { return {}; }
+    [[nodiscard]] nbd::failure resize(std::uint64_t) noexcept { return disk.error; }
+};
 using replies = nbd::session::replies<nbd::silent>;
 
-/// A job, and what its reply is written to.
-struct working : lone_context<nbd::silent> {
-    explicit working(reply_style style = reply_style::simple,
-                     std::size_t outbox_bytes = std::size_t{128} << 10)
-        : to{context, style, outbox_bytes},
-          agreed{.terms = {.size = 1 << 20, .blocks = {}, .told = 1 << 20},
+/// A job, the bytes that its request arrives in, and what its reply is written to.
+template <class Disk, bool at_once>
+struct working_on : lone_context<nbd::silent> {
+    using opened_type = opened_disk<Disk>;
+    explicit working_on(reply_style style = reply_style::simple)
+        : agreed{.terms = {.size = opened.size(),
+                           .flags = 0xffff & ~tf::read_only,
+                           .blocks = {1, 4096, 1U << 31},
+                           .told = opened.size(),
+                           .block_status = true},
                  .style = style,
-                 .contexts = {{.id = 5, .index = 0}}}
+                 .contexts = {{.id = 5, .index = 0}}},
+          x{opened, agreed, context, false}, to{x.out}, backend{opened.disk}
     {
     }
 
+    void receive(const bytes& more)
+    {
+        for (std::size_t at = 0; at != more.size();) {
+            const auto space = x.in.space();
+            const auto n = std::min(space.size(), more.size() - at);
+            std::copy_n(more.begin() + static_cast<std::ptrdiff_t>(at), n, space.begin());
+            x.in.received(n);
+            at += n;
+        }
+    }
+    /// Receives a request with its payload, which must be admitted, and begins it.
     void begin(const nbd::protocol::request& r, const bytes& payload = {})
     {
-        one.begin(r, agreed.terms, agreed, to, payload, 100);
+        const auto command = static_cast<std::uint16_t>(r.command);
+        const bool large = payload.size() > (64 << 10);
+        const auto header = agreed.style == reply_style::extended
+            ? hex("21e41c71") + big(r.flags) + big(command) + big(r.cookie) + big(r.offset)
+                + big(r.length)
+            : request(command, r.cookie, r.offset, static_cast<std::uint32_t>(r.length), r.flags);
+        receive(large ? header : header + payload);
+        using intake = nbd::session::intake<opened_type, nbd::silent>;
+        REQUIRE(x.in.next() == intake::finding::request);
+        REQUIRE(x.in.accept() == intake::decision::admitted);
+        REQUIRE(one.begin(x));
+        REQUIRE(one.awaits_payload() == large);
+        if (large) {
+            receive(payload);
+            REQUIRE_FALSE(x.in.receiving());
+            one.payload_arrived(x);
+        }
     }
     /// Makes its calls, as a thread of a pool does.
     std::string calls()
     {
         backend.story.clear();
-        nbd::transmission::make_all(backend, one, one.request_data(),
-                                    nbd::transmission::unguarded{});
+        REQUIRE(one.make_calls(opened, [](std::uint64_t) { return false; }));
         return backend.story;
     }
     /// Its reply, which is then sent.
     bytes reply()
     {
         REQUIRE_FALSE(one.next());
-        REQUIRE(one.fits(to));
-        one.answer(to);
+        REQUIRE(one.fits());
+        one.answer();
         bytes all(boost::asio::buffer_size(to.out().pieces()));
         boost::asio::buffer_copy(boost::asio::buffer(all), to.out().pieces());
         to.out().sent(all.size());
@@ -121,11 +191,15 @@ struct working : lone_context<nbd::silent> {
         return reply();
     }
 
-    replies to;
+    opened_type opened;
     nbd::handshake::agreement agreed;
-    disk backend;
-    job one;
+    nbd::session::exchange<opened_type, nbd::silent> x;
+    nbd::session::job<opened_type, nbd::silent, at_once> one;
+    replies& to;
+    Disk& backend;
 };
+using working = working_on<disk, false>;
+using working_at_once = working_on<disk, true>;
 
 constexpr nbd::protocol::request asking(command c, std::uint64_t cookie, std::uint64_t offset,
                                         std::uint64_t length, std::uint16_t flags = 0)
@@ -153,7 +227,7 @@ TEST_CASE("session/requests/job: a READ is read to memory of its own, and answer
     for (const std::size_t length : {1U, 512U, 8192U, 8193U, 200'000U}) {
         working w;
         w.begin(asking(command::read, 7, 4096, length));
-        CHECK(w.one.memory().size() == length);
+        CHECK(w.one.data().data.size() == length);
         CHECK(w.calls() == "read 4096+" + std::to_string(length));
         CHECK((w.reply() == simple_reply(0, 7) + content(4096, length)));
     }
@@ -182,7 +256,7 @@ TEST_CASE("session/requests/job: a WRITE is what was copied to its memory")
     working w;
     const auto payload = pattern(5000);
     w.begin(asking(command::write, 7, 512, 5000), payload);
-    CHECK(w.one.memory().size() == 5000);
+    CHECK(w.one.data().payload.size() == 5000);
     CHECK(w.calls() == "write 512+5000");
     CHECK((w.backend.written == payload));
     CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
@@ -192,11 +266,11 @@ TEST_CASE("session/requests/job: FUA is answered for after its flush, whose fail
 {
     working w;
     w.begin(asking(command::write, 7, 512, 10, cf::fua), pattern(10));
-    CHECK(w.one.next()->what == nbd::transmission::step::member::write);
-    w.one.take({});
+    CHECK(w.one.next()->what == nbd::transmission::backend_call::member::write);
+    w.one.completed({});
     REQUIRE(w.one.next());
-    CHECK(w.one.next()->what == nbd::transmission::step::member::flush);
-    w.one.take(eio);
+    CHECK(w.one.next()->what == nbd::transmission::backend_call::member::flush);
+    w.one.completed(eio);
     CHECK(shown(w.reply()) == shown(simple_reply(5, 7)));
 }
 
@@ -204,7 +278,7 @@ TEST_CASE("session/requests/job: requests without data")
 {
     working w;
     w.begin(asking(command::trim, 7, 512, 1024));
-    CHECK(w.one.memory().empty());
+    CHECK(w.one.data().payload.empty());
     CHECK(w.calls() == "trim 512+1024");
     CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
     w.backend.error = enospc;
@@ -280,87 +354,125 @@ TEST_CASE("session/requests/job: BLOCK_STATUS, and one that is refused for its p
 
 TEST_CASE("session/requests/job: what the backend lends is sent as it is, without a call")
 {
-    working w;
-    const auto memory = pattern(10'000);
-    w.one.begin(asking(command::read, 7, 0, 10'000), memory);
+    working_on<lending, false> w;
+    const auto* const memory = w.backend.lend(0, 10'000).data();
+    w.begin(asking(command::read, 7, 0, 10'000));
     CHECK_FALSE(w.one.next());
-    REQUIRE(w.one.fits(w.to));
-    w.one.answer(w.to);
+    REQUIRE(w.one.fits());
+    w.one.answer();
     REQUIRE(w.to.out().pieces().size() == 2);
-    CHECK(w.to.out().pieces()[1].data() == memory.data());
+    CHECK(w.to.out().pieces()[1].data() == memory);
     w.to.out().clear();
     // A short one is copied behind its header.
-    w.one.begin(asking(command::read, 8, 0, 100), std::span{memory}.first(100));
-    CHECK((w.reply() == simple_reply(0, 8) + bytes(memory.begin(), memory.begin() + 100)));
+    w.begin(asking(command::read, 8, 0, 100));
+    CHECK((w.reply() == simple_reply(0, 8) + bytes(100)));
+    // All of it is lent, or nothing.
+    w.backend.most = 5000;
+    CHECK(shown(w.whole(asking(command::read, 9, 0, 0))) == shown(simple_reply(0, 9)));
+    w.begin(asking(command::read, 10, 0, 5001));
+    CHECK(w.calls() == "read 0+5001");
+    CHECK((w.reply() == simple_reply(0, 10) + content(0, 5001)));
 }
 
-TEST_CASE("session/requests/job: it asks the backend what it lends, all of it or nothing")
+TEST_CASE("session/requests/job: answered at once, a READ is read straight into the outbox")
 {
-    struct lending : disk {
-        bytes memory = pattern(10'000);
-        std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
-        {
-            return std::span{memory}
-                .subspan(static_cast<std::size_t>(offset))
-                .first(std::min(length, memory.size() - static_cast<std::size_t>(offset)));
-        }
-    };
-    struct opened_lending {
-        using backend_type = lending;
-    };
-    nbd::session::job<opened_lending, nbd::silent> one;
-    lending backend;
-    CHECK(one.begin_lent(backend, asking(command::read, 7, 0, 10'000)));
-    CHECK_FALSE(one.next());
-    CHECK_FALSE(one.begin_lent(backend, asking(command::read, 7, 1, 10'000)));
-    CHECK_FALSE(one.begin_lent(backend, asking(command::read, 7, 0, 0)));
-    CHECK_FALSE(one.begin_lent(backend, asking(command::write, 7, 0, 10)));
-    working none;
-    CHECK_FALSE(none.one.begin_lent(none.backend, asking(command::read, 7, 0, 10)));
+    working_at_once w;
+    w.begin(asking(command::read, 7, 4096, 100'000));
+    REQUIRE(w.to.out().pieces().size() == 1);
+    CHECK(w.one.data().data.data() + 100'000
+          == static_cast<const std::byte*>(w.to.out().pieces()[0].data())
+              + w.to.out().pieces()[0].size());
+    CHECK(w.calls() == "read 4096+100000");
+    CHECK_FALSE(w.one.must_be_sent_first());
+    CHECK((w.reply() == simple_reply(0, 7) + content(4096, 100'000)));
+    // Where it fails, nothing of it is sent.
+    w.backend.error = enospc;
+    CHECK(shown(w.whole(asking(command::read, 8, 0, 4096))) == shown(simple_reply(28, 8)));
+    // One that the outbox has no room for is read into memory that is its own until it is sent.
+    w.backend.error = {};
+    w.begin(asking(command::read, 9, 0, 200'000));
+    CHECK(w.calls() == "read 0+200000");
+    CHECK(w.one.must_be_sent_first());
+    CHECK((w.reply() == simple_reply(0, 9) + content(0, 200'000)));
 }
 
-TEST_CASE("session/requests/job: what is refused or answered already has no calls")
+TEMPLATE_TEST_CASE("session/requests/job: a large WRITE is received, and then written or not", "",
+                   working, working_at_once)
 {
-    working w;
-    w.one.refuse(asking(command::write, 7, 0, 512), error_value::eperm);
+    TestType w;
+    const auto payload = pattern(100'000);
+    w.begin(asking(command::write, 7, 512, 100'000, cf::fua), payload);
+    CHECK(w.calls() == "write 512+100000, flush");
+    CHECK((w.backend.written == payload));
+    CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
+    w.opened.shrunk = 4096;
+    w.one.payload_arrived(w.x);
+    CHECK(shown(w.reply()) == shown(simple_reply(28, 7)));
+    w.opened.removed = true;
+    w.one.payload_arrived(w.x);
+    CHECK(shown(w.reply()) == shown(simple_reply(108, 7)));
+}
+
+TEST_CASE("session/requests/job: answered at once, a large WRITE is received where it belongs")
+{
+    working_on<receiving, true> w;
+    const auto payload = pattern(100'000);
+    w.begin(asking(command::write, 7, 512, 100'000), payload);
+    CHECK(w.backend.story == "written 512+100000");
     CHECK(w.calls().empty());
-    CHECK(shown(w.reply()) == shown(simple_reply(1, 7)));
-    w.one.answered(asking(command::resize, 8, 4096, 0), {});
-    CHECK(w.calls().empty());
+    CHECK(std::equal(payload.begin(), payload.end(), w.backend.memory.begin() + 512));
+    CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
+    w.begin(asking(command::write, 8, 512, 100'000, cf::fua), payload);
+    CHECK(w.calls() == ", flush");
     CHECK(shown(w.reply()) == shown(simple_reply(0, 8)));
-    w.one.answered(asking(command::resize, 9, 4096, 0), enospc);
-    CHECK(shown(w.reply()) == shown(simple_reply(28, 9)));
+    // One that waits for its backend has its own memory.
+    working_on<receiving, false> waits;
+    waits.begin(asking(command::write, 9, 512, 100'000), payload);
+    CHECK(waits.calls() == "write 512+100000");
+}
+
+TEMPLATE_TEST_CASE("session/requests/job: RESIZE is a call of the export", "", working,
+                   working_at_once)
+{
+    TestType w;
+    w.begin(asking(command::resize, 7, 4096, 0));
+    CHECK(w.one.is_resize());
+    CHECK_FALSE(w.one.next());
+    CHECK(w.calls().empty());
+    CHECK_FALSE(w.one.is_resize());
+    CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
+    w.backend.error = enospc;
+    CHECK(shown(w.whole(asking(command::resize, 8, 4096, 0))) == shown(simple_reply(28, 8)));
 }
 
 TEST_CASE("session/requests/job: what was begun can be refused, and is not answered as it was")
 {
     working w;
+    w.one.refuse(asking(command::write, 7, 0, 512), w.to, error_value::eperm);
+    CHECK(w.calls().empty());
+    CHECK(shown(w.reply()) == shown(simple_reply(1, 7)));
     w.begin(asking(command::write, 7, 0, 512), pattern(512));
-    w.one.refuse(w.one.request(), error_value::eshutdown);
+    w.one.refuse(error_value::eshutdown);
     CHECK(w.calls().empty());
     CHECK(shown(w.reply()) == shown(simple_reply(108, 7)));
-    // Nor when it has been refused first, as it is until it has begun.
-    w.one.refuse(asking(command::read, 8, 0, 512), error_value::enomem);
     CHECK((w.whole(asking(command::read, 8, 0, 512)) == simple_reply(0, 8) + content(0, 512)));
-    w.one.refuse(asking(command::read, 9, 0, 512), error_value::enomem);
-    const auto memory = pattern(512);
-    w.one.begin(asking(command::read, 9, 0, 512), memory);
-    CHECK((w.reply() == simple_reply(0, 9) + memory));
-    // Calls that were begun are not made for what is lent.
-    w.begin(asking(command::read, 9, 0, 512));
-    w.one.begin(asking(command::read, 10, 0, 512), memory);
-    CHECK(w.calls().empty());
-    CHECK((w.reply() == simple_reply(0, 10) + memory));
-    // An outcome that comes after all, when there is no memory to go on.
+    // An outcome that comes from elsewhere.
     w.begin(asking(command::read, 10, 0, 512));
-    w.one.answered(w.one.request(), enospc);
+    w.one.settle(enospc);
+    CHECK_FALSE(w.one.next());
     CHECK(shown(w.reply()) == shown(simple_reply(28, 10)));
+    // What was prepared in the outbox goes.
+    working_at_once at_once;
+    at_once.begin(asking(command::read, 11, 0, 512));
+    at_once.one.settle(enospc);
+    CHECK(shown(at_once.reply()) == shown(simple_reply(28, 11)));
 }
 
-TEST_CASE(
-    "session/requests/job: whatever came before, the next is answered as if it were the first")
+TEMPLATE_TEST_CASE(
+    "session/requests/job: whatever came before, the next is answered as if it were the first", "",
+    working, working_at_once)
 {
-    const auto lent = pattern(9000);
+    using working = TestType;
     using kind = std::function<bytes(working&, std::uint64_t)>;
     const std::vector<kind> kinds{
         [](working& w, std::uint64_t c) { return w.whole(asking(command::read, c, 512, 100)); },
@@ -375,18 +487,15 @@ TEST_CASE(
         [](working& w, std::uint64_t c) {
             return w.whole(asking(command::block_status, c, 0, 4 * disk::part));
         },
-        [&lent](working& w, std::uint64_t c) {
-            w.one.begin(asking(command::read, c, 0, lent.size()), lent);
-            return w.reply();
+        [](working& w, std::uint64_t c) { return w.whole(asking(command::read, c, 0, 300'000)); },
+        [](working& w, std::uint64_t c) {
+            return w.whole(asking(command::write, c, 0, 100'000), pattern(100'000));
         },
         [](working& w, std::uint64_t c) {
-            w.one.refuse(asking(command::read, c, 0, 1 << 30), error_value::einval);
+            w.one.refuse(asking(command::read, c, 0, 1 << 30), w.to, error_value::einval);
             return w.reply();
         },
-        [](working& w, std::uint64_t c) {
-            w.one.answered(asking(command::resize, c, 0, 0), {});
-            return w.reply();
-        },
+        [](working& w, std::uint64_t c) { return w.whole(asking(command::resize, c, 0, 0)); },
         [](working& w, std::uint64_t c) {
             w.backend.error = eio;
             auto reply = w.whole(asking(command::read, c, 0, 4 * disk::part));
@@ -423,18 +532,18 @@ TEST_CASE(
 TEST_CASE("session/requests/job: its memory is held until the reply has been sent, and no longer")
 {
     // What a block of that size is given next shows whether the job has it.
-    const auto* const known = block{200'000}.data();
-    const auto is_held = [known] { return block{200'000}.data() != known; };
+    const auto* const known = block{300'000}.data();
+    const auto is_held = [known] { return block{300'000}.data() != known; };
     working w;
-    w.begin(asking(command::read, 7, 0, 200'000));
+    w.begin(asking(command::read, 7, 0, 300'000));
     CHECK(is_held());
     std::ignore = w.calls();
-    w.one.answer(w.to);
+    w.one.answer();
     CHECK(is_held());
     w.one.done();
     CHECK_FALSE(is_held());
     w.to.out().clear();
-    w.begin(asking(command::write, 7, 0, 200'000), bytes(200'000));
+    w.begin(asking(command::write, 7, 0, 300'000), bytes(300'000));
     CHECK(is_held());
     // What comes next without memory of its own does not keep it either.
     w.begin(asking(command::trim, 7, 0, 512));
@@ -453,24 +562,24 @@ TEST_CASE("session/requests/job: a reply is added only where there is room for a
     w.begin(asking(command::read, 7, 0, 8000));
     std::ignore = w.calls();
     fill(replies::most_header + 8000);
-    CHECK(w.one.fits(w.to));
-    w.one.answer(w.to);
+    CHECK(w.one.fits());
+    w.one.answer();
     fill(replies::most_header + 7999);
-    CHECK_FALSE(w.one.fits(w.to));
+    CHECK_FALSE(w.one.fits());
     // What is lent does not.
     w.begin(asking(command::read, 7, 0, 200'000));
     std::ignore = w.calls();
     fill(replies::most_header + replies::copied_data);
-    CHECK(w.one.fits(w.to));
-    w.one.answer(w.to);
+    CHECK(w.one.fits());
+    w.one.answer();
     w.begin(asking(command::trim, 7, 0, 512));
     std::ignore = w.calls();
     fill(replies::most_header);
-    CHECK(w.one.fits(w.to));
+    CHECK(w.one.fits());
     fill(replies::most_header - 1);
-    CHECK_FALSE(w.one.fits(w.to));
+    CHECK_FALSE(w.one.fits());
     out.clear();
-    CHECK(w.one.fits(w.to));
+    CHECK(w.one.fits());
 }
 
 TEST_CASE(
@@ -480,28 +589,27 @@ TEST_CASE(
     w.begin(asking(command::read, 7, 0, 4 * disk::part));
     std::ignore = w.calls();
     std::ignore = w.to.out().append(1);
-    CHECK_FALSE(w.one.fits(w.to));
+    CHECK_FALSE(w.one.fits());
     w.to.out().clear();
-    CHECK(w.one.fits(w.to));
+    CHECK(w.one.fits());
     // But not where it is refused after all.
-    w.one.refuse(w.one.request(), error_value::eshutdown);
+    w.one.refuse(error_value::eshutdown);
     std::ignore = w.to.out().append(1);
-    CHECK(w.one.fits(w.to));
+    CHECK(w.one.fits());
     w.to.out().clear();
 }
 
 TEST_CASE("session/requests/job: an outbox that is full of pieces takes no data that are lent")
 {
-    working w;
-    const auto memory = pattern(10'000);
-    w.one.begin(asking(command::read, 7, 0, 10'000), memory);
-    int replies_in = 0;
-    while (w.one.fits(w.to)) {
-        w.one.answer(w.to);
-        REQUIRE(++replies_in <= 32);
+    working_on<lending, false> w;
+    w.begin(asking(command::read, 7, 0, 10'000));
+    std::size_t replies_in = 0;
+    while (w.one.fits()) {
+        w.one.answer();
+        REQUIRE(++replies_in <= nbd::session::outbox::max_pieces);
     }
-    CHECK(replies_in == 32);
-    CHECK(w.to.out().pieces().size() == nbd::session::outbox::max_pieces);
+    CHECK(w.to.out().pieces().size() == 2 * replies_in);
+    CHECK_FALSE(w.to.out().fits(1, 1));
     w.to.out().clear();
 }
 
@@ -509,28 +617,24 @@ TEST_CASE(
     "session/requests/job: a READ of more than a chunk can hold needs room for each of its chunks")
 {
     // Exports may allow it: block_sizes::maximum has no bound. Nothing reads the memory here.
-    working w{reply_style::structured};
-    const auto small = pattern(10'000);
-    w.one.begin(asking(command::read, 7, 0, 10'000), small);
-    for (int i = 0; i < 31; ++i)
-        w.one.answer(w.to);
-    CHECK(w.to.out().pieces().size() == 62);
+    working_on<lending, false> w{reply_style::structured};
+    w.begin(asking(command::read, 7, 0, 10'000));
+    while (w.to.out().fits(replies::most_header, 2))
+        w.one.answer();
     constexpr std::size_t length = 2 * replies::largest_chunk;
-    w.one.begin(asking(command::read, 7, 0, length), {small.data(), length});
-    CHECK_FALSE(w.one.fits(w.to));  // it would write past the end of the outbox's pieces
+    w.begin(asking(command::read, 7, 0, length));
+    CHECK_FALSE(w.one.fits());  // it would write past the end of the outbox's pieces
     w.to.out().clear();
 }
 
 TEST_CASE("session/requests/job: the longest READ that is admitted fits into an empty outbox")
 {
     // Nothing reads the memory here.
-    working w{reply_style::structured};
-    const auto some = pattern(10);
+    working_on<lending, false> w{reply_style::structured};
     constexpr auto length = static_cast<std::size_t>(replies::largest_read);
-    w.one.begin(asking(command::read, 7, 0, length), {some.data(), length});
-    CHECK(w.one.fits(w.to));
-    w.one.answer(w.to);
+    w.begin(asking(command::read, 7, 0, length));
+    CHECK(w.one.fits());
+    w.one.answer();
     CHECK(w.to.out().pieces().size() == 2 * length / replies::largest_chunk);
-    CHECK_FALSE(w.one.fits(w.to));
     w.to.out().clear();
 }

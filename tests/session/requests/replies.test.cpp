@@ -3,8 +3,6 @@
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/lone_context.hpp"
-#include <nbd/backend/sparse_memory.hpp>
-#include <nbd/session/requests/read_answer.hpp>
 #include <nbd/session/requests/replies.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -236,46 +234,5 @@ TEST_CASE("session/requests/replies: the longest reply fits the room that is kep
         to.to.error(trim_request, error_value::eio, std::string(5000, 'x'), 0x1000);
         CHECK(boost::asio::buffer_size(to.to.out().pieces()) <= replies_type::most_header);
         CHECK(to.to.data_header_bytes() <= replies_type::most_header);
-    }
-}
-
-namespace {
-struct hollow {
-    std::uint64_t size() const { return 0; }
-    void read(std::uint64_t, std::span<std::byte>) {}
-    void extents(std::uint64_t, std::uint64_t, nbd::extent_list&) {}
-};
-struct opened_hollow {
-    using backend_type = hollow;
-};
-}  // namespace
-
-TEST_CASE(
-    "session/requests/replies: the longest READ whose holes are left out has room in every style")
-{
-    using answer = nbd::session::read_answer<opened_hollow, listener>;
-    constexpr auto pieces = nbd::transmission::read_plan<hollow>::most_extents;
-    replying simple{reply_style::simple};
-    CHECK_FALSE(answer::sparse<hollow>({.length = 1 << 20}, simple.to));
-    for (const auto style : {reply_style::structured, reply_style::extended}) {
-        replying r{style};
-        nbd::protocol::request asked{.command = command::read, .length = std::uint64_t{32} << 10};
-        CHECK(answer::sparse<hollow>(asked, r.to));
-        while (answer::sparse<hollow>({.length = asked.length + (1 << 20)}, r.to))
-            asked.length += 1 << 20;
-        CHECK(asked.length > std::uint64_t{100} << 20);
-        nbd::sparse_memory memory{asked.length};
-        // All pieces that there may be are data, and behind them comes what no extent covers. One, the first or
-        // the last, is so long that it is split as often as can be.
-        for (const auto large : {std::size_t{0}, pieces}) {
-            std::vector<nbd::extent> found;
-            for (std::size_t i = 0; i < pieces; ++i)
-                found.push_back({.length = i == large ? asked.length - (pieces << 12) : 4096});
-            r.to.pieces(asked, found, [&](std::uint64_t at, std::size_t n) {
-                return nbd::session::lent_data{std::span<const std::byte>{memory.bytes(at, n)}};
-            });
-            CHECK(boost::asio::buffer_size(r.to.out().pieces()) > asked.length);
-            r.to.out().clear();
-        }
     }
 }

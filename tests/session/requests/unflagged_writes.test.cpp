@@ -6,7 +6,7 @@
 
 using namespace nbd::protocol;
 using nbd::session::unflagged_writes;
-using verdict = unflagged_writes::verdict;
+using judgement = unflagged_writes::judgement;
 
 namespace {
 
@@ -38,31 +38,31 @@ TEST_CASE("session/requests/unflagged_writes: extended WRITEs without PAYLOAD_LE
 TEST_CASE("session/requests/unflagged_writes: what follows the first tells, and is not asked again")
 {
     unflagged_writes u;
-    CHECK(u.judge(unflagged, {}) == verdict::linger);
+    CHECK(u.judge(unflagged, {}) == judgement::linger);
     SECTION("nothing comes")
     {
         u.lingered(false);
-        CHECK(u.judge(unflagged, {}) == verdict::none);
-        CHECK(u.judge(unflagged, guest_data) == verdict::none);
+        CHECK(u.judge(unflagged, {}) == judgement::no_payload);
+        CHECK(u.judge(unflagged, guest_data) == judgement::no_payload);
     }
     SECTION("data come, byte by byte")
     {
         u.lingered(true);
-        CHECK(u.judge(unflagged, {}) == verdict::receive);
-        CHECK(u.judge(unflagged, std::span{guest_data}.first(3)) == verdict::receive);
-        CHECK(u.judge(unflagged, guest_data) == verdict::payload);
-        CHECK(u.judge(unflagged, {}) == verdict::payload);
-        CHECK(u.judge(unflagged, magic) == verdict::payload);
+        CHECK(u.judge(unflagged, {}) == judgement::receive);
+        CHECK(u.judge(unflagged, std::span{guest_data}.first(3)) == judgement::receive);
+        CHECK(u.judge(unflagged, guest_data) == judgement::payload);
+        CHECK(u.judge(unflagged, {}) == judgement::payload);
+        CHECK(u.judge(unflagged, magic) == judgement::payload);
     }
     SECTION("a payload that is shorter than a magic")
     {
         auto r = unflagged;
         r.length = 2;
-        CHECK(u.judge(r, std::span{guest_data}.first(2)) == verdict::payload);
+        CHECK(u.judge(r, std::span{guest_data}.first(2)) == judgement::payload);
     }
     SECTION("the next request comes")
     {
-        CHECK(u.judge(unflagged, magic) == verdict::none);
-        CHECK(u.judge(unflagged, guest_data) == verdict::none);
+        CHECK(u.judge(unflagged, magic) == judgement::no_payload);
+        CHECK(u.judge(unflagged, guest_data) == judgement::no_payload);
     }
 }

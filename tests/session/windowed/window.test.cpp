@@ -16,16 +16,18 @@ namespace {
 struct replies {
     int room = 1000;
     std::string said;
+    void reserve() {}
 };
+replies* outbox = nullptr;  ///< of the gathering in progress
 struct fake_job {
     proto_request asked;
     int ended = 0;
     [[nodiscard]] const proto_request& request() const { return asked; }
-    [[nodiscard]] bool fits(const replies& to) const { return to.room > 0; }
-    void answer(replies& to)
+    [[nodiscard]] bool fits() const { return outbox->room > 0; }
+    void answer()
     {
-        --to.room;
-        to.said += std::to_string(asked.cookie) + ' ';
+        --outbox->room;
+        outbox->said += std::to_string(asked.cookie) + ' ';
     }
     void done() { ++ended; }
 };
@@ -48,7 +50,7 @@ constexpr proto_request reading(std::uint64_t cookie, std::uint64_t length)
 slot& begin(window& w, const proto_request& r)
 {
     REQUIRE(w.has_room_for(r));
-    auto& s = w.take(r);
+    auto& s = w.occupy(r);
     REQUIRE(s.under_way);
     s.job.asked = r;
     return s;
@@ -56,6 +58,7 @@ slot& begin(window& w, const proto_request& r)
 std::string gathered(window& w, int room = 1000)
 {
     replies to{.room = room, .said = {}};
+    outbox = &to;
     w.gather(to);
     return to.said;
 }

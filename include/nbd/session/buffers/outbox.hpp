@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 
 namespace nbd::session {
 
@@ -74,13 +75,21 @@ public:
         return own <= capacity_ - used_ && last_ + lent + 1 <= max_pieces;
     }
 
-    /// Appends `n` owned bytes and returns them, to be filled before the next send. Requires fits(n, 0).
-    /// Errors: std::bad_alloc.
-    [[nodiscard]] std::span<std::byte> append(std::size_t n)
+    /// Takes the memory for owned bytes, so that `append` does not throw until the outbox is empty
+    /// again. Errors: std::bad_alloc.
+    void reserve()
     {
-        assert(fits(n, 0));
         if (bytes_.size() == 0)
             bytes_ = block{capacity_};
+    }
+
+    /// Appends `n` owned bytes and returns them, to be filled before the next send. Errors:
+    /// std::length_error unless fits(n, 0); std::bad_alloc.
+    [[nodiscard]] std::span<std::byte> append(std::size_t n)
+    {
+        if (!fits(n, 0)) [[unlikely]]
+            throw std::length_error{"nbd: the outbox has no room for this reply"};
+        reserve();
         const std::span<std::byte> room{bytes_.data() + used_, n};
         used_ += n;
         gathered_ += n;
@@ -102,13 +111,17 @@ public:
         piece = {piece.data(), piece.size() - n};
         used_ -= n;
         gathered_ -= n;
-        settle();
+        if (piece.size() == 0) {
+            --last_;
+            own_piece_open_ = false;
+        }
     }
 
-    /// Appends lent data.
-    void lend(const lent_data& data) noexcept
+    /// Appends lent data. Errors: std::length_error unless fits(0, 1).
+    void lend(const lent_data& data)
     {
-        assert(last_ < max_pieces);
+        if (last_ == max_pieces) [[unlikely]]
+            throw std::length_error{"nbd: the outbox has no room for this reply"};
         own_piece_open_ = false;
         gathered_ += data.length;
         if (data.in_file()) {

@@ -2,53 +2,108 @@
 #pragma once
 
 #include <nbd/handshake/agreement.hpp>
+#include <nbd/io/busy_poll.hpp>
+#include <nbd/io/send_file.hpp>
 #include <nbd/session/buffers/inbox.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/requests/replies.hpp>
 #include <nbd/session/requests/unflagged_writes.hpp>
 #include <nbd/transmission/admission.hpp>
 
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/error.hpp>
+
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace nbd::session {
 
-/// Received bytes become requests that were admitted, in their order; what a refused one carries is
-/// consumed, in bounded memory.
+/// Receives the requests of one client and admits them, in order. The payload of a refused request is
+/// received and discarded in bounded memory.
 ///
-/// Ask `next`; where it has found a request, `take` it, and its payload after that.
+/// `next` says what to do. It finds a request: call `accept`, then take the payload. It needs bytes:
+/// await `begin_receive` and pass the result to `end_receive`.
 template <class Opened, class Observer>
 class intake {
 public:
-    enum class step {
-        request,  ///< `request()` may be taken
-        refused,  ///< `request()` was refused for `why()`, and is to be answered so
-        receive,  ///< receive into `space()`, and say how much to `received`
-        linger,   ///< see whether more comes within a moment, and say so to `lingered`
-        finish,   ///< close: the stream is out of step
+    enum class finding {
+        request,  ///< `request()` is there; call `accept`
+        refusal,  ///< the refused `request()` is there to its end; reply with the error `why()`
+        receive,  ///< more bytes are needed
+        linger,   ///< find out whether bytes arrive within a moment, and pass that to `lingered`
+        close,    ///< the stream is out of step
     };
-    enum class verdict {
+    enum class decision {
         admitted,
-        refused,  ///< `next` will say so when it is time to answer
-        leave,    ///< close: DISC, or a payload that is an attack
+        refused,  ///< `next` finds the refusal when its payload is discarded
+        leave,    ///< close: a DISC, or a payload that is too long to discard
     };
 
-    /// A payload up to this is taken from the inbox, whole; a longer one is received in place.
+    /// A payload of up to this many bytes is taken from the inbox. A longer one is received in place.
     static constexpr std::size_t buffered_payload = std::size_t{64} << 10;
+    /// The moment of `finding::linger`.
+    static constexpr std::chrono::milliseconds linger_time{200};
 
     intake(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
         : disk_{disk}, context_{c}, terms_{agreed.terms},
-          header_bytes_{protocol::request_bytes_of(agreed.style)}
+          header_bytes_{protocol::request_bytes_of(agreed.style)}, poll_{c.limits.busy_poll}
     {
     }
 
-    /// Where the next bytes belong: the rest of a large payload goes straight to its place.
+    // --- bytes ----------------------------------------------------------------------------------
+
+    /// Arms the deadline of the next bytes and starts to receive them. Await what it returns.
+    /// - `idle`: the server owes the client no reply, so a wait between two requests is idle time.
+    template <class Io, class Stream>
+    [[nodiscard]] auto begin_receive(Io& io, Stream& stream, bool idle)
+    {
+        between_requests_ = !mid_message();
+        if (!between_requests_)
+            context_.deadline.arm(context_.limits.progress_timeout, errc::progress_timeout);
+        else if (idle)
+            arm_idle();
+        if constexpr (io::socket<Stream>) {
+            if (holds_much() && io.must_wait(stream))
+                shrink();
+        }
+        const auto to = space();
+        return io.read_some(stream, boost::asio::buffer(to.data(), to.size()), poll_);
+    }
+    /// The result of that. False at the end of the stream; `context.ended` says why it ended.
+    [[nodiscard]] bool end_receive(const boost::system::error_code& error, std::size_t n) noexcept
+    {
+        between_requests_ = false;
+        context_.deadline.disarm();
+        received(n);
+        if (!error)
+            return true;
+        if (context_.ended)
+            return false;
+        if (error != boost::asio::error::eof)
+            context_.ended = error;
+        else if (mid_message())
+            context_.ended = errc::cut_short;
+        return false;
+    }
+    /// Starts the idle time of a receive that began when the server still owed a reply.
+    void now_idle() noexcept
+    {
+        if (between_requests_)
+            arm_idle();
+    }
+    /// `n` bytes of replies were sent since the last receive.
+    void sent(std::size_t n) noexcept { poll_.sent(n); }
+
+    /// Where the next bytes belong. The rest of a large payload goes straight to its place.
     [[nodiscard]] std::span<std::byte> space()
     {
         return payload_.empty() ? in_.space(wanted_) : payload_;
     }
+    /// `n` bytes are in `space()`.
     void received(std::size_t n) noexcept
     {
         if (payload_.empty())
@@ -58,95 +113,112 @@ public:
     }
     void lingered(bool more) noexcept { unflagged_.lingered(more); }
 
-    /// A message has begun and not ended, so the client owes bytes.
+    /// The client has sent the beginning of a message and not its end.
     [[nodiscard]] bool mid_message() const noexcept
     {
         return !payload_.empty() || skip_ != 0 || !in_.buffered().empty();
     }
-    /// The large payload has not arrived.
+    /// A large payload is not complete.
     [[nodiscard]] bool receiving() const noexcept { return !payload_.empty(); }
-    /// More memory is held than an idle client needs.
+    /// The inbox holds more memory than an idle client needs.
     [[nodiscard]] bool holds_much() const noexcept
     {
         return in_.is_large() && in_.buffered().empty();
     }
     void shrink() noexcept { in_.shrink(); }
-    /// How many requests are buffered, if they have no payload.
+    /// How many requests without payload the buffered bytes can hold.
     [[nodiscard]] std::size_t requests_buffered() const noexcept
     {
         return in_.buffered().size() / header_bytes_;
     }
 
+    // --- requests -------------------------------------------------------------------------------
+
     [[nodiscard]] const protocol::request& request() const noexcept { return request_; }
     [[nodiscard]] protocol::error_value why() const noexcept { return why_; }
     [[nodiscard]] const protocol::export_terms& terms() const noexcept { return terms_; }
 
-    [[nodiscard]] step next() noexcept
+    [[nodiscard]] finding next() noexcept
     {
-        using protocol::error_value;
         if (receiving() || !skip())
-            return step::receive;
-        // Not before its payload is gone: a client that still sends a request does not know yet that
-        // there could be a reply to it.
+            return finding::receive;
+        // The reply to a refused WRITE waits until its payload is discarded: a client that is still
+        // sending a request does not expect a reply to it.
         if (refused_) {
             refused_ = false;
-            return step::refused;
+            return finding::refusal;
         }
         const auto bytes = in_.buffered();
         wanted_ = header_bytes_;
         if (bytes.size() < header_bytes_)
-            return step::receive;
+            return finding::receive;
         const auto r = decode(bytes);
         if (!r) {
             context_.ended = errc::bad_request_magic;
-            return step::finish;
+            return finding::close;
         }
         request_ = *r;
         if (unflagged_.concern(request_, transmission::longest_payload(terms_))) {
             const auto kind = unflagged_.judge(request_, bytes.subspan(header_bytes_));
-            if (kind == unflagged_writes::verdict::linger)
-                return step::linger;
-            if (kind == unflagged_writes::verdict::receive)
-                return step::receive;
-            if (kind == unflagged_writes::verdict::payload)
+            if (kind == unflagged_writes::judgement::linger)
+                return finding::linger;
+            if (kind == unflagged_writes::judgement::receive)
+                return finding::receive;
+            if (kind == unflagged_writes::judgement::payload)
                 request_.flags |= protocol::command_flag::payload_len;
         }
         if (request_.payload() <= buffered_payload
             && bytes.size() - header_bytes_ < request_.payload()) {
             wanted_ = header_bytes_ + static_cast<std::size_t>(request_.payload());
-            return step::receive;
+            return finding::receive;
         }
-        return step::request;
+        return finding::request;
     }
 
-    [[nodiscard]] verdict take()
+    /// Consumes the header of the request that was found and decides about it.
+    [[nodiscard]] decision accept() noexcept
     {
         in_.consume(header_bytes_);
         wanted_ = header_bytes_;
         notify::at_request(context_.observer, context_.who, request_);
         if (request_.command == protocol::command::disc)
-            return verdict::leave;
+            return decision::leave;
         if (request_.payload() > transmission::longest_payload(terms_)) {
             context_.ended = errc::payload_too_long;
-            return verdict::leave;
+            return decision::leave;
         }
-        why_ = admit();
-        if (why_ == protocol::error_value::none)
-            return verdict::admitted;
+        if (const auto why = admit(); why != protocol::error_value::none) {
+            refuse(why);
+            return decision::refused;
+        }
+        return decision::admitted;
+    }
+    /// Refuses the request that was accepted last, before its payload was taken.
+    void refuse(protocol::error_value why) noexcept
+    {
+        why_ = why;
         skip_ = request_.payload();
         refused_ = true;
-        return verdict::refused;
     }
 
-    /// The payload of the request that was taken, where it is no longer than buffered_payload.
+    /// The payload of the accepted request, if it has at most buffered_payload bytes. Valid until
+    /// the next receive, also when it is consumed.
     [[nodiscard]] std::span<const std::byte> payload() const noexcept
     {
         return in_.buffered().first(static_cast<std::size_t>(request_.payload()));
     }
     void consume_payload() noexcept { in_.consume(static_cast<std::size_t>(request_.payload())); }
 
-    /// Whether a WRITE whose payload has taken its time is still good: its export may have been removed or
-    /// made smaller meanwhile.
+    /// Receives a longer payload into `to`, which is as long. `receiving()` is true until it is there.
+    void receive_into(std::span<std::byte> to) noexcept
+    {
+        const auto early = in_.buffered().first(std::min(in_.buffered().size(), to.size()));
+        std::copy(early.begin(), early.end(), to.begin());
+        in_.consume(early.size());
+        payload_ = to.subspan(early.size());
+    }
+    /// Whether a WRITE is still good when its payload is there: the export may have been removed, or
+    /// made smaller.
     [[nodiscard]] protocol::error_value still_admitted(const protocol::request& r) const noexcept
     {
         if (disk_.gone())
@@ -155,18 +227,14 @@ public:
                                                      : protocol::error_value::enospc;
     }
 
-    /// A longer one goes to `to`, which is as long as it; until then there is no next.
-    void receive_into(std::span<std::byte> to) noexcept
-    {
-        const auto early = in_.buffered().first(std::min(in_.buffered().size(), to.size()));
-        std::copy(early.begin(), early.end(), to.begin());
-        in_.consume(early.size());
-        payload_ = to.subspan(early.size());
-    }
-
 private:
-    /// Holds the largest payload that it takes and many small requests beside it.
+    /// Holds the largest payload that it takes, and many small requests beside it.
     static constexpr std::size_t inbox_bytes = 2 * buffered_payload;
+
+    void arm_idle() noexcept
+    {
+        context_.deadline.arm(context_.limits.idle_timeout, errc::idle_timeout);
+    }
 
     [[nodiscard]] std::optional<protocol::request>
     decode(std::span<const std::byte> bytes) const noexcept
@@ -177,32 +245,31 @@ private:
             bytes.template first<protocol::extended_request_bytes>());
     }
 
-    /// Refuses without the backend: the export is gone, the server stops, the request is not good.
+    /// Refuses what the backend must not see: the export is gone, the server stops, the request is
+    /// not admitted.
     [[nodiscard]] protocol::error_value admit() noexcept
     {
+        using protocol::error_value;
         if (context_.over() || disk_.gone())
-            return protocol::error_value::eshutdown;
+            return error_value::eshutdown;
         terms_.size = disk_.size();
         terms_.told = std::max(terms_.told, terms_.size);
-        // An export may allow more than one reply can be made of.
+        const bool whole = request_.has(protocol::command_flag::df);
+        // The export may allow a READ that is longer than a reply can be.
         if (request_.command == protocol::command::read
             && request_.length > replies<Observer>::largest_read)
-            return request_.has(protocol::command_flag::df) ? protocol::error_value::eoverflow
-                                                            : protocol::error_value::einval;
-        // No good payload but a WRITE's is that long.
+            return whole ? error_value::eoverflow : error_value::einval;
+        // A longer payload is only good in a WRITE.
         if (request_.command != protocol::command::write && request_.payload() > buffered_payload)
-            return protocol::error_value::einval;
-        if (const auto why = transmission::admit(request_, terms_);
-            why != protocol::error_value::none)
+            return error_value::einval;
+        if (const auto why = transmission::admit(request_, terms_); why != error_value::none)
             return why;
         // "READ": with DF it is one chunk, or EOVERFLOW (point 59).
-        return request_.has(protocol::command_flag::df)
-                && request_.length > replies<Observer>::largest_chunk
-            ? protocol::error_value::eoverflow
-            : protocol::error_value::none;
+        return whole && request_.length > replies<Observer>::largest_chunk ? error_value::eoverflow
+                                                                           : error_value::none;
     }
 
-    /// Consumes what is left of a refused payload. True when none is.
+    /// Discards a refused payload as far as it is there. True when nothing of it is left.
     [[nodiscard]] bool skip() noexcept
     {
         const auto n = std::min<std::uint64_t>(skip_, in_.buffered().size());
@@ -218,11 +285,13 @@ private:
     inbox in_{inbox_bytes};
     std::size_t wanted_ = 0;  ///< bytes that must fit in one piece
     unflagged_writes unflagged_;
+    io::busy_poll poll_;
     protocol::request request_;
     protocol::error_value why_{};
     bool refused_ = false;
-    std::uint64_t skip_ = 0;        ///< bytes of a refused payload that are still to come
-    std::span<std::byte> payload_;  ///< where the rest of a large payload goes
+    bool between_requests_ = false;  ///< receives the first byte of the next request
+    std::uint64_t skip_ = 0;         ///< bytes of a refused payload that are not discarded yet
+    std::span<std::byte> payload_;   ///< where the rest of a large payload goes
 };
 
 }  // namespace nbd::session

@@ -3,11 +3,11 @@
 
 #include <nbd/handshake/agreement.hpp>
 #include <nbd/session/buffers/block.hpp>
-#include <nbd/session/requests/read_answer.hpp>
+#include <nbd/session/requests/intake.hpp>
+#include <nbd/session/requests/reading.hpp>
 #include <nbd/session/requests/replies.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/plan.hpp>
-#include <nbd/transmission/read_plan.hpp>
 #include <nbd/transmission/status_plan.hpp>
 
 #include <algorithm>
@@ -15,181 +15,285 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 namespace nbd::session {
 
-/// One request that is under way while others are: its calls, its memory and its reply. Made once and
-/// used again and again. Not safe for threads; whoever makes its calls has it to himself meanwhile.
+/// What the requests of one client have in common.
 template <class Opened, class Observer>
+struct exchange {
+    using opened_type = Opened;
+    using intake_type = intake<Opened, Observer>;
+
+    /// `sends_files`: the stream can send parts of files.
+    exchange(Opened& d, const handshake::agreement& a, context<Observer>& c, bool sends_files_)
+        : disk{d}, agreed{a}, limits{c.limits}, in{d, a, c},
+          out{c, a.style, reading<Opened, Observer, true>::outbox_bytes}, sends_files{sends_files_}
+    {
+    }
+
+    Opened& disk;
+    const handshake::agreement& agreed;
+    const settings& limits;
+    intake_type in;
+    replies<Observer> out;
+    const bool sends_files;
+};
+
+/// One request, from its admission to its reply: its memory, its calls of the backend, its answer. Both
+/// loops drive it: `begin`; `payload_arrived` for a large WRITE; the calls; `answer`; and `done` when the
+/// reply was sent. The object is reused for the next request.
+///
+/// `at_once` says that a loop answers the request before it begins the next one.
+/// Thread safety: unsafe; one thread at a time may use it.
+template <class Opened, class Observer, bool at_once>
 class job {
 public:
     using backend_type = typename Opened::backend_type;
+    using exchange_type = exchange<Opened, Observer>;
+    using intake_type = typename exchange_type::intake_type;
+    using reading_type = reading<Opened, Observer, at_once>;
 
-    /// Begins a request that was admitted. A WRITE's payload is copied, or received to `memory()` then.
-    void begin(const protocol::request& r, const protocol::export_terms& terms,
-               const handshake::agreement& agreed, const replies<Observer>& to,
-               std::span<const std::byte> payload, std::size_t most_extents)
+    /// Begins the request that the intake has admitted, and takes its payload. False if there is no
+    /// memory for it: then the intake has refused it with ENOMEM.
+    [[nodiscard]] bool begin(exchange_type& x) noexcept
     {
-        using protocol::command;
-        request_ = r;
-        refused_.reset();
-        said_.reset();
-        lent_ = {};
-        switch (r.command) {
-        case command::read:
-            memory_ = block{static_cast<std::size_t>(r.length)};
-            read_.begin(r, read_answer<Opened, Observer>::template sparse<backend_type>(r, to));
-            break;
-        case command::block_status:
-            refused_ =
-                status_.begin(r, terms, agreed.contexts, agreed.style, payload, most_extents);
-            break;
-        default:
-            memory_ = block{static_cast<std::size_t>(r.payload())};
-            if (r.command == command::write)
-                std::copy(payload.begin(), payload.end(), memory().begin());
-            plan_.emplace(r, transmission::largest_write(terms));
-        }
-    }
-    /// Begins a READ whose data are lent, so that there is nothing to call.
-    void begin(const protocol::request& r, std::span<const std::byte> lent)
-    {
-        request_ = r;
-        refused_.reset();
-        said_.reset();
-        lent_ = lent;
-    }
-    /// The same with what the backend lends. False where it lends nothing.
-    [[nodiscard]] bool begin_lent([[maybe_unused]] backend_type& disk, const protocol::request& r)
-    {
-        if constexpr (has_lend<backend_type>) {
-            if (r.command != protocol::command::read || r.length == 0)
-                return false;
-            const auto length = static_cast<std::size_t>(r.length);
-            const std::span<const std::byte> memory = disk.lend(r.offset, length);
-            if (memory.size() != length)
-                return false;
-            begin(r, memory);
+        request_ = x.in.request();
+        to_ = &x.out;
+        try {
+            start(x);
+            begun_ = true;
             return true;
+        } catch (...) {
+            done();
+            x.in.refuse(protocol::error_value::enomem);
+            return false;
         }
-        return false;
     }
-    /// Begins a request that is refused, with nothing to call.
-    void refuse(const protocol::request& r, protocol::error_value why)
+    /// Refuses a request, whether it has begun or not.
+    void refuse(const protocol::request& r, replies<Observer>& to,
+                protocol::error_value why) noexcept
     {
         request_ = r;
-        said_.reset();
-        refused_ = refusal{why, transmission::explain(why)};
+        to_ = &to;
+        refuse(why, transmission::explain(why));
     }
-    /// A request whose outcome is known, with nothing to call.
-    void answered(const protocol::request& r, failure outcome)
+    void refuse(protocol::error_value why) noexcept { refuse(why, transmission::explain(why)); }
+    /// Ends a request with an outcome, whatever calls are left.
+    void settle(failure outcome) noexcept
     {
-        request_ = r;
-        refused_.reset();
-        said_ = std::move(outcome);
+        drop();
+        outcome_ = std::move(outcome);
+        kind_ = kind::settled;
+    }
+    /// A large payload is received; `payload_arrived` must be called when `in.receiving()` is false.
+    [[nodiscard]] bool awaits_payload() const noexcept { return awaits_payload_; }
+    void payload_arrived(exchange_type& x) noexcept
+    {
+        awaits_payload_ = false;
+        if (const auto why = x.in.still_admitted(request_); why != protocol::error_value::none) {
+            refuse(why);
+            return;
+        }
+        if (memory_.size() != 0)
+            return;
+        if constexpr (has_lent_written<backend_type>)
+            x.disk.backend().lent_written(request_.offset,
+                                          static_cast<std::size_t>(request_.length));
+        plan_.emplace(transmission::plan<backend_type>::of_written(request_));
     }
 
     [[nodiscard]] const protocol::request& request() const noexcept { return request_; }
-    /// As long as the payload of a WRITE, or the data of a READ.
-    [[nodiscard]] std::span<std::byte> memory() const noexcept
-    {
-        const bool reads = request_.command == protocol::command::read;
-        return memory_.first(
-            static_cast<std::size_t>(reads ? request_.length : request_.payload()));
-    }
 
     // --- its calls: a plan, see transmission/plan.hpp -------------------------------------------
 
-    [[nodiscard]] std::optional<transmission::step> next() const noexcept
+    [[nodiscard]] std::optional<transmission::backend_call> next() const noexcept
     {
-        if (refused_ || said_ || !lent_.empty())
-            return std::nullopt;
-        switch (request_.command) {
-        case protocol::command::read:
-            return read_.next();
-        case protocol::command::block_status:
+        switch (kind_) {
+        case kind::read:
+            return reading_.next();
+        case kind::status:
             return status_.next();
-        default:
+        case kind::plain:
             return plan_->next();
-        }
-    }
-    void take(failure failed)
-    {
-        switch (request_.command) {
-        case protocol::command::read:
-            return read_.take(std::move(failed));
-        case protocol::command::block_status:
-            return status_.take(std::move(failed));
         default:
-            return plan_->take(std::move(failed));
+            return std::nullopt;
         }
     }
-    [[nodiscard]] transmission::request_data request_data() noexcept
+    void completed(failure&& outcome) noexcept
     {
-        const bool reads = request_.command == protocol::command::read;
-        return {.request = &request_,
-                .payload = reads ? std::span<const std::byte>{} : memory(),
-                .data = reads ? memory() : std::span<std::byte>{},
-                .extents = reads ? &read_.list() : &status_.list()};
+        try {
+            switch (kind_) {
+            case kind::read:
+                return reading_.completed(std::move(outcome));
+            case kind::status:
+                return status_.completed(std::move(outcome));
+            case kind::plain:
+                return plan_->completed(std::move(outcome));
+            default:
+                return;
+            }
+        } catch (...) {  // out of memory
+            refuse(protocol::error_value::enomem);
+        }
     }
+    /// For the call that `next` names.
+    [[nodiscard]] transmission::request_data data() noexcept
+    {
+        const bool reads = kind_ == kind::read;
+        return {.request = &request_,
+                .payload = payload_,
+                .data = reads ? reading_.data() : std::span<std::byte>{},
+                .extents = reads ? &reading_.list() : &status_.list()};
+    }
+    /// Makes calls of a synchronous backend on this thread, see transmission::make_some. Returns false
+    /// when other requests should have the thread in between; call it again then.
+    template <class Over>
+    [[nodiscard]] bool make_calls(Opened& disk, Over&& over) noexcept
+    {
+        if (is_resize()) {
+            resize(disk);
+            return true;
+        }
+        return transmission::make_some(
+            disk.backend(), *this, [this] { return data(); }, disk, over);
+    }
+    /// A RESIZE is a call of the export and not of the backend, and is never awaited.
+    [[nodiscard]] bool is_resize() const noexcept { return kind_ == kind::resize; }
+    void resize(Opened& disk) noexcept { settle(disk.resize(request_.offset)); }
 
     // --- its reply, when there is no next call --------------------------------------------------
 
-    /// Whether the reply can be added to what is gathered already.
-    [[nodiscard]] bool fits(replies<Observer>& to) const noexcept
+    /// Whether the reply can be added to the outbox.
+    [[nodiscard]] bool fits() const noexcept
     {
-        const bool reads = request_.command == protocol::command::read && !refused_ && !said_;
-        if (reads && lent_.empty() && read_.has_holes())
-            return to.out().empty();
-        return to.fits(reads ? request_.length : 0,
-                       reads ? std::min<std::size_t>(to.copied_data, request_.length) : 0);
+        return kind_ == kind::read ? reading_.fits() : to_->fits(0, 0);
     }
-
-    /// Adds the reply; what it lends is kept until the job is done with.
-    void answer(replies<Observer>& to)
+    /// Adds the reply to the outbox, whose memory is reserved. It may refer to memory of the request.
+    void answer()
     {
-        const auto& r = request_;
-        if (refused_) {
-            to.error(r, refused_->value, refused_->text);
-        } else if (said_) {
-            to.answer(r, *said_);
-        } else if (!lent_.empty()) {
-            to.data(r, lent_);
-        } else if (r.command == protocol::command::block_status) {
-            to.status(r, status_.result(), status_.reply());
-        } else if (r.command != protocol::command::read) {
-            to.answer(r, plan_->result());
-        } else if (read_.result()) {
-            to.fail(r, read_.result());
-        } else if (r.length == 0) {
-            to.done(r);
-        } else if (read_.has_holes()) {
-            to.pieces(r, read_.pieces(), [&](std::uint64_t at, std::size_t n) -> lent_data {
-                return memory().subspan(static_cast<std::size_t>(at - r.offset), n);
-            });
-        } else {
-            to.data(r, memory());
+        begun_ = false;
+        switch (kind_) {
+        case kind::refused:
+            return to_->error(request_, refusal_.value, refusal_.text);
+        case kind::settled:
+            return to_->answer(request_, outcome_);
+        case kind::read:
+            return reading_.answer();
+        case kind::status:
+            return to_->status(request_, status_.result(), status_.reply());
+        default:
+            return to_->answer(request_, plan_->result());
         }
     }
-
-    /// The reply has been sent, or never will be.
+    /// The reply must be sent before the next request may reuse this object.
+    [[nodiscard]] bool must_be_sent_first() const noexcept
+    {
+        return kind_ == kind::status || (kind_ == kind::read && reading_.must_be_sent_first());
+    }
+    /// The reply was sent, or never will be.
     void done() noexcept
     {
         memory_ = {};
+        payload_ = {};
+        reading_.done();
         status_.give_back();
     }
 
 private:
+    enum class kind { refused, settled, read, status, resize, plain };
     using refusal = typename transmission::status_plan<backend_type>::refusal;
 
+    void start(exchange_type& x)
+    {
+        using protocol::command;
+        const auto& r = request_;
+        switch (r.command) {
+        case command::read:
+            reading_.begin(r, x.disk, x.out, x.sends_files);
+            kind_ = kind::read;
+            return;
+        case command::block_status: {
+            const auto refused = status_.begin(r, x.in.terms(), x.agreed.contexts, x.agreed.style,
+                                               x.in.payload(), x.limits.extents_per_reply);
+            x.in.consume_payload();
+            kind_ = kind::status;
+            if (refused)
+                refuse(refused->value, refused->text);
+            return;
+        }
+        case command::resize:
+            kind_ = kind::resize;
+            return;
+        default:
+            take_payload(x);
+            plan_.emplace(r, transmission::largest_write(x.in.terms()));
+            kind_ = kind::plain;
+        }
+    }
+
+    void take_payload(exchange_type& x)
+    {
+        memory_ = {};
+        payload_ = {};
+        const auto length = static_cast<std::size_t>(request_.payload());
+        if (length > intake_type::buffered_payload) {
+            receive_payload(x, length);
+            return;
+        }
+        if (length == 0)
+            return;
+        payload_ = x.in.payload();
+        if constexpr (!at_once) {  // the next receive overwrites it
+            memory_ = block{length};
+            std::copy(payload_.begin(), payload_.end(), memory_.data());
+            payload_ = memory_.first(length);
+        }
+        x.in.consume_payload();
+    }
+    /// A large payload is received where the backend lends memory for it, or into memory of the request.
+    void receive_payload(exchange_type& x, std::size_t length)
+    {
+        std::span<std::byte> to;
+        if constexpr (at_once && has_lend_for_write<backend_type>) {
+            // Only a flush makes durable what is received in place.
+            if (has_flush<backend_type> || !request_.has(protocol::command_flag::fua))
+                to = x.disk.backend().lend_for_write(request_.offset, length);
+        }
+        if (to.size() != length) {
+            memory_ = block{length};
+            to = memory_.first(length);
+        }
+        payload_ = to;
+        awaits_payload_ = true;
+        x.in.receive_into(to);
+    }
+
+    void refuse(protocol::error_value why, std::string_view text) noexcept
+    {
+        drop();
+        refusal_ = {why, text};
+        kind_ = kind::refused;
+    }
+    /// There is another reply than the one that was prepared.
+    void drop() noexcept
+    {
+        if (begun_ && kind_ == kind::read)
+            reading_.drop();
+    }
+
+    kind kind_ = kind::refused;
+    bool begun_ = false;  ///< and not answered
     protocol::request request_;
-    block memory_;
-    std::span<const std::byte> lent_;
-    std::optional<refusal> refused_;
-    std::optional<failure> said_;
+    replies<Observer>* to_ = nullptr;
+    block memory_;                        ///< for a payload
+    std::span<const std::byte> payload_;  ///< of a WRITE
+    bool awaits_payload_ = false;
+    refusal refusal_;
+    failure outcome_;
     std::optional<transmission::plan<backend_type>> plan_;
-    transmission::read_plan<backend_type> read_;
+    reading_type reading_;
     transmission::status_plan<backend_type> status_;
 };
 

@@ -16,23 +16,25 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace nbd::session {
 
-/// Writes replies into an outbox, in the style that was negotiated.
+/// Encodes replies into an outbox, in the style that was negotiated. After `reserve`, what `fits`
+/// is added without an exception.
 template <class Observer>
 class replies {
     using reply_style = protocol::reply_style;
     using request = protocol::request;
 
 public:
-    /// An error's text goes out up to this (point 22 allows 4096).
+    /// Bytes of the longest error text that is sent (point 22 allows 4096).
     static constexpr std::size_t longest_text = 256;
-    /// Room that any reply takes in the outbox, its data aside.
+    /// Bytes of the outbox that a reply takes at most, less its data.
     static constexpr std::size_t most_header =
         protocol::extended_chunk_bytes + 4 + 2 + longest_text + 8;
-    /// No chunk holds more data than this.
+    /// Bytes of data in one chunk, at most.
     static constexpr std::size_t largest_chunk = std::size_t{32} << 20;
 
     replies(context<Observer>& c, reply_style style, std::size_t outbox_bytes)
@@ -41,17 +43,20 @@ public:
     }
 
     [[nodiscard]] outbox& out() noexcept { return out_; }
+    [[nodiscard]] const outbox& out() const noexcept { return out_; }
+    /// Takes the memory for replies, before the first is added. Errors: std::bad_alloc.
+    void reserve() { out_.reserve(); }
     [[nodiscard]] bool chunked() const noexcept { return style_ != reply_style::simple; }
     [[nodiscard]] reply_style style() const noexcept { return style_; }
 
-    /// Whether any reply still fits whose READ, if it is one, has `length` bytes of data, of which
-    /// `copied` go into the outbox.
+    /// Whether any reply still fits. `length`: bytes of data, if it is to a READ; `copied` of them are
+    /// copied into the outbox.
     [[nodiscard]] bool fits(std::uint64_t length, std::size_t copied) const noexcept
     {
         const auto chunks = static_cast<std::size_t>(length / largest_chunk) + 1;
         return out_.fits(most_header * chunks + copied, 2 * chunks - 1);
     }
-    /// The longest READ whose chunks an empty outbox holds.
+    /// Bytes of the longest READ whose chunks fit into an empty outbox.
     static constexpr std::uint64_t largest_read =
         (outbox::max_pieces / 2 - 2) * std::uint64_t{largest_chunk};
 
@@ -60,7 +65,7 @@ public:
     {
         return chunked() ? protocol::chunk_bytes(style_) + 8 : protocol::simple_reply_bytes;
     }
-    /// Encodes them into the first of `to`, for `length` bytes of data from `offset` on.
+    /// Encodes them into the first bytes of `to`. `length` bytes of data from `offset` on follow.
     void data_header(std::span<std::byte> to, const request& r, std::uint64_t offset,
                      std::size_t length, bool done = true) noexcept
     {
@@ -72,7 +77,7 @@ public:
         protocol::store(to.subspan(protocol::chunk_bytes(style_)), offset);
     }
 
-    /// Data of a READ, split where a chunk would be too long.
+    /// Data of a READ, by reference, split into chunks that are not too long.
     void lend_data(const request& r, std::uint64_t offset, const lent_data& data, bool done = true)
     {
         std::size_t at = 0;
@@ -84,23 +89,23 @@ public:
         out_.lend(data.part(at, data.length - at));
     }
 
-    /// Data of a READ: short ones are cheaper copied behind their header than gathered as a piece of
+    /// All data of a READ. Short data are copied behind their header, which costs less than a piece of
     /// their own.
-    void data(const request& r, std::span<const std::byte> data)
+    void data(const request& r, const lent_data& data)
     {
-        if (data.size() > copied_data) {
+        if (data.in_file() || data.length > copied_data) {
             lend_data(r, r.offset, data);
             return;
         }
         const auto header = data_header_bytes();
-        const auto room = out_.append(header + data.size());
-        data_header(room, r, r.offset, data.size());
-        std::copy(data.begin(), data.end(), room.subspan(header).begin());
+        const auto room = out_.append(header + data.length);
+        data_header(room, r, r.offset, data.length);
+        std::copy(data.memory.begin(), data.memory.end(), room.subspan(header).begin());
     }
     static constexpr std::size_t copied_data = std::size_t{8} << 10;
 
-    /// A READ without its holes: `data_at(offset, length)` gives the lent data of what is none. Wants
-    /// the outbox for itself.
+    /// A READ without its holes. `data_at(offset, length)` returns the data of each piece that is no
+    /// hole, in order. Requires an empty outbox.
     template <class DataAt>
     void pieces(const request& r, std::span<const extent> found, DataAt data_at)
     {
@@ -118,7 +123,7 @@ public:
             lend_data(r, at, data_at(at, static_cast<std::size_t>(end - at)), true);
     }
 
-    /// A part of a READ that is zero, in place of its data (point 57).
+    /// A hole in place of the data of a part of a READ (point 57).
     void hole(const request& r, std::uint64_t offset, std::uint32_t length, bool done)
     {
         const auto payload = append_chunk(r, protocol::chunk::offset_hole, 12, done);
@@ -128,15 +133,15 @@ public:
     /// Success, without data.
     void done(const request& r)
     {
-        // "Structured replies": a READ is always answered in chunks, what has no payload may be
-        // simple; with extended headers nothing may (point 53).
+        // "Structured replies": the reply to a READ is always chunks. Another reply without payload may
+        // be simple, but not with extended headers (point 53).
         if (style_ == reply_style::extended || (chunked() && r.command == protocol::command::read))
             std::ignore = append_chunk(r, protocol::chunk::none, 0, true);
         else
             simple(out_.append(protocol::simple_reply_bytes), r, protocol::error_value::none);
     }
 
-    /// An error; clients with chunks get its text, and the offset where it is known.
+    /// An error. A client that takes chunks gets the text, and the offset if it is known.
     void error(const request& r, protocol::error_value value, std::string_view text,
                std::optional<std::uint64_t> offset = std::nullopt)
     {
@@ -146,7 +151,7 @@ public:
         }
         text = text.substr(0, longest_text);
         while (!protocol::valid_string(text))
-            text.remove_suffix(1);  // not in the middle of a character, and nothing that is none
+            text.remove_suffix(1);  // whole characters, valid UTF-8
         const auto type = offset ? protocol::chunk::error_offset : protocol::chunk::error;
         const auto payload = append_chunk(r, type, 6 + text.size() + (offset ? 8 : 0), true);
         protocol::writer to{payload};
@@ -156,17 +161,23 @@ public:
         notify::at_reply(context_.observer, context_.who, r, value);
     }
 
-    /// The backend's failure: its cause goes to the observer, for the wire is poorer.
+    /// A failure of the backend. The observer gets the cause; the wire has few error values.
     void fail(const request& r, const failure& why)
     {
-        const auto text = why.text.empty() ? why.code.message() : why.text;
+        std::string message;
+        try {
+            if (why.text.empty())
+                message = why.code.message();
+        } catch (...) {  // out of memory: the reply has no text
+        }
+        const std::string_view text = why.text.empty() ? message : why.text;
         notify::at_error(context_.observer, context_.who, why.code, text);
-        const bool told =
+        const bool known =
             why.offset && *why.offset >= r.offset && *why.offset - r.offset < r.length;
         error(r, protocol::to_error_value(why.code, r.flags), text,
-              told ? why.offset : std::nullopt);
+              known ? why.offset : std::nullopt);
     }
-    /// The reply to a BLOCK_STATUS, encoded already, or the failure; it is lent.
+    /// The encoded reply to a BLOCK_STATUS, by reference; or the failure.
     void status(const request& r, const failure& why, std::span<const std::byte> reply)
     {
         if (why) {
@@ -185,7 +196,7 @@ public:
             done(r);
     }
 
-    /// A chunk's header into the first of `to`; the last one ends the reply.
+    /// Encodes the header of a chunk into the first bytes of `to`. `done` marks the last chunk.
     void chunk(std::span<std::byte> to, const request& r, protocol::chunk type,
                std::uint64_t length, bool done) noexcept
     {

@@ -11,41 +11,41 @@
 
 namespace nbd::session {
 
-/// Extended WRITEs that do not say that a payload follows. They MUST (point 55), and one that does
-/// not is refused. But qemu 8.2 to 10 sends the payload and does not say so. What is right for either
-/// is wrong for the other, so the first such WRITE of a client shows which kind it is: whether
-/// something follows within a moment, and is not another request. It is not asked again, for a guest
-/// can write anything.
+/// Handles extended WRITEs without PAYLOAD_LEN. The flag is a MUST (point 55), so such a WRITE is
+/// refused, and no payload is expected. But qemu 8.2 to 10 leaves the flag out and sends the payload.
+/// The two cases cannot both be served, so the first such WRITE of a client decides for all: the client
+/// sends payloads if bytes follow within a moment that are not another request. The decision is made
+/// once, because later payloads may look like anything.
 class unflagged_writes {
 public:
-    enum class verdict {
-        linger,   ///< see whether more comes within a moment, and say so to `lingered`
-        receive,  ///< more has come, but not enough to tell
-        payload,  ///< the WRITE has its payload
-        none,     ///< it has not, and is refused
+    enum class judgement {
+        linger,      ///< find out whether bytes arrive within a moment, and pass that to `lingered`
+        receive,     ///< bytes have arrived, but too few to tell
+        payload,     ///< the WRITE has a payload
+        no_payload,  ///< the WRITE has none and is refused
     };
 
-    /// `longest` is what could be a payload at all.
+    /// Whether this is such a WRITE. `longest` is the longest payload that a WRITE may have.
     [[nodiscard]] static bool concern(const protocol::request& r, std::uint64_t longest) noexcept
     {
         return r.extended && r.command == protocol::command::write
             && !r.has(protocol::command_flag::payload_len) && r.length != 0 && r.length <= longest;
     }
 
-    /// `next` is what has come after the request's header.
-    [[nodiscard]] verdict judge(const protocol::request& r,
-                                std::span<const std::byte> next) noexcept
+    /// `next` are the bytes that have arrived behind the header of the request.
+    [[nodiscard]] judgement judge(const protocol::request& r,
+                                  std::span<const std::byte> next) noexcept
     {
         if (!known_) {
             if (next.empty() && !more_came_)
-                return verdict::linger;
+                return judgement::linger;
             if (next.size() < std::min<std::uint64_t>(r.length, 4))
-                return verdict::receive;
+                return judgement::receive;
             known_ = true;
             payload_ = next.size() < 4
                 || protocol::load<std::uint32_t>(next) != protocol::extended_request_magic;
         }
-        return payload_ ? verdict::payload : verdict::none;
+        return payload_ ? judgement::payload : judgement::no_payload;
     }
 
     void lingered(bool more) noexcept

@@ -64,7 +64,7 @@ public:
                                   s.cancelled.slot(), [this, &s](const std::exception_ptr&) {
                                       s.has_coroutine = false;
                                       if (std::exchange(s.calling, false)) {  // no memory
-                                          s.job.answered(s.job.request(), transmission::given_up());
+                                          s.job.settle(transmission::given_up());
                                           window_.finished(s);
                                       }
                                       --coroutines_;
@@ -77,8 +77,7 @@ public:
     template <class Slot>
     void resize(Slot& s)
     {
-        const auto r = s.job.request();
-        s.job.answered(r, window_.disk().resize(r.offset));
+        s.job.resize(window_.disk());
         window_.finished(s);
     }
     template <class Slot>
@@ -117,7 +116,7 @@ private:
         for (;;) {
             turn mine;
             std::uint64_t work = 0;
-            while (const auto step = s.job.next()) {
+            while (const auto call = s.job.next()) {
                 if constexpr (in_turn) {
                     if (mine.at == nullptr) {
                         s.granted = [](exports::async_mutex::waiter& v) {
@@ -133,20 +132,20 @@ private:
                 }
                 failure outcome;
                 try {
-                    if (!transmission::inside(*step, disk.size())) {
-                        s.job.take(transmission::cut_off());
+                    if (!transmission::inside(*call, disk.size())) {
+                        s.job.completed(transmission::cut_off());
                         continue;
                     }
-                    if (step->partial) {
+                    if (call->partial) {
                         if (window_.abandoned()) {
-                            s.job.take(transmission::given_up());
+                            s.job.completed(transmission::given_up());
                             continue;
                         }
-                        work += step->length;
-                    } else if (step->what == transmission::step::member::extents) {
+                        work += call->length;
+                    } else if (call->what == transmission::backend_call::member::extents) {
                         work = transmission::zeroes_at_a_time;  // nobody knows how much it looks at
                     }
-                    outcome = co_await made(disk.backend(), *step, s.job.request_data());
+                    outcome = co_await made(disk.backend(), *call, s.job.data());
                 } catch (...) {
                     outcome = transmission::current_failure();
                 }
@@ -163,11 +162,7 @@ private:
                     if (is_long)
                         mine.end();  // a long request takes many turns
                 }
-                try {
-                    s.job.take(std::move(outcome));
-                } catch (...) {  // no memory for the reply
-                    s.job.refuse(s.job.request(), protocol::error_value::enomem);
-                }
+                s.job.completed(std::move(outcome));
             }
             mine.end();
             s.calling = false;
@@ -180,14 +175,14 @@ private:
     }
 
     /// One call of a member, awaited.
-    static task<failure> made(backend_type& backend, const transmission::step& step,
+    static task<failure> made(backend_type& backend, const transmission::backend_call& call,
                               const transmission::request_data& request_data)
     {
         if constexpr (has_handle<backend_type>) {
-            if (step.what == transmission::step::member::handle)
+            if (call.what == transmission::backend_call::member::handle)
                 return handled(backend, request_data);
         }
-        return transmission::visit_member(backend, step, request_data,
+        return transmission::visit_member(backend, call, request_data,
                                           [](auto&& member) { return settled(member()); });
     }
 

@@ -83,7 +83,7 @@ struct offloading {
                 policy_.offload(waiting_, s);
                 return true;
             } catch (...) {
-                s.job.refuse(s.job.request(), protocol::error_value::enomem);
+                s.job.refuse(protocol::error_value::enomem);
                 finish(s);
                 return false;
             }
@@ -94,18 +94,10 @@ struct offloading {
         void make(Slot& s) noexcept
         {
             auto& disk = window_.disk();
-            bool over = true;
-            try {
-                if (window_.gone())
-                    s.job.answered(s.job.request(), transmission::given_up());
-                else if (s.job.request().command == protocol::command::resize)
-                    s.job.answered(s.job.request(), disk.resize(s.job.request().offset));
-                over =
-                    transmission::make_some(disk.backend(), s.job, s.job.request_data(), disk,
-                                            [this](std::uint64_t) { return window_.abandoned(); });
-            } catch (...) {  // no memory
-                s.job.answered(s.job.request(), transmission::current_failure());
-            }
+            if (window_.gone())
+                s.job.settle(transmission::given_up());
+            const bool over =
+                s.job.make_calls(disk, [this](std::uint64_t) { return window_.abandoned(); });
             if constexpr (in_turn)
                 disk.async_mutex().unlock();
             if (over)

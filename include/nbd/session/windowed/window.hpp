@@ -12,13 +12,15 @@
 
 namespace nbd::session {
 
-/// The requests of one client that are under way, each in a slot of its own: how many there may be,
-/// which must wait for others, and whose replies are next. A `Slot` has a `job` and a `next`.
-/// What is not sent yet counts as under way, so a client that takes no replies is not served on.
+/// The requests of one client that are under way, each in a slot: how many there may be, which must wait
+/// for others, and whose replies are next. A `Slot` has a `job`, a `next` and an `under_way`. A request
+/// counts until its reply is sent, so a client that does not read its replies is not served further.
 template <class Slot>
 class window {
 public:
-    /// A BLOCK_STATUS that wants more than one extent counts for `status_bytes`.
+    /// - `most_bytes`: bytes of data of all requests; a single request may have more.
+    /// - `serialise_overlaps`: a request waits for requests that overlap it, if one of the two writes.
+    /// - `status_bytes`: what a BLOCK_STATUS counts that asks for more than one extent.
     window(std::size_t most_requests, std::uint64_t most_bytes, bool serialise_overlaps,
            std::uint64_t status_bytes = 0)
         : most_requests_{std::max<std::size_t>(most_requests, 1)}, most_bytes_{most_bytes},
@@ -28,12 +30,12 @@ public:
 
     [[nodiscard]] bool empty() const noexcept { return under_way_ == 0; }
 
-    /// Whether this request may be begun now.
+    /// Whether this request may begin now.
     [[nodiscard]] bool has_room_for(const protocol::request& r) const noexcept
     {
         if (under_way_ == 0)
             return true;
-        // What a client asks for before a RESIZE comes before it, and what comes after needs its outcome.
+        // A RESIZE begins when all requests before it are answered, and the next request when the RESIZE is.
         if (resizing_ || r.command == protocol::command::resize)
             return false;
         if (under_way_ == most_requests_ || bytes_of(r) > most_bytes_
@@ -44,8 +46,8 @@ public:
         });
     }
 
-    /// A slot for this request, for which there is room.
-    [[nodiscard]] Slot& take(const protocol::request& r)
+    /// A slot for this request. Requires has_room_for(r). Errors: std::bad_alloc.
+    [[nodiscard]] Slot& occupy(const protocol::request& r)
     {
         if (free_ == nullptr)
             free_ = &slots_.emplace_back();
@@ -58,7 +60,16 @@ public:
         return s;
     }
 
-    /// All its calls have been made; its reply is due.
+    /// Takes back a slot whose request has not begun.
+    void vacate(Slot& s, const protocol::request& r) noexcept
+    {
+        bytes_ -= bytes_of(r);
+        --under_way_;
+        s.under_way = false;
+        s.next = std::exchange(free_, &s);
+    }
+
+    /// The calls of the request are over; its reply is due.
     void finished(Slot& s) noexcept
     {
         s.next = nullptr;
@@ -66,22 +77,24 @@ public:
         last_due_ = &s;
     }
 
-    /// Writes replies that are due, in the order in which they became so, as many as fit.
+    /// Adds the replies that are due to the outbox, in the order in which they became due, as many as fit.
+    /// Errors: std::bad_alloc.
     template <class Replies>
     void gather(Replies& to)
     {
-        while (due_ != nullptr && due_->job.fits(to)) {
+        while (due_ != nullptr && due_->job.fits()) {
+            to.reserve();
             Slot& s = *due_;
+            s.job.answer();
             due_ = s.next;
-            s.job.answer(to);
             s.next = std::exchange(sending_, &s);
         }
         if (due_ == nullptr)
             last_due_ = nullptr;
     }
-    /// What was gathered has been sent.
+    /// The gathered replies were sent.
     void sent() noexcept { release(sending_); }
-    /// Nothing can be sent any more.
+    /// No reply can be sent any more.
     void drop_replies() noexcept
     {
         sent();
@@ -89,7 +102,7 @@ public:
         release(due_);
     }
 
-    /// Slots that were ever used.
+    /// Calls `f` with every slot that was ever used.
     template <class F>
     void for_each(F&& f)
     {
@@ -118,11 +131,8 @@ private:
     {
         while (list != nullptr) {
             Slot& s = *std::exchange(list, list->next);
-            bytes_ -= bytes_of(s.job.request());
-            --under_way_;
-            s.under_way = false;
             s.job.done();
-            s.next = std::exchange(free_, &s);
+            vacate(s, s.job.request());
         }
     }
 
@@ -130,13 +140,13 @@ private:
     std::uint64_t most_bytes_;
     std::uint64_t status_bytes_;
     bool serialises_;
-    std::deque<Slot> slots_;  ///< made as they are needed, and not moved
+    std::deque<Slot> slots_;  ///< made on demand, never moved
     Slot* free_ = nullptr;
     Slot* due_ = nullptr;
     Slot* last_due_ = nullptr;
     Slot* sending_ = nullptr;
     std::size_t under_way_ = 0;
-    bool resizing_ = false;  ///< the last that was taken, and so the only one
+    bool resizing_ = false;  ///< the request that occupied a slot last, and so the only one
     std::uint64_t bytes_ = 0;
 };
 

@@ -3,39 +3,35 @@
 
 #include <nbd/io/async_event.hpp>
 #include <nbd/io/periodic_notifier.hpp>
-#include <nbd/session/requests/intake.hpp>
+#include <nbd/io/send_file.hpp>
 #include <nbd/session/requests/job.hpp>
 #include <nbd/session/windowed/window.hpp>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/buffer.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/error.hpp>
 #include <boost/asio/socket_base.hpp>
 
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <exception>
-#include <span>
 #include <system_error>
 #include <utility>
 
 namespace nbd::session {
 
-/// The windowed loop of the transmission phase, for backends that wait: keeps many requests of a
-/// client under way and sends their replies as they are ready, in any order ("Ordering of messages
-/// and writes"). Whatever of it runs, runs on the client's strand.
+/// The transmission phase for backends that wait: many requests of the client are under way at the same
+/// time, and replies are sent as they are ready, in any order ("Ordering of messages and writes").
 ///
-/// `Calls` makes the calls of a job, and tells `finished(slot)` then: awaited_calls, offloaded_calls.
+/// `Calls` makes the calls of a job and then calls `finished(slot)`: awaited_calls, offloaded_calls.
+/// Thread safety: everything runs on the strand of the client, except where it says otherwise.
 template <class Io, class Stream, class Opened, class Observer, template <class> class Calls>
 class windowed_loop {
 public:
     using executor_type = typename Stream::executor_type;
     using opened_type = Opened;
     struct slot : Calls<windowed_loop>::state {
-        session::job<Opened, Observer> job;
+        session::job<Opened, Observer, false> job;
         slot* next = nullptr;
         bool under_way = false;
     };
@@ -43,9 +39,8 @@ public:
     template <class... Args>
     windowed_loop(Stream& stream, Opened& disk, const handshake::agreement& agreed,
                   context<Observer>& c, Args&&... calls)
-        : stream_{stream}, disk_{disk}, agreed_{agreed}, c_{c},
-          calls_{*this, std::forward<Args>(calls)...}, in_{disk, agreed, c},
-          replies_{c, agreed.style, read_answer<Opened, Observer>::outbox_bytes},
+        : stream_{stream}, c_{c}, calls_{*this, std::forward<Args>(calls)...},
+          exchange_{disk, agreed, c, io::socket<Stream>},
           window_{parallel ? c.limits.requests_in_flight : 1, c.memory.most_for_requests(),
                   c.limits.serialise_overlaps,
                   transmission::status_plan<backend_type>::most_bytes(agreed.contexts.size(),
@@ -55,26 +50,24 @@ public:
     windowed_loop(const windowed_loop&) = delete;
     windowed_loop& operator=(const windowed_loop&) = delete;
 
-    /// The whole transmission; `c.ended` says why it ended. What was begun has ended then too.
+    /// The whole transmission. `c.ended` says why it ended. All calls that were begun have ended then.
     typename Io::template task<void> run()
     {
         bool writing = true;
         boost::asio::co_spawn(executor(), write(), [&](const std::exception_ptr& failed) {
             writing = false;
-            if (failed)  // no memory
+            if (failed)  // out of memory
                 give_up(std::make_error_code(std::errc::not_enough_memory));
             calls_over_.notify();
         });
         bool stays = false;
         try {
             stays = co_await read();
-        } catch (...) {  // no memory, most likely
+        } catch (...) {  // out of memory, most likely
             give_up(current_error());
         }
         if (receiving_ != nullptr)
             abandon(*std::exchange(receiving_, nullptr));
-        // A client that has gone wants nothing any more. One that said DISC, or is shown out, gets
-        // what it asked for before, unless that takes too long.
         if (!stays)
             cancel();
         closing_ = true;
@@ -96,26 +89,29 @@ public:
 
     // --- for the calls --------------------------------------------------------------------------
     [[nodiscard]] executor_type executor() { return stream_.get_executor(); }
-    [[nodiscard]] Opened& disk() noexcept { return disk_; }
-    /// All calls of the slot's job have been made. On the strand, as all that follows.
+    [[nodiscard]] Opened& disk() noexcept { return exchange_.disk; }
+    /// All calls of the job have been made. On the strand, as what follows.
     void finished(slot& s)
     {
         window_.finished(s);
         replies_due_.notify();
     }
-    /// The calls have ended what they had been told to.
+    /// `Calls::ended` may be true now.
     void ended() { calls_over_.notify(); }
     [[nodiscard]] bool closing() const noexcept { return closing_; }
-    /// From any thread: nobody wants what was asked for any more.
+    /// The client is gone; no reply is needed any more. From any thread.
     [[nodiscard]] bool gone() const noexcept { return unwanted_.load(std::memory_order_relaxed); }
-    /// From any thread: what may take for ever is to be given up, also by who has said DISC and gone.
-    [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_.gone(); }
+    /// Work without a bound must be given up, also for a client that has said DISC. From any thread.
+    [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_gone(); }
 
 private:
     using backend_type = typename Opened::backend_type;
-    using found = typename intake<Opened, Observer>::step;
-    using verdict = typename intake<Opened, Observer>::verdict;
+    using finding = typename intake<Opened, Observer>::finding;
+    using decision = typename intake<Opened, Observer>::decision;
     static constexpr bool parallel = concurrency_of<backend_type>() == concurrency::parallel;
+
+    [[nodiscard]] bool disk_gone() const noexcept { return exchange_.disk.gone(); }
+    [[nodiscard]] intake<Opened, Observer>& in() noexcept { return exchange_.in; }
 
     void cancel()
     {
@@ -132,47 +128,46 @@ private:
         room_.notify();
     }
 
-    /// Takes requests until the client leaves. False where it is gone, and nobody waits for replies.
+    /// Takes requests until the client leaves. False if it is gone and no reply is needed.
     typename Io::template task<bool> read()
     {
         for (;;) {
-            if (receiving_ != nullptr && !in_.receiving()) {
+            if (receiving_ != nullptr && !in().receiving()) {
                 slot& s = *std::exchange(receiving_, nullptr);
-                const auto why = in_.still_admitted(s.job.request());
-                if (why != protocol::error_value::none)
-                    s.job.refuse(s.job.request(), why);
+                s.job.payload_arrived(exchange_);
                 call(s);
             }
-            const auto step = in_.next();
-            if (step == found::finish)
+            const auto found = in().next();
+            if (found == finding::close)
                 co_return true;
-            if (step == found::linger) {
-                in_.lingered(co_await Io::readable_within(stream_, std::chrono::milliseconds{200}));
+            if (found == finding::linger) {
+                in().lingered(co_await io_.readable_within(stream_, in().linger_time));
                 continue;
             }
-            if (step == found::receive) {
-                if (!co_await receive())
+            if (found == finding::receive) {
+                const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
+                if (!in().end_receive(error, n))
                     co_return !Calls<windowed_loop>::can_cancel || shown_out();
                 continue;
             }
-            const bool leaves = in_.request().command == protocol::command::disc;
-            if (!leaves && !window_.has_room_for(in_.request()) && !co_await room())
+            const auto r = in().request();
+            const bool leaves = r.command == protocol::command::disc;
+            if (!leaves && !window_.has_room_for(r) && !co_await room())
                 co_return false;
-            const auto r = in_.request();
-            if (step == found::refused) {
-                slot& s = window_.take(r);
-                s.job.refuse(r, in_.why());
+            if (found == finding::refusal) {
+                slot& s = window_.occupy(r);
+                s.job.refuse(r, exchange_.out, in().why());
                 finished(s);
                 continue;
             }
-            switch (in_.take()) {
-            case verdict::leave:
+            switch (in().accept()) {
+            case decision::leave:
                 said_goodbye_ = leaves;
                 co_return true;
-            case verdict::refused:
+            case decision::refused:
                 continue;
-            case verdict::admitted:
-                receiving_ = begin(in_.request());
+            case decision::admitted:
+                begin();
             }
         }
     }
@@ -190,35 +185,22 @@ private:
             && c_.cut.load(std::memory_order_relaxed) == errc{};
     }
 
-    /// Begins a request; gives its slot where its payload has yet to come.
-    [[nodiscard]] slot* begin(const protocol::request& r)
+    /// Begins the request that was admitted.
+    void begin()
     {
-        slot& s = window_.take(r);
-        s.job.refuse(r, protocol::error_value::enomem);  // until it is begun
-        try {
-            if (r.command != protocol::command::resize && !s.job.begin_lent(disk_.backend(), r)) {
-                const bool large = r.payload() > in_.buffered_payload;
-                const auto payload = large ? std::span<const std::byte>{} : in_.payload();
-                s.job.begin(r, in_.terms(), agreed_, replies_, payload,
-                            c_.limits.extents_per_reply);
-                if (large) {
-                    in_.receive_into(s.job.memory());
-                    return &s;
-                }
-                in_.consume_payload();
-            }
-        } catch (...) {
-            finished(s);
-            throw;
-        }
-        call(s);
-        return nullptr;
+        slot& s = window_.occupy(in().request());
+        if (!s.job.begin(exchange_))
+            window_.vacate(s, in().request());
+        else if (s.job.awaits_payload())
+            receiving_ = &s;
+        else
+            call(s);
     }
 
     /// Has the calls of its job made.
     void call(slot& s)
     {
-        if (s.job.request().command == protocol::command::resize)
+        if (s.job.is_resize())
             return calls_.resize(s);
         if (!s.job.next()) {
             finished(s);
@@ -227,7 +209,7 @@ private:
         try {
             calls_.begin(s);
         } catch (...) {
-            s.job.refuse(s.job.request(), protocol::error_value::enomem);
+            s.job.refuse(protocol::error_value::enomem);
             finished(s);
             throw;
         }
@@ -235,32 +217,8 @@ private:
     /// Its request will not be carried out.
     void abandon(slot& s)
     {
-        s.job.refuse(s.job.request(), protocol::error_value::eshutdown);
+        s.job.refuse(protocol::error_value::eshutdown);
         finished(s);
-    }
-
-    /// Receives some bytes. False where there are no more.
-    typename Io::template task<bool> receive()
-    {
-        const bool mid_message = in_.mid_message();
-        if (mid_message)
-            c_.deadline.arm(c_.limits.progress_timeout, errc::progress_timeout);
-        else if (window_.empty())
-            c_.deadline.arm(c_.limits.idle_timeout, errc::idle_timeout);
-        between_requests_ = !mid_message;
-        if (in_.holds_much() && Io::must_wait(stream_))
-            in_.shrink();
-        const auto space = in_.space();
-        const auto [error, n] =
-            co_await Io::read_some(stream_, boost::asio::buffer(space.data(), space.size()));
-        between_requests_ = false;
-        c_.deadline.disarm();
-        if (error && error != boost::asio::error::eof && !c_.ended)
-            c_.ended = error;
-        else if (error && mid_message && !c_.ended)
-            c_.ended = errc::cut_short;
-        in_.received(n);
-        co_return !error;
     }
 
     /// Waits until there is room for the request that was found. False where the client has gone
@@ -278,7 +236,7 @@ private:
                                    room_.notify();
                                }));
         c_.working.store(Calls<windowed_loop>::can_cancel, std::memory_order_relaxed);
-        while (!gone && !failed_ && !window_.has_room_for(in_.request()))
+        while (!gone && !failed_ && !window_.has_room_for(in().request()))
             co_await room_.wait();
         c_.working.store(false, std::memory_order_relaxed);
         const bool went = gone || failed_;
@@ -292,10 +250,10 @@ private:
     /// Sends replies as they become ready, until nothing is under way and nothing will be.
     typename Io::template task<void> write()
     {
-        auto& out = replies_.out();
+        auto& out = exchange_.out.out();
         while (!closing_ || !window_.empty()) {
             if (!failed_)
-                window_.gather(replies_);
+                window_.gather(exchange_.out);
             else
                 window_.drop_replies();
             if (out.empty()) {
@@ -311,7 +269,7 @@ private:
             }
             while (!out.empty() && !failed_) {
                 c_.sending.arm(c_.limits.send_timeout, errc::send_timeout);
-                const auto [error, n] = co_await Io::send_some(stream_, out);
+                const auto [error, n] = co_await io_.send_some(stream_, out);
                 if (error)
                     give_up(error);
                 else
@@ -321,28 +279,25 @@ private:
             if (failed_)
                 out.clear();
             window_.sent();
-            if (between_requests_ && window_.empty())
-                c_.deadline.arm(c_.limits.idle_timeout, errc::idle_timeout);
+            if (window_.empty())
+                in().now_idle();
             room_.notify();
         }
     }
 
     Stream& stream_;
-    Opened& disk_;
-    const handshake::agreement& agreed_;
     context<Observer>& c_;
     Calls<windowed_loop> calls_;
-    intake<Opened, Observer> in_;
-    replies<Observer> replies_;
+    exchange<Opened, Observer> exchange_;
     window<slot> window_;
+    [[no_unique_address]] Io io_;
     io::async_event<executor_type> replies_due_;
     io::async_event<executor_type> room_;
     io::async_event<executor_type> calls_over_;
-    slot* receiving_ = nullptr;      ///< whose payload comes next
-    bool between_requests_ = false;  ///< waits for the next one's first byte
-    bool said_goodbye_ = false;      ///< and left: what it asked for before is done all the same
-    bool closing_ = false;           ///< no more requests come
-    bool failed_ = false;            ///< no more replies can be sent
+    slot* receiving_ = nullptr;  ///< whose payload comes next
+    bool said_goodbye_ = false;  ///< and left: what it asked for before is done all the same
+    bool closing_ = false;       ///< no more requests come
+    bool failed_ = false;        ///< no more replies can be sent
     std::atomic<bool> unwanted_ = false;  ///< what was asked for
 };
 

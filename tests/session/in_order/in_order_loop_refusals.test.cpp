@@ -21,9 +21,9 @@ bytes part(const bytes& all, std::size_t offset, std::size_t n)
 }
 }  // namespace
 
-TEST_CASE(
-    "session/in_order/transmit: a refused WRITE's payload is consumed, then all goes on (P60, R06, "
-    "R09, R13)")
+TEST_CASE("session/in_order/in_order_loop: a refused WRITE's payload is consumed, then all goes on "
+          "(P60, R06, "
+          "R09, R13)")
 {
     disk_state state{disk_size};
     nbd::export_settings e;
@@ -59,8 +59,9 @@ TEST_CASE(
     CHECK((state.content == pattern(disk_size)));
 }
 
-TEST_CASE("session/in_order/transmit: a read-only export answers EPERM and consumes the payload "
-          "(P46, R22)")
+TEST_CASE(
+    "session/in_order/in_order_loop: a read-only export answers EPERM and consumes the payload "
+    "(P46, R22)")
 {
     disk_state state{disk_size};
     nbd::export_settings e;
@@ -77,8 +78,8 @@ TEST_CASE("session/in_order/transmit: a read-only export answers EPERM and consu
     CHECK(state.calls.empty());
 }
 
-TEST_CASE(
-    "session/in_order/transmit: 32 MiB of refused payload are consumed, more ends it (P78, R10)")
+TEST_CASE("session/in_order/in_order_loop: 32 MiB of refused payload are consumed, more ends it "
+          "(P78, R10)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -95,8 +96,9 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("session/in_order/transmit: a bad magic ends it, after the replies to what came before "
-          "(P47, R01)")
+TEST_CASE(
+    "session/in_order/in_order_loop: a bad magic ends it, after the replies to what came before "
+    "(P47, R01)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -108,8 +110,8 @@ TEST_CASE("session/in_order/transmit: a bad magic ends it, after the replies to 
     CHECK(state.story() == "read 0+4");
 }
 
-TEST_CASE(
-    "session/in_order/transmit: DISC ends it cleanly, unanswered, after the replies due (P61, R28)")
+TEST_CASE("session/in_order/in_order_loop: DISC ends it cleanly, unanswered, after the replies due "
+          "(P61, R28)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -124,7 +126,7 @@ TEST_CASE(
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/transmit: unknown and unoffered commands are EINVAL and carry no "
+TEST_CASE("session/in_order/in_order_loop: unknown and unoffered commands are EINVAL and carry no "
           "payload (R14, R26)")
 {
     disk_state state{disk_size};
@@ -143,8 +145,9 @@ TEST_CASE("session/in_order/transmit: unknown and unoffered commands are EINVAL 
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/transmit: requests of no length succeed, and the backend is not asked "
-          "(P68, R03)")
+TEST_CASE(
+    "session/in_order/in_order_loop: requests of no length succeed, and the backend is not asked "
+    "(P68, R03)")
 {
     disk_state state{disk_size};
     const auto asked = request(read_, 1, 0, 0) + request(write_, 2, 5, 0) + request(trim_, 3, 9, 0)
@@ -157,8 +160,9 @@ TEST_CASE("session/in_order/transmit: requests of no length succeed, and the bac
     CHECK(state.calls.empty());
 }
 
-TEST_CASE("session/in_order/transmit: a failing backend is an error on the wire, and the client "
-          "stays (P59, P89)")
+TEST_CASE(
+    "session/in_order/in_order_loop: a failing backend is an error on the wire, and the client "
+    "stays (P59, P89)")
 {
     disk_state state{disk_size};
     state.error = std::make_error_code(std::errc::no_space_on_device);
@@ -173,7 +177,8 @@ TEST_CASE("session/in_order/transmit: a failing backend is an error on the wire,
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/transmit: a backend that throws is an error on the wire as well (B02)")
+TEST_CASE(
+    "session/in_order/in_order_loop: a backend that throws is an error on the wire as well (B02)")
 {
     struct throwing {
         std::uint64_t size() const { return disk_size; }
@@ -193,8 +198,8 @@ TEST_CASE("session/in_order/transmit: a backend that throws is an error on the w
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE(
-    "session/in_order/transmit: a stopping server and a removed export answer ESHUTDOWN (P88, L07)")
+TEST_CASE("session/in_order/in_order_loop: a stopping server and a removed export answer ESHUTDOWN "
+          "(P88, L07)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -217,8 +222,8 @@ TEST_CASE(
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE(
-    "session/in_order/transmit: the end of the stream is clean between requests alone (R02, R11)")
+TEST_CASE("session/in_order/in_order_loop: the end of the stream is clean between requests alone "
+          "(R02, R11)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -244,7 +249,7 @@ TEST_CASE(
     CHECK((state.content == pattern(disk_size)));
 }
 
-TEST_CASE("session/in_order/transmit: a backend that takes each request whole")
+TEST_CASE("session/in_order/in_order_loop: a backend that takes each request whole")
 {
     struct handler {
         std::uint64_t size() const { return disk_size; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The transmission less its waiting: what the observer is told, and which deadline holds while the
-// backend works. What is answered is in transmit.test.cpp.
+// The in-order loop: what the observer is told, which deadline holds while the backend works, and how
+// replies are gathered. Replies byte by byte are in in_order_loop_answers.test.cpp.
 #include "catch.hpp"
 #include "support/lone_context.hpp"
 #include "support/session.hpp"
@@ -61,17 +61,19 @@ struct shrinking_disk {
     std::string* calls;
 };
 
-/// A responder by itself, whose stream the test is.
+/// A loop whose bytes the test receives and sends itself.
 struct responding : lone_context<nbd::silent> {
     using opened_type = nbd::export_set<copying_disk>::opened;
-    using responder_type = nbd::session::responder<opened_type, nbd::silent>;
-    using step = responder_type::step;
+    using loop_type =
+        nbd::session::in_order_loop<nbd::io::blocking, scripted_stream, opened_type, nbd::silent>;
+    using next_step = loop_type::next_step;
 
     disk_state state{1 << 20};
     nbd::export_set<copying_disk> exports;
     std::optional<opened_type> opened{open()};
     nbd::handshake::agreement agreed{.terms = opened->info().terms};
-    responder_type responder{*opened, agreed, context, false};
+    scripted_stream unused{{}};
+    loop_type loop{unused, *opened, agreed, context};
 
 private:
     std::optional<opened_type> open()
@@ -85,7 +87,7 @@ private:
 }  // namespace
 
 TEST_CASE(
-    "session/in_order/responder: the observer hears of every request and reply, and of causes")
+    "session/in_order/in_order_loop: the observer hears of every request and reply, and of causes")
 {
     disk_state state{200'000};
     one_client<copying_disk, listener> client{copying_disk{state}};
@@ -106,7 +108,7 @@ TEST_CASE(
                    "reply 2 error 28", "client 1 request 3", cause, "reply 3 error 28"});
 }
 
-TEST_CASE("session/in_order/responder: a client is not overdue while the backend works for it")
+TEST_CASE("session/in_order/in_order_loop: a client is not overdue while the backend works for it")
 {
     one_client<watched_disk> client{watched_disk{}};
     client.limits.idle_timeout = std::chrono::seconds{1};
@@ -141,19 +143,22 @@ TEST_CASE("session/in_order/responder: a client is not overdue while the backend
     CHECK(overdue == 0);
 }
 
-TEST_CASE("session/in_order/responder: what the session waits for decides the limit")
+TEST_CASE("session/in_order/in_order_loop: what the session waits for decides the limit")
 {
-    // The stream's end comes at the wait that is looked at, and leaves its deadline armed.
     one_client<watched_disk> client{watched_disk{[] {}}};
     client.limits.idle_timeout = std::chrono::seconds{3};
     client.limits.progress_timeout = std::chrono::seconds{2};
     const auto limit = [&](bytes said) {
-        client.clock.advance_to(0);
-        client.transmit(std::move(said));
         std::uint64_t tick = 0;
-        while (!client.context->deadline.overdue() && ++tick < 1000)
-            client.clock.advance_to(tick);
-        return std::pair{tick, client.context->deadline.reason()};
+        client.clock.advance_to(0);
+        client.at_end = [&] {
+            while (!client.context->deadline.overdue() && ++tick < 1000)
+                client.clock.advance_to(tick);
+        };
+        client.transmit(std::move(said));
+        const auto reason = client.context->deadline.reason();
+        CHECK_FALSE(client.context->deadline.overdue());  // at the end nothing is waited for
+        return std::pair{tick, reason};
     };
     const std::pair idle{nbd::session::ticker::ticks(client.limits.idle_timeout),
                          errc::idle_timeout};
@@ -170,7 +175,7 @@ TEST_CASE("session/in_order/responder: what the session waits for decides the li
     CHECK(limit({}).first == 1000);
 }
 
-TEST_CASE("session/in_order/responder: what a resize has cut off is not called for any more")
+TEST_CASE("session/in_order/in_order_loop: what a resize has cut off is not called for any more")
 {
     nbd::export_set<shrinking_disk>* exports = nullptr;
     std::string calls;
@@ -184,25 +189,26 @@ TEST_CASE("session/in_order/responder: what a resize has cut off is not called f
     CHECK(calls == " write 0+65536 write 65536+65536 resize");
 }
 
-TEST_CASE("session/in_order/responder: a READ longer than any reply is refused at once")
+TEST_CASE("session/in_order/in_order_loop: a READ longer than any reply is refused at once")
 {
     responding client;
-    auto& r = client.responder;
+    auto& r = client.loop;
     const auto said = request(0, 9, 0, 1U << 30) + request(2, 1, 0, 0);
     const auto space = r.in().space();
     std::copy(said.begin(), said.end(), space.begin());
     r.in().received(said.size());
     int turns = 0;
-    while (r.advance() == responding::step::again && r.out().empty())
+    while (r.answer_buffered() == responding::next_step::go_on && r.out().empty())
         REQUIRE(++turns < 100);
     CHECK_FALSE(r.out().empty());
 }
 
-TEST_CASE("session/in_order/responder: a client that has waited gets the first half early, if that "
-          "helps it")
+TEST_CASE(
+    "session/in_order/in_order_loop: a client that has waited gets the first half early, if that "
+    "helps it")
 {
     responding client;
-    auto& r = client.responder;
+    auto& r = client.loop;
     /// Replies of each send, to so many READs that come at a time.
     const auto sends = [&r](std::size_t count) {
         bytes asked;
@@ -213,8 +219,8 @@ TEST_CASE("session/in_order/responder: a client that has waited gets the first h
         std::copy(asked.begin(), asked.end(), space.begin());
         r.in().received(asked.size());
         std::vector<std::size_t> sent;
-        for (auto step = responding::step::again; step == responding::step::again;) {
-            step = r.advance();
+        for (auto step = responding::next_step::go_on; step == responding::next_step::go_on;) {
+            step = r.answer_buffered();
             sent.push_back(boost::asio::buffer_size(r.out().pieces()) / 4112);
             r.out().clear();
         }
@@ -223,7 +229,7 @@ TEST_CASE("session/in_order/responder: a client that has waited gets the first h
         return sent;
     };
     using list = std::vector<std::size_t>;
-    REQUIRE(r.advance() == responding::step::receive);
+    REQUIRE(r.answer_buffered() == responding::next_step::receive);
     CHECK(sends(16) == list{8, 8});
     // It asks in halves then, and these are not parted.
     CHECK(sends(8) == list{8});

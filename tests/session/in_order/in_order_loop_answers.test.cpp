@@ -33,7 +33,8 @@ struct native_fua_disk {
 };
 }  // namespace
 
-TEST_CASE("session/in_order/transmit: requests that arrive together are answered in one send (P53)")
+TEST_CASE(
+    "session/in_order/in_order_loop: requests that arrive together are answered in one send (P53)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -48,7 +49,8 @@ TEST_CASE("session/in_order/transmit: requests that arrive together are answered
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/transmit: cookies are opaque and come back as they came (P52, R27)")
+TEST_CASE(
+    "session/in_order/in_order_loop: cookies are opaque and come back as they came (P52, R27)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -60,7 +62,7 @@ TEST_CASE("session/in_order/transmit: cookies are opaque and come back as they c
 }
 
 TEST_CASE(
-    "session/in_order/transmit: many replies are sent in order, however many sends that takes")
+    "session/in_order/in_order_loop: many replies are sent in order, however many sends that takes")
 {
     disk_state state{disk_size};
     const auto run = [&](auto disk, std::uint32_t length, std::uint64_t count) {
@@ -88,8 +90,8 @@ TEST_CASE(
     CHECK(run(copying_disk{state}, 1, 5000) >= 1);
 }
 
-TEST_CASE(
-    "session/in_order/transmit: READs of every size near a limit are exact (P59, CVE-2005-3534)")
+TEST_CASE("session/in_order/in_order_loop: READs of every size near a limit are exact (P59, "
+          "CVE-2005-3534)")
 {
     disk_state state{disk_size};
     for (const std::uint32_t near : {4096U, 8192U, 65'536U, 131'072U, 133'120U, 524'288U}) {
@@ -105,8 +107,9 @@ TEST_CASE(
     }
 }
 
-TEMPLATE_TEST_CASE("session/in_order/transmit: WRITEs of every size near a limit are exact (P60)",
-                   "", copying_disk, lending_disk, reluctant_disk)
+TEMPLATE_TEST_CASE(
+    "session/in_order/in_order_loop: WRITEs of every size near a limit are exact (P60)", "",
+    copying_disk, lending_disk, reluctant_disk)
 {
     disk_state state{disk_size};
     for (const std::uint32_t near : {1024U, 65'536U, 131'072U, 524'288U}) {
@@ -123,8 +126,9 @@ TEMPLATE_TEST_CASE("session/in_order/transmit: WRITEs of every size near a limit
     CHECK((part(state.content, 600'000, 1000) == part(pattern(disk_size), 600'000, 1000)));
 }
 
-TEST_CASE("session/in_order/transmit: a large WRITE is received in place where the backend lends "
-          "(design)")
+TEST_CASE(
+    "session/in_order/in_order_loop: a large WRITE is received in place where the backend lends "
+    "(design)")
 {
     disk_state state{disk_size};
     SECTION("lent: no call, and with FUA a flush")
