@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What is decided without a socket: the wire, the admission of requests, the handshake.
+// Code without a socket: encoding and decoding, admission of requests, the handshake.
 #include <nbd/handshake/negotiator.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/reply.hpp>
@@ -26,8 +26,8 @@ constexpr wire::export_terms terms{
         | tf::send_cache,
     .blocks = {.minimum = 512, .preferred = 4096, .maximum = wire::default_maximum_payload}};
 
-/// As many as a client at depth 64 has in flight; good ones and bad ones, so that no branch is
-/// always taken.
+/// 64 requests, as of a client at depth 64. Valid and invalid ones are mixed, so that branches are not
+/// always predicted.
 std::vector<wire::request> mixed_requests()
 {
     constexpr std::array commands{wire::command::read,         wire::command::write,
@@ -88,7 +88,7 @@ void encode_reply(benchmark::State& state)
 }
 BENCHMARK(encode_reply)->Name("codec/encode_reply");
 
-/// The data of INFO and GO, as libnbd sends them: a name, and three pieces of information.
+/// The data of INFO and GO as libnbd sends them: a name and three information requests.
 std::vector<std::byte> info_data(std::string_view name)
 {
     std::vector<std::byte> data(4 + name.size() + 2 + 3 * 2);
@@ -144,7 +144,7 @@ void admit(benchmark::State& state)
 }
 BENCHMARK(admit)->Name("admission/mixed");
 
-/// A handshake from the greeting to the transmission phase, with everything but the socket.
+/// A handshake from the greeting to the transmission phase, without a socket.
 void negotiate(benchmark::State& state)
 {
     using nbd::handshake::action;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Measures our servers beside others, in turn, on the same data, and prints ratios.
+"""Compares this project's servers with others on the same data and prints ratios.
 
-A round is every case once; in a case its servers take turns, each started anew, and the next round begins with
-another of them. A ratio compares two servers of the same case and round; the tables show the median of the rounds, and
-the least and the greatest. How to read them: bench/README.md.
+A round runs every case once. In a case, each of its servers is started and measured in turn; each round begins with
+another server. A ratio compares two servers in the same case and round. The tables show the median, the least and the
+greatest value of all rounds. bench/README.md explains them.
 """
 import argparse
 import csv
@@ -45,12 +45,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Bar:
-    """What one of ours should reach in a case: beside the best of `rivals`, or by itself where there are none."""
+    """The goal of one server in a case: compared with the best of `rivals`, or an absolute value without rivals."""
     case: str
     ours: str
     rivals: tuple
-    at_least: float = 0  # times their requests per second, or requests per second
-    cpu_at_most: float = 0  # times their processor time per request, so per byte too
+    at_least: float = 0  # ratio of requests per second, or requests per second
+    cpu_at_most: float = 0  # ratio of processor time per request
 
 
 MEMORY = ("nbdkit-memory", "limit", "mem", "mem-pool")
@@ -109,7 +109,7 @@ BARS = [
 
 
 class Failed(Exception):
-    """A load that did not come to its end."""
+    """A load that failed."""
 
 
 def load(program, running, *arguments):
@@ -120,7 +120,7 @@ def load(program, running, *arguments):
 
 
 def measure(a, case, kind, folder):
-    """One server in one case: what nbd-load says, and with --fio what fio says."""
+    """Measures one server in one case with nbd-load, and with --fio also with fio."""
     program = a.build / "bench" / "nbd-load"
     with servers.Running(kind, folder) as running:
         if kind.fill:
@@ -130,7 +130,7 @@ def measure(a, case, kind, folder):
             program, running, "--json", f"--server-pid={running.pid}", f"--block={case.block}",
             f"--depth={case.depth}", f"--connections={case.connections}", f"--mix={case.read_percent}",
             f"--seconds={a.seconds}", f"--warm-up={a.warm_up}", *(["--structured"] if case.structured else [])))
-        if a.fio and case.name in FIO_CASES:  # fio asks for structured replies, always
+        if a.fio and case.name in FIO_CASES:  # fio always asks for structured replies
             figures["fio_requests_per_second"] = fio(a, case, running)
     return figures
 
@@ -139,7 +139,7 @@ FIO_CASES = ("read-4k-16", "read-256k-8", "null-4k-16", "file-4k-16", "file-256k
 
 
 def fio(a, case, running):
-    """Requests per second, by fio's nbd engine."""
+    """Requests per second with fio's nbd engine."""
     done = subprocess.run(
         ["fio", "--name=load", "--ioengine=nbd", f"--uri={running.uri}", "--rw=randread", f"--bs={case.block}",
          f"--iodepth={case.depth}", "--time_based", f"--runtime={a.seconds}", f"--ramp_time={a.warm_up}",
@@ -150,7 +150,7 @@ def fio(a, case, running):
 
 
 class Progress:
-    """Says on stderr what is being measured and how long it will take: on a terminal always, else now and then."""
+    """Reports the progress on stderr: every step on a terminal, otherwise from time to time."""
 
     def __init__(self, runs, guess):
         self.left = self.runs = runs
@@ -181,13 +181,13 @@ class Progress:
 
 
 def chosen(a):
-    """The cases that were asked for, of which a server was asked for, too."""
+    """The selected cases that have a selected server."""
     return [case for case in CASES
             if re.search(a.cases, case.name) and any(re.search(a.servers, server) for server in case.servers)]
 
 
 def measure_all(a, cases):
-    """Gives (the figures of each run, why servers were left out, what failed)."""
+    """Returns (the figures of each run, why servers were left out, what failed)."""
     results, missing, failures = [], {}, []
     wanted = [(case, [s for s in case.servers if re.search(a.servers, s)]) for case in cases]
     runs = a.rounds * sum(len(names) for _, names in wanted)
@@ -217,7 +217,7 @@ def measure_all(a, cases):
 
 
 def make_file(folder, size):
-    """What the file servers serve: no holes, on the disk, and in the page cache."""
+    """Makes the file for the file servers: without holes, written back, and in the page cache."""
     path = folder / "disk.raw"
     piece = os.urandom(M)
     with open(path, "wb") as file:
@@ -278,7 +278,7 @@ class Figures:
         return statistics.median(values) if values else None
 
     def ratios(self, case, ours, rivals, figure, best=max):
-        """Ours over the best of theirs, for each round."""
+        """The ratio of ours to the best of theirs, for each round."""
         mine = self.values(case, ours, figure)
         theirs = {}
         for rival in rivals:
@@ -297,7 +297,7 @@ def spread(values, form="{:.2f}"):
 
 
 def table(heads, rows):
-    """Aligned text; the first columns to the left, figures to the right."""
+    """Aligned text: texts to the left, figures to the right."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     for row in [heads, *rows]:
@@ -320,7 +320,7 @@ def print_figures(figures):
                          f"{latency('p50'):,.1f}", f"{latency('p99'):,.1f}", f"{middle(CPU):,.3f}",
                          f"{middle('server_cpu_ns_per_byte'):.4f}", f"{middle('client_cpu_us_per_request'):,.3f}"])
             title = ""
-    print("Medians of the rounds. CPU is the server's, µs a request and ns a byte, and the client's, µs a request.")
+    print("Medians of the rounds. CPU: the server's in µs a request and ns a byte, the client's in µs a request.")
     table(["case", "server", "requests/s", "MB/s", "p50 µs", "p99 µs", "CPU µs", "CPU ns/B", "client µs"], rows)
 
 
@@ -346,7 +346,7 @@ def print_ratios(figures):
 
 
 def print_bars(figures, shown):
-    """Gives the numbers of bars that are met, not met, not measured."""
+    """Prints the goals; returns how many are met, not met, and not measured."""
     titles = {case.name: case.title for case in CASES}
     rows, met, unmet, unmeasured = [], 0, 0, 0
     for bar in BARS:
@@ -368,10 +368,10 @@ def print_bars(figures, shown):
                 verdict = "not measured"
                 unmeasured += 1
             elif holds(statistics.median(values)):
-                verdict = "met" if all(map(holds, values)) else "met, not in every round"
+                verdict = "met" if all(map(holds, values)) else "met, but not in every round"
                 met += 1
             else:
-                verdict = "NOT met" if not any(map(holds, values)) else "NOT met, but in some rounds"
+                verdict = "NOT met" if not any(map(holds, values)) else "NOT met, except in some rounds"
                 unmet += 1
             sign = "≥" if figure == RATE else "≤"
             rows.append([titles[bar.case], f"{bar.ours} / {rivals}" if rivals else bar.ours, unit,
@@ -396,7 +396,7 @@ def write_raw(a, data):
 
 
 def report(a, data):
-    """Gives whether every bar that was looked at is met."""
+    """Prints the report; returns whether every measured goal is met."""
     figures = Figures(data["results"])
     here = data["circumstances"]
     print(f"{here['processors']} × {here['processor']}, Linux {here['kernel']}, {here['date']}, {here['commit']}: "
@@ -420,19 +420,19 @@ def report(a, data):
 def parse(arguments):
     p = argparse.ArgumentParser(prog="compare.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--build", type=Path, default=ROOT / "build" / "release", metavar="DIR",
-                   help="where our programs were built; default: build/release")
+                   help="where the programs were built; default: build/release")
     p.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
-    p.add_argument("--seconds", type=float, default=2, metavar="S", help="of one measurement; default: 2")
-    p.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="before each; default: 0.5")
-    p.add_argument("--size", type=int, default=256, metavar="MIB", help="of the disks; default: 256")
+    p.add_argument("--seconds", type=float, default=2, metavar="S", help="seconds of one measurement; default: 2")
+    p.add_argument("--warm-up", type=float, default=0.5, metavar="S", help="seconds of load before each measurement; default: 0.5")
+    p.add_argument("--size", type=int, default=256, metavar="MIB", help="size of the disks; default: 256")
     p.add_argument("--cases", default="", metavar="REGEX", help="only these cases")
     p.add_argument("--servers", default="", metavar="REGEX", help="only these servers")
-    p.add_argument("--fio", action="store_true", help="ask fio too, in some cases of one connection")
+    p.add_argument("--fio", action="store_true", help="measure some cases with one connection with fio, too")
     p.add_argument("--out", type=Path, metavar="DIR",
                    help="for compare.json, compare.csv and compare.svg; default: BUILD/compare")
     p.add_argument("--picture", type=Path, metavar="FILE", help="write the picture here, too")
     p.add_argument("--from", dest="earlier", type=Path, metavar="FILE",
-                   help="measure nothing, report what this compare.json holds")
+                   help="measure nothing; report the content of this compare.json")
     p.add_argument("--strict", action="store_true", help="exit with 3 unless every bar is met")
     p.add_argument("--list", action="store_true", help="list the cases and their servers")
     a = p.parse_args(arguments)
@@ -464,11 +464,11 @@ def main():
         a.out.mkdir(parents=True, exist_ok=True)
         return 0 if report(a, data) or not a.strict else 3
     if not (a.build / "bench" / "nbd-load").exists():
-        sys.exit(f"compare.sh: {a.build}/bench/nbd-load is not there: build it, or say --build DIR")
+        sys.exit(f"compare.sh: {a.build}/bench/nbd-load does not exist: build it, or pass --build DIR")
     if a.fio and not servers.find_tool("fio"):
-        sys.exit("compare.sh: --fio: fio is not there (Debian: fio)")
+        sys.exit("compare.sh: --fio: fio is not installed (Debian package fio)")
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a server is never left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives this program
     servers.adopt_daemons()
     here = circumstances(a)
     if here["load_before"] > 0.5:

@@ -1,4 +1,4 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Measures our servers beside others; bench/README.md tells how to read it, --help what it can do.
+# Compares this project's servers with others. bench/README.md explains the output, --help the arguments.
 exec "${PYTHON:-python3}" "$(dirname "$0")/compare.py" "$@"

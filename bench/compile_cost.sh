@@ -25,7 +25,7 @@ die() {
 }
 
 CXX=${CXX:-c++}
-export CCACHE_DISABLE=1 # a compiler that remembers has nothing to measure
+export CCACHE_DISABLE=1 # a cached compilation cannot be measured
 compile() {
     # shellcheck disable=SC2086 # lists of flags
     $CXX -std=c++20 -pthread ${CPPFLAGS-} -I "$here/include" "$@"
@@ -46,12 +46,12 @@ END
 }
 one_server per_client_threads >"$work/per_client.cpp"
 one_server strand_pool >"$work/pool.cpp"
-# The headers of Asio that the library's headers name, of those that server.hpp reaches.
+# The Asio headers that server.hpp includes, directly or through other headers of the library.
 compile -MM "$work/header.cpp" | tr ' ' '\n' | grep -F "$here/include/nbd/" >"$work/headers" ||
     die "the compiler does not find the library's headers"
 xargs sed -n 's|^#include \(<boost/asio[^>]*>\).*|#include \1|p' <"$work/headers" | sort -u >"$work/asio.cpp"
 [ -s "$work/asio.cpp" ] || die "the library includes nothing of Asio"
-# What a program with an acceptor, a timer and a socket costs that is written with Asio alone.
+# A program with an acceptor, a timer and a socket, written with Asio alone.
 cat "$work/asio.cpp" - >"$work/asio_used.cpp" <<'END'
 #include <boost/asio/buffer.hpp>
 #include <chrono>

@@ -9,8 +9,8 @@
 
 namespace bench {
 
-/// Times in nanoseconds, counted in buckets that are never wider than 1/64 of what they hold, so
-/// that every quantile is right to 1.6 %, from nanoseconds to centuries, in 30 KiB.
+/// A histogram of times in nanoseconds. A bucket is at most 1/64 as wide as its values, so quantiles are
+/// exact to 1.6 %. It covers nanoseconds to centuries and uses 30 KiB.
 class histogram {
 public:
     void add(std::uint64_t nanoseconds, std::uint64_t times = 1)
@@ -32,12 +32,12 @@ public:
 
     [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
     [[nodiscard]] std::uint64_t most() const noexcept { return most_; }
-    /// 0 where nothing was counted.
+    /// 0 if nothing was counted.
     [[nodiscard]] double mean() const noexcept
     {
         return count_ == 0 ? 0 : static_cast<double>(sum_) / static_cast<double>(count_);
     }
-    /// What `part` (0 to 1) of the times do not exceed; 0 where nothing was counted.
+    /// The quantile `part` (0 to 1); 0 if nothing was counted.
     [[nodiscard]] std::uint64_t quantile(double part) const noexcept
     {
         const auto wanted = part * static_cast<double>(count_);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What connections cost that do nothing: memory and processor time of nbd-serve with many idle clients, and of one
-client that was busy until a moment ago, for which a server may have kept a processor awake."""
+"""The cost of idle connections: memory and processor time of nbd-serve with many idle clients, and after one client
+that was busy until a moment ago, for which the server may still poll."""
 import argparse
 import contextlib
 import re
@@ -28,7 +28,7 @@ def receive(connection, length):
     while len(data) < length:
         piece = connection.recv(length - len(data))
         if not piece:
-            raise ConnectionError("the server has hung up")
+            raise ConnectionError("the server has closed the connection")
         data += piece
     return bytes(data)
 
@@ -76,7 +76,7 @@ def many(a, policy, folder, verdicts):
     with servers.Running(kind, folder) as server, contextlib.ExitStack() as open_connections:
         new = lambda: open_connections.enter_context(connect(server.socket))
         first = new()
-        ask(first, WRITE, 0, 4 * K)  # what the first client costs is not what one more does
+        ask(first, WRITE, 0, 4 * K)  # the first client costs more than the next ones
         ask(first, READ, 0, 4 * K)
         before = memory(server.pid)
 
@@ -106,7 +106,7 @@ def many(a, policy, folder, verdicts):
 
 
 def after_traffic(a, policy, folder, verdicts):
-    """One client asks as fast as it can, then rests."""
+    """One client sends requests as fast as it can, then stops."""
     serve = str(a.build / "examples" / "nbd-serve")
     kind = servers.Kind(policy, lambda path: [serve, f"mem:{64 * M}", "--unix", path, "--policy", policy])
     with servers.Running(kind, folder) as server, connect(server.socket) as connection:
@@ -123,18 +123,18 @@ def after_traffic(a, policy, folder, verdicts):
             used.append(servers.processor_seconds(server.pid))
         soon, later, long = ((now - used[0]) * 1e6 for now in used[1:])
         print(f"  {policy:<12} {requests:>8} {soon:14.0f} {later:14.0f} {long:14.0f}")
-        verdicts.append((f"{policy}: no processor time for a client that rests",
+        verdicts.append((f"{policy}: no processor time for a client that has stopped",
                          long / 1e6 / a.seconds * 100 <= MOST_PERCENT))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--build", type=Path, default=ROOT / "build" / "release", metavar="DIR",
-                   help="where our programs were built; default: build/release")
+                   help="where the programs were built; default: build/release")
     p.add_argument("--connections", type=int, default=10_000, metavar="N", help="default: 10000")
     p.add_argument("--policy", choices=["pool", "per-client", "both"], default="pool", help="default: pool")
-    p.add_argument("--seconds", type=float, default=5, metavar="S", help="of doing nothing; default: 5")
-    p.add_argument("--settle", type=float, default=1, metavar="S", help="before memory is looked at; default: 1")
+    p.add_argument("--seconds", type=float, default=5, metavar="S", help="seconds without requests; default: 5")
+    p.add_argument("--settle", type=float, default=1, metavar="S", help="seconds before memory is measured; default: 1")
     p.add_argument("--strict", action="store_true", help="exit with 3 unless every bar is met")
     a = p.parse_args()
     if a.connections < 10 or a.seconds <= 0 or a.settle < 0:
@@ -152,7 +152,7 @@ def main():
             print(f"{a.connections} connections to nbd-serve --policy {policy}, KiB for each of them:")
             print(f"  {'':<48} {'PSS':>8} {'RSS':>8} {'kernel':>8}")
             many(a, policy, folder, verdicts)
-        print("Processor time, µs, after a client that kept the server busy has begun to rest:")
+        print("Processor time, µs, after a client that kept the server busy has stopped:")
         print(f"  {'policy':<12} {'requests':>8} {'within 10 ms':>14} {'100 ms':>14} {f'{a.seconds:g} s':>14}")
         for policy in ("per-client", "pool"):
             after_traffic(a, policy, folder, verdicts)

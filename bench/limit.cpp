@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// nbd-limit: what plain recv and sendmsg can reach, to measure servers by. A thread for each client, one
-// block of memory, and just enough NBD for a load: fixed newstyle, EXPORT_NAME and GO, READ, WRITE,
-// FLUSH and DISC. Nothing that could be left out is here: no limits, no polling, no sendfile.
+// nbd-limit: a server that is only a loop of recv and sendmsg, to compare other servers with. It has a
+// thread for each client, one block of memory, and just enough NBD for a load: fixed newstyle, EXPORT_NAME
+// and GO, READ, WRITE, FLUSH and DISC. It has no limits, no polling and no sendfile.
 //
-// As in the library, all that is buffered is answered by one send, small data behind their header,
-// large ones from where they are.
+// As in the library, all buffered requests are answered by one send. Small data are copied behind their
+// header; large data are sent from their place.
 #include "server_address.hpp"
 #include <nbd/protocol/bytes.hpp>
 #include <nbd/protocol/constants.hpp>
@@ -52,7 +52,7 @@ int checked(int result, const char* what)
     return result;
 }
 
-/// The client has left, or what it says cannot be understood.
+/// The client has disconnected, or has sent something invalid.
 struct gone {};
 
 class client {
@@ -88,7 +88,7 @@ public:
     }
 
 private:
-    /// Larger data are sent from where they are.
+    /// Larger data are sent from their place.
     static constexpr std::size_t copied = std::size_t{8} << 10;
     static constexpr std::size_t room = std::size_t{128} << 10;
     static constexpr std::size_t most_pieces = 64;
@@ -142,7 +142,7 @@ private:
         append(header);
         append(data);
     }
-    /// The next `n` bytes from the client, all that it has sent before the replies to them.
+    /// The next `n` bytes from the client. Sends the pending replies before it waits.
     std::span<const std::byte> take(std::size_t n)
     {
         while (in_.size() < n)
@@ -173,7 +173,7 @@ private:
         else if (read)
             append(data);
     }
-    /// What is buffered is copied, the rest is received in place.
+    /// Copies what is buffered and receives the rest in place.
     void take_payload(std::span<std::byte> to)
     {
         const auto n = std::min(to.size(), in_.size());
@@ -233,9 +233,9 @@ private:
     int fd_;
     std::span<std::byte> disk_;
     std::vector<std::byte> in_room_ = std::vector<std::byte>(room);
-    std::span<const std::byte> in_;  // what is buffered of it
+    std::span<const std::byte> in_;  // its received and unread part
     std::vector<std::byte> out_room_ = std::vector<std::byte>(room);
-    std::size_t out_ = 0;  // bytes of it that are used
+    std::size_t out_ = 0;  // bytes in use
     std::array<::iovec, most_pieces> iov_{};
     std::size_t pieces_ = 0;
 };
@@ -273,7 +273,7 @@ int listen_at(const bench::server_address& at)
     }
 }
 
-/// The port, for a socket that may have been given any.
+/// The URI with the port that the system chose.
 std::string tcp_uri_of(int listener)
 {
     ::sockaddr_in at{};
@@ -284,7 +284,7 @@ std::string tcp_uri_of(int listener)
 
 void serve(std::uint64_t size, const std::string& path)
 {
-    // Before there is a second thread: the signals are for sigwait alone.
+    // Before the second thread starts: only sigwait gets the signals.
     ::sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
@@ -302,7 +302,7 @@ void serve(std::uint64_t size, const std::string& path)
     ::sigwait(&signals, &which);
     if (local)
         ::unlink(path.c_str());
-    std::quick_exit(0);  // clients are let go, whatever they do
+    std::quick_exit(0);  // closes all connections
 }
 
 }  // namespace
@@ -311,12 +311,12 @@ int main(int argc, char** argv)
 {
     std::uint64_t size = 0;
     std::string path;
-    CLI::App app{"Serves a disk in memory at the limit of plain recv and sendmsg.", "nbd-limit"};
-    app.add_option("SIZE", size, "of the disk, in bytes; 64M and the like")
+    CLI::App app{"Serves a disk in memory with a plain loop of recv and sendmsg.", "nbd-limit"};
+    app.add_option("SIZE", size, "size of the disk in bytes, or with K, M, G or T")
         ->required()
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 46));
-    app.add_option("--unix", path, "listen on this UNIX socket; else on a TCP port of 127.0.0.1")
+    app.add_option("--unix", path, "listen on this UNIX socket; default: a TCP port of 127.0.0.1")
         ->type_name("PATH");
     try {
         app.parse(argc, argv);

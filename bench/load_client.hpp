@@ -25,10 +25,10 @@
 
 namespace bench {
 
-/// One connection that keeps its pipe full: few system calls, no copy of payload, no allocation for a
-/// request. Its caller waits, tells the time, and calls in turn: refill, send_queued, receive,
-/// take_replies. Errors, of all: those of the socket, and std::runtime_error for what a server must
-/// not answer.
+/// One connection that keeps a fixed number of requests in flight, with few system calls, no copy of
+/// payload and no allocation for a request. The caller waits for the socket, passes the time, and calls in
+/// order: refill, send_queued, receive, take_replies. Errors, of all members: those of the socket, and
+/// std::runtime_error for an invalid or wrong reply.
 class load_client {
 public:
     enum class task {
@@ -50,7 +50,7 @@ public:
             disk_.resize(static_cast<std::size_t>(plan.blocks));
             payload_.resize(plan.depth * plan.block);
         } else if (plan.read_percent != 100) {
-            // Written by all requests alike; nothing that a server could take for zeroes.
+            // The data of every WRITE; not zero, because servers may treat zeroes specially.
             payload_.resize(plan.block);
             put_stamps(payload_, 0, 1);
         }
@@ -60,7 +60,7 @@ public:
     [[nodiscard]] std::uint64_t blocks() const noexcept { return plan_.blocks; }
     [[nodiscard]] std::size_t in_flight() const noexcept { return slots_.size() - free_.size(); }
 
-    /// What is asked for from now on, and how many requests at most.
+    /// Sets the kind of requests from now on, and their maximum number.
     void begin(task t, std::uint64_t requests)
     {
         task_ = t;
@@ -69,8 +69,7 @@ public:
             next_ = 0;
     }
 
-    /// Queues new requests until the pipe is full, unless older ones wait to be sent. `now` in
-    /// nanoseconds.
+    /// Queues new requests up to the depth, unless older ones wait to be sent. `now` is in nanoseconds.
     void refill(std::uint64_t now)
     {
         if (!queued_.empty())
@@ -81,7 +80,7 @@ public:
         }
     }
 
-    /// True if nothing is left to send; false if the socket takes no more just now.
+    /// True if nothing is left to send; false if the socket is full.
     [[nodiscard]] bool send_queued() { return queued_.send(socket_); }
 
     void receive(patience p)
@@ -89,7 +88,7 @@ public:
         have_ += socket_.receive_some(std::span{received_}.subspan(have_), p);
     }
 
-    /// Looks at all that was received. `to` counts the requests that are answered with it, or is null.
+    /// Processes all received bytes. `to`, if not null, counts the requests that were answered.
     void take_replies(std::uint64_t now, tally* to)
     {
         auto rest = std::span<const std::byte>{received_}.first(have_);
@@ -100,7 +99,7 @@ public:
         std::memmove(received_.data(), rest.data(), have_);
     }
 
-    /// Says goodbye; for a connection with nothing in flight.
+    /// Sends DISC. Requires that no request is in flight.
     void disconnect()
     {
         std::byte header[nbd::protocol::request_bytes];
@@ -109,13 +108,13 @@ public:
     }
 
 private:
-    /// The largest part of a reply that is looked at as a whole: a chunk's header, a hole's body.
+    /// The largest part of a reply that is parsed at once: a chunk's header and a hole's body.
     static constexpr std::size_t header_room = nbd::protocol::structured_chunk_bytes + 12;
     static constexpr std::size_t least_received = std::size_t{64} << 10;
-    /// Large for few system calls, small enough for the processor's cache.
+    /// Large enough for few system calls, small enough for the processor's cache.
     static constexpr std::size_t most_received = std::size_t{256} << 10;
 
-    /// A request under way.
+    /// A request in flight.
     struct slot {
         std::uint64_t cookie = 0;
         std::uint64_t sent_at = 0;
@@ -190,7 +189,7 @@ private:
             s.write ? payload_of(i) : std::span<std::byte>{});
     }
 
-    /// Takes what is there of the data of the current reply, and ends the request after the last.
+    /// Consumes received data of the current reply, and ends the request after the last byte.
     [[nodiscard]] std::span<const std::byte> take_data(std::span<const std::byte> rest,
                                                        std::uint64_t now, tally* to)
     {
@@ -225,7 +224,7 @@ private:
         free_.push_back(i);
     }
 
-    /// Takes a header, and sets out what follows it. False if there is no whole one.
+    /// Parses a header. False if it is not complete.
     [[nodiscard]] bool take_header(std::span<const std::byte>& rest)
     {
         namespace wire = nbd::protocol;
@@ -236,7 +235,7 @@ private:
             return take_chunk(rest);
         const auto reply = wire::decode_simple_reply(rest.first<wire::simple_reply_bytes>());
         if (!reply)
-            throw std::runtime_error{"the server is out of step: a reply begins with "
+            throw std::runtime_error{"the server sent an invalid reply: it begins with "
                                      + std::to_string(magic)};
         auto& s = find(reply->cookie);
         if (reply->error != wire::error_value::none)
@@ -286,12 +285,12 @@ private:
         return true;
     }
 
-    /// The request that a reply belongs to; it becomes the current one.
+    /// Finds the request of a reply and makes it the current one.
     [[nodiscard]] slot& find(std::uint64_t cookie)
     {
         const auto i = static_cast<std::size_t>(cookie & 0xffffffff);
         if (i >= slots_.size() || !slots_[i].busy || slots_[i].cookie != cookie)
-            throw std::runtime_error{"the server answers what nobody has asked: cookie "
+            throw std::runtime_error{"the server sent a reply to no request: cookie "
                                      + std::to_string(cookie)};
         current_ = i;
         return slots_[i];
@@ -302,7 +301,7 @@ private:
     {
         const auto at = offset - offset_of(s);
         if (s.write || at > plan_.block || length > plan_.block - at)
-            refuse(s, "with data that it has not asked for");
+            refuse(s, "with data outside the request");
         s.answered += length;
         data_ = length;
         if (plan_.verify)
@@ -319,7 +318,7 @@ private:
     raw_socket socket_;
     load_plan plan_;
     task task_ = task::load;
-    std::uint64_t budget_ = unlimited;  // requests that may still be begun
+    std::uint64_t budget_ = unlimited;  // requests that may still be started
     std::uint64_t next_;
     std::mt19937_64 random_;
     std::uint64_t sequence_ = 0;
@@ -331,7 +330,7 @@ private:
     std::vector<std::byte> payload_;
 
     std::vector<std::byte> received_;
-    std::size_t have_ = 0;          // bytes received and not yet understood
+    std::size_t have_ = 0;          // bytes received and not yet parsed
     std::size_t current_ = 0;       // the slot of the reply that is being received
     std::size_t data_ = 0;          // bytes of its data that are still to come
     std::byte* data_to_ = nullptr;  // where they go, if they are checked

@@ -8,23 +8,23 @@
 
 namespace bench {
 
-/// What one connection asks for.
+/// The load of one connection.
 struct load_plan {
     std::size_t block = 0;        ///< bytes of a request
-    std::size_t depth = 1;        ///< requests under way at a time
+    std::size_t depth = 1;        ///< requests in flight
     unsigned read_percent = 100;  ///< the others are writes
-    bool random = false;          ///< else from block to block
-    std::uint64_t first = 0;      ///< the part of the disk that is used, in blocks
-    std::uint64_t blocks = 0;     ///< how many, from `first` on
-    std::uint64_t start = 0;      ///< where to begin, counted from `first`
-    bool verify = false;  ///< check what READs bring; nobody else writes to these blocks meanwhile
+    bool random = false;          ///< else sequential
+    std::uint64_t first = 0;      ///< first block that is used
+    std::uint64_t blocks = 0;     ///< number of blocks that are used
+    std::uint64_t start = 0;      ///< first block of the load, counted from `first`
+    bool verify = false;  ///< check the data of READs; these blocks must have no other writer
 };
 
-/// What was measured; times in nanoseconds.
+/// The results; times are in nanoseconds.
 struct tally {
     histogram latencies;
-    std::uint64_t bytes = 0;  ///< payload, both ways
-    std::uint64_t since = 0;  ///< what was sent before does not count
+    std::uint64_t bytes = 0;  ///< payload in both directions
+    std::uint64_t since = 0;  ///< requests that were sent before do not count
 };
 
 }  // namespace bench

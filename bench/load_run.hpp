@@ -28,15 +28,15 @@
 
 namespace bench {
 
-/// How long a load lasts: for a time, or for a number of requests of each connection.
+/// The length of a load: a time, or a number of requests on each connection.
 struct load_length {
     std::chrono::duration<double> warm_up{0};
     std::chrono::duration<double> measured{0};
     std::uint64_t requests = load_client::unlimited;  ///< of each connection
-    bool verify = false;  ///< WRITE every block before, and READ every one afterwards
+    bool verify = false;  ///< WRITE every block before, and READ every block afterwards
 };
 
-/// What a load has shown.
+/// The results of a load.
 struct load_result {
     tally sum;
     double seconds = 0;
@@ -44,11 +44,11 @@ struct load_result {
     std::optional<double> server_seconds;  ///< processor time of the server
 };
 
-/// Some connections on some threads, all at once.
+/// Runs the load of several connections on several threads.
 class load_run {
 public:
-    /// `clients` stay the caller's. Each of at most `threads` threads has its share of them: one that
-    /// has a single connection blocks in its calls, the others wait for whichever is ready.
+    /// `clients` must outlive this object. They are divided among at most `threads` threads. A thread with
+    /// one connection blocks in its calls; a thread with several polls them.
     load_run(std::span<load_client> clients, std::size_t threads, const load_length& length)
         : clients_{clients}, threads_{std::min(threads, clients.size())}, length_{length}
     {
@@ -171,7 +171,7 @@ private:
         changed_.notify_one();
     }
 
-    /// Every block of every client once.
+    /// Processes every block of every client once.
     static void pass(std::span<load_client> mine, task t)
     {
         for (auto& client : mine)
@@ -184,8 +184,8 @@ private:
             client.begin(t, requests);
     }
 
-    /// Lets clients do what they have begun, until nothing is in flight. `more(now, to)` says whether
-    /// new requests may be sent, and may change what counts the old ones.
+    /// Runs the clients until no request is in flight. `more(now, to)` returns whether new requests may be
+    /// sent, and may change the counter of the old ones.
     template <class More>
     static void drive(std::span<load_client> mine, More more)
     {
@@ -205,7 +205,7 @@ private:
             if (client.send_queued()) {
                 client.receive(patience::waits);
             } else {
-                // The server may have to be rid of its replies before it takes more.
+                // The server may not read before its replies are received.
                 ::pollfd either{
                     .fd = client.native_handle(), .events = POLLIN | POLLOUT, .revents = 0};
                 check_ready(::poll(&either, 1, longest_wait));
@@ -259,10 +259,10 @@ private:
         if (result < 0 && errno != EINTR)
             throw std::system_error{errno, std::system_category(), "poll"};
         if (result == 0)
-            throw std::runtime_error{"the server has neither answered nor listened for 20 s"};
+            throw std::runtime_error{"the server has neither sent nor received for 20 s"};
     }
 
-    /// Which of many clients can receive, or send if they want to.
+    /// Waits until some clients can receive, or send if they have something to send.
     class ready_set {
     public:
         explicit ready_set(std::span<load_client> clients)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// nbd-load: keeps requests in flight on an NBD server, and tells how many it has answered, how soon,
-// and what they have cost it. `nbd-load --help` tells what it can do, bench/README.md how to read it.
+// nbd-load: keeps requests in flight on an NBD server and reports their rate, their latency and the
+// server's processor time. `nbd-load --help` lists its arguments; bench/README.md explains the figures.
 #include "load_client.hpp"
 #include "load_plan.hpp"
 #include "load_run.hpp"
@@ -52,7 +52,7 @@ struct arguments {
     bool json = false;
 };
 
-/// A bad argument: the message names it and says what was expected.
+/// A bad argument. The message names the argument and says what was expected.
 struct usage_error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -62,7 +62,7 @@ bench::export_address target(const arguments& a)
     const auto given =
         (a.uri.empty() ? 0 : 1) + (a.unix_path.empty() ? 0 : 1) + (a.tcp.empty() ? 0 : 1);
     if (given != 1)
-        throw usage_error{"expected one of URI, --unix and --tcp"};
+        throw usage_error{"expected exactly one of URI, --unix and --tcp"};
     try {
         if (!a.uri.empty())
             return bench::parse_uri(a.uri);
@@ -75,24 +75,24 @@ bench::export_address target(const arguments& a)
     }
 }
 
-/// What the first connection of several asks for, once it is known what the server has.
+/// The plan of the first connection, which depends on the export.
 bench::load_plan plan(const arguments& a, const bench::opened_export& e)
 {
     const auto say = [](std::uint64_t n) { return std::to_string(n); };
     if (a.block > e.maximum_payload || a.block % e.minimum_block != 0)
-        throw usage_error{"--block: the server takes multiples of " + say(e.minimum_block)
-                          + " up to " + say(e.maximum_payload) + ", but got " + say(a.block)};
+        throw usage_error{"--block: expected a multiple of " + say(e.minimum_block) + " up to "
+                          + say(e.maximum_payload) + ", but got " + say(a.block)};
     if (a.range > e.size)
-        throw usage_error{"--range: the export has " + say(e.size) + " bytes, but got "
-                          + say(a.range)};
+        throw usage_error{"--range: expected at most " + say(e.size)
+                          + " bytes, the size of the export, but got " + say(a.range)};
     if (a.verify && a.block % bench::stamp_bytes != 0)
-        throw usage_error{"--block: what is verified has a multiple of 8 bytes, but got "
+        throw usage_error{"--block: expected a multiple of 8 bytes with --verify, but got "
                           + say(a.block)};
     if ((a.read_percent != 100 || a.verify)
         && (e.flags & nbd::protocol::transmission_flag::read_only) != 0)
-        throw usage_error{"the export is read-only: only --mix 100 without --verify can be had"};
+        throw usage_error{"--mix: expected 100, without --verify, because the export is read-only"};
     const auto blocks = (a.range != 0 ? a.range : e.size) / a.block;
-    // No two requests that are verified meet at a block, nor do two connections.
+    // Verified requests in flight never touch the same block, and connections use different blocks.
     const auto least = a.verify ? a.connections * (a.depth + 1) : 1;
     if (blocks < least)
         throw usage_error{"the export, or --range, has " + say(blocks) + " blocks of "
@@ -127,7 +127,7 @@ std::vector<bench::load_client> connect(const arguments& a)
     return clients;
 }
 
-/// The figures, by the names that they have in the answer to --json.
+/// The figures, with their names in the output of --json.
 struct figures {
     double requests, seconds, rate, bytes, mean, p50, p90, p99, p999, most, client;
     std::optional<double> server, server_byte, server_cores;
@@ -179,7 +179,7 @@ void print_text(const arguments& a, const figures& f)
     std::printf("%zu connection%s, %zu in flight on each, %llu bytes a request, %u %% READ, %s%s\n",
                 a.connections, a.connections == 1 ? "" : "s", a.depth,
                 static_cast<unsigned long long>(a.block), a.read_percent, a.pattern.c_str(),
-                a.verify ? ", all data as they should be" : "");
+                a.verify ? ", all data verified" : "");
     std::printf("  rate        %.0f requests/s, %.1f MB/s (%.0f requests in %.2f s)\n", f.rate,
                 f.bytes / 1e6, f.requests, f.seconds);
     std::printf("  latency     mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us\n",
@@ -204,12 +204,12 @@ void load(const arguments& a)
     bench::load_run run{clients, a.threads != 0 ? a.threads : a.connections, length};
     const auto result = run.run(server ? &*server : nullptr);
     if (result.sum.latencies.count() == 0)
-        throw std::runtime_error{"not one request was answered; it needs more time"};
+        throw std::runtime_error{"no request was answered in the measured time"};
     const figures f{a, result};
     a.json ? print_json(a, f) : print_text(a, f);
 }
 
-/// Each connection takes a descriptor; the system's usual soft limit of 1024 is a low one.
+/// Each connection uses a descriptor, and the usual soft limit is only 1024.
 void raise_descriptor_limit()
 {
     ::rlimit limit{};
@@ -224,14 +224,14 @@ void raise_descriptor_limit()
 int main(int argc, char** argv)
 {
     arguments a;
-    CLI::App app{"Keeps requests in flight on an NBD server and measures it.", "nbd-load"};
+    CLI::App app{"Keeps requests in flight on an NBD server and measures the server.", "nbd-load"};
     constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();  // bytes of a disk
     const CLI::Range at_least_one{std::uint64_t{1}, std::uint64_t{65536}};
     app.add_option("URI", a.uri, "nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME");
     app.add_option("--unix", a.unix_path, "the server's UNIX socket")->type_name("PATH");
     app.add_option("--tcp", a.tcp, "the server's address")->type_name("HOST:PORT");
-    app.add_option("--name", a.name, "the export, for --unix and --tcp")->type_name("NAME");
-    app.add_option("--connections", a.connections, "connections at a time")
+    app.add_option("--name", a.name, "the export's name, for --unix and --tcp")->type_name("NAME");
+    app.add_option("--connections", a.connections, "number of connections")
         ->capture_default_str()
         ->check(at_least_one)
         ->type_name("N");
@@ -239,20 +239,21 @@ int main(int argc, char** argv)
         ->capture_default_str()
         ->check(at_least_one)
         ->type_name("N");
-    app.add_option("--block", a.block, "bytes of a request; 4K and the like")
+    app.add_option("--block", a.block, "bytes of a request, or with K, M, G or T")
         ->capture_default_str()
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
         ->type_name("SIZE");
-    app.add_option("--mix", a.read_percent, "READs of a hundred requests; the others are WRITEs")
+    app.add_option("--mix", a.read_percent, "percentage of READs; the other requests are WRITEs")
         ->capture_default_str()
         ->check(CLI::Range(0, 100))
         ->type_name("PERCENT");
-    app.add_option("--pattern", a.pattern, "where the blocks are; connections begin apart")
+    app.add_option("--pattern", a.pattern,
+                   "order of the blocks; each connection starts at a different block")
         ->capture_default_str()
         ->check(CLI::IsMember({"seq", "random"}))
         ->type_name("seq|random");
-    app.add_option("--range", a.range, "the part of the disk that is used, from its beginning")
+    app.add_option("--range", a.range, "use only this many bytes from the beginning of the disk")
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(std::uint64_t{1}, most))
         ->type_name("SIZE");
@@ -260,23 +261,26 @@ int main(int argc, char** argv)
                         ->capture_default_str()
                         ->check(CLI::Range(0.001, 1e6))
                         ->type_name("S");
-    app.add_option("--requests", a.requests, "measure so many requests, however long they take")
+    app.add_option("--requests", a.requests,
+                   "measure this number of requests on each connection, instead of a time")
         ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1'000'000'000'000}))
         ->excludes(seconds)
         ->type_name("N");
-    app.add_option("--warm-up", a.warm_up, "how long to load before measuring")
+    app.add_option("--warm-up", a.warm_up, "seconds of load before the measurement")
         ->capture_default_str()
         ->check(CLI::Range(0.0, 1e6))
         ->type_name("S");
-    app.add_option("--threads", a.threads, "of this program; default: one for each connection")
+    app.add_option("--threads", a.threads, "threads of nbd-load; default: one for each connection")
         ->check(at_least_one)
         ->type_name("N");
-    app.add_option("--server-pid", a.server_pid, "the server, to measure its processor time")
+    app.add_option("--server-pid", a.server_pid,
+                   "process id of the server, to measure its processor time")
         ->check(CLI::Range(::pid_t{1}, std::numeric_limits<::pid_t>::max()))
         ->type_name("PID");
     app.add_flag("--structured", a.structured, "ask for structured replies");
-    app.add_flag("--verify", a.verify,
-                 "write all blocks, check what every READ brings, and read all in the end");
+    app.add_flag(
+        "--verify", a.verify,
+        "write all blocks first, check the data of every READ, and read all blocks at the end");
     app.add_flag("--json", a.json, "print the figures as JSON");
 
     try {

@@ -15,7 +15,7 @@
 
 namespace bench {
 
-/// What a server says of an export, as far as a load needs it.
+/// The properties of an export that a load needs.
 struct opened_export {
     std::uint64_t size = 0;   ///< bytes
     std::uint16_t flags = 0;  ///< protocol::transmission_flag
@@ -24,7 +24,7 @@ struct opened_export {
     bool structured = false;  ///< READs are answered in chunks
 };
 
-/// One option of the handshake, and all that the server answers to it.
+/// One option of the handshake and its replies.
 class option_talk {
 public:
     option_talk(raw_socket& socket, nbd::protocol::option o, std::span<const std::byte> data)
@@ -53,7 +53,7 @@ public:
         const auto length = in.take<std::uint32_t>();
         constexpr std::uint32_t longest = 1 << 20;
         if (magic != wire::option_reply_magic || length > longest)
-            throw std::runtime_error{"the server's answer to an option is none"};
+            throw std::runtime_error{"the server sent an invalid reply to an option"};
         data_.resize(length);
         socket_.receive(data_);
         return static_cast<wire::option_reply>(type);
@@ -65,8 +65,8 @@ private:
     std::vector<std::byte> data_;
 };
 
-/// The fixed-newstyle handshake: GO for the export of this name, and before it, if `structured`,
-/// STRUCTURED_REPLY. Errors: those of the socket; std::runtime_error where the server refuses.
+/// The fixed newstyle handshake: STRUCTURED_REPLY if `structured`, then GO for this export.
+/// Errors: those of the socket; std::runtime_error if the server refuses.
 [[nodiscard]] inline opened_export open_export(raw_socket& socket, std::string_view name,
                                                bool structured = false)
 {
@@ -77,10 +77,10 @@ private:
     wire::reader hello{greeting};
     if (hello.take<std::uint64_t>() != wire::init_magic
         || hello.take<std::uint64_t>() != wire::option_magic)
-        throw std::runtime_error{"this is not an NBD server that speaks newstyle"};
+        throw std::runtime_error{"the peer is not a newstyle NBD server"};
     const auto offered = hello.take<std::uint16_t>();
     if ((offered & wire::handshake_flag::fixed_newstyle) == 0)
-        throw std::runtime_error{"the server does not speak fixed newstyle"};
+        throw std::runtime_error{"the server does not support fixed newstyle"};
     const bool no_zeroes = (offered & wire::handshake_flag::no_zeroes) != 0;
     std::byte flags[wire::client_flags_bytes];
     wire::writer{flags}.put(wire::client_flag::fixed_newstyle
@@ -90,7 +90,7 @@ private:
     opened_export opened{.structured = structured};
     if (structured
         && option_talk{socket, wire::option::structured_reply, {}}.next() != option_reply::ack)
-        throw std::runtime_error{"the server does not know structured replies"};
+        throw std::runtime_error{"the server does not support structured replies"};
 
     std::vector<std::byte> wanted(4 + name.size() + 4);
     wire::writer{wanted}

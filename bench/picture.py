@@ -38,12 +38,12 @@ BAR, GAP = 11, 14
 
 
 class Panel:
-    """Cases that are compared with one reference server, which is 1."""
+    """Cases that are compared with one reference server, whose value is 1."""
 
     def __init__(self, title, reference, bars, mark=None):
         self.title = title
         self.reference = reference
-        self.bars = bars  # (server, what it is called, its class)
+        self.bars = bars  # (server, its label, its class)
         self.mark = mark
 
 
@@ -58,7 +58,7 @@ PANELS = [
 
 
 def draw(figures, cases, here):
-    """The text of the picture: requests per second beside a reference server's, in every case that has both."""
+    """The SVG text: requests per second relative to a reference server, in every case that has both."""
     rows = {panel: rows_of(figures, cases, panel) for panel in PANELS}
     greatest = max((max(ratios) for part in rows.values() for _, bars, mark in part
                     for ratios in [*(b[2] for b in bars), *([mark] if mark else [])]), default=1)
@@ -83,7 +83,7 @@ def draw(figures, cases, here):
 
 
 def rows_of(figures, cases, panel):
-    """(title, bars, the mark's ratios) of every case that was measured with the reference."""
+    """(title, bars, the mark's ratios) of every case with the reference server."""
     rows = []
     for case in cases:
         ratios = lambda server: figures.ratios(case.name, server, [panel.reference], RATE)
@@ -132,7 +132,7 @@ def draw_panel(out, panel, rows, y, place, end, step):
 
 
 def bar(y, style, ratios, place, marked):
-    """One server's bar, its spread and its figure, which keeps clear of the mark."""
+    """One server's bar, its spread and its figure, which does not overlap the mark."""
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     centre = y + BAR / 2 - 0.5
     yield (f'<rect class="{style}" x="{place(0):.1f}" y="{y}" width="{place(middle) - place(0):.1f}" '

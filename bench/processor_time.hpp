@@ -14,7 +14,7 @@
 
 namespace bench {
 
-/// A clock's time in seconds. Errors: std::system_error, where the clock's process has ended.
+/// A clock's time in seconds. Errors: std::system_error if the clock's process has ended.
 [[nodiscard]] inline double seconds_of(::clockid_t clock)
 {
     ::timespec t{};
@@ -24,15 +24,14 @@ namespace bench {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
-/// The processor time of a server: of the process, all threads that it has and had, to the
-/// nanosecond, and of its children as they are when this object is made, for some servers fork for
-/// each client.
+/// The processor time of a server, in nanoseconds: of the process with all its past and present threads,
+/// and of the children that exist when this object is made, because some servers fork for each client.
 class process_tree {
 public:
-    /// Errors: std::system_error where there is no such process.
+    /// Errors: std::system_error if there is no such process.
     explicit process_tree(::pid_t root) { add(root); }
 
-    /// Errors: std::system_error where one of the processes has ended.
+    /// Errors: std::system_error if one of the processes has ended.
     [[nodiscard]] double seconds() const
     {
         double sum = 0;

@@ -14,12 +14,11 @@
 #include <stdexcept>
 #include <vector>
 
-/// The client's side of the session benchmarks: one thread that blocks, one send for a batch of
-/// requests, large receives for their replies, so that what is measured is mostly the server.
+/// The client of the session benchmarks: one blocking thread, one send for a batch of requests, and large
+/// receives for the replies, so that the benchmark measures mostly the server.
 namespace bench {
 
-/// `depth` requests of one kind and size, sent at once, again and again over the whole disk. For
-/// READ and WRITE.
+/// Sends batches of `depth` READs or WRITEs of one size, over the whole disk, repeatedly.
 class batch {
 public:
     batch(raw_socket& socket, std::uint64_t disk, nbd::protocol::command command, std::size_t block,
@@ -32,7 +31,7 @@ public:
             throw std::invalid_argument{"the disk is smaller than a block"};
     }
 
-    /// Sends all requests, and returns when the last reply has come.
+    /// Sends a batch and returns when its last reply has been received.
     void exchange()
     {
         for (std::size_t i = 0; i < depth_; ++i)
@@ -44,7 +43,7 @@ public:
 private:
     static constexpr auto request_bytes = nbd::protocol::request_bytes;
     static constexpr auto reply_bytes = nbd::protocol::simple_reply_bytes;
-    /// Large for few system calls, small enough for the processor's cache.
+    /// Large enough for few system calls, small enough for the processor's cache.
     static constexpr std::size_t receive_bytes = std::size_t{256} << 10;
 
     void encode(std::size_t i)
@@ -59,7 +58,7 @@ private:
 
     void receive_replies()
     {
-        std::size_t have = 0;  // bytes received and not yet understood
+        std::size_t have = 0;  // bytes received and not yet parsed
         std::size_t data = 0;  // bytes of the current reply's data that are still to come
         for (std::size_t replies = 0; replies < depth_ || data != 0;) {
             have += socket_.receive_some(std::span{received_}.subspan(have));
@@ -73,7 +72,7 @@ private:
                 const auto reply = nbd::protocol::decode_simple_reply(rest.first<reply_bytes>());
                 if (!reply || reply->error != nbd::protocol::error_value::none
                     || reply->cookie >= depth_)
-                    throw std::runtime_error{"a reply is an error, or none at all"};
+                    throw std::runtime_error{"a reply is an error or invalid"};
                 ++replies;
                 rest = rest.subspan(reply_bytes);
                 data = command_ == nbd::protocol::command::read ? block_ : 0;

@@ -17,14 +17,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/// The client's side of the benchmarks: plain system calls, so that what is measured is the server.
+/// A socket for the clients of the benchmarks: plain system calls, so that mostly the server is measured.
 namespace bench {
 
-/// Whether a call waits for the socket, or comes back with nothing.
+/// Whether a call waits for the socket or returns at once.
 enum class patience { waits, at_once };
 
-/// A connected socket. Errors: std::system_error, and std::runtime_error where the peer hangs up or
-/// says nothing for 20 s: a benchmark that hangs is an error, not a long one.
+/// A connected socket. Errors: std::system_error; std::runtime_error if the peer closes the connection or
+/// sends nothing for 20 s.
 class raw_socket {
 public:
     raw_socket(const ::sockaddr* to, ::socklen_t bytes)
@@ -55,8 +55,8 @@ public:
 
     [[nodiscard]] int native_handle() const noexcept { return fd_; }
 
-    /// Sends of `pieces`, in their order, what the socket takes; gives the bytes, 0 where it would
-    /// have to wait. At most IOV_MAX pieces are looked at.
+    /// Sends as much of `pieces`, in order, as the socket accepts. Returns the bytes; 0 if it would have to
+    /// wait. Uses at most IOV_MAX pieces.
     [[nodiscard]] std::size_t send_some(std::span<::iovec> pieces, patience p)
     {
         ::msghdr message{};
@@ -71,12 +71,12 @@ public:
                 transferred(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), {}, "send"));
     }
 
-    /// Gives the bytes, 0 where it would have to wait.
+    /// Returns the bytes; 0 if it would have to wait.
     [[nodiscard]] std::size_t receive_some(std::span<std::byte> to, patience p = patience::waits)
     {
         const auto n = ::recv(fd_, to.data(), to.size(), flags(p));
         if (n == 0)
-            throw std::runtime_error{"the server has hung up"};
+            throw std::runtime_error{"the server has closed the connection"};
         return transferred(n, p, "recv");
     }
     void receive(std::span<std::byte> to)
@@ -107,7 +107,7 @@ private:
         if (errno != EAGAIN)
             throw std::system_error{errno, std::system_category(), call};
         if (p == patience::waits)
-            throw std::runtime_error{"the server has neither answered nor listened for 20 s"};
+            throw std::runtime_error{"the server has neither sent nor received for 20 s"};
         return 0;
     }
 

@@ -14,10 +14,10 @@
 
 namespace bench {
 
-/// Requests on their way out, gathered for one send; payloads go from where they are.
+/// Requests to be sent with one gathering send. Payloads are not copied.
 class request_queue {
 public:
-    /// Room for `most` requests at a time.
+    /// Holds at most `most` requests.
     explicit request_queue(std::size_t most) : headers_(most * request_bytes)
     {
         pieces_.reserve(2 * most);
@@ -25,7 +25,7 @@ public:
 
     [[nodiscard]] bool empty() const noexcept { return pieces_.empty(); }
 
-    /// `payload` must stay as it is until it is sent.
+    /// `payload` must stay valid and unchanged until it is sent.
     void push(const nbd::protocol::request& r, std::span<std::byte> payload)
     {
         assert(used_ + request_bytes <= headers_.size());
@@ -40,7 +40,7 @@ public:
             pieces_.push_back({payload.data(), payload.size()});
     }
 
-    /// Sends without waiting. True if nothing is left; false if the socket takes no more just now.
+    /// Sends without waiting. True if nothing is left; false if the socket is full.
     /// Errors: those of the socket.
     [[nodiscard]] bool send(raw_socket& socket)
     {

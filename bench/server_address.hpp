@@ -15,7 +15,7 @@
 
 namespace bench {
 
-/// Where a server listens, for connect().
+/// The address of a server, for connect().
 struct server_address {
     ::sockaddr_storage bytes{};
     ::socklen_t length = 0;
@@ -27,7 +27,7 @@ struct server_address {
     [[nodiscard]] ::socklen_t size() const noexcept { return length; }
 };
 
-/// A path that begins with a zero byte is an abstract socket's. Errors: std::invalid_argument.
+/// A path that begins with a zero byte is an abstract socket. Errors: std::invalid_argument.
 [[nodiscard]] inline server_address unix_address(std::string_view path)
 {
     ::sockaddr_un to{};
@@ -44,7 +44,7 @@ struct server_address {
     return address;
 }
 
-/// "HOST:PORT", "[::1]:PORT"; without a port NBD's own. Errors: std::invalid_argument.
+/// "HOST:PORT" or "[::1]:PORT"; the default port is NBD's. Errors: std::invalid_argument.
 [[nodiscard]] inline server_address tcp_address(const std::string& text)
 {
     const auto end_of_host = text.starts_with('[') ? text.find(']') : 0;
@@ -89,7 +89,7 @@ struct server_address {
     return plain;
 }
 
-/// An export, as a URI names it.
+/// An export: an address and a name.
 struct export_address {
     server_address server;
     std::string name;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Servers to be measured: how each is started, and that it is ended again."""
+"""The servers to be measured: starts and stops each of them."""
 import ctypes
 import os
 import shutil
@@ -16,7 +16,7 @@ LIBC = ctypes.CDLL(None)
 
 
 class Missing(Exception):
-    """This server cannot be had here; the text says why."""
+    """This machine cannot run the server; the text gives the reason."""
 
 
 def find_tool(name):
@@ -28,7 +28,7 @@ def prctl(option, value):
 
 
 def adopt_daemons():
-    """A server that makes itself a daemon becomes our child, so that it can be waited for."""
+    """Makes this process the parent of servers that daemonise, so that it can wait for them."""
     set_child_subreaper = 36
     prctl(set_child_subreaper, 1)
 
@@ -39,22 +39,22 @@ def end_with_parent():
 
 
 def processor_seconds(pid):
-    """The processor time of a process, all threads that it has and had."""
-    return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid gives
+    """The processor time of a process, with all its past and present threads."""
+    return time.clock_gettime((~pid << 3) | 2)  # the clock id of clock_getcpuclockid
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A server that can be started. `command` is given the path of its socket."""
+    """A kind of server. `command` takes the path of the socket."""
     name: str
     command: Callable[[str], list]
-    fill: bool = False    # a memory disk, which has to be written before it is read
+    fill: bool = False    # a memory disk that must be written before it is read
     export: str = ""
-    daemon: bool = False  # goes into the background, and tells its pid in a file beside the socket
+    daemon: bool = False  # daemonises, and writes its pid to a file beside the socket
 
 
 class Running:
-    """A server for the length of a `with`."""
+    """A server in a `with` statement."""
 
     def __init__(self, kind, folder):
         self.kind = kind
@@ -66,7 +66,7 @@ class Running:
     def __enter__(self):
         command = self.kind.command(self.socket)
         if not find_tool(command[0]):
-            raise Missing(f"{command[0]} is not there")
+            raise Missing(f"{command[0]} is not installed")
         with open(self.folder / "stderr", "w") as stderr:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
                                             preexec_fn=None if self.kind.daemon else end_with_parent)
@@ -103,7 +103,7 @@ class Running:
         return lines[-1] if lines else "it says nothing"
 
     def __exit__(self, *_):
-        """Ends it, by the pid that was started."""
+        """Ends the process that was started."""
         ended = lambda: self.process.poll() is not None
         if self.kind.daemon:
             self.process.wait()
@@ -128,7 +128,7 @@ def reaped(pid):
 
 
 def catalogue(build, folder, size, file):
-    """All kinds, by name. `size` in bytes; `file` is what the file servers serve."""
+    """All kinds, by name. `size` is in bytes; `file` is the file for the file servers."""
     serve = str(build / "examples" / "nbd-serve")
     config = folder / "nbd-server.conf"
     config.write_text(f"[generic]\n    unixsock = {folder}/socket\n[disk]\n    exportname = {file}\n")

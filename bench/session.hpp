@@ -23,12 +23,12 @@
 
 #include <stdlib.h>
 
-/// Whole sessions, from a client's request to its reply, through nbd::server on a real socket. What
-/// is swapped is a type, and every combination is a program of its own to the compiler.
+/// Whole sessions, from a client's request to its reply, through nbd::server on a real socket. Transport,
+/// backend and policy are template parameters, so each combination is compiled separately.
 namespace bench {
 
-/// A disk as a user might write it in five minutes: no memory lent, no promise about threads (so the
-/// server takes a lock for each call), none about reads (so their memory is cleared first).
+/// The simplest disk that a user might write. It lends no memory, promises nothing about threads (the
+/// server takes a lock for each call) and nothing about reads (the server zeroes their memory first).
 class plain_backend {
 public:
     explicit plain_backend(std::uint64_t size) : bytes_(static_cast<std::size_t>(size)) {}
@@ -53,7 +53,7 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-// --- What each part is called in a benchmark's name -----------------------------------------------
+// --- The name of each part in a benchmark's name --------------------------------------------------
 
 template <class Part>
 inline constexpr std::string_view name_of{};
@@ -72,7 +72,7 @@ inline constexpr std::string_view name_of<nbd::per_client_threads> = "per-client
 template <>
 inline constexpr std::string_view name_of<nbd::strand_pool> = "pool";
 
-// --- Where a server listens for the time of a benchmark -------------------------------------------
+// --- The address of a server during a benchmark ---------------------------------------------------
 
 template <class Transport>
 class place;
@@ -124,7 +124,7 @@ inline double server_seconds()
     return seconds(CLOCK_PROCESS_CPUTIME_ID) - seconds(CLOCK_THREAD_CPUTIME_ID);
 }
 
-/// Larger than a processor's inner caches; every byte was written, so that no READ meets a hole.
+/// Larger than a processor's inner caches. Every byte is written first, so that there are no holes.
 inline constexpr std::uint64_t disk_bytes = std::uint64_t{32} << 20;
 
 template <class Backend>
@@ -152,7 +152,7 @@ try {
     raw_socket socket{at.data(), static_cast<::socklen_t>(at.size())};
     const auto size = open_export(socket, "").size;
     batch requests{socket, size, command, block, depth};
-    requests.exchange();  // memory is fetched and threads are awake before the clock runs
+    requests.exchange();  // allocates memory and wakes threads before the measurement
 
     const auto before = server_seconds();
     for (auto _ : state)
@@ -175,7 +175,7 @@ void register_session()
         std::string name{"session"};
         for (const auto part : {name_of<Transport>, name_of<Backend>, name_of<Policy>, what})
             name.append("/").append(part);
-        // The clock on the wall, for the server works on other threads.
+        // Wall-clock time, because the server runs on other threads.
         benchmark::RegisterBenchmark(name.c_str(), session<Transport, Backend, Policy>, command)
             ->ArgsProduct({{4 << 10, 256 << 10}, {1, 16, 64}})
             ->ArgNames({"", "depth"})
@@ -185,7 +185,7 @@ void register_session()
     add("write", nbd::protocol::command::write);
 }
 
-/// Every backend under every policy.
+/// Every backend with every policy.
 template <class Transport, class... Backends, class... Policies>
 bool register_sessions(types<Backends...>, types<Policies...>)
 {

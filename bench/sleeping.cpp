@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// nbd-sleeping: serves a disk whose every READ and WRITE takes a millisecond, to see how many of them
-// a server keeps in flight: at depth 64 no more than 64,000 requests a second can be had.
+// nbd-sleeping: serves a disk on which every READ and WRITE takes a millisecond. This shows how many of
+// them the server keeps in flight: at depth 64 the maximum is 64,000 requests a second.
 #include <nbd/server.hpp>
 
 #include <CLI/CLI.hpp>
@@ -33,7 +33,7 @@ namespace {
 constexpr std::uint64_t disk_bytes = std::uint64_t{1} << 30;
 constexpr std::chrono::milliseconds nap{1};
 
-/// Waits as a program does that is written with Asio: a coroutine and a timer for each request.
+/// Waits as an Asio program does: with a coroutine and a timer for each request.
 class awaiting_disk {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -63,7 +63,7 @@ private:
     }
 };
 
-/// Waits as a system call does.
+/// Blocks as a system call does.
 class blocking_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -109,7 +109,7 @@ int main(int argc, char** argv)
 {
     std::string mode;
     std::string path;
-    CLI::App app{"Serves a disk whose every request takes a millisecond.", "nbd-sleeping"};
+    CLI::App app{"Serves a disk on which every request takes a millisecond.", "nbd-sleeping"};
     app.add_option(
            "MODE", mode,
            "async, an awaited backend on a pool of two threads; async-threads, the same with a "
@@ -119,7 +119,7 @@ int main(int argc, char** argv)
     app.add_option("--unix", path, "listen on this UNIX socket")->required()->type_name("PATH");
     try {
         app.parse(argc, argv);
-        // A millisecond shall be one: by default the kernel adds up to 50 us to a thread's sleep.
+        // By default the kernel adds up to 50 us to a thread's sleep.
         ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
         if (mode == "async")
             serve<awaiting_disk>(path, nbd::strand_pool{2});

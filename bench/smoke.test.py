@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The programs of bench/, each for a moment, so that none rots. Their figures mean nothing here."""
+"""Runs each program of bench/ for a moment, to see that it works. The figures are meaningless."""
 import json
 import re
 import socket
@@ -35,7 +35,7 @@ def limit(*arguments):
 
 
 @for_each(GRID)
-def test_what_our_servers_keep_is_what_was_written(policy, transport):
+def test_our_servers_keep_what_was_written(policy, transport):
     with serve("mem:16M", policy=policy, transport=transport) as server:
         for shape in (["--depth", "16"], ["--depth", "16", "--connections", "3", "--threads", "2", "--structured"],
                       ["--depth", "3", "--block", "256K", "--connections", "2", "--pattern", "seq"]):
@@ -43,14 +43,14 @@ def test_what_our_servers_keep_is_what_was_written(policy, transport):
 
 
 @for_each(["unix", "tcp"])
-def test_what_the_limit_keeps_is_what_was_written(transport):
+def test_the_limit_keeps_what_was_written(transport):
     with directory() as where:
         with limit("16M", *(["--unix", f"{where}/s"] if transport == "unix" else [])) as server:
             for block in ("512", "4K", "128K", "1M"):
                 load(server, "--verify", "--mix", "50", "--depth", "4", "--block", block, *MOMENT)
 
 
-def test_the_limit_speaks_enough_for_a_real_client():
+def test_the_limit_serves_a_real_client():
     with directory() as where, limit("16M", "--unix", f"{where}/s") as server:
         try:
             assert run("nbdinfo", "--size", server.uri).stdout.strip() == str(16 * M)
@@ -64,7 +64,7 @@ def test_wrong_data_are_found():
         assert re.search(r"READ of 4096 bytes at \d+ with wrong data", told), told
 
 
-def test_so_many_requests_as_were_asked_for():
+def test_the_number_of_requests():
     with serve("mem:16M") as server:
         told = figures(server, "--requests", "1000", "--connections", "2", "--depth", "7",
                        "--server-pid", server.pid)
@@ -76,7 +76,7 @@ def test_so_many_requests_as_were_asked_for():
         assert "requests/s" in load(server, *MOMENT).stdout
 
 
-def test_errors_are_told():
+def test_errors_are_reported():
     with serve("mem:16M", "--read-only") as server:
         assert "read-only" in load(server, "--mix", "50", status=2).stderr
         assert "--block" in load(server, "--block", "33M", status=2).stderr
@@ -96,7 +96,7 @@ def test_errors_are_told():
 
 
 class FakeServer(threading.Thread):
-    """Lets one client in, to a disk of 1 MiB, and answers its first request with these bytes, or hangs up."""
+    """Accepts one client, to a disk of 1 MiB, and answers its first request with these bytes, or closes."""
 
     def __init__(self, answer):
         super().__init__(daemon=True)
@@ -117,15 +117,15 @@ class FakeServer(threading.Thread):
             cookie = connection.recv(28)[8:16]
             answer = self.answer(cookie)
             connection.sendall(answer)
-            if answer:  # else it hangs up
+            if answer:  # else it closes
                 connection.recv(1)
 
 
 @for_each([
     ("error value 5", lambda cookie: struct.pack(">II", 0x67446698, 5) + cookie),
-    ("out of step", lambda cookie: struct.pack(">II", 0x67446699, 0) + cookie),
-    ("nobody has asked", lambda cookie: struct.pack(">II", 0x67446698, 0) + cookie[::-1]),
-    ("hung up", lambda cookie: b""),
+    ("invalid reply", lambda cookie: struct.pack(">II", 0x67446699, 0) + cookie),
+    ("to no request", lambda cookie: struct.pack(">II", 0x67446698, 0) + cookie[::-1]),
+    ("closed the connection", lambda cookie: b""),
 ])
 def test_a_wrong_answer_is_an_error(words, answer):
     server = FakeServer(answer)
@@ -142,7 +142,7 @@ def test_an_export_that_is_not_there():
         load(server, *MOMENT)
 
 
-def test_a_server_that_vanishes_is_an_error():
+def test_a_server_that_disconnects_is_an_error():
     with directory() as where, limit("16M", "--unix", f"{where}/s") as server:
         loading = subprocess.Popen([LOAD, server.uri, "--seconds", "60", "--connections", "2"],
                                    stderr=subprocess.PIPE, text=True)
@@ -157,7 +157,7 @@ def test_a_server_that_vanishes_is_an_error():
 def test_a_backend_that_waits_has_many_requests_in_flight(mode):
     with directory() as where, started([require_program("NBD_SLEEPING"), mode, "--unix", f"{where}/s"]) as server:
         told = figures(server, "--depth", "32", "--seconds", "0.3", "--warm-up", "0.1")
-        # One at a time there would be no more than 1,000.
+        # One request at a time would be at most 1,000.
         assert told["requests_per_second"] > 2_000, told
 
 
@@ -187,7 +187,7 @@ def test_compare_counts_what_it_leaves_out():
 
 
 @for_each([("--cases", "read-5k"), ("--servers", "nbd-kit"), ("--cases", "sleep", "--servers", "^mem$")])
-def test_compare_says_where_nothing_is_chosen(*arguments):
+def test_compare_reports_an_empty_selection(*arguments):
     with directory() as where:
         done = run("sh", HERE / "compare.sh", "--build", BUILD, "--out", f"{where}/out", *arguments, status=2)
         assert f"no case matches {' '.join(arguments)}; --list names them" in done.stderr, done.stderr

@@ -7,8 +7,8 @@
 #include <optional>
 #include <span>
 
-/// What blocks hold whose contents are checked: every eight bytes say where on the disk they are and
-/// which write, counted from 1, put them there.
+/// The content of verified blocks: every eight bytes encode their offset on the disk and the number of the
+/// write, counted from 1.
 namespace bench {
 
 inline constexpr std::size_t stamp_bytes = 8;
@@ -29,7 +29,7 @@ inline void put_stamps(std::span<std::byte> block, std::uint64_t offset,
     }
 }
 
-/// Where on the disk the first wrong byte group is; nothing if all is as it should.
+/// The offset of the first wrong group of bytes; nothing if all are right.
 [[nodiscard]] inline std::optional<std::uint64_t> first_wrong(std::span<const std::byte> block,
                                                               std::uint64_t offset,
                                                               std::uint64_t generation) noexcept
