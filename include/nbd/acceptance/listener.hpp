@@ -57,7 +57,8 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using hold_type = std::conditional_t<on_program, std::shared_ptr<listener>, listener*>;
     static constexpr bool awaits = asynchronous<typename exports_type::opened::backend_type>;
     using io_type =
-        std::conditional_t<policy_type::blocking, io::blocking, io::asynchronous<executor_type>>;
+        std::conditional_t<policy_type::blocking, io::blocking,
+                           io::asynchronous<executor_type, promises_polls<policy_type>>>;
 
 public:
     listener(std::shared_ptr<State> state, policy_type policy)

@@ -23,6 +23,8 @@ namespace nbd {
 ///                                      optional, where blocking is false: runs a call on a thread that may
 ///                                      block; the number of such threads is limited. May throw
 ///                                      std::system_error where no thread can be created. Any thread
+///     static constexpr bool polls      optional: the executor is that of an io_context which one thread of the
+///                                      policy runs, so that its event loop may poll; see settings.busy_poll
 ///     void join()                      waits for all launched sessions, then ends the threads
 ///
 /// *Thread safety*: next_executor and launch: one thread at a time. join: once, after the last launch.
@@ -36,6 +38,10 @@ concept threading_policy = requires(P& p) {
     { p.runs_here() } -> std::same_as<bool>;
     p.join();
 };
+
+/// A policy whose event loops may poll for a short time before they sleep.
+template <class P>
+concept promises_polls = requires { requires P::polls; };
 
 /// A policy with threads for backends that block (the promise `blocks`), so that other requests proceed.
 template <class P>

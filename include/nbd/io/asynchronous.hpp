@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/busy_poll.hpp>
+#include <nbd/io/loop_poller.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/io/wakeup.hpp>
 
@@ -23,7 +24,10 @@ namespace nbd::io {
 /// The asynchronous kind of I/O: an operation is one of Asio's, awaited on a concrete executor, which
 /// must keep a client's handlers from running at the same time. The executor is named everywhere,
 /// for Asio's default erases its type and costs a virtual call.
-template <class Executor>
+///
+/// `Polls` says that the thread that runs the executor's io_context is the library's own, so that its event
+/// loop may poll for a short time where that pays.
+template <class Executor, bool Polls = false>
 class asynchronous {
     using token = boost::asio::as_tuple_t<boost::asio::use_awaitable_t<Executor>>;
 
@@ -39,10 +43,20 @@ public:
         return stream.async_read_some(to, token{});
     }
 
-    /// As above: a thread that others wait for as well does not look before it sleeps.
+    /// As above. Lets the event loop poll meanwhile where that pays.
     template <class Stream, class Buffers>
-    [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to, busy_poll&)
+    [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
+                                 [[maybe_unused]] busy_poll& poll)
     {
+        if constexpr (Polls) {
+            if (poll.enabled()) {
+                if (poller_ == nullptr)
+                    poller_ = &loop_poller::of(stream.get_executor());
+                if (poll.pays())
+                    poller_->poll_for(poll.budget());
+                poll.wait_begins();
+            }
+        }
         return read_some(stream, to);
     }
 
@@ -119,6 +133,8 @@ private:
                 co_return std::tuple{error, std::size_t{0}};
         }
     }
+
+    loop_poller* poller_ = nullptr;  ///< found at the first receive
 };
 
 }  // namespace nbd::io

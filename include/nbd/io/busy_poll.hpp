@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <thread>
+#include <utility>
 
 namespace nbd::io {
 
@@ -17,6 +18,7 @@ public:
     /// Looks for at most `budget` at a time; zero = never.
     explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
 
+    [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
     [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
     [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && sent_ <= much; }
     /// Whether it is better to ask if there is something than to try to take it, which costs a call less,
@@ -50,6 +52,14 @@ public:
             --late_;
     }
 
+    /// Measures a wait that another thread's event loop makes; `wait_ended` without `wait_begins` does nothing.
+    void wait_begins() noexcept { begun_ = clock::now(); }
+    void wait_ended() noexcept
+    {
+        if (begun_ != clock::time_point{})
+            waited(clock::now() - std::exchange(begun_, clock::time_point{}));
+    }
+
 private:
     static constexpr int waking_costs = 4;
     static constexpr int in_a_row = 3;
@@ -58,7 +68,8 @@ private:
 
     std::chrono::nanoseconds budget_;
     std::size_t sent_ = 0;
-    int late_ = 0;  ///< short waits that are wanted before the next look
+    clock::time_point begun_{};  ///< of a wait that is measured from outside
+    int late_ = 0;               ///< short waits that are wanted before the next look
 };
 
 }  // namespace nbd::io

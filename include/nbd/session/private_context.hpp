@@ -42,7 +42,7 @@ public:
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
         // Until the coroutine's frame is destroyed, it counts as work of the context.
         boost::asio::co_spawn(
-            own, serve<io::asynchronous<executor_type>>(stream, exports_, context_, policy_),
+            own, serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_),
             boost::asio::detached);
         for (;;) {
             try {

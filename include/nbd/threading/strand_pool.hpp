@@ -29,6 +29,7 @@ class strand_pool {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = false;
+    static constexpr bool polls = true;
 
     /// One thread for each core.
     strand_pool() : strand_pool{std::max(1U, std::thread::hardware_concurrency())} {}

@@ -77,6 +77,7 @@ public:
     [[nodiscard]] bool end_receive(const boost::system::error_code& error, std::size_t n) noexcept
     {
         between_requests_ = false;
+        poll_.wait_ended();
         context_.deadline.disarm();
         received(n);
         if (!error)

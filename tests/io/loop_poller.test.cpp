@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#include "../catch.hpp"
+#include "../grid/allocation_count.hpp"
+#include <nbd/io/loop_poller.hpp>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include <chrono>
+#include <memory>
+
+namespace asio = boost::asio;
+using nbd::io::loop_poller;
+using namespace std::chrono_literals;
+
+TEST_CASE("io/loop_poller: the loop runs for the budget, and other handlers run meanwhile")
+{
+    asio::io_context context{1};
+    auto& poller = loop_poller::of(context.get_executor());
+    bool ran = false;
+    poller.poll_for(2ms);
+    asio::post(context, [&] { ran = true; });
+    const auto begun = loop_poller::clock::now();
+    const auto handlers = context.run();
+    CHECK(ran);
+    CHECK(handlers >= 2);
+    CHECK(loop_poller::clock::now() - begun >= 1ms);
+}
+
+TEST_CASE(
+    "io/loop_poller: a longer budget extends a shorter one, and a shorter one changes nothing")
+{
+    asio::io_context context{1};
+    auto& poller = loop_poller::of(context.get_executor());
+    const auto begun = loop_poller::clock::now();
+    poller.poll_for(1ms);
+    poller.poll_for(4ms);
+    poller.poll_for(1us);
+    context.run();
+    CHECK(loop_poller::clock::now() - begun >= 3ms);
+}
+
+TEST_CASE("io/loop_poller: polling takes nothing from the heap")
+{
+    asio::io_context context{1};
+    auto& poller = loop_poller::of(context.get_executor());
+    poller.poll_for(100us);
+    context.run();  // whatever Asio allocates once
+    context.restart();
+    const auto before = grid::allocations();
+    for (int i = 0; i < 10; ++i) {
+        poller.poll_for(200us);
+        context.run();
+        context.restart();
+    }
+    CHECK(grid::allocations() == before);
+}
+
+TEST_CASE("io/loop_poller: a context that is destroyed while it polls drops the poller")
+{
+    auto context = std::make_unique<asio::io_context>(1);
+    loop_poller::of(context->get_executor()).poll_for(1h);
+    context->run_one();
+    CHECK_NOTHROW(context.reset());
+}
