@@ -4,8 +4,8 @@ set -u
 
 usage="sh examples/quickstart.sh [--check]
 
-Installs what is missing (on Debian and its kin), builds nbd-serve, serves a disk of 1 GB that lives in memory on a
-UNIX socket, and says what to type next. Ctrl-C ends it. Can be run again and again.
+Installs missing packages (on Debian and its derivatives), builds nbd-serve, serves a disk of 1 GB in memory on a UNIX
+socket, and prints commands to try. Ctrl-C ends it. Can be run repeatedly.
 
   --check   read the disk once and stop, instead of waiting for Ctrl-C"
 
@@ -90,7 +90,7 @@ if [ $check = yes ]; then
         nbdsh -u "$uri" -c 'assert h.pread(512, 0) == bytes(512)' || die "nbdsh could not read the disk"
         say "checked: nbdsh reads the disk"
     else
-        say "not checked: neither nbdinfo nor nbdsh is here to read the disk"
+        say "not checked: neither nbdinfo nor nbdsh is installed"
     fi
     finish
     [ "$status" -eq 0 ] || die "nbd-serve ended with status $status"

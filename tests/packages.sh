@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=sh
-# For tests/run.sh and examples/quickstart.sh to read in: installs Debian packages, but only those that are missing.
+# Sourced by tests/run.sh and examples/quickstart.sh: installs missing Debian packages.
 
 program=$(basename "$0")
 say() { printf '== %s\n' "$*"; }
@@ -9,7 +9,7 @@ die() {
     exit 1
 }
 
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # where Debian keeps mke2fs, fdisk and nbd-client
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # the folders of mke2fs, fdisk and nbd-client in Debian
 export PATH
 
 there() {
@@ -27,21 +27,21 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# Reads lines "PACKAGE SIGN"; SIGN is a command or a file that tells that the package is there.
-# The package `boost` is the one of the system's Boosts that is new enough.
+# Reads lines "PACKAGE SIGN". SIGN is a command or a file whose presence shows that the package is installed.
+# The package `boost` stands for the system's package of Boost 1.81 or newer.
 install_missing() {
     missing=$(while read -r package sign; do there "$sign" || printf ' %s' "$package"; done)
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
-        say "this is no Debian: please install what these packages of Debian hold:$missing (boost: 1.81 or newer)"
-        say "going on with what there is"
+        say "this is not Debian: please install the equivalents of these Debian packages:$missing (boost: 1.81 or newer)"
+        say "continuing without them"
         return 0
     fi
     [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null 2>&1 ||
-        die "these packages are missing, and installing them takes root or sudo:$missing"
-    say "installing what is missing:$missing"
+        die "these packages are missing, and installing them needs root or sudo:$missing"
+    say "installing the missing packages:$missing"
     as_root apt-get update -qq || die "apt-get update failed"
-    # Debian 12's default Boost is too old; it has 1.81 beside it. Debian 13 has a newer one alone.
+    # Debian 12's default Boost is too old, but it also has 1.81. Debian 13 has only a newer one.
     boost=libboost-dev
     if LC_ALL=C apt-cache policy libboost1.81-dev | grep -q 'Candidate: [0-9]'; then boost=libboost1.81-dev; fi
     missing=$(printf '%s\n' "$missing" | sed "s/ boost\>/ $boost/")
@@ -50,8 +50,8 @@ install_missing() {
         die "apt-get could not install$missing"
 }
 
-# As many jobs as there are processors, but no more than the memory bears: a file that uses Asio takes about 1 GB.
-# Ninja where it is there.
+# As many jobs as processors, but no more than the memory allows: compiling a file with Asio takes about 1 GB.
+# Uses Ninja if it is installed.
 choose_build_tool() {
     jobs=$(nproc 2>/dev/null || echo 2)
     bearable=$(awk '/^MemAvailable:/ {print int($2 / 1000000)}' /proc/meminfo 2>/dev/null)

@@ -4,11 +4,11 @@ set -u
 
 usage="sh tests/run.sh [--preset NAME]... [--no-install] [-- CTEST-ARGUMENTS]
 
-Installs what is missing (on Debian and its kin), builds the project and runs its tests. Can be run again and again.
+Installs missing packages (on Debian and its derivatives), builds the project and runs its tests. Can be run repeatedly.
 
   --preset NAME   dev (the default), release, asan, tsan or clang; also NBD_PRESETS=\"dev asan\"
   --no-install    never call the package manager
-  what follows -- goes to ctest, as in: sh tests/run.sh -- -L unit"
+  --              passes the following arguments to ctest, for example: sh tests/run.sh -- -L unit"
 
 here=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 . "$here/tests/packages.sh"
@@ -19,7 +19,7 @@ install=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --preset)
-            [ $# -gt 1 ] || die "--preset wants a name"
+            [ $# -gt 1 ] || die "--preset needs a name"
             presets="$presets $2"
             shift 2
             ;;
@@ -58,7 +58,7 @@ END
 command -v cmake >/dev/null 2>&1 || die "cmake is missing (3.25 or newer)"
 choose_build_tool
 
-# ctest's own list of skipped tests lacks the reasons.
+# ctest does not print why a test was skipped.
 sum_up() {
     python3 - "$1" <<'END'
 import sys
@@ -89,7 +89,7 @@ for preset in $presets; do
     grep 'left out' "$log"
     rm -f "$log"
 
-    # ThreadSanitizer wants its addresses where a kernel that randomises much does not always leave them.
+    # ThreadSanitizer needs fixed address ranges, which a kernel with strong address randomisation may occupy.
     plainly=
     if [ "$preset" = tsan ] && setarch "$(uname -m)" -R true 2>/dev/null; then plainly="setarch $(uname -m) -R"; fi
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""conan_recipe.test.py PROJECT: runs the methods of conan/conanfile.py, with Conan's own part of it acted by a stub.
+"""conan_recipe.test.py PROJECT: runs the methods of conan/conanfile.py with a stub in place of Conan.
 
-Conan itself is in no Debian release, so that `conan create conan` is for those who have it.
+Conan is not in Debian, so this test does not need it. `conan create conan` tests the recipe with Conan.
 """
 import fnmatch
 import collections

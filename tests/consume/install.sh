@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# install.sh CMAKE BUILD PREFIX INCLUDE: installs into an empty folder; what is there afterwards is the headers, all of
-# them, the CMake package and the licence.
+# install.sh CMAKE BUILD PREFIX INCLUDE: installs into an empty folder and checks that this adds all headers, the CMake
+# package, the licence, and nothing else.
 set -eu
 rm -rf "$3"
 "$1" --install "$2" --prefix "$3"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# example.sh PROGRAM STATUS: starts an example, asks for the size of each export it prints, ends it by SIGTERM.
+# example.sh PROGRAM STATUS: starts an example, queries the size of each export that it prints, and ends it with SIGTERM.
 set -u
 program=$1
 expected=$2

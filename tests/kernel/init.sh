@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# The first process of the small virtual machine that run.sh boots: what a user would do with the kernel's NBD client,
-# once for each policy and transport. It prints `ok NAME`, or `not ok NAME: why` and stops at once, as every step needs
-# the one before it; the last line of a good run is `KERNEL-TEST PASSED n`.
-# The kernel hands its unknown parameters on as environment: KT_SECONDS (the time for it all) and KT_MIB (the size of the device).
+# The first process of the small virtual machine that run.sh boots. It uses the kernel's NBD client as a user would, once
+# for each policy and transport. It prints `ok NAME` for each step. The first failed step prints `not ok NAME: why` and ends
+# the run. The last line of a successful run is `KERNEL-TEST PASSED n`.
+# The kernel passes its unknown parameters in the environment: KT_SECONDS (the time limit) and KT_MIB (the size of the device).
 
-# The usual tools where a user would notice a difference, busybox's for the rest. Hence not busybox as the shell, which
-# would take its own before any other.
+# Uses the usual tools where they matter, and busybox's for the rest. The shell is not busybox, because that prefers its
+# own tools.
 export PATH=/bin:/busybox
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /mnt /busybox
 /bin/busybox --install -s /busybox
@@ -15,7 +15,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 mount -t tmpfs tmp /tmp
-echo 1 >/proc/sys/kernel/printk # the kernel's messages are read with dmesg, not between our lines
+echo 1 >/proc/sys/kernel/printk # the kernel's messages are read with dmesg and not mixed with this output
 
 device=/dev/nbd0
 queue=/sys/block/nbd0/queue
@@ -24,7 +24,7 @@ bytes=$((mib * 1048576))
 passed=0
 round=machine
 
-# --- reporting, and the end: poweroff -n, as a sync might never return ---
+# --- reporting, and the end: poweroff -n, because a sync may never return ---
 
 ok() {
     passed=$((passed + 1))
@@ -55,9 +55,9 @@ check() {
     ok "$name"
 }
 
-# equal NAME WANTED GOT
+# equal NAME EXPECTED GOT
 equal() {
-    [ "$2" = "$3" ] || not_ok "$1" "wanted '$2', got '$3'"
+    [ "$2" = "$3" ] || not_ok "$1" "expected '$2', got '$3'"
     ok "$1"
 }
 
@@ -71,7 +71,7 @@ until_true() {
     done
 }
 
-# A request that is never answered leaves its process asleep for ever: say where before the host pulls the plug.
+# A request that is never answered blocks its process for ever. This reports the step before the host ends the machine.
 watchdog() {
     sleep "${KT_SECONDS:-240}"
     echo "not ok $(cat /tmp/round): timed out: not done after ${KT_SECONDS:-240} s"
@@ -82,12 +82,12 @@ watchdog() {
 
 # --- content ---
 
-# numbers FIRST BYTES: text in which no two blocks are alike, the same in every run.
+# numbers FIRST BYTES: text with different blocks, the same in every run.
 numbers() { seq "$1" 99999999 2>/dev/null | head -c "$2"; }
 
 sizes="0 1 511 512 513 4095 4096 4097 65535 65537 131071 262144 1048575 1048576 1048577 2097153 3145728 5242879"
 
-# The tree that every round writes. Its sums are taken here, not from the device.
+# The tree that every round writes. The checksums are computed here, not from the device.
 make_tree() {
     mkdir -p /tmp/tree/deep/a /tmp/tree/deep/b /tmp/tree/many && cd /tmp/tree || return 1
     first=1
@@ -116,7 +116,7 @@ compare_tree() {
     cmp /tmp/listing /tmp/listing.now && sha256sum -c /tmp/sums
 }
 
-# Throws away half of the data and gives its room back, as `fstrim` does every week on many machines.
+# Deletes half of the data and runs `fstrim`, as many machines do every week.
 trim_tree() {
     rm -r deep/b && sync && fstrim /mnt && grep -v /deep/b/ /tmp/sums >/tmp/sums.left && mv /tmp/sums.left /tmp/sums
     listing >/tmp/listing
@@ -133,7 +133,7 @@ fill_with_zeroes() {
 
 fill_with_numbers() { numbers 10000000 $bytes | dd of=$device bs=1M iflag=fullblock conv=fsync; }
 
-# The kernel's default is at most 1280 KiB in a request; 32 MiB is the most that it is able to send.
+# The kernel's default limit is 1280 KiB in a request; its maximum is 32 MiB.
 large_requests() { cat $queue/max_hw_sectors_kb >$queue/max_sectors_kb; }
 fill_in_large_requests() { numbers 20000000 $bytes | dd of=$device bs=32M iflag=fullblock oflag=direct; }
 read_in_large_requests() { dd if=$device bs=32M iflag=direct 2>/dev/null | sha256sum; }
@@ -144,13 +144,13 @@ sum_of_device() { forget_cache && head -c $bytes $device | sha256sum; }
 
 # --- the server and the kernel's client ---
 
-# The one place that knows the server's command line.
+# The server's command line.
 start_server() {
     case $2 in
     unix) where="--unix /run/nbd.sock" ;;
     tcp) where="--tcp 127.0.0.1:10809" ;;
     esac
-    : >/tmp/server.out # what the one before has said
+    : >/tmp/server.out # removes the output of the previous server
     nbd-serve "mem:${mib}M" --name test --policy "$1" $where >/tmp/server.out 2>/tmp/server.err &
     server=$!
     until_true grep -q '^serving ' /tmp/server.out
@@ -176,7 +176,7 @@ complaints() {
     dmesg | grep -E 'I/O error|EXT4-fs (error|warning)|JBD2: .*rror|BUG:|WARNING:|Call Trace|nbd[0-9]+: .*(timed out|[Ww]rong|[Uu]nexpected|double reply)'
 }
 
-# The device must have what the server's flags promise: this is the flags' way through the kernel.
+# The device must have the abilities that the server's flags advertise.
 features() {
     [ "$(cat /sys/block/nbd0/ro)" = 0 ] || { echo "read-only"; return 1; }
     grep -q 'write back' $queue/write_cache || { echo "no flush"; return 1; }
@@ -231,7 +231,7 @@ one_round() {
     cd /mnt
     check "compare what is left" compare_tree
     cd /
-    check "unmount at last" umount /mnt
+    check "unmount for the last time" umount /mnt
 
     check "not zero before blkdiscard" is_not_zero
     check "blkdiscard" blkdiscard -f $device
@@ -254,7 +254,7 @@ one_round() {
     check "detached" until_true is_detached
     check "server stops with status 0" stop_server
     complaints >/tmp/complaints
-    equal "the kernel's log has no complaint" "" "$(cat /tmp/complaints)"
+    equal "the kernel's log has no errors" "" "$(cat /tmp/complaints)"
     echo "# $round took $(($(cut -d. -f1 /proc/uptime) - began)) s"
 }
 

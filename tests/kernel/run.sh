@@ -3,13 +3,13 @@
 #
 #   run.sh uml|qemu NBD-SERVE CACHE
 #
-# Boots a small virtual machine in which the Linux kernel's own NBD client uses NBD-SERVE (init.sh is what happens there).
-# "uml" is Debian's user-mode-linux, a kernel that runs as an ordinary program; "qemu" is a usual Debian kernel, emulated.
-# What this needs and the system does not have comes from Debian's packages, is unpacked below the folder CACHE and kept
-# there; nothing is installed, and an ordinary user may run it.
+# Boots a small virtual machine, in which the Linux kernel's NBD client uses NBD-SERVE (see init.sh).
+# "uml" is Debian's user-mode-linux, a kernel that runs as an ordinary program. "qemu" emulates a usual Debian kernel.
+# Missing tools come from Debian's packages. They are unpacked in the folder CACHE and kept there. Nothing is installed, and
+# an ordinary user may run this.
 #
-# A kernel of 6.12 or newer is taken where one can be had, as older ones do not send WRITE_ZEROES.
-# NBD_KERNEL=system takes the kernel of the system's own release instead.
+# Uses a kernel of 6.12 or newer if there is one, because older ones do not send WRITE_ZEROES.
+# NBD_KERNEL=system uses the kernel of the system's own release instead.
 # Exit status: 0 passed, 1 failed, 2 wrong use, 77 cannot be run here.
 
 set -u
@@ -33,16 +33,16 @@ skip() { echo "SKIPPED: $*"; exit 77; }
 fail() { echo "FAILED: $*"; exit 1; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || skip "the kernel test needs Linux on x86_64"
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "the kernel test takes its kernel from Debian's packages, and there is no apt-get here"# User-mode-linux gets the path of its files on a command line that knows no quotes.
+command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip "the kernel test takes its kernel from Debian's packages, and there is no apt-get here"# User-mode-linux gets paths on a command line without quotes.
 case $cache in *[[:space:]]*) skip "the kernel test cannot work in a folder with a space in its name: $cache" ;; esac
-# A sanitizer wants more addresses than a process has there: 512 GiB.
+# A sanitizer needs more address space than a process has there (512 GiB).
 [ $machine != uml ] || ! grep -q -e __asan_init -e __tsan_init "$serve" || skip "user-mode-linux cannot run a server built with address or thread sanitizer"
 
 work=$(mktemp -d "$cache/run.XXXXXX") || exit 2
 vm=
 end_machine() {
     kill -s KILL "$vm"
-    # User-mode-linux makes itself a group, in which are its guests' processes; qemu does not.
+    # User-mode-linux makes a process group of its guest's processes; qemu does not.
     kill -s KILL -- "-$vm" 2>/dev/null
 }
 clean() {
@@ -57,7 +57,7 @@ trap 'exit 1' HUP INT PIPE TERM
 log=$cache/packages.log
 first_new_suite=trixie # the first Debian whose kernel is new enough
 
-# apt with package lists of its own, in the folder $1; the system's keys and its way to the network are kept.
+# Configures apt with its own package lists in the folder $1, and with the system's keys and network settings.
 private_apt() {
     rm -rf "$1" && mkdir -p "$1/etc/apt.conf.d" "$1/etc/preferences.d" "$1/lists/partial" "$1/archives/partial"
     {
@@ -81,7 +81,7 @@ END
     } >"$1/apt.conf"
 }
 
-# The system's sources with fresh lists, for a system whose lists are absent or too old.
+# The system's sources with new lists, for a system whose lists are missing or too old.
 fresh_lists() {
     [ ! -e "$work/fresh" ] || return 1
     say "fetching package lists"
@@ -106,7 +106,7 @@ as_of() (
     apt-get update && "$@"
 )
 
-# These two put packages into the folder $1: the named ones alone, or with all that they need and the system does not have.
+# These two download packages into the folder $1: the named ones only, or also their missing dependencies.
 alone() (cd "$1" && shift && apt-get download -o APT::Sandbox::User=root "$@")
 with_needs() {
     mkdir -p "$1/partial"
@@ -116,7 +116,7 @@ with_needs() {
 }
 or_fresh() { "$@" || { fresh_lists && "$@"; }; }
 
-# unpack FOLDER PATTERN...: those paths of the packages that lie in the folder.
+# unpack FOLDER PATTERN...: unpacks these paths of all packages in the folder.
 unpack() (
     cd "$1" && shift || exit 1
     for package in *.deb; do
@@ -129,7 +129,7 @@ unpack() (
 new_enough() { dpkg --compare-versions "$1" ge 6.12; }
 version_of() { apt-cache show --no-all-versions "$1" | sed -n 's/^Version: //p' | head -n 1; }
 
-# What the metapackage of a kernel stands for, or the package itself.
+# The package that a kernel's metapackage depends on, or the package itself.
 real_package() {
     real=$(apt-cache depends --no-recommends --no-suggests "$1" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
     echo "${real:-$1}"
@@ -141,12 +141,12 @@ kernel_alone() {
     alone "$1" "$(real_package "$2")" $4
 }
 
-# kernel FOLDER PACKAGE: the system's, if it is new enough, else one of a newer suite, else the system's all the same.
+# kernel FOLDER PACKAGE: the system's kernel if it is new enough, else one of a newer suite, else the system's.
 kernel() {
     [ "$(version_of "$2")" ] || fresh_lists
     if [ "${NBD_KERNEL:-}" != system ]; then
         kernel_alone "$1" "$2" new "" && return
-        # A kernel that is a program needs the C library of its own release.
+        # A user-mode kernel needs the C library of its own release.
         [ $machine = uml ] && libraries=libc6 || libraries=
         for suite in "$codename-backports" $first_new_suite; do
             as_of "$suite" kernel_alone "$1" "$2" new "$libraries" && return
@@ -155,7 +155,7 @@ kernel() {
     or_fresh kernel_alone "$1" "$2" any ""
 }
 
-# fetched FOLDER COMMAND...: runs the command, which fills the folder, unless an earlier run did.
+# fetched FOLDER COMMAND...: runs the command, which fills the folder, unless an earlier run has done so.
 fetched() {
     folder=$cache/$1
     shift
@@ -175,7 +175,7 @@ fetch_uml() (
     cd "$1" && mv usr/bin/linux.uml . || exit 1
     if [ -e usr/lib/x86_64-linux-gnu/libc.so.6 ]; then
         mv usr/lib/x86_64-linux-gnu/* .
-        # The program has to start with its own dynamic linker; one called as a command would upset the kernel's memory layout.
+        # The program must start with its own dynamic linker. Calling that as a command would break the kernel's memory layout.
         sed -i 's|/lib64/ld-linux-x86-64.so.2|./ld-linux-x86-64.so.2\x00\x00\x00\x00\x00|' linux.uml
     fi
     find . -name nbd.ko | grep -q .
@@ -241,7 +241,7 @@ libraries_below() { find "$1" -name '*.so.*' -printf '%h\n' | sort -u | tr '\n' 
 tool_libraries=
 [ -z "$tools" ] || tool_libraries=$(libraries_below "$tools")
 
-# install_program NAME FILE: with the libraries it needs, all in the one folder where the dynamic linker looks anyway.
+# install_program NAME FILE: copies it with its libraries into the dynamic linker's default folder.
 install_program() {
     cp -L "$2" "$root/bin/$1" || fail "cannot copy $2"
     needs=$(LD_LIBRARY_PATH="$tool_libraries${LD_LIBRARY_PATH:-}" ldd "$2" 2>/dev/null) || return 0 # linked statically
@@ -279,11 +279,11 @@ rm -r "$root"
 log=$cache/$machine.log
 : >"$log"
 arguments="quiet loglevel=1 panic=-1 KT_SECONDS=$seconds KT_MIB=64"
-limit=$((seconds + 30)) # init.sh's own watchdog should be first, as it can say more
+limit=$((seconds + 30)) # init.sh's own watchdog should end it first, because it reports more
 began=$(date +%s)
 
 start_uml() {
-    # Its memory is a file that must allow execution: /dev/shm if that is good for it, else the disk.
+    # Its memory is a file that must allow execution: in /dev/shm if possible, else on the disk.
     memory_folder=$work
     if ! grep -q ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts && [ -w /dev/shm ] && [ "$(df -Pm /dev/shm | awk 'END { print $4 }')" -gt $((memory + 64)) ]; then
         memory_folder=/dev/shm
@@ -304,7 +304,7 @@ start_qemu() {
 say "starting $machine; its whole output will be in $log"
 "start_$machine" </dev/null >"$log" 2>&1 &
 vm=$!
-# Shows the log until the machine has ended, or until its time is over. All this is in the background, as a shell hears
+# Prints the log until the machine has ended or its time is over. This runs in the background, because a shell handles
 # signals only while it waits.
 {
     timeout $limit tail -n +1 -s 0.3 -f --pid=$vm "$log"

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""compile_fail.py COMPILE_COMMANDS FILE: a program that must not compile, for the right reason.
+"""compile_fail.py COMPILE_COMMANDS FILE: checks that a program does not compile, with the expected message.
 
-FILE holds lines `// expect: SENTENCE`. Compiled as the project compiles it, it must be refused, every SENTENCE must
-stand in what the compiler says, and that must be short: at most three errors. With NBD_FIXED defined it must
-compile, which proves that nothing else is wrong with it.
+FILE has lines `// expect: SENTENCE`. With the project's compile command it must fail, the compiler's output must contain
+every SENTENCE, and must have at most three errors. With NBD_FIXED defined it must compile, which proves that nothing else
+is wrong with it.
 """
 import json
 import os

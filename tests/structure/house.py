@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks the walls of the house by reading its files.
+"""Checks the structure of the project by reading its files.
 
-    house.py CHECK      one of the checks below; 0 = it holds, 77 = cannot be judged here, 1 = it does not hold
+    house.py CHECK      one of the checks below; exit status 0: passed, 77: cannot run here, 1: failed
     house.py all        all of them
-    house.py format --fix   lets clang-format write the files
+    house.py format --fix   formats the files with clang-format
 """
 import os
 import re
@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDE = ROOT / "include"
 
-# The floors. A room is a folder of include/nbd/ (or a single header standing in it) and may include its own
-# headers and what is listed here: a room, or one header of a room. Whatever is not listed is refused.
+# The floors. A room is a folder of include/nbd/, or a single header in it. It may include its own headers and
+# those listed here: a room, or one header of a room.
 BASICS = ["error.hpp", "settings.hpp", "version.hpp"]
 ROOMS = {
     # floor 0: std and Boost.Endian
@@ -33,7 +33,7 @@ ROOMS = {
     # floor 2: no sockets, no clock, no Asio
     "handshake": ["protocol", "vocabulary", "concepts", *BASICS],
     "transmission": ["protocol", "vocabulary", "concepts", *BASICS],
-    # floor 3: their own concept, never each other
+    # floor 3: their own concept, and not each other
     "backend": ["protocol", "vocabulary", "concepts/backend.hpp", *BASICS],
     "transport": ["protocol", "vocabulary", "concepts/transport.hpp", *BASICS],
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
@@ -44,10 +44,10 @@ ROOMS = {
     "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
     "acceptance": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", "session", *BASICS],
 }
-# floor 6: the front doors may include everything
+# floor 6: these may include everything
 FRONT_DOORS = {"server.hpp", "basic_server.hpp"}
 
-# What a room must not reach, directly or through another header.
+# Headers that a room must not include, directly or through another header.
 ASIO = r"boost/asio"
 SOCKETS = r"sys/socket\.h|sys/un\.h|netinet/.*|arpa/inet\.h|netdb\.h"
 CLOCK = r"chrono|ctime|time\.h|sys/time\.h"
@@ -56,27 +56,27 @@ FORBIDDEN = {
     "handshake": rf"{ASIO}|{SOCKETS}",
     "transmission": rf"{ASIO}|{SOCKETS}",
 }
-# What a room must not name itself.
+# Headers that a room must not include directly.
 FORBIDDEN_HERE = {"handshake": CLOCK, "transmission": CLOCK}
 
-# Headers without a test file of their own, and where they are tested instead.
+# Headers without their own test file, and where they are tested.
 TESTED_ELSEWHERE = {
-    # macros and sentences: what matters is what the compiler says
+    # macros and sentences: tested by the compiler's messages
     "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
     "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
-    # plain types, which what uses them tests
+    # plain types, tested with their users
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
-    # an enumeration, and what export_set is made of
+    # an enumeration, and a part of export_set
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
-    # who waits for whom: a whole server with clients shows it
+    # tested with a whole server and clients
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
-    # the wiring of a whole server, which only a whole server shows
+    # parts of a server, tested with a whole server
     "acceptance/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
     "acceptance/control.hpp": "tests/grid/hosted.test.cpp",
@@ -150,7 +150,7 @@ def reach(graph, name, seen=None):
 
 
 def check_floors():
-    """arrows point downward, or sideways inside a room"""
+    """headers include only lower floors, or their own room"""
     graph = includes()
     for name, (ours, others) in graph.items():
         room = room_of(name)
@@ -183,13 +183,13 @@ def check_cycles():
 
 
 def check_sizes():
-    """no header is long, and most are short"""
+    """no header is too long, and the median is short"""
     sizes = {name_of(h): len(h.read_text().splitlines()) for h in headers()}
     for name, size in sizes.items():
         if size > MAX_LINES:
             yield f"{name}: {size} lines; {MAX_LINES} are allowed"
     if sizes and statistics.median(sizes.values()) >= MAX_MEDIAN:
-        yield f"the median header has {statistics.median(sizes.values()):g} lines; under {MAX_MEDIAN} is wanted"
+        yield f"the median header has {statistics.median(sizes.values()):g} lines; it must be under {MAX_MEDIAN}"
 
 
 def check_words():
@@ -271,7 +271,7 @@ def check_version():
 
 
 def check_top_level():
-    """the top level holds what was agreed and nothing else"""
+    """the top level contains only the allowed entries"""
     for entry in sorted(os.listdir(ROOT)):
         if not entry.startswith(".") and entry not in TOP_LEVEL | {"build", "CMakeUserPresets.json"}:
             yield f"{entry}: does not belong to the top level"
@@ -282,7 +282,7 @@ def check_format():
     tool = next((t for t in ("clang-format-16", "clang-format") if shutil.which(t)), None)
     version = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout if tool else ""
     if not re.search(r"version 16\.", version):
-        raise CannotJudge("clang-format 16, whose idea of a tidy file this is, is not installed")
+        raise CannotJudge("clang-format 16 is not installed")
     files = [f for folder in ("include", "tests", "examples", "bench", "conan")
              for suffix in ("hpp", "cpp") for f in sorted((ROOT / folder).rglob(f"*.{suffix}"))]
     with tempfile.TemporaryDirectory() as folder:
@@ -295,8 +295,8 @@ def check_format():
         subprocess.run([tool, "-i", *map(str, copies.values())], check=True)
         for file, copy in copies.items():
             before, after = file.read_text(), copy.read_text()
-            # `{ expression } -> concept;` stays on one line, which only version 18 learnt to do by itself.
-            # (A list of enumerators looks like one, but for its comments and its last comma.)
+            # `{ expression } -> concept;` stays on one line; clang-format does that only since version 18.
+            # (A list of enumerators looks similar, but has comments or a last comma.)
             after = re.sub(r"{\n +([^{};]*?)\n +}( noexcept)?( ->|;)",
                            lambda m: m[0] if "//" in m[1] or m[1].endswith(",") else f"{{ {m[1]} }}{m[2] or ''}{m[3]}",
                            after)

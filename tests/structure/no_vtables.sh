@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# no_vtables.sh NM PROGRAM...: no program holds a virtual table of a class of nbd.
-# One is allowed: Asio wants its services to derive from execution_context::service, whose only
-# virtual function it calls once, when a context ends.
+# no_vtables.sh NM PROGRAM...: checks that no program contains a virtual table of a class of nbd.
+# One is allowed: Asio's services must derive from execution_context::service, whose only virtual
+# function is called once, when a context ends.
 nm=$1
 shift
 status=0
@@ -18,8 +18,8 @@ for program; do
     fi
 done
 if [ $seen -eq 0 ]; then
-    echo "SKIPPED: no program has been built"
+    echo "SKIPPED: no program was built"
     exit 77
 fi
-echo "$seen programs looked at"
+echo "$seen programs checked"
 exit $status

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks tests/conformance/POINTS.md: 100 rows, no empty cell, and every file and test that it names is there."""
+"""Checks tests/conformance/POINTS.md: 100 rows, no empty cell, and every named file and test exists."""
 import re
 import subprocess
 import sys
@@ -17,14 +17,14 @@ TITLE = re.compile(rf"\b(?:TEMPLATE_)?TEST_CASE\w*\(\s*({STRING}(?:\s*{STRING})*
 
 
 def conformance_cases():
-    """Their names, also of those that a loop defines."""
+    """The names of all cases, also of those that a loop defines."""
     listed = subprocess.run([sys.executable, "-B", CONFORMANCE / "run.py", "--list"],
                             stdout=subprocess.PIPE, text=True, check=True).stdout
     return {line.split()[1] for line in listed.splitlines() if len(line.split()) > 2}
 
 
 def unit_tests():
-    """The titles of Catch2's test cases; neighbouring literals are one string."""
+    """The titles of Catch2's test cases; adjacent literals are one string."""
     titles = set()
     for file in (ROOT / "tests").rglob("*.[ch]pp"):
         for literals in TITLE.findall(file.read_text()):

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Bytes as tests write them: in hex with spaces, from numbers and from text.
+// Bytes for tests: from hexadecimal text with spaces, from numbers and from text.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace nbd_test {
 
 using bytes = std::vector<std::byte>;
 
-/// "0003 e889" and so on; spaces are for the reader.
+/// Bytes from text such as "0003 e889"; spaces are ignored.
 inline bytes hex(std::string_view digits)
 {
     const auto value = [](char c) {
@@ -42,7 +42,7 @@ inline bytes hex(std::string_view digits)
     return all;
 }
 
-/// For comparing, so that a failed check shows both sides: groups of four bytes.
+/// Text in groups of four bytes, so that a failed comparison prints both sides.
 inline std::string shown(std::span<const std::byte> from)
 {
     constexpr char digits[] = "0123456789abcdef";
@@ -83,7 +83,7 @@ inline bytes operator+(bytes left, const bytes& right)
     return left;
 }
 
-/// `n` bytes that differ from their neighbours; `seed` tells one run from another.
+/// `n` bytes that differ from their neighbours; a different `seed` gives different bytes.
 inline bytes pattern(std::size_t n, unsigned seed = 1)
 {
     constexpr std::size_t period = 251 * 256;
@@ -95,7 +95,7 @@ inline bytes pattern(std::size_t n, unsigned seed = 1)
     return all;
 }
 
-// --- what a client says, and what it hears ----------------------------------------------------
+// --- messages of a client, and replies --------------------------------------------------------
 
 inline bytes client_flags(std::uint32_t flags = 3)
 {

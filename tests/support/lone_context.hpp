@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a session shares with its server, without a server.
+// The context that a session shares with its server, for tests without a server.
 #pragma once
 
 #include <nbd/session/context.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Backends that write down how they were called, one short word for each call.
+// Backends that record their calls, with one short word for each.
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
@@ -14,7 +14,7 @@
 
 namespace nbd_test {
 
-/// What the parts below share: the calls so far, and errors that are still to be given.
+/// Shared by the parts below: the recorded calls, and the errors that later calls return.
 struct recording {
     std::vector<std::string> calls;
     std::error_code read_error, write_error, flush_error, trim_error, zero_error, cache_error;
@@ -42,7 +42,7 @@ struct recording {
     }
 };
 
-// One part for each ability; a disk is put together from them.
+// One part for each ability; a disk is composed of them.
 
 template <class Base>
 struct with_write : Base {

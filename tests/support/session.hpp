@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A session over a script: a stream that gives bytes in pieces of a chosen size, and a disk that
-// writes down what it was asked.
+// A session over a script: a stream that returns bytes in pieces of a chosen size, and a disk that
+// records its calls.
 #pragma once
 
 #include "support/bytes.hpp"
@@ -30,12 +30,12 @@ namespace nbd_test {
 inline constexpr std::size_t all_at_once = std::numeric_limits<std::size_t>::max();
 
 struct pace {
-    std::size_t read = all_at_once;      ///< bytes given at a time, at most
-    std::size_t write = all_at_once;     ///< bytes taken at a time, at most
+    std::size_t read = all_at_once;      ///< largest number of bytes of one read
+    std::size_t write = all_at_once;     ///< largest number of bytes of one write
     std::size_t fails_at = all_at_once;  ///< this operation, counted from 0, and all after it fail
 };
 
-/// The stream of the blocking kind, in memory.
+/// A blocking stream in memory.
 class scripted_stream {
 public:
     explicit scripted_stream(bytes input, pace p = {}) : input_{std::move(input)}, pace_{p} {}
@@ -80,7 +80,7 @@ public:
     std::size_t unread() const { return input_.size() - at_; }
 
     std::vector<bytes> sends;
-    std::function<void()> at_end;  ///< called while the session waits for more than there is
+    std::function<void()> at_end;  ///< called when the session reads past the end of the script
 
 private:
     bool broken(boost::system::error_code& error)
@@ -97,7 +97,7 @@ private:
     std::size_t operations_ = 0;
 };
 
-/// pattern(size) of the size that was asked for last, for tests that make many disks.
+/// pattern(size), cached for the last size, for tests that make many disks.
 inline const bytes& cached_pattern(std::size_t size)
 {
     static bytes last;
@@ -106,13 +106,13 @@ inline const bytes& cached_pattern(std::size_t size)
     return last;
 }
 
-/// What the disks below share with their test, which goes on looking at it.
+/// The state that the disks below share with their test.
 struct disk_state {
-    /// Holds `pattern(size)`.
+    /// Contains `pattern(size)`.
     explicit disk_state(std::size_t size) : content(cached_pattern(size)) {}
     bytes content;
     std::vector<std::string> calls;
-    std::error_code error;  ///< given by every call from now on
+    std::error_code error;  ///< returned by every further call
 
     std::string story() const
     {
@@ -128,7 +128,7 @@ struct disk_state {
     }
 };
 
-/// The quartet, each byte copied.
+/// read, write, flush and trim; copies each byte.
 class copying_disk {
 public:
     explicit copying_disk(disk_state& state) : state_{&state} {}
@@ -166,7 +166,7 @@ protected:
     disk_state* state_;
 };
 
-/// The same, and lends its memory both ways.
+/// The same, and lends its memory for reads and writes.
 class lending_disk : public copying_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -182,7 +182,7 @@ public:
     }
 };
 
-/// Says "not this one" whenever it is asked to lend.
+/// Returns nothing whenever it is asked to lend.
 class reluctant_disk : public copying_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -243,7 +243,7 @@ public:
     std::atomic<bool> stopping{false};
     nbd::session::memory_budget memory{nbd::settings{}};
     nbd::handshake::agreement agreed;
-    bool remove_first = false;  ///< the export goes when the client has opened it
+    bool remove_first = false;  ///< the export is removed after the client has opened it
     std::function<void()> at_end;
     std::optional<nbd::session::context<Observer>> context;
     std::unique_ptr<scripted_stream> stream;
@@ -253,7 +253,7 @@ private:
     {
         stream = std::make_unique<scripted_stream>(std::move(input), p);
         stream->at_end = at_end;
-        // The context is an aggregate that cannot be moved, so it is made where it stays.
+        // The context is an aggregate that cannot be moved, so it is constructed in place.
         struct made {
             one_client& self;
             operator nbd::session::context<Observer>() const
