@@ -162,15 +162,15 @@ void negotiate(benchmark::State& state)
     for (auto _ : state) {
         nbd::handshake::negotiator negotiator{limits};
         auto rest = std::span<const std::byte>{sent};
-        auto v = action::more;
-        while (v == action::more && negotiator.wants() <= rest.size()) {
+        auto v = action::receive;
+        while (v == action::receive && negotiator.bytes_needed() <= rest.size()) {
             benchmark::DoNotOptimize(negotiator.reply().data());
             negotiator.reply().clear();
-            const auto bytes = rest.first(negotiator.wants());
+            const auto bytes = rest.first(negotiator.bytes_needed());
             rest = rest.subspan(bytes.size());
-            v = negotiator.take(bytes);
-            if (v == action::open)
-                v = negotiator.opened(disk);
+            v = negotiator.process(bytes);
+            if (v == action::open_export)
+                v = negotiator.export_opened(disk);
         }
         benchmark::DoNotOptimize(negotiator.reply().data());
         if (v != action::transmit) {

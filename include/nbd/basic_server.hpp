@@ -48,13 +48,19 @@ class server {
     static_assert(std::same_as<Observer, silent> || notify::hears_anything<Observer>,
                   "nbd: this observer has none of the at_... members of nbd/concepts/observer.hpp");
     static constexpr bool fits =
-        diagnosis::runs_on<served_t<Backend>, typename ThreadingPolicy::executor_type>();
+        diagnosis::all_runs_on<Backend, typename ThreadingPolicy::executor_type>();
     static_assert(
         fits,
         "nbd: this backend's awaitable is of an executor that the policy's clients do not "
         "have; use `boost::asio::awaitable<T, Policy::executor_type>`, or "
         "`boost::asio::awaitable<T>`, which runs anywhere");
-    static constexpr bool sound = fits && diagnosis::backend_is_sound<Backend>();
+    static constexpr bool opens = diagnosis::can_await_open<Backend, ThreadingPolicy>();
+    static_assert(
+        opens,
+        "nbd: this backend's open is awaited and its other members are not, which a policy "
+        "with a blocking thread for each client cannot serve; use strand_pool or "
+        "on_executor, or members that are awaited");
+    static constexpr bool sound = fits && opens && diagnosis::backend_is_sound<Backend>();
     static constexpr bool hosted = acceptance::hosted<ThreadingPolicy>;
 
 public:

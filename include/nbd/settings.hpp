@@ -32,7 +32,8 @@ struct settings {
 
     /// From accept to the end of the handshake; 0 = no limit. 10 s is qemu's.
     std::chrono::milliseconds handshake_deadline{10'000};
-    /// Options before the connection is closed; LIST adds as many for each export (nbdkit's rule).
+    /// Options before the connection is closed; LIST adds as many for each export (nbdkit's rule). Also
+    /// the times that a client can cause a backend's `open`; LIST adds one for each export.
     std::size_t options_per_handshake = 32;
     /// Data of one option, in bytes. A longer option is consumed and refused. Real clients need about 24 KiB.
     std::size_t option_bytes = std::size_t{64} << 10;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "support/open.hpp"
 #include <nbd/exports/export_set.hpp>
 
 #include <cerrno>
 #include <limits>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -66,7 +68,7 @@ template <class B>
 auto open(const nbd::export_set<B>& set, std::string_view name)
 {
     std::error_code error;
-    auto opened = set.open(name, somebody, error);
+    auto opened = nbd_test::open(set, name, somebody, error);
     CHECK(opened.has_value() == !error);
     return opened;
 }
@@ -95,7 +97,7 @@ TEST_CASE("export_set: exports are added, named in order, opened and removed")
     CHECK_FALSE(set.remove("nosuch"));
     CHECK(set.names() == names{"a", "c"});
     std::error_code error;
-    CHECK_FALSE(set.open("b", somebody, error));
+    CHECK_FALSE(nbd_test::open(set, "b", somebody, error));
     CHECK(error == nbd::errc::unknown_export);
 }
 
@@ -175,7 +177,7 @@ TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as
         CHECK_THROWS_WITH(set.add(name, disk{size}, e), ContainsSubstring(what));
         CHECK(set.names() == names{"there"});
     };
-    refused("there", 1, {}, "\"there\"");
+    refused("there", 1, {}, "already an export named \"there\"");
     refused("a\0b"s, 1, {}, "name");
     refused("\xff", 1, {}, "name");
     refused(std::string(4097, 'x'), 1, {}, "name");
@@ -261,19 +263,30 @@ TEST_CASE("export_set: a backend lives until its removal and its last client (L0
     CHECK(alive == 0);
 }
 
-TEST_CASE("export_set: visiting stops at the limit")
+TEST_CASE("export_set: exports are visited in order, after a name, until the visitor stops")
 {
     nbd::export_set<disk> set;
     for (const auto* const name : {"a", "b", "c"})
         set.add(name, disk{1});
-    const auto visited = [&](std::size_t limit) {
+    const auto visited = [&](std::optional<std::string> after, std::size_t limit) {
         std::string all;
-        set.visit(limit, [&](std::string_view name, std::string_view text) {
-            all += std::string{name} + '=' + std::string{text} + ' ';
-        });
-        return all;
+        const bool complete =
+            set.visit_after(after, [&](std::string_view name, std::string_view text) {
+                if (limit-- == 0)
+                    return false;
+                all += std::string{name} + '=' + std::string{text} + ' ';
+                return true;
+            });
+        return all + (complete ? "." : "...");
     };
-    CHECK(visited(0).empty());
-    CHECK(visited(2) == "a=a b=b ");
-    CHECK(visited(100) == "a=a b=b c=c ");
+    CHECK(visited({}, 0) == "...");
+    CHECK(visited({}, 2) == "a=a b=b ...");
+    CHECK(visited({}, 100) == "a=a b=b c=c .");
+    CHECK(visited("", 100) == "a=a b=b c=c .");
+    CHECK(visited("a", 100) == "b=b c=c .");
+    CHECK(visited("aa", 1) == "b=b ...");
+    CHECK(visited("c", 0) == ".");
+    set.add("", disk{1});
+    CHECK(visited({}, 1) == "= ...");
+    CHECK(visited("", 1) == "a=a ...");
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Exports as their clients have them open: a state of their own, and the lock.
 #include "catch.hpp"
+#include "support/open.hpp"
 #include <nbd/exports/export_set.hpp>
 
 #include <atomic>
@@ -65,8 +66,8 @@ TEST_CASE("export_set: each client has a state of its own, which ends with the c
     CHECK(guests == 0);
     std::error_code error;
     {
-        auto one = set.open("inn", {.id = 1, .peer = ""}, error);
-        auto two = set.open("inn", {.id = 2, .peer = ""}, error);
+        auto one = nbd_test::open(set, "inn", {.id = 1, .peer = ""}, error);
+        auto two = nbd_test::open(set, "inn", {.id = 2, .peer = ""}, error);
         CHECK(guests == 2);
         CHECK(one->info().terms.size == 512);
         CHECK(two->info().terms.size == 1024);
@@ -85,7 +86,7 @@ TEST_CASE("export_set: an open that throws is an error, and leaves nothing behin
     nbd::export_set<hotel> set;
     set.add("full", {.guests = &guests, .full = true});
     std::error_code error;
-    CHECK_FALSE(set.open("full", somebody, error));
+    CHECK_FALSE(nbd_test::open(set, "full", somebody, error));
     CHECK(error == std::errc::permission_denied);
     CHECK(guests == 0);
 }
@@ -98,8 +99,8 @@ TEST_CASE("export_set: what a client's own state says is checked when it is open
     e.blocks = nbd::block_sizes{1024, 4096, 1 << 20};
     set.add("inn", {.guests = &guests}, e);
     std::error_code error;
-    CHECK(set.open("inn", {.id = 2, .peer = ""}, error));
-    CHECK_FALSE(set.open("inn", {.id = 1, .peer = ""}, error));
+    CHECK(nbd_test::open(set, "inn", {.id = 2, .peer = ""}, error));
+    CHECK_FALSE(nbd_test::open(set, "inn", {.id = 1, .peer = ""}, error));
     CHECK(error);
     CHECK(guests == 0);
 }
@@ -140,14 +141,14 @@ TEST_CASE("export_set: a backend that promises nothing is opened under its lock 
     nbd::export_set<unguarded_disk> set;
     set.add("a", {&busy, &collided});
     std::error_code error;
-    auto one = set.open("a", somebody, error);
+    auto one = nbd_test::open(set, "a", somebody, error);
     std::future<void> other;
     {
         const auto lock = one->lock();  // a call of the backend is under way
         busy = true;
         other = std::async(std::launch::async, [&] {
             std::error_code ignored;
-            auto two = set.open("a", somebody, ignored);
+            auto two = nbd_test::open(set, "a", somebody, ignored);
         });
         // Either it waits for us, or it has come through at once.
         other.wait_for(std::chrono::milliseconds{100});

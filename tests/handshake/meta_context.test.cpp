@@ -20,10 +20,10 @@ constexpr std::uint32_t ack = 1, context_reply = 4;
 constexpr std::uint32_t unsup = 0x80000001, invalid = 0x80000003, unknown = 0x80000006,
                         ext_header_reqd = 0x8000000a;
 
-const std::array<nbd::meta_context, 4> contexts{{{"base:allocation"},
-                                                 {"x-snap:changed"},
-                                                 {"x-snap:depth:2"},
-                                                 {.name = "x-snap:age", .wide = true}}};
+const std::array<nbd::protocol::meta_context, 4> contexts{{{"base:allocation"},
+                                                           {"x-snap:changed"},
+                                                           {"x-snap:depth:2"},
+                                                           {.name = "x-snap:age", .wide = true}}};
 
 bytes string_of(std::string_view s)
 {
@@ -51,13 +51,13 @@ public:
 
     action say(const bytes& all)
     {
-        auto v = action::more;
+        auto v = action::receive;
         for (std::size_t at = 0; at < all.size();) {
             step_.assign(all.begin() + static_cast<std::ptrdiff_t>(at),
-                         all.begin() + static_cast<std::ptrdiff_t>(at + h_.wants()));
+                         all.begin() + static_cast<std::ptrdiff_t>(at + h_.bytes_needed()));
             at += step_.size();
-            v = h_.take(step_);
-            if (v == action::open)
+            v = h_.process(step_);
+            if (v == action::open_export)
                 v = open();
         }
         return v;
@@ -82,7 +82,7 @@ public:
         }
     }
     /// The export "disk" is replaced by one with these contexts.
-    void replace(std::span<const nbd::meta_context> with) { offered_ = with; }
+    void replace(std::span<const nbd::protocol::meta_context> with) { offered_ = with; }
     /// The ids that BLOCK_STATUS answers with, after selected_at_go.
     std::vector<std::uint32_t> ids() const
     {
@@ -105,18 +105,18 @@ public:
 private:
     action open()
     {
-        const auto name = h_.asked_name();
+        const auto name = h_.requested_name();
         const nbd::protocol::export_terms terms{.size = 512, .flags = 1, .blocks = {}};
         if (name == "disk" || name.empty())
-            return h_.opened({"disk", "disk", terms, offered_});
+            return h_.export_opened({"disk", "disk", terms, offered_});
         if (name == "other")
-            return h_.opened({"other", "other", terms, std::span{contexts}.first(1)});
-        return h_.refused(nbd::errc::unknown_export);
+            return h_.export_opened({"other", "other", terms, std::span{contexts}.first(1)});
+        return h_.export_refused(nbd::errc::unknown_export);
     }
 
     nbd::settings limits_;
     nbd::handshake::negotiator h_{limits_};
-    std::span<const nbd::meta_context> offered_{contexts};
+    std::span<const nbd::protocol::meta_context> offered_{contexts};
     bytes step_;
 };
 using indices = std::vector<std::size_t>;
@@ -287,7 +287,8 @@ TEST_CASE("handshake/meta_context: GO finds the selected contexts by name, ids s
     }
     SECTION("in another order")
     {
-        const std::array<nbd::meta_context, 2> turned{{{"x-snap:changed"}, {"base:allocation"}}};
+        const std::array<nbd::protocol::meta_context, 2> turned{
+            {{"x-snap:changed"}, {"base:allocation"}}};
         client.replace(turned);
         CHECK(client.selected_at_go() == indices{1, 0});
         CHECK(client.ids() == ids{1, 2});
@@ -304,7 +305,7 @@ TEST_CASE(
 {
     asking client;
     client.say(option(set, data_of("disk", {"base:allocation", "x-snap:changed"})));
-    const std::array<nbd::meta_context, 2> wider{
+    const std::array<nbd::protocol::meta_context, 2> wider{
         {{.name = "base:allocation", .wide = true}, {"x-snap:changed"}}};
     client.replace(wider);
     CHECK(client.selected_at_go() == indices{1});

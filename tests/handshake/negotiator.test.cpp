@@ -22,7 +22,7 @@ TEST_CASE("handshake/negotiator: the greeting comes first and offers two flags (
 {
     negotiation h;
     CHECK(shown(h.heard()) == shown(hex("4e42444d41474943 49484156454f5054 0003")));
-    CHECK(h.negotiator().wants() == 4);
+    CHECK(h.negotiator().bytes_needed() == 4);
     CHECK_FALSE(h.negotiator().between_options());
 }
 
@@ -31,9 +31,9 @@ TEST_CASE("handshake/negotiator: the client flags that were offered pass, silent
     for (std::uint32_t flags = 0; flags <= 3; ++flags) {
         negotiation h;
         h.heard();
-        CHECK(h.say(client_flags(flags)) == action::more);
+        CHECK(h.say(client_flags(flags)) == action::receive);
         CHECK(h.heard().empty());
-        CHECK(h.negotiator().wants() == 16);
+        CHECK(h.negotiator().bytes_needed() == 16);
         CHECK(h.negotiator().between_options());
     }
 }

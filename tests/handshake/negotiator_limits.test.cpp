@@ -124,7 +124,7 @@ TEST_CASE("handshake/negotiator: data above the cap are consumed in steps of bou
     h.heard();
     h.say(header(go, n));
     CHECK(h.heard().empty());
-    CHECK(h.negotiator().wants() <= 65'536);
+    CHECK(h.negotiator().bytes_needed() <= 65'536);
     // Between two steps nothing is answered yet, and options are not yet due.
     h.say(bytes(n - 1, std::byte{0x49}));
     CHECK(h.heard().empty());
@@ -170,7 +170,7 @@ TEST_CASE("handshake/negotiator: as many options as allowed, and the next ends t
     negotiation h{{.options_per_handshake = 5}};
     h.begun();
     for (int i = 0; i < 5; ++i)
-        CHECK(h.say(option(info, info_data("disk"))) == action::more);
+        CHECK(h.say(option(info, info_data("disk"))) == action::receive);
     CHECK(h.opens() == 5);
     h.heard();
     CHECK(h.say(header(info, 10)) == action::close);
@@ -196,7 +196,7 @@ TEST_CASE("handshake/negotiator: LIST adds as many options for each export, the 
         for (int i = 0; i < lists; ++i)
             h.say(option(list));
         int n = 0;
-        while (h.say(option(99)) == action::more)
+        while (h.say(option(99)) == action::receive)
             ++n;
         CHECK(h.ended() == errc::too_many_options);
         return n;
@@ -216,7 +216,7 @@ TEST_CASE("handshake/negotiator: after the first LIST there is room to ask about
     h.begun();
     h.say(option(list));
     for (const auto& e : many)
-        REQUIRE(h.say(option(info, info_data(e.name))) == action::more);
+        REQUIRE(h.say(option(info, info_data(e.name))) == action::receive);
     CHECK(h.say(option(go, info_data("disk499"))) == action::transmit);
 }
 

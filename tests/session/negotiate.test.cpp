@@ -3,6 +3,8 @@
 #include "catch.hpp"
 #include "support/session.hpp"
 
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,7 @@ struct opening_disk {
         int opened = 0;
         int open_now = 0;
         std::error_code refuse;
+        std::function<void()> on_open = [] {};
     };
     struct state {
         explicit state(counts& c) : counts_{&c} { ++counts_->open_now; }
@@ -40,6 +43,7 @@ struct opening_disk {
         if (counts_->refuse)
             throw std::system_error{counts_->refuse};
         ++counts_->opened;
+        counts_->on_open();
         return state{*counts_};
     }
     counts* counts_;
@@ -47,9 +51,12 @@ struct opening_disk {
 
 struct listener {
     std::vector<std::string> heard;
+    std::map<std::uint32_t, std::function<void()>> at_number;
 
     void at_option(const nbd::client& who, const nbd::protocol::option_header& o)
     {
+        if (const auto& f = at_number[static_cast<std::uint32_t>(o.option)])
+            f();
         heard.push_back(who.peer + " option " + std::to_string(static_cast<std::uint32_t>(o.option))
                         + " of " + std::to_string(o.length));
     }
@@ -90,8 +97,7 @@ TEST_CASE("session/negotiate: greeting, options, and the export that was chosen"
           == words{"script option 3 of 0", "script option 7 of 10", "opened disk of 512"});
 }
 
-TEST_CASE("session/negotiate: an export is opened when it is asked for, and INFO closes it again "
-          "(P99, O19)")
+TEST_CASE("session/negotiate: an export is opened once for all options that name it (P99, O19)")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -100,13 +106,56 @@ TEST_CASE("session/negotiate: an export is opened when it is asked for, and INFO
         c.negotiate(client_flags() + option(list) + option(99));
         CHECK(counts.opened == 0);
     }
-    SECTION("INFO many times, then GO: as many opens and closes, one left (CVE-2019-14851)")
+    SECTION("INFO many times, then GO: opened once (CVE-2019-14851)")
     {
         auto said = client_flags();
         for (int i = 0; i < 30; ++i)
             said = said + option(info, info_data("disk"));
         CHECK(c.negotiate(said + option(go, info_data("disk"))));
-        CHECK(counts.opened == 31);
+        CHECK(counts.opened == 1);
+    }
+    SECTION("INFO of one, GO of another: the first is closed before the second is opened")
+    {
+        opening_disk::counts others;
+        c.exports.add("other", {&others});
+        counts.on_open = [&] { CHECK(others.open_now == 0); };
+        others.on_open = [&] { CHECK(counts.open_now == 0); };
+        CHECK(c.negotiate(client_flags() + option(info, info_data("disk"))
+                          + option(info, info_data("other")) + option(go, info_data("disk"))));
+        CHECK(counts.opened == 2);
+        CHECK(others.opened == 1);
+        CHECK(others.open_now == 0);
+    }
+    SECTION("by two names of the same export: opened once")
+    {
+        CHECK(c.negotiate(client_flags() + option(info, info_data("disk"))
+                          + option(info, info_data("")) + option(go, info_data("disk"))));
+        CHECK(counts.opened == 1);
+    }
+    SECTION("for LIST_META_CONTEXT and SET_META_CONTEXT too")
+    {
+        const auto of_disk = big(4U) + text("disk") + big(0U);
+        CHECK(c.negotiate(client_flags() + option(8) + option(9, of_disk) + option(10, of_disk)
+                          + option(info, info_data("disk")) + option(go, info_data("disk"))));
+        CHECK(counts.opened == 1);
+    }
+    SECTION("what was removed and added again meanwhile is opened again")
+    {
+        c.observer.at_number[go] = [&] {
+            c.exports.remove("disk");
+            CHECK(counts.open_now == 1);
+            c.exports.add("disk", {&counts});
+        };
+        CHECK(c.negotiate(client_flags() + option(info, info_data("disk"))
+                          + option(go, info_data("disk"))));
+        CHECK(counts.opened == 2);
+    }
+    SECTION("what was removed meanwhile is closed")
+    {
+        c.observer.at_number[go] = [&] { c.exports.remove("disk"); };
+        CHECK_FALSE(c.negotiate(client_flags() + option(info, info_data("disk"))
+                                + option(go, info_data("disk")) + option(abort_)));
+        CHECK(counts.opened == 1);
     }
     SECTION("INFO, then close")
     {
@@ -123,6 +172,36 @@ TEST_CASE("session/negotiate: an export is opened when it is asked for, and INFO
         c.negotiate(client_flags() + option(info, info_data("other"))
                     + option(export_name, text("x")));
         CHECK(counts.opened == 0);
+    }
+    CHECK(counts.open_now == 0);
+}
+
+TEST_CASE("session/negotiate: a handshake causes a bounded number of opens")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    for (int i = 1; i < 100; ++i)
+        c.exports.add(std::to_string(i), {&counts});
+    auto said = client_flags();
+    SECTION("as many as options, and one for each export that was listed")
+    {
+        said = said + option(list);
+        for (int i = 0; i < 3000; ++i)
+            said = said + option(info, info_data(i % 2 == 0 ? "1" : "2"));
+        CHECK_FALSE(c.negotiate(said));
+        CHECK(counts.opened == 132);
+        CHECK(c.ended() == errc::too_many_options);
+    }
+    SECTION("INFO and LIST_META_CONTEXT of each export that was listed are not too many")
+    {
+        said = said + option(8) + option(list);
+        for (int i = 1; i < 100; ++i) {
+            const auto name = std::to_string(i);
+            said = said + option(info, info_data(name))
+                + option(9, big(static_cast<std::uint32_t>(name.size())) + text(name) + big(0U));
+        }
+        CHECK(c.negotiate(said + option(go, info_data("disk"))));
+        CHECK(counts.opened == 100);
     }
     CHECK(counts.open_now == 0);
 }
@@ -271,4 +350,82 @@ TEST_CASE("session/negotiate: no more exports are listed than settings allow")
                                       + text("z1"
                                              "z1"))
                    + option_reply(list, 1)));
+}
+
+TEST_CASE("session/negotiate: a long list is sent in small pieces, whole and in order")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    const std::string text_of_4096(4096, 'd');
+    bytes expected = hex("4e42444d41474943 49484156454f5054 0003");
+    const auto add = [&](const std::string& name, const std::string& description) {
+        expected = expected
+            + option_reply(list, 2,
+                           big(static_cast<std::uint32_t>(name.size())) + text(name)
+                               + text(description));
+    };
+    add("disk", "disk");
+    for (int i = 0; i < 300; ++i) {
+        const auto name = "e" + std::to_string(1000 + i) + std::string(4091, 'n');
+        c.exports.add(name, {&counts}, {.description = text_of_4096});
+        add(name, text_of_4096);
+    }
+    expected = expected + option_reply(list, 1);
+    c.negotiate(client_flags() + option(list));
+    CHECK((c.stream->heard() == expected));
+    for (const auto& piece : c.stream->sends)
+        CHECK(piece.size() <= (16 << 10) + 20 + 4 + 2 * 4096 + 20);
+}
+
+TEST_CASE("session/negotiate: exports are added and removed while they are listed")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    const nbd::export_settings long_text{.description = std::string(4096, 'd')};
+    for (int i = 100; i < 200; ++i)
+        c.exports.add("e" + std::to_string(i), {&counts}, long_text);
+    int sends = 0;
+    c.on_send = [&] {  // the set is not locked meanwhile
+        if (++sends == 3) {
+            for (int i = 100; i < 150; ++i)
+                c.exports.remove("e" + std::to_string(i));
+            c.exports.add("e1995", {&counts}, long_text);
+        }
+    };
+    c.negotiate(client_flags() + option(list));
+    const auto all = std::string{as_text(c.stream->heard())};
+    CHECK(all.find("e100") != all.npos);
+    CHECK(all.find("e149") == all.npos);
+    for (const auto* const name : {"e150", "e199d", "e1995"})
+        CHECK(all.find(name) != all.npos);
+    CHECK(sends > 10);
+}
+
+TEST_CASE("session/negotiate: stopping the server ends a list that is being sent")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    const nbd::export_settings long_text{.description = std::string(4096, 'd')};
+    for (int i = 0; i < 1000; ++i)
+        c.exports.add("e" + std::to_string(i), {&counts}, long_text);
+    int sends = 0;
+    c.on_send = [&] { c.stopping = ++sends == 3; };
+    c.negotiate(client_flags() + option(list) + option(abort_));
+    CHECK(c.stream->sends.size() == 5);  // greeting, two pieces, ERR_SHUTDOWN, the answer to ABORT
+    CHECK(c.stream->heard().size() < 64 << 10);
+    CHECK(as_text(c.stream->heard()).find("shutting down") != std::string_view::npos);
+}
+
+TEST_CASE("session/negotiate: exports are counted, also of a list in pieces")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    const nbd::export_settings long_text{.description = std::string(4096, 'd')};
+    for (int i = 100; i < 200; ++i)
+        c.exports.add("e" + std::to_string(i), {&counts}, long_text);
+    c.limits.exports_listed = 50;
+    c.negotiate(client_flags() + option(list));
+    const auto all = std::string{as_text(c.stream->heard())};
+    CHECK(all.find("e148") != all.npos);  // behind "disk"
+    CHECK(all.find("e149") == all.npos);
 }

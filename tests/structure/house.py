@@ -40,7 +40,7 @@ ROOMS = {
     # floor 4: Boost.Asio only
     "io": [],
     # floor 5
-    "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", *BASICS],
+    "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", *BASICS],
     "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
     "acceptance": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", "session", *BASICS],
 }
@@ -68,9 +68,13 @@ TESTED_ELSEWHERE = {
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
-    # an enumeration, and a part of export_set
+    # an enumeration, a plain type, and parts of negotiator and export_set
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
+    "handshake/export_info.hpp": "tests/exports/export_set.test.cpp",
+    "handshake/export_listing.hpp": "tests/session/negotiate.test.cpp",
+    "exports/async_resize.hpp": "tests/grid/awaited_open.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
+    "exports/opened_export.hpp": "tests/exports/export_set_clients.test.cpp",
     # tested with a whole server and clients
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",

@@ -40,22 +40,22 @@ public:
         return *this;
     }
 
-    /// What the client sends, in steps of `wants()`. What is not yet enough for one is kept, and what
-    /// comes after the last word is not taken.
+    /// What the client sends. Bytes that do not complete a step of `bytes_needed()` are kept; bytes after
+    /// the end of the handshake are not processed.
     action say(const bytes& more)
     {
         pending_.insert(pending_.end(), more.begin(), more.end());
-        while (!over() && pending_.size() >= negotiator_.wants()) {
-            const auto n = static_cast<std::ptrdiff_t>(negotiator_.wants());
-            longest_step_ = std::max(longest_step_, negotiator_.wants());
+        while (!over() && pending_.size() >= negotiator_.bytes_needed()) {
+            const auto n = static_cast<std::ptrdiff_t>(negotiator_.bytes_needed());
+            longest_step_ = std::max(longest_step_, negotiator_.bytes_needed());
             const bytes step(pending_.begin(), pending_.begin() + n);
             pending_.erase(pending_.begin(), pending_.begin() + n);
-            last_ = carry_out(negotiator_.take(step));
+            last_ = carry_out(negotiator_.process(step));
         }
         return last_;
     }
 
-    /// What the server has said since the last time.
+    /// What the server has sent since the last call.
     bytes heard() { return std::exchange(negotiator_.reply(), {}); }
 
     /// Says it and gives what is answered, for comparing.
@@ -84,7 +84,7 @@ public:
     bool in_step() { return answer_type(option(0x4711)) == 0x80000001 && !over(); }
 
     bool over() const { return last_ == action::close || last_ == action::transmit; }
-    std::error_code ended() const { return negotiator_.ended(); }
+    std::error_code ended() const { return negotiator_.close_reason(); }
     std::size_t longest_step() const { return longest_step_; }
     std::size_t opens() const { return opens_; }
     nbd::handshake::negotiator& negotiator() { return negotiator_; }
@@ -109,20 +109,21 @@ private:
 
     action carry_out(action v)
     {
-        if (v == action::list) {
+        if (v == action::list_exports) {
+            bool complete = true;
             for (const auto& e : exports_)
-                negotiator_.list(e.name, e.description);
-            return negotiator_.listed();
+                complete = complete && negotiator_.list_export(e.name, e.description);
+            return negotiator_.continue_list(complete);
         }
-        if (v == action::open) {
+        if (v == action::open_export) {
             ++opens_;
             if (refusal_)
-                return negotiator_.refused(refusal_);
+                return negotiator_.export_refused(refusal_);
             for (const auto& e : exports_) {
-                if (negotiator_.asked_name() == e.name || negotiator_.asked_name().empty())
-                    return negotiator_.opened({e.name, e.description, e.terms});
+                if (negotiator_.requested_name() == e.name || negotiator_.requested_name().empty())
+                    return negotiator_.export_opened({e.name, e.description, e.terms});
             }
-            return negotiator_.refused(nbd::errc::unknown_export);
+            return negotiator_.export_refused(nbd::errc::unknown_export);
         }
         return v;
     }
@@ -131,7 +132,7 @@ private:
     std::vector<entry> exports_;
     nbd::handshake::negotiator negotiator_;
     bytes pending_;
-    action last_ = action::more;
+    action last_ = action::receive;
     std::size_t longest_step_ = 0;
     std::size_t opens_ = 0;
     std::error_code refusal_;

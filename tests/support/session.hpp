@@ -4,6 +4,7 @@
 #pragma once
 
 #include "support/bytes.hpp"
+#include "support/open.hpp"
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/export_set.hpp>
 #include <nbd/io/blocking.hpp>
@@ -62,6 +63,8 @@ public:
     {
         if (broken(error))
             return 0;
+        if (on_send)
+            on_send();
         bytes sent(std::min(pace_.write, boost::asio::buffer_size(from)));
         boost::asio::buffer_copy(boost::asio::buffer(sent), from);
         sends.push_back(sent);
@@ -80,7 +83,8 @@ public:
     std::size_t unread() const { return input_.size() - at_; }
 
     std::vector<bytes> sends;
-    std::function<void()> at_end;  ///< called when the session reads past the end of the script
+    std::function<void()> at_end;   ///< called when the session reads past the end of the script
+    std::function<void()> on_send;  ///< called before bytes are taken
 
 private:
     bool broken(boost::system::error_code& error)
@@ -221,7 +225,7 @@ public:
     {
         begin(std::move(input), p);
         std::error_code error;
-        auto opened = exports.open("disk", context->who, error);
+        auto opened = nbd_test::open(exports, "disk", context->who, error);
         if (remove_first)
             exports.remove("disk");
         agreed = {.terms = opened->info().terms};
@@ -245,6 +249,7 @@ public:
     nbd::handshake::agreement agreed;
     bool remove_first = false;  ///< the export is removed after the client has opened it
     std::function<void()> at_end;
+    std::function<void()> on_send;
     std::optional<nbd::session::context<Observer>> context;
     std::unique_ptr<scripted_stream> stream;
 
@@ -253,6 +258,7 @@ private:
     {
         stream = std::make_unique<scripted_stream>(std::move(input), p);
         stream->at_end = at_end;
+        stream->on_send = on_send;
         // The context is an aggregate that cannot be moved, so it is constructed in place.
         struct made {
             one_client& self;

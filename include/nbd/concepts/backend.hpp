@@ -40,7 +40,7 @@
 ///                             extent_list& to);
 ///     outcome resize(std::uint64_t size);
 ///     block_sizes block_sizes() const;
-///     state open(const client&);
+///     state open(const client&);          or boost::asio::awaitable of a state
 ///     outcome handle(call&);              every request in one, in place of read and the rest
 ///
 /// A type with `handle` is taken to do all of WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE; what it
@@ -49,7 +49,7 @@
 ///
 /// `outcome` is std::error_code, nbd::failure where there is more to say, or void for a member that
 /// throws std::system_error; or boost::asio::awaitable of one of these, for a backend that waits:
-/// then all members that give an outcome are awaitable, but resize, and many requests of a client
+/// then all members that give an outcome are awaitable (resize may be), and many requests of a client
 /// are under way at the same time. What is awaited runs on the client's executor, and is cancelled
 /// (asio::cancellation_type::terminal) when the client has gone, by a signal that is emitted on that
 /// executor: a coroutine that goes to a thread of its own may end there, but what it awaits there
@@ -179,13 +179,18 @@ concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::u
     { c.meta_contexts() } -> std::convertible_to<std::span<const meta_context>>;
     { b.context_extents(index, offset, length, to) } -> outcome;
 };
-/// Changes the size, in bytes. What is cut off is lost; what is added reads as zero. Called by
-/// export_set::resize, and by clients where the export allows it; never while another call runs, and
-/// none goes past the new end then. With parallel it must expect calls that are under way, or about to
-/// begin, also there; and what it has lent is still read.
+/// Changes the size to `size` bytes. What is cut off is lost; what is added reads as zero. Called by
+/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one at a
+/// time for each export. An asynchronous backend may await it. With `serialize_all` no other call runs
+/// meanwhile. With `parallel`, calls that were admitted before may still run past the new end, and
+/// lent memory is still read.
 template <class B>
 concept has_resize = requires(B& b, std::uint64_t size) {
-    { b.resize(size) } -> ready_outcome;
+    { b.resize(size) } -> outcome;
+};
+template <class B>
+concept awaits_resize = requires(B& b, std::uint64_t size) {
+    { b.resize(size) } -> awaited_outcome;
 };
 /// Told, by a backend that has lend_for_write and wants to know, that what was lent has been written.
 template <class B>
@@ -197,16 +202,35 @@ template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
-/// Called for a client that asks for the export, never earlier: by INFO, whose object is destroyed at
-/// once, and by GO. What it returns, by value, is a backend of its own, which serves that client
-/// alone and is destroyed when the client leaves; its members and promises count, and the outer
-/// type needs no others. Without a promise the calls of all clients take turns; `serialize_client` is
-/// what such an object mostly wants. `open` is called under the same lock as they are; where they are
-/// awaited it is called beside those that wait, for it does not. It may throw: the client is refused.
+/// Makes the backend of one client: returns, by value, an object that serves that client alone. Its
+/// members and promises count; the outer type needs no others. Called by the first option of a
+/// handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT, SET_META_CONTEXT), never
+/// earlier. The object serves the options that follow and the transmission phase. It is destroyed when
+/// the client asks for another export, when the export is removed before GO, or when the client leaves.
+/// A client can cause settings.options_per_handshake calls, and one more for each export that LIST
+/// named. With `serialize_all`, the default, calls of all clients and `open` run one at a time;
+/// `serialize_client` is usual for such an object. Calls of asynchronous members may run beside an
+/// `open` that is not awaited. An exception refuses the client.
+///
+/// `open` may return boost::asio::awaitable<state, Executor>, with a state whose members are
+/// asynchronous or with a policy whose clients do not block (strand_pool, on_executor). It is awaited
+/// to its end, also where the client has gone: it must come to an end by itself.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
     requires !std::is_reference_v<decltype(b.open(c))>;
+};
+
+/// A value that comes later: boost::asio::awaitable of anything but void.
+template <class T>
+concept awaited_state = requires {
+    typename T::value_type;
+    typename T::executor_type;
+} && std::move_constructible<typename T::value_type> && !has_read<T> && !has_handle<T>;
+
+template <class B>
+concept awaits_open = has_open<B> && requires(B& b, const client& c) {
+    { b.open(c) } -> awaited_state;
 };
 
 template <class B>
@@ -217,6 +241,11 @@ template <has_open B>
 struct served<B> {
     using type =
         std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
+};
+template <awaits_open B>
+struct served<B> {
+    using type =
+        typename decltype(std::declval<B&>().open(std::declval<const client&>()))::value_type;
 };
 /// What answers a client's requests: the backend itself, or what its `open` returned.
 template <class B>

@@ -88,6 +88,28 @@ consteval bool runs_on()
         return true;
 }
 
+/// The same for all that is awaited of a backend and of what its `open` returns.
+template <class B, class Executor>
+consteval bool all_runs_on()
+{
+    bool fits = runs_on<served_t<B>, Executor>();
+    if constexpr (awaits_open<B>)
+        fits &= std::convertible_to<Executor,
+                                    typename decltype(std::declval<B&>().open(
+                                        std::declval<const client&>()))::executor_type>;
+    if constexpr (awaits_resize<served_t<B>>)
+        fits &= std::convertible_to<
+            Executor, typename decltype(std::declval<served_t<B>&>().resize(0))::executor_type>;
+    return fits;
+}
+
+/// A policy whose clients block can await `open` only where they have a context for the other members.
+template <class B, class Policy>
+consteval bool can_await_open()
+{
+    return !awaits_open<B> || !Policy::blocking || asynchronous<served_t<B>>;
+}
+
 /// True, or a compile error that says in one sentence what was expected.
 template <class B>
 consteval bool served_is_sound()
@@ -152,7 +174,11 @@ consteval bool served_is_sound()
                   "nbd::extent_list& to)`");
     static_assert(has_resize<B> || !names_resize<B>(),
                   "nbd: this backend's resize has the wrong shape; expected `std::error_code "
-                  "resize(std::uint64_t size)`, or the same returning void or nbd::failure");
+                  "resize(std::uint64_t size)`, or the same returning void, nbd::failure or "
+                  "boost::asio::awaitable");
+    static_assert(
+        !awaits_resize<B> || asynchronous<B>,
+        "nbd: resize can be awaited where the other members of a backend are awaited too");
     static_assert(has_block_sizes<B> || !names_block_sizes<B>(),
                   "nbd: this backend's block_sizes has the wrong shape; expected "
                   "`nbd::block_sizes block_sizes() const`");
@@ -167,7 +193,7 @@ consteval bool served_is_sound()
         "nbd::concurrency::parallel`");
     static_assert(one_kind<B>(),
                   "nbd: either all members of a backend return boost::asio::awaitable, or none "
-                  "does; resize never does");
+                  "does; resize may be either where they do");
     static_assert(has_write<B> || has_handle<B>
                       || !(has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>),
                   "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
@@ -195,7 +221,13 @@ consteval bool backend_is_sound()
 {
     static_assert(has_open<B> || !names_open<B>(),
                   "nbd: this backend's open has the wrong shape; expected `state open(const "
-                  "nbd::client&)`, where state is a backend that is returned by value");
+                  "nbd::client&)`, where state is a backend that is returned by value, or "
+                  "boost::asio::awaitable of one");
+    static_assert(!awaits_open<B> || asynchronous<served_t<B>>
+                      || concurrency_of<served_t<B>>() != concurrency::serialize_all,
+                  "nbd: an `open` that is awaited cannot hold the lock that serialises calls which "
+                  "are not awaited, so what it returns promises `static constexpr nbd::concurrency "
+                  "concurrency = nbd::concurrency::serialize_client` or `parallel`");
     return served_is_sound<served_t<B>>();
 }
 

@@ -1,33 +1,37 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/concepts/threading_policy.hpp>
+#include <nbd/vocabulary/intrusive_queue.hpp>
 
 #include <mutex>
 #include <utility>
 
 namespace nbd::exports {
 
-/// Lets one waiter through at a time, without anybody's thread having to wait: a lock for backends
-/// whose calls are awaited, or wait for a thread. Thread safety: any member from any thread.
+/// A mutex whose waiters do not block a thread. Waiters get the lock in the order in which they came.
+/// Thread safety: every member may be called from any thread.
 class async_mutex {
 public:
+    /// Lifetime: from a `lock` that returned false until `granted` was called.
     struct waiter {
-        /// Called when its turn has come, on the thread of who leaves; it must only pass that on. False
-        /// where it cannot, and so does not take its turn.
+        /// Called by `unlock`, on the thread that unlocks and with an internal mutex held, when the
+        /// waiter has the lock. It only schedules what comes next. Returns false where it cannot:
+        /// the next waiter gets the lock then.
         bool (*granted)(waiter&) = nullptr;
         waiter* behind = nullptr;
     };
 
-    /// True where it is the waiter's turn at once; else `granted` is called when it is.
-    [[nodiscard]] bool lock(waiter& v)
+    /// Returns true where the caller has the lock now. Otherwise `w` is queued, and `w.granted` is
+    /// called when it has the lock.
+    [[nodiscard]] bool lock(waiter& w)
     {
         const std::lock_guard lock{mutex_};
         if (!std::exchange(locked_, true))
             return true;
-        waiters_.push(v);
+        waiters_.push(w);
         return false;
     }
+    /// Hands the lock to the first waiter. Requires that the caller has it.
     void unlock()
     {
         const std::lock_guard lock{mutex_};

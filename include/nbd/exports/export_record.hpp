@@ -25,20 +25,23 @@
 #include <variant>
 #include <vector>
 
-namespace nbd {
+namespace nbd::exports {
 
-/// An export as its set keeps it: the backend, what clients are told of it, and how it is called. For
-/// export_set, which says what is meant.
+/// An export as export_set stores it: the backend, its settings and what serialises its calls.
+/// Shared by the set and by the clients that have the export open.
+/// Thread safety: the constant members and the atomics from any thread; the backend as its promise
+/// `concurrency` says.
 template <class Backend>
 struct export_record {
-    /// Calls wait for each other, because the backend does not promise to do without. Those that wait for
-    /// something else, too, do so at a async_mutex, which takes no thread.
-    static constexpr bool takes_turns =
-        (asynchronous<served_t<Backend>>
-         || promises_blocks<served_t<Backend>>)&&concurrency_of<served_t<Backend>>()
-        == concurrency::serialize_all;
-    /// Calls of the backend take a lock, because it does not promise to do without.
+    /// One backend serves all clients, and its size can be changed.
+    static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
+    /// `mutex` is held during each call of the backend, which does not promise to do without.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
+    /// The same, for calls that take long: they wait at `turns`, without a thread.
+    static constexpr bool takes_turns =
+        locks && (asynchronous<served_t<Backend>> || promises_blocks<served_t<Backend>>);
+    /// Clients and files count in signed 64 bits.
+    static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
 
     template <class... Args>
     export_record(std::string n, export_settings e, Args&&... args)
@@ -50,41 +53,9 @@ struct export_record {
         }
     }
 
-    [[nodiscard]] failure resize(std::uint64_t bytes)
-        requires(has_resize<Backend> && !has_open<Backend>)
-    {
-        const std::lock_guard one_at_a_time{resizing};
-        if (bytes > most_bytes || bytes % terms_of(backend, settings, bytes).blocks.minimum != 0)
-            return std::make_error_code(std::errc::invalid_argument);
-        // Nobody is let in to what is to be cut off while it is being cut off.
-        const auto before = size.load();
-        size.store(std::min(before, bytes));
-        failure failed;
-        {
-            [[maybe_unused]] const auto lock = lock_backend();
-            failed = transmission::outcome_of([&] { return backend.resize(bytes); });
-        }
-        size.store(failed ? before : bytes);
-        return failed;
-    }
-
-    [[nodiscard]] auto lock_backend()
-    {
-        if constexpr (locks)
-            return std::unique_lock{mutex};
-        else
-            return std::monostate{};
-    }
-
-    [[nodiscard]] std::string_view description() const noexcept
-    {
-        return settings.description ? std::string_view{*settings.description} : name;
-    }
-
-    /// Clients count in signed 64 bits, and so do files.
-    static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
-
-    /// Errors: std::invalid_argument for blocks that are smaller than the backend's, which could not serve them.
+    /// What clients are told of an export whose calls `disk` serves, `size` bytes long.
+    /// Errors: std::invalid_argument where the export's blocks are smaller than the backend's, which
+    /// could not serve them.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
     terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
@@ -93,7 +64,7 @@ struct export_record {
             .size = size,
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
-        // What `open` returned is a client's own; the export's size is not its to change.
+        // A client must not resize what `open` returned for it: other clients have other sizes.
         if constexpr (has_open<Backend>)
             terms.flags &= static_cast<std::uint16_t>(~protocol::transmission_flag::send_resize);
         if constexpr (has_block_sizes<Served>) {
@@ -109,6 +80,7 @@ struct export_record {
         return terms;
     }
 
+    /// Errors: std::invalid_argument, with the rule that the terms break.
     static void check(const protocol::export_terms& t)
     {
         if (t.size > most_bytes)
@@ -123,6 +95,7 @@ struct export_record {
                                         + ") must be a multiple of its minimum block size ("
                                         + std::to_string(t.blocks.minimum) + ")"};
     }
+    /// The same for the whole record.
     void check() const
     {
         if (!protocol::valid_string(name))
@@ -135,16 +108,56 @@ struct export_record {
             check(terms_of(backend, settings, size));
     }
 
+    [[nodiscard]] std::string_view description() const noexcept
+    {
+        return settings.description ? std::string_view{*settings.description} : name;
+    }
+
+    [[nodiscard]] auto lock_backend()
+    {
+        if constexpr (locks)
+            return std::unique_lock{mutex};
+        else
+            return std::monostate{};
+    }
+
+    /// Resizes a backend whose `resize` is not awaited; see async_resize.hpp for the other.
+    [[nodiscard]] failure resize(std::uint64_t bytes)
+        requires(resizable && !awaits_resize<Backend>)
+    {
+        const std::lock_guard one_at_a_time{resizing};
+        if (!can_be(bytes))
+            return std::make_error_code(std::errc::invalid_argument);
+        const auto before = size.load();
+        begin_resize(bytes);
+        failure failed;
+        {
+            [[maybe_unused]] const auto lock = lock_backend();
+            failed = transmission::outcome_of([&] { return backend.resize(bytes); });
+        }
+        size.store(failed ? before : bytes);
+        return failed;
+    }
+    /// Whether the export may have this size.
+    [[nodiscard]] bool can_be(std::uint64_t bytes) const
+    {
+        return bytes <= most_bytes
+            && bytes % terms_of(backend, settings, bytes).blocks.minimum == 0;
+    }
+    /// Refuses requests for what is to be cut off, before the backend cuts it off.
+    void begin_resize(std::uint64_t bytes) noexcept { size.store(std::min(size.load(), bytes)); }
+
     const std::string name;
     const export_settings settings;
     Backend backend;
-    std::vector<protocol::meta_context> contexts;
-    std::atomic<std::uint64_t> size{0};
-    std::atomic<bool> gone{false};
-    std::mutex resizing;
+    std::vector<protocol::meta_context> contexts;  ///< unless the backend has `open`
+    std::atomic<std::uint64_t> size{0};            ///< bytes; unless the backend has `open`
+    std::atomic<bool> gone{false};                 ///< removed from its set
+    /// Held for as long as a resize takes.
+    [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, std::mutex>
+        resizing;
     [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
-    [[no_unique_address]] std::conditional_t<takes_turns, exports::async_mutex, std::monostate>
-        turns;
+    [[no_unique_address]] std::conditional_t<takes_turns, async_mutex, std::monostate> turns;
 };
 
-}  // namespace nbd
+}  // namespace nbd::exports

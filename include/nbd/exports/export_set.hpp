@@ -3,55 +3,60 @@
 
 #include <nbd/concepts/backend.hpp>
 #include <nbd/error.hpp>
-#include <nbd/exports/async_mutex.hpp>
+#include <nbd/exports/async_resize.hpp>
 #include <nbd/exports/export_record.hpp>
-#include <nbd/handshake/export_info.hpp>
-#include <nbd/protocol/meta_context.hpp>
+#include <nbd/exports/opened_export.hpp>
 #include <nbd/settings.hpp>
-#include <nbd/transmission/block_status.hpp>
-#include <nbd/transmission/execution.hpp>
 
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/co_spawn.hpp>
+
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace nbd {
 
-/// The exports of a server, by name. They can be added and removed while clients are connected.
-/// The first one added is the default export, which the empty name asks for, until `set_default`.
+/// The exports of a server, by name. Exports can be added and removed while clients are connected.
+/// The empty name means the default export: the first one that was added, until `set_default`.
 /// Thread safety: every member may be called from any thread at any time, but the destructor.
+/// Lifetime: every server that uses the set shares its ownership.
 template <class Backend>
 class export_set {
-    using record = export_record<Backend>;
+    using record = exports::export_record<Backend>;
 
 public:
-    class opened;
+    using backend_type = Backend;
+    /// An export as one client has it open.
+    using opened = exports::opened_export<Backend>;
 
-    /// True where calls of the backend take a lock, because it does not promise to do without.
+    /// Calls of the backend take a lock, because it does not promise more than serialize_all.
     static constexpr bool locks = record::locks;
 
     export_set() = default;
     export_set(const export_set&) = delete;
     export_set& operator=(const export_set&) = delete;
 
-    /// Adds an export. The backend lives until the export is removed and its last client has left.
-    /// Errors: std::invalid_argument, which says what is wrong with a name, a size or block sizes;
-    /// the set is unchanged then. Returns the backend, for a program that wants to look at it.
+    /// Adds an export. `name` and the description are UTF-8 of at most 4096 bytes, without NUL.
+    /// Returns the backend, for a program that keeps using it.
+    /// Errors: std::invalid_argument for a name that is taken, and for a name, a size or block sizes
+    /// that are not allowed; the set is unchanged then.
+    /// Lifetime: the backend lives until the export is removed and its last client has left.
     std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
     {
         static_assert(std::move_constructible<Backend>,
@@ -61,7 +66,7 @@ public:
             return emplace(std::move(name), std::move(e), std::move(backend));
     }
 
-    /// As add, for a backend that is made in place from `args`.
+    /// The same for a backend that is constructed in place from `args`.
     template <class... Args>
     std::shared_ptr<Backend> emplace(std::string name, export_settings e, Args&&... args)
     {
@@ -73,18 +78,20 @@ public:
         const std::unique_lock lock{mutex_};
         const auto [at, is_new] = records_.try_emplace(made->name, made);
         if (!is_new)
-            throw std::invalid_argument{"nbd: an export named \"" + made->name
-                                        + "\" is there already"};
+            throw std::invalid_argument{"nbd: there is already an export named \"" + made->name
+                                        + '"'};
         if (!default_ && !default_chosen_)
             default_ = made->name;
         return {made, &made->backend};
     }
 
-    /// Removes an export: nobody can open it any more, and requests of clients that have it open
-    /// are answered ESHUTDOWN. False where there is none of that name.
+    /// Removes an export. New clients cannot open it. Requests of clients that have it open are
+    /// answered ESHUTDOWN.
+    /// Returns false where there is no export of that name.
     bool remove(std::string_view name)
     {
-        std::shared_ptr<record> removed;  // its backend may take its time to go, without our lock
+        std::shared_ptr<record>
+            removed;  // destroyed after the lock: a backend's destructor may take long
         const std::unique_lock lock{mutex_};
         const auto at = records_.find(name);
         if (at == records_.end())
@@ -97,12 +104,13 @@ public:
         return true;
     }
 
-    /// Changes an export's size, in bytes, by the backend's own `resize`. Requests past a new end fail
-    /// from then on, and what is added can be used at once; INFO and GO tell the new size.
-    /// Errors: errc::unknown_export, the backend's, EINVAL for a size that is 2^63 or more or no
-    /// multiple of the minimum block size; the size is unchanged then.
+    /// Changes the size of an export to `size` bytes, by the backend's `resize`. Blocks as long as that
+    /// takes. Requests past a smaller end fail from the beginning; space that is added can be used at
+    /// the end. INFO and GO tell the new size.
+    /// Errors: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of the
+    /// minimum block size; the backend's. The size is unchanged then.
     [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
-        requires(has_resize<Backend> && !has_open<Backend>)
+        requires(record::resizable && !awaits_resize<Backend>)
     {
         const auto found = find(name);
         if (!found)
@@ -110,7 +118,34 @@ public:
         return found->resize(size).code;
     }
 
-    /// Which export the empty name asks for; nothing = none, unless one is named so.
+    /// The same for a backend whose `resize` is awaited, as an asynchronous operation with the
+    /// signature void(std::error_code). The backend's `resize` runs on the executor `on`; so does the
+    /// completion handler, unless it has an associated executor.
+    /// Cancellation: none.
+    /// Lifetime: the set may be destroyed before the operation completes, `on` must not.
+    template <class Executor, class Token>
+    auto async_resize(const Executor& on, std::string_view name, std::uint64_t size, Token&& token)
+        requires(record::resizable && awaits_resize<Backend>)
+    {
+        return boost::asio::async_initiate<Token, void(std::error_code)>(
+            [](auto handler, const Executor& executor, std::shared_ptr<record> found,
+               std::uint64_t bytes) {
+                const auto completes_on = boost::asio::get_associated_executor(handler, executor);
+                boost::asio::co_spawn(
+                    executor, exports::async_resize<Backend>(std::move(found), bytes),
+                    boost::asio::bind_executor(
+                        completes_on,
+                        [h = std::move(handler)](const std::exception_ptr& thrown,
+                                                 const failure& failed) mutable {
+                            std::move(h)(thrown ? std::make_error_code(std::errc::not_enough_memory)
+                                                : failed.code);
+                        }));
+            },
+            token, on, find(name), size);
+    }
+
+    /// Chooses the export that the empty name means. nullopt: none. An export that is itself named by
+    /// the empty name goes before.
     void set_default(std::optional<std::string> name)
     {
         const std::unique_lock lock{mutex_};
@@ -118,47 +153,32 @@ public:
         default_chosen_ = true;
     }
 
-    /// The names, in order.
+    /// Returns the names of all exports, sorted bytewise.
     [[nodiscard]] std::vector<std::string> names() const
     {
         std::vector<std::string> all;
-        visit(std::numeric_limits<std::size_t>::max(),
-              [&](std::string_view name, std::string_view) { all.emplace_back(name); });
+        const std::shared_lock lock{mutex_};
+        for (const auto& [name, r] : records_)
+            all.push_back(name);
         return all;
     }
 
     // --- for the sessions -----------------------------------------------------------------------
 
-    /// Calls `f(name, description)` for at most `limit` exports, in order.
+    /// Calls `f(name, description)` for the exports after the name `position`, sorted bytewise, or for
+    /// all with nullopt, until it returns false. `f` must not call members of the set.
+    /// Returns false where `f` did.
     template <class F>
-    void visit(std::size_t limit, F&& f) const
+    bool visit_after(const std::optional<std::string>& position, F&& f) const
     {
         const std::shared_lock lock{mutex_};
-        for (const auto& [name, r] : records_) {
-            if (limit-- == 0)
-                return;
-            f(std::string_view{name}, r->description());
-        }
+        return std::all_of(
+            position ? records_.upper_bound(*position) : records_.begin(), records_.end(),
+            [&f](const auto& e) { return f(std::string_view{e.first}, e.second->description()); });
     }
 
-    /// Opens an export for a client; calls the backend's `open` where it has one. Nothing, and why
-    /// not in `error`: errc::unknown_export, or what the backend threw.
-    [[nodiscard]] std::optional<opened> open(std::string_view name, const client& who,
-                                             std::error_code& error) const
-    {
-        auto found = find(name);
-        if (!found) {
-            error = errc::unknown_export;
-            return std::nullopt;
-        }
-        std::optional<opened> result;
-        error = transmission::outcome_of([&] {
-                    result.emplace(opened{std::move(found), who});
-                }).code;
-        return result;
-    }
-
-private:
+    /// Returns the export of that name, or the default export for the empty name; null where there is
+    /// none.
     [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
     {
         const std::shared_lock lock{mutex_};
@@ -168,117 +188,11 @@ private:
         return at == records_.end() ? nullptr : at->second;
     }
 
+private:
     mutable std::shared_mutex mutex_;
     std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
     std::optional<std::string> default_;
-    bool default_chosen_ = false;  ///< by set_default, and not to be undone by the next add
-};
-
-/// An export as one client has it open. Keeps the export's backend alive, also after its removal.
-template <class Backend>
-class export_set<Backend>::opened {
-public:
-    using backend_type = served_t<Backend>;
-
-    [[nodiscard]] handshake::export_info info() const noexcept
-    {
-        return {record_->name, record_->description(), terms_, contexts(),
-                record_->settings.require_block_sizes};
-    }
-    /// The size now, in bytes: as it was when the client came, until export_set::resize.
-    [[nodiscard]] std::uint64_t size() const noexcept
-    {
-        if constexpr (has_open<Backend>)
-            return terms_.size;
-        else
-            return record_->size.load(std::memory_order_relaxed);
-    }
-    /// The RESIZE command.
-    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t size) noexcept
-    {
-        if constexpr (has_resize<Backend> && !has_open<Backend>)
-            return transmission::outcome_of([&] { return record_->resize(size); });
-        else
-            return std::make_error_code(std::errc::not_supported);
-    }
-    [[nodiscard]] backend_type& backend() noexcept
-    {
-        if constexpr (has_open<Backend>)
-            return state_;
-        else
-            return record_->backend;
-    }
-    /// Where calls that are awaited wait for each other, for a backend that wants it so.
-    [[nodiscard]] exports::async_mutex& async_mutex() noexcept
-        requires(record::takes_turns)
-    {
-        return record_->turns;
-    }
-    /// Held during each call of the backend; nothing where the backend does without.
-    [[nodiscard]] auto lock() const { return record_->lock_backend(); }
-    /// The export was removed meanwhile.
-    [[nodiscard]] bool gone() const noexcept
-    {
-        return record_->gone.load(std::memory_order_relaxed);
-    }
-
-private:
-    friend export_set;
-
-    opened(std::shared_ptr<record> r, const client& who) : opened{r, who, lock_to_open(*r)} {}
-
-    /// Only `open` is a call that has to wait for its turn, and who has none waits for nobody: calls may take
-    /// as long as a device does, and this is where other clients live.
-    [[nodiscard]] static auto lock_to_open([[maybe_unused]] record& r)
-    {
-        if constexpr (has_open<Backend>)
-            return r.lock_backend();
-        else
-            return std::monostate{};
-    }
-
-    template <class Lock>
-    opened(std::shared_ptr<record> r, const client& who, const Lock&)
-        : record_{std::move(r)}, state_{open(*record_, who)},
-          terms_{record::terms_of(backend(), record_->settings, size_of(*record_, state_))}
-    {
-        if constexpr (has_open<Backend>) {
-            record::check(terms_);
-            contexts_ = transmission::contexts_of(state_);
-        }
-    }
-
-    template <class State>
-    [[nodiscard]] static std::uint64_t size_of(const record& r, const State& state)
-    {
-        if constexpr (has_open<Backend>)
-            return static_cast<std::uint64_t>(state.size());
-        else
-            return r.size;
-    }
-
-    [[nodiscard]] std::span<const protocol::meta_context> contexts() const noexcept
-    {
-        if constexpr (has_open<Backend>)
-            return contexts_;
-        else
-            return record_->contexts;
-    }
-
-    static auto open(record& r, [[maybe_unused]] const client& who)
-    {
-        if constexpr (has_open<Backend>)
-            return r.backend.open(who);
-        else
-            return std::monostate{};
-    }
-
-    std::shared_ptr<record> record_;
-    std::conditional_t<has_open<Backend>, backend_type, std::monostate> state_;
-    protocol::export_terms terms_;
-    [[no_unique_address]] std::conditional_t<has_open<Backend>, std::vector<protocol::meta_context>,
-                                             std::monostate>
-        contexts_;
+    bool default_chosen_ = false;  ///< by set_default; `add` does not change it then
 };
 
 }  // namespace nbd

@@ -3,14 +3,14 @@
 
 namespace nbd::handshake {
 
-/// What the session is to do after the negotiator took some bytes. In every case `reply()` goes out
-/// first, if there is any.
+/// What the session does after the negotiator processed some bytes. It sends `reply()` first, if that
+/// is not empty, except for `list_exports` and `open_export`.
 enum class action {
-    more,      ///< receive `wants()` more bytes
-    list,      ///< call `list` for every export, then `listed`
-    open,      ///< open the export `asked_name()`, then call `opened` or `refused`
-    transmit,  ///< the transmission phase starts with the export that was opened last
-    close,     ///< close; `ended()` says why, nothing after a clean ABORT
+    receive,       ///< receive `bytes_needed()` bytes, then call `process`
+    list_exports,  ///< call `list_export` for exports after `list_position()`, then `continue_list`
+    open_export,  ///< open the export `requested_name()`, then call `export_opened` or `export_refused`
+    transmit,  ///< begin the transmission phase with the export that was opened last
+    close,     ///< close the connection; `close_reason()` is empty after ABORT
 };
 
 }  // namespace nbd::handshake

@@ -2,108 +2,21 @@
 #pragma once
 
 #include <nbd/protocol/meta_context.hpp>
-#include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
 
-#include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string_view>
-#include <vector>
 
 namespace nbd::handshake {
 
-/// An export as the handshake tells of it. Views: valid while the export's record is.
+/// What the handshake tells a client about an export.
+/// Lifetime: the views are valid as long as the opened export that gave them.
 struct export_info {
-    std::string_view name;  ///< canonical
+    std::string_view name;  ///< the name that the export was added with
     std::string_view description;
     protocol::export_terms terms;
     std::span<const protocol::meta_context> contexts{};
-    bool require_block_sizes = false;
+    bool require_block_sizes = false;  ///< see export_settings
 };
-
-/// Reply bytes on their way out; grows as options are answered.
-using reply_bytes = std::vector<std::byte>;
-
-/// Room for `n` more bytes at the end; valid until the next append.
-[[nodiscard]] inline std::span<std::byte> append(reply_bytes& to, std::size_t n)
-{
-    to.resize(to.size() + n);
-    return std::span{to}.last(n);
-}
-
-/// An option reply: header and room for its data, to be filled through the returned span.
-[[nodiscard]] inline std::span<std::byte>
-append_reply(reply_bytes& to, protocol::option o, protocol::option_reply type, std::size_t length)
-{
-    constexpr auto header = protocol::option_reply_header_bytes;
-    const auto room = append(to, header + length);
-    protocol::encode_option_reply(room.first<header>(), o, type,
-                                  static_cast<std::uint32_t>(length));
-    return room.subspan(header);
-}
-
-/// An option reply whose data is a text: an error with its explanation (point 22), or ACK with none.
-inline void append_reply(reply_bytes& to, protocol::option o, protocol::option_reply type,
-                         std::string_view text)
-{
-    protocol::writer{append_reply(to, o, type, text.size())}.put_text(text);
-}
-
-/// INFO_EXPORT: `u16 0 | u64 size | u16 flags` (point 45).
-inline void append_info_export(reply_bytes& to, protocol::option o, const protocol::export_terms& t)
-{
-    protocol::writer{append_reply(to, o, protocol::option_reply::info, 12)}
-        .put(protocol::info::export_)
-        .put(t.size)
-        .put(t.flags);
-}
-
-/// INFO_BLOCK_SIZE: `u16 3 | u32 minimum | u32 preferred | u32 maximum payload` (point 45).
-inline void append_info_block_size(reply_bytes& to, protocol::option o,
-                                   const protocol::block_sizes& b)
-{
-    protocol::writer{append_reply(to, o, protocol::option_reply::info, 14)}
-        .put(protocol::info::block_size)
-        .put(b.minimum)
-        .put(b.preferred)
-        .put(b.maximum);
-}
-
-/// INFO_NAME and INFO_DESCRIPTION: `u16 type | text` (point 45).
-inline void append_info_text(reply_bytes& to, protocol::option o, protocol::info type,
-                             std::string_view text)
-{
-    protocol::writer{append_reply(to, o, protocol::option_reply::info, 2 + text.size())}
-        .put(type)
-        .put_text(text);
-}
-
-/// REP_SERVER: `u32 name_len | name | description` (point 26).
-inline void append_server(reply_bytes& to, std::string_view name, std::string_view description)
-{
-    protocol::writer{append_reply(to, protocol::option::list, protocol::option_reply::server,
-                                  4 + name.size() + description.size())}
-        .put(static_cast<std::uint32_t>(name.size()))
-        .put_text(name)
-        .put_text(description);
-}
-
-/// REP_META_CONTEXT: `u32 id | name` (point 26).
-inline void append_meta_context(reply_bytes& to, protocol::option o, std::uint32_t id,
-                                std::string_view name)
-{
-    protocol::writer{append_reply(to, o, protocol::option_reply::meta_context, 4 + name.size())}
-        .put(id)
-        .put_text(name);
-}
-
-/// The answer to EXPORT_NAME: `u64 size | u16 flags | 124 zeroes unless NO_ZEROES` (point 28).
-inline void append_export_name(reply_bytes& to, const protocol::export_terms& t, bool no_zeroes)
-{
-    protocol::writer{append(to, 10)}.put(t.size).put(t.flags);
-    if (!no_zeroes)
-        to.resize(to.size() + protocol::export_name_padding_bytes);
-}
 
 }  // namespace nbd::handshake

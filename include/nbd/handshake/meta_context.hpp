@@ -3,6 +3,7 @@
 
 #include <nbd/handshake/agreement.hpp>
 #include <nbd/handshake/export_info.hpp>
+#include <nbd/handshake/option_replies.hpp>
 #include <nbd/protocol/meta_context.hpp>
 
 #include <algorithm>

@@ -9,13 +9,17 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include <sys/socket.h>
 
@@ -35,6 +39,18 @@ public:
     template <class T>
     using task = boost::asio::awaitable<T, Executor>;
     using wakeup = strand_wakeup<Executor>;
+
+    /// Awaits a coroutine of another executor type; it runs on this coroutine's executor.
+    template <class T, class Other>
+    [[nodiscard]] static task<T> await(boost::asio::awaitable<T, Other> other)
+    {
+        if constexpr (std::is_same_v<Other, Executor>)
+            co_return co_await std::move(other);
+        else
+            co_return co_await boost::asio::co_spawn(co_await boost::asio::this_coro::executor,
+                                                     std::move(other),
+                                                     boost::asio::use_awaitable_t<Executor>{});
+    }
 
     /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
     template <class Stream, class Buffers>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/exports/opened_export.hpp>
 #include <nbd/handshake/negotiator.hpp>
 #include <nbd/session/context.hpp>
 
@@ -16,41 +17,66 @@
 
 namespace nbd::session {
 
-/// The handshake loop: receives exactly what the negotiator wants, carries out its actions and sends
-/// its replies. Gives the export that the client chose, and what was `agreed` on; or nothing, and then
-/// `c.ended` says why.
-///
-/// Not one byte is received beyond what an option needs, so nothing can lie buffered when the
-/// meaning of the stream changes. An export is opened when a client asks for it and not earlier.
+/// The handshake of one client: receives what the negotiator needs, carries out its actions and sends
+/// its replies. It receives no byte beyond the present option, so no byte is buffered when the meaning
+/// of the stream changes.
+/// Returns the export that the client chose, and in `agreed` what was negotiated; or nullopt, and in
+/// `c.ended` the reason.
+/// Memory: one option's data (settings.option_bytes) and one reply, which is at most
+/// export_listing::piece_bytes and one export's name and description, or the names of a backend's
+/// contexts. Between options at most kept_bytes of each.
 template <class Io, class Stream, class Exports, class Observer>
 typename Io::template task<std::optional<typename Exports::opened>>
 negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, context<Observer>& c)
 {
     using handshake::action;
+    constexpr std::size_t kept_bytes = 4096;
+    const auto clear = [](std::vector<std::byte>& bytes) {
+        bytes.clear();
+        if (bytes.capacity() > kept_bytes)
+            bytes = std::vector<std::byte>{};  // `= {}` would keep the memory
+    };
     handshake::negotiator negotiator{c.limits};
-    std::vector<std::byte> data;
-    std::optional<typename Exports::opened> chosen;
-    auto v = action::more;
+    std::vector<std::byte> received;
+    // Kept until the client asks for another export: several options need the same one.
+    std::optional<typename Exports::opened> opened;
+    auto next = action::receive;
     c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
-        if (v == action::list) {
-            exports.visit(
-                c.limits.exports_listed,
-                [&](std::string_view name, std::string_view text) { negotiator.list(name, text); });
-            v = negotiator.listed();
-        } else if (v == action::open) {
-            std::error_code why;
-            chosen.reset();
-            if (auto opened = exports.open(negotiator.asked_name(), c.who, why))
-                chosen.emplace(std::move(*opened));
-            if (!chosen)
-                notify::at_error(c.observer, c.who, why, "the export does not open");
-            v = chosen ? negotiator.opened(chosen->info()) : negotiator.refused(why);
-            if (v != action::transmit)
-                chosen.reset();  // INFO opens as GO does, and closes again (point 99)
+        if (next == action::list_exports) {
+            if (c.stopping.load(std::memory_order_relaxed))
+                negotiator.shut_down();
+            next = negotiator.continue_list(
+                exports.visit_after(negotiator.list_position(),
+                                    [&](std::string_view name, std::string_view description) {
+                                        return negotiator.list_export(name, description);
+                                    }));
+        } else if (next == action::open_export) {
+            failure why;
+            const auto found = exports.find(negotiator.requested_name());
+            if (opened && !opened->is(found))
+                opened.reset();
+            if (!found) {
+                why = errc::unknown_export;
+            } else if (!opened && !negotiator.may_open()) {
+                why = errc::too_many_options;
+            } else if (!opened) {
+                if constexpr (awaits_open<typename Exports::backend_type>) {
+                    if (auto made = co_await Io::await(exports::async_open(found, c.who, why)))
+                        opened.emplace(std::move(*made));
+                    co_await Io::yield(stream);  // the backend may have resumed on another thread
+                } else if (auto made = exports::open(found, c.who, why)) {
+                    opened.emplace(std::move(*made));
+                }
+            }
+            if (why)
+                notify::at_error(c.observer, c.who, why.code,
+                                 why.text.empty() ? "the export does not open" : why.text);
+            next = why ? negotiator.export_refused(why.code)
+                       : negotiator.export_opened(opened->info());
         }
 
-        if (v == action::transmit)
+        if (next == action::transmit)
             c.admitted.store(true, std::memory_order_relaxed);
         auto& reply = negotiator.reply();
         c.waiting.store(true, std::memory_order_relaxed);
@@ -58,33 +84,36 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             const auto [error, n] = co_await Io::write_some(
                 stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
             if (error) {
-                // Who aborts need not wait for the answer (point 29), and who only looks whether
-                // somebody is there says nothing at all.
-                const bool clean = v == action::close || negotiator.nothing_taken();
-                c.ended = clean ? negotiator.ended() : std::error_code{error};
+                // A client need not wait for the answer to ABORT (point 29). A client that sends nothing
+                // only tests whether the server listens.
+                const bool clean = next == action::close || negotiator.untouched();
+                c.ended = clean ? negotiator.close_reason() : std::error_code{error};
                 co_return std::nullopt;
             }
             sent += n;
         }
-        reply.clear();
+        clear(reply);
 
-        if (v == action::close) {
-            c.ended = negotiator.ended();
+        if (next == action::list_exports)
+            continue;
+        if (next == action::close) {
+            c.ended = negotiator.close_reason();
             co_return std::nullopt;
         }
-        if (v == action::transmit) {
+        if (next == action::transmit) {
             c.deadline.disarm();
             agreed = negotiator.agreed();
-            notify::at_export_opened(c.observer, c.who, chosen->info().name, agreed.terms);
-            co_return chosen;
+            notify::at_export_opened(c.observer, c.who, opened->info().name, agreed.terms);
+            co_return opened;
         }
 
-        data.resize(negotiator.wants());
-        for (std::size_t got = 0; got < data.size();) {
+        clear(received);
+        received.resize(negotiator.bytes_needed());
+        for (std::size_t got = 0; got < received.size();) {
             const auto [error, n] = co_await Io::read_some(
-                stream, boost::asio::buffer(data.data() + got, data.size() - got));
+                stream, boost::asio::buffer(received.data() + got, received.size() - got));
             if (error) {
-                if (got == 0 && negotiator.nothing_taken())
+                if (got == 0 && negotiator.untouched())
                     c.ended = {};
                 else if (error != boost::asio::error::eof)
                     c.ended = error;
@@ -98,8 +127,8 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             negotiator.shut_down();
         c.waiting.store(false, std::memory_order_relaxed);
         const bool header = negotiator.between_options();
-        v = negotiator.take(data);
-        if (header && negotiator.ended() != errc::bad_option_magic)
+        next = negotiator.process(received);
+        if (header && negotiator.close_reason() != errc::bad_option_magic)
             notify::at_option(c.observer, c.who, negotiator.option());
     }
 }

@@ -80,7 +80,7 @@ private:
     {
         exports.add("disk", copying_disk{state});
         std::error_code error;
-        return exports.open("disk", context.who, error);
+        return nbd_test::open(exports, "disk", context.who, error);
     }
 };
 

@@ -159,7 +159,8 @@ public:
         return transmission::make_some(
             disk.backend(), *this, [this] { return data(); }, disk, over);
     }
-    /// A RESIZE is a call of the export and not of the backend, and is never awaited.
+    /// A RESIZE is a call of the export and not of the backend. Where it is awaited, see
+    /// opened_export::async_resize, and `settle`.
     [[nodiscard]] bool is_resize() const noexcept { return kind_ == kind::resize; }
     void resize(Opened& disk) noexcept { settle(disk.resize(request_.offset)); }
 

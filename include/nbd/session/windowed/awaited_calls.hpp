@@ -4,6 +4,7 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/async_mutex.hpp>
 #include <nbd/io/async_event.hpp>
+#include <nbd/io/asynchronous.hpp>
 #include <nbd/io/handoff.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/vocabulary/call.hpp>
@@ -20,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -73,12 +75,27 @@ public:
         s.has_coroutine = true;
         ++coroutines_;
     }
-    /// Is not awaited.
     template <class Slot>
     void resize(Slot& s)
     {
-        s.job.resize(window_.disk());
-        window_.finished(s);
+        if constexpr (Window::opened_type::awaits_resize) {
+            s.job.settle(std::make_error_code(std::errc::not_enough_memory));  // until it is over
+            try {
+                boost::asio::co_spawn(window_.executor(), resized(s),
+                                      [this, &s](const std::exception_ptr&) {
+                                          --coroutines_;
+                                          window_.finished(s);
+                                          window_.ended();
+                                      });
+                ++coroutines_;
+            } catch (...) {
+                window_.finished(s);
+                throw;
+            }
+        } else {
+            s.job.resize(window_.disk());
+            window_.finished(s);
+        }
     }
     template <class Slot>
     void cancel(Slot& s)
@@ -108,6 +125,19 @@ private:
                 std::exchange(at, nullptr)->unlock();
         }
     };
+
+    /// A RESIZE whose calls are awaited.
+    template <class Slot>
+    task<void> resized(Slot& s)
+    {
+        const auto r = s.job.request();
+        auto outcome =
+            co_await io::asynchronous<executor_type>::await(window_.disk().async_resize(r.offset));
+        // A backend may resume this coroutine on a thread of its own.
+        co_await boost::asio::post(window_.executor(),
+                                   boost::asio::use_awaitable_t<executor_type>{});
+        s.job.settle(std::move(outcome));
+    }
 
     template <class Slot>
     task<void> make_calls(Slot& s)
@@ -201,17 +231,7 @@ private:
     {
         using value_type = typename Awaitable::value_type;
         if constexpr (!std::same_as<typename Awaitable::executor_type, executor_type>) {
-            // A coroutine cannot await one of another executor; it can have it run.
-            if constexpr (std::is_void_v<value_type>) {
-                co_await boost::asio::co_spawn(co_await boost::asio::this_coro::executor,
-                                               std::move(outcome),
-                                               boost::asio::use_awaitable_t<executor_type>{});
-                co_return failure{};
-            } else {
-                co_return co_await boost::asio::co_spawn(
-                    co_await boost::asio::this_coro::executor, std::move(outcome),
-                    boost::asio::use_awaitable_t<executor_type>{});
-            }
+            co_return co_await settled(io::asynchronous<executor_type>::await(std::move(outcome)));
         } else if constexpr (std::is_void_v<value_type>) {
             co_await std::move(outcome);
             co_return failure{};

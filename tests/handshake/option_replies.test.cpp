@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The payloads of the handshake's replies, in hex (P26, P28, P45).
+// The server's answers to options, in hex (P26, P28, P45).
 #include "catch.hpp"
 #include "support/bytes.hpp"
-#include <nbd/handshake/export_info.hpp>
+#include <nbd/handshake/option_replies.hpp>
 
 using namespace nbd::handshake;
 using nbd::protocol::export_terms;
@@ -15,7 +15,7 @@ constexpr export_terms terms{
     .size = 0x0102030405060708, .flags = 0x0a0b, .blocks = {512, 4096, 0x02000000}};
 }
 
-TEST_CASE("handshake/export_info: INFO_EXPORT is 12 bytes (P45)")
+TEST_CASE("handshake/option_replies: INFO_EXPORT is 12 bytes (P45)")
 {
     reply_bytes to;
     append_info_export(to, protocol::option::go, terms);
@@ -25,7 +25,7 @@ TEST_CASE("handshake/export_info: INFO_EXPORT is 12 bytes (P45)")
                        "0000 0102030405060708 0a0b")));
 }
 
-TEST_CASE("handshake/export_info: INFO_BLOCK_SIZE is 14 bytes (P45)")
+TEST_CASE("handshake/option_replies: INFO_BLOCK_SIZE is 14 bytes (P45)")
 {
     reply_bytes to;
     append_info_block_size(to, protocol::option::info, terms.blocks);
@@ -35,7 +35,7 @@ TEST_CASE("handshake/export_info: INFO_BLOCK_SIZE is 14 bytes (P45)")
                        "0003 00000200 00001000 02000000")));
 }
 
-TEST_CASE("handshake/export_info: INFO_NAME and INFO_DESCRIPTION, also empty (P45)")
+TEST_CASE("handshake/option_replies: INFO_NAME and INFO_DESCRIPTION, also empty (P45)")
 {
     reply_bytes to;
     append_info_text(to, protocol::option::go, protocol::info::name, "abc");
@@ -45,7 +45,7 @@ TEST_CASE("handshake/export_info: INFO_NAME and INFO_DESCRIPTION, also empty (P4
                        "0003e889045565a9 00000007 00000003 00000002 0002")));
 }
 
-TEST_CASE("handshake/export_info: REP_SERVER: length, name, the rest is the description (P26)")
+TEST_CASE("handshake/option_replies: REP_SERVER: length, name, the rest is the description (P26)")
 {
     reply_bytes to;
     append_server(to, "ab", "xyz");
@@ -55,7 +55,7 @@ TEST_CASE("handshake/export_info: REP_SERVER: length, name, the rest is the desc
                        "0003e889045565a9 00000003 00000002 00000004 00000000")));
 }
 
-TEST_CASE("handshake/export_info: the answer to EXPORT_NAME is 10 or 134 bytes (P28, N-26)")
+TEST_CASE("handshake/option_replies: the answer to EXPORT_NAME is 10 or 134 bytes (P28, N-26)")
 {
     reply_bytes brief;
     append_export_name(brief, terms, true);
@@ -68,7 +68,7 @@ TEST_CASE("handshake/export_info: the answer to EXPORT_NAME is 10 or 134 bytes (
           == shown(hex("0102030405060708 0a0b" + std::string(2 * std::size_t{124}, '0'))));
 }
 
-TEST_CASE("handshake/export_info: a text behind a header, and what was there stays")
+TEST_CASE("handshake/option_replies: a text behind a header, and what was there stays")
 {
     reply_bytes to = hex("ff");
     append_reply(to, protocol::option::abort, protocol::option_reply::ack, std::string_view{});

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/concepts/backend.hpp>
+#include <nbd/exports/async_lock.hpp>
+#include <nbd/exports/async_resize.hpp>
+#include <nbd/exports/export_record.hpp>
+#include <nbd/handshake/export_info.hpp>
+#include <nbd/protocol/meta_context.hpp>
+#include <nbd/protocol/terms.hpp>
+#include <nbd/transmission/block_status.hpp>
+#include <nbd/transmission/execution.hpp>
+
+#include <boost/asio/awaitable.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace nbd::exports {
+
+/// An export as one client has it open.
+/// Lifetime: the backend lives as long as this object, also after the export was removed.
+template <class Backend>
+class opened_export {
+    using record = export_record<Backend>;
+
+public:
+    using backend_type = served_t<Backend>;
+    /// What the backend's `open` returned; nothing for a backend without `open`.
+    using state_type = std::conditional_t<has_open<Backend>, backend_type, std::monostate>;
+
+    /// Errors: std::invalid_argument where the size or the block sizes of `state` are not allowed.
+    opened_export(std::shared_ptr<record> r, state_type state)
+        : record_{std::move(r)}, state_{std::move(state)},
+          terms_{record::terms_of(backend(), record_->settings, first_size())}
+    {
+        if constexpr (has_open<Backend>) {
+            record::check(terms_);
+            contexts_ = transmission::contexts_of(state_);
+        }
+    }
+
+    [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept { return r == record_; }
+
+    /// What the handshake tells of the export, with its size now.
+    [[nodiscard]] handshake::export_info info() const noexcept
+    {
+        auto terms = terms_;
+        terms.size = size();
+        return {record_->name, record_->description(), terms, contexts(),
+                record_->settings.require_block_sizes};
+    }
+    /// The size now, in bytes. It changes by a resize only.
+    [[nodiscard]] std::uint64_t size() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return terms_.size;
+        else
+            return record_->size.load(std::memory_order_relaxed);
+    }
+    [[nodiscard]] backend_type& backend() noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return state_;
+        else
+            return record_->backend;
+    }
+    /// True where the export was removed after it was opened.
+    [[nodiscard]] bool gone() const noexcept
+    {
+        return record_->gone.load(std::memory_order_relaxed);
+    }
+
+    /// Carries out a RESIZE. ENOTSUP where the export cannot be resized.
+    [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t bytes) noexcept
+    {
+        if constexpr (record::resizable && !nbd::awaits_resize<Backend>)
+            return transmission::outcome_of([&] { return record_->resize(bytes); });
+        else
+            return std::make_error_code(std::errc::not_supported);
+    }
+    /// The RESIZE has to be awaited: async_resize instead of resize.
+    static constexpr bool awaits_resize = record::resizable && nbd::awaits_resize<Backend>;
+    [[nodiscard]] auto async_resize(std::uint64_t bytes)
+        requires(awaits_resize)
+    {
+        return exports::async_resize(record_, bytes);
+    }
+
+    /// Held during each call of the backend; empty where the backend needs no lock.
+    [[nodiscard]] auto lock() const { return record_->lock_backend(); }
+    /// Serialises calls that take long, where the backend's calls have to be serialised.
+    [[nodiscard]] exports::async_mutex& async_mutex() noexcept
+        requires(record::takes_turns)
+    {
+        return record_->turns;
+    }
+
+private:
+    [[nodiscard]] std::uint64_t first_size() const
+    {
+        if constexpr (has_open<Backend>)
+            return static_cast<std::uint64_t>(state_.size());
+        else
+            return record_->size;
+    }
+    [[nodiscard]] std::span<const protocol::meta_context> contexts() const noexcept
+    {
+        if constexpr (has_open<Backend>)
+            return contexts_;
+        else
+            return record_->contexts;
+    }
+
+    std::shared_ptr<record> record_;
+    [[no_unique_address]] state_type state_;
+    protocol::export_terms terms_;
+    [[no_unique_address]] std::conditional_t<has_open<Backend>, std::vector<protocol::meta_context>,
+                                             std::monostate>
+        contexts_;
+};
+
+/// Opens an export for a client, and calls the backend's `open` where it has one.
+/// Returns nothing where that failed, and the cause in `why`.
+template <class Backend>
+    requires(!awaits_open<Backend>)
+[[nodiscard]] std::optional<opened_export<Backend>> open(std::shared_ptr<export_record<Backend>> r,
+                                                         [[maybe_unused]] const client& who,
+                                                         failure& why) noexcept
+{
+    std::optional<opened_export<Backend>> result;
+    why = transmission::outcome_of([&] {
+        if constexpr (has_open<Backend>) {
+            [[maybe_unused]] const auto lock = r->lock_backend();
+            result.emplace(r, r->backend.open(who));
+        } else {
+            // Makes no call that needs the lock, which another client may hold for long.
+            result.emplace(std::move(r), std::monostate{});
+        }
+    });
+    return result;
+}
+
+/// The same for a backend whose `open` is awaited.
+/// Cancellation: none. Lifetime: `who` and `why` outlive the coroutine.
+template <awaits_open Backend>
+[[nodiscard]] boost::asio::awaitable<
+    std::optional<opened_export<Backend>>,
+    typename decltype(std::declval<Backend&>().open(std::declval<const client&>()))::executor_type>
+async_open(std::shared_ptr<export_record<Backend>> r, const client& who, failure& why)
+{
+    using executor_type = typename decltype(r->backend.open(who))::executor_type;
+    std::optional<opened_export<Backend>> result;
+    try {
+        std::optional<async_lock> turn;
+        if constexpr (export_record<Backend>::takes_turns)
+            turn.emplace(co_await lock<executor_type>(r->turns));
+        auto state = co_await r->backend.open(who);
+        result.emplace(r, std::move(state));
+    } catch (...) {
+        why = transmission::current_failure();
+    }
+    co_return result;
+}
+
+}  // namespace nbd::exports

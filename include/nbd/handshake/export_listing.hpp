@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/handshake/option_replies.hpp>
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace nbd::handshake {
+
+/// The answer to LIST, in pieces: it remembers the last name, so that nothing is held between two
+/// pieces.
+class export_listing {
+public:
+    /// A piece ends with the export that makes it as long as this, in bytes.
+    static constexpr std::size_t piece_bytes = std::size_t{16} << 10;
+
+    /// Begins a list of at most `most` exports.
+    void begin(std::size_t most) noexcept
+    {
+        position_.reset();
+        left_ = most;
+    }
+    /// The name of the last export that was added; nullopt at the beginning.
+    [[nodiscard]] const std::optional<std::string>& position() const noexcept { return position_; }
+    /// The list has as many exports as it may have.
+    [[nodiscard]] bool full() const noexcept { return left_ == 0; }
+
+    /// Appends an export to the piece in `to`. Returns false, and does not append it, where the piece or
+    /// the list is full.
+    [[nodiscard]] bool add(reply_bytes& to, std::string_view name, std::string_view description)
+    {
+        if (full() || to.size() >= piece_bytes)
+            return false;
+        position_ = name;
+        append_server(to, name, description);
+        --left_;
+        return true;
+    }
+
+private:
+    std::optional<std::string> position_;
+    std::size_t left_ = 0;
+};
+
+}  // namespace nbd::handshake
