@@ -84,6 +84,11 @@ struct settings {
     /// 0 disables polling; at most a second. Contexts of the program (on_executor) are not polled.
     std::chrono::microseconds busy_poll{50};
 
+    /// Sends clients what() of a backend's exception, or the message of its error code. Off: clients get a
+    /// fixed message for the error value, because such texts can be confidential. The text of an
+    /// nbd::failure is sent in both cases, and the observer gets everything in both cases.
+    bool send_error_details = false;
+
     /// How long stop() waits for requests in flight before it closes their connections.
     std::chrono::milliseconds stop_grace{5'000};
 };

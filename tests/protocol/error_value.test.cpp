@@ -95,3 +95,13 @@ TEST_CASE("protocol/error_value: Boost's copies of the two categories count as t
     CHECK(to_error_value(sys::error_code{ENOSPC, sys::system_category()}) == error_value::enospc);
     CHECK(to_error_value(sys::error_code{EPERM, sys::generic_category()}) == error_value::eperm);
 }
+
+TEST_CASE("protocol/error_value: each value has a message of its own")
+{
+    std::set<std::string_view> all;
+    for (const auto e :
+         {error_value::none, error_value::eperm, error_value::eio, error_value::enomem,
+          error_value::einval, error_value::enospc, error_value::eoverflow, error_value::enotsup,
+          error_value::eshutdown, static_cast<error_value>(4711)})
+        CHECK(all.insert(message_of(e)).second);
+}

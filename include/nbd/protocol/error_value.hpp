@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <string_view>
 #include <system_error>
 
 namespace nbd::protocol {
@@ -37,6 +38,32 @@ namespace nbd::protocol {
     default:
         return error_value::einval;
     }
+}
+
+/// A fixed English text for an error value, for clients.
+[[nodiscard]] constexpr std::string_view message_of(error_value e) noexcept
+{
+    switch (e) {
+    case error_value::none:
+        return "success";
+    case error_value::eperm:
+        return "operation not permitted";
+    case error_value::eio:
+        return "input/output error";
+    case error_value::enomem:
+        return "not enough memory";
+    case error_value::einval:
+        return "invalid argument";
+    case error_value::enospc:
+        return "no space left on the export";
+    case error_value::eoverflow:
+        return "the reply is too long";
+    case error_value::enotsup:
+        return "operation not supported";
+    case error_value::eshutdown:
+        return "the export is shutting down";
+    }
+    return "unknown error";
 }
 
 /// As `to_error_value`, with the command flags of the request that failed.

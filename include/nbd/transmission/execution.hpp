@@ -27,12 +27,13 @@ namespace nbd::transmission {
     try {
         throw;
     } catch (const std::exception& e) {
-        const auto code = current_error();
+        failure f = current_error();
+        f.thrown = true;
         try {
-            return {code, e.what()};
-        } catch (...) {
-            return code;
+            f.text = e.what();
+        } catch (...) {  // no memory for the text
         }
+        return f;
     } catch (...) {
         return current_error();
     }

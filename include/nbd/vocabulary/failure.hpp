@@ -14,11 +14,15 @@ namespace nbd {
 /// code converts to one, so most backends never name this type.
 struct failure {
     std::error_code code{};
-    /// For people. Clients with structured replies see it; empty = the code's own message. UTF-8; what
-    /// is over 256 bytes is cut.
+    /// For people. Sent to clients with structured replies, and to the observer. Empty: clients get a
+    /// fixed message for the error value, and the observer the message of `code`. UTF-8; at most 256
+    /// bytes are sent.
     std::string text{};
     /// The first byte of the export that failed, if that is known and inside the request.
     std::optional<std::uint64_t> offset{};
+    /// `text` is what() of an exception: the observer gets it, clients only with
+    /// settings.send_error_details.
+    bool thrown = false;
 
     failure() = default;
     /// From any error code, Boost's too.

@@ -199,13 +199,26 @@ TEST_CASE("session/requests/replies: a failure tells its cause to the observer, 
     CHECK(chunks.observer.heard
           == words{"cause " + std::to_string(EFBIG) + " full", "reply 7 error 28"});
 
-    // the code's own words where there are no others
+    // without a text: the observer gets the message of the code, the client that of the error value
+    const auto with_text = [](std::string_view s) {
+        return structured("0001 8001", 7,
+                          hex("0000001c") + big(static_cast<std::uint16_t>(s.size())) + text(s));
+    };
+    chunks.observer.heard.clear();
     chunks.to.fail(read_request, too_large);
-    const auto message = too_large.message();
-    CHECK(chunks.said()
-          == structured("0001 8001", 7,
-                        hex("0000001c") + big(static_cast<std::uint16_t>(message.size()))
-                            + text(message)));
+    CHECK(chunks.said() == with_text("no space left on the export"));
+    CHECK(chunks.observer.heard.at(0)
+          == "cause " + std::to_string(EFBIG) + ' ' + too_large.message());
+    nbd::failure thrown{too_large, "a secret"};
+    thrown.thrown = true;
+    chunks.to.fail(read_request, thrown);
+    CHECK(chunks.said() == with_text("no space left on the export"));
+    CHECK(chunks.observer.heard.at(2) == "cause " + std::to_string(EFBIG) + " a secret");
+    chunks.limits.send_error_details = true;
+    chunks.to.fail(read_request, too_large);
+    CHECK(chunks.said() == with_text(too_large.message()));
+    chunks.to.fail(read_request, thrown);
+    CHECK(chunks.said() == with_text("a secret"));
 
     // an offset that is not of the request is not the client's business
     for (const std::uint64_t inside : {0x1000U, 0x2fffU}) {

@@ -161,21 +161,26 @@ public:
         notify::at_reply(context_.observer, context_.who, r, value);
     }
 
-    /// A failure of the backend. The observer gets the cause; the wire has few error values.
+    /// A failure of the backend. The observer gets its code and its text, clients what
+    /// settings.send_error_details allows.
     void fail(const request& r, const failure& why)
     {
         std::string message;
         try {
             if (why.text.empty())
                 message = why.code.message();
-        } catch (...) {  // out of memory: the reply has no text
+        } catch (...) {  // out of memory: there is no text
         }
-        const std::string_view text = why.text.empty() ? message : why.text;
-        notify::at_error(context_.observer, context_.who, why.code, text);
-        const bool known =
+        const std::string_view details = why.text.empty() ? message : why.text;
+        notify::at_error(context_.observer, context_.who, why.code, details);
+        // The text of an exception may be confidential, and clients need not be authenticated.
+        const bool for_clients =
+            context_.limits.send_error_details || (!why.text.empty() && !why.thrown);
+        const auto value = protocol::to_error_value(why.code, r.flags);
+        const bool inside =
             why.offset && *why.offset >= r.offset && *why.offset - r.offset < r.length;
-        error(r, protocol::to_error_value(why.code, r.flags), text,
-              known ? why.offset : std::nullopt);
+        error(r, value, for_clients ? details : protocol::message_of(value),
+              inside ? why.offset : std::nullopt);
     }
     /// The encoded reply to a BLOCK_STATUS, by reference; or the failure.
     void status(const request& r, const failure& why, std::span<const std::byte> reply)
