@@ -47,8 +47,7 @@ TEST_CASE("exports/async_mutex: one at a time, in the order in which they came")
     CHECK(story == "bc");
 }
 
-TEST_CASE(
-    "exports/async_mutex: when all have left it is free again, and who comes again queues again")
+TEST_CASE("exports/async_mutex: it is free after the last unlock, and can be queued for again")
 {
     async_mutex way;
     std::string story;
@@ -70,7 +69,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("exports/async_mutex: who comes while one waits does not pass by")
+TEST_CASE("exports/async_mutex: a later lock does not overtake a waiter")
 {
     async_mutex way;
     std::string story;
@@ -90,7 +89,7 @@ TEST_CASE("exports/async_mutex: who comes while one waits does not pass by")
     CHECK(way.lock(all[0]));
 }
 
-TEST_CASE("exports/async_mutex: who cannot take its turn is passed by")
+TEST_CASE("exports/async_mutex: a waiter that cannot be resumed is skipped")
 {
     async_mutex way;
     std::string story;

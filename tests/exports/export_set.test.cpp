@@ -101,7 +101,7 @@ TEST_CASE("export_set: exports are added, named in order, opened and removed")
     CHECK(error == nbd::errc::unknown_export);
 }
 
-TEST_CASE("export_set: the size of what is opened for one client is not offered to be changed")
+TEST_CASE("export_set: an export with `open` does not offer RESIZE")
 {
     const auto offers_resize = [](const auto& set) {
         return (open(set, "x")->info().terms.flags & nbd::protocol::transmission_flag::send_resize)
@@ -129,7 +129,7 @@ TEST_CASE("export_set: a resize that throws has failed")
     CHECK(opened->size() == 1 << 20);
 }
 
-TEST_CASE("export_set: what a client is told of an export")
+TEST_CASE("export_set: the name, terms and description of an export")
 {
     nbd::export_set<disk> set;
     nbd::export_settings e;
@@ -223,7 +223,7 @@ TEST_CASE("export_set: the empty name asks for the default, which is the first t
     CHECK(opened_name(set, "") == "");
 }
 
-TEST_CASE("export_set: who wants no default gets none, also of exports that come later")
+TEST_CASE("export_set: without a default by choice, later exports do not become it")
 {
     nbd::export_set<disk> set;
     set.set_default(std::nullopt);

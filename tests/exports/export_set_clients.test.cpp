@@ -58,7 +58,7 @@ struct hotel {
 
 }  // namespace
 
-TEST_CASE("export_set: each client has a state of its own, which ends with the client (N-12)")
+TEST_CASE("export_set: each client has its own state, which is destroyed with it (N-12)")
 {
     int guests = 0;
     nbd::export_set<hotel> set;
@@ -91,7 +91,7 @@ TEST_CASE("export_set: an open that throws is an error, and leaves nothing behin
     CHECK(guests == 0);
 }
 
-TEST_CASE("export_set: what a client's own state says is checked when it is opened")
+TEST_CASE("export_set: the size and block sizes of a client's state are checked when it is opened")
 {
     int guests = 0;
     nbd::export_set<hotel> set;

@@ -200,11 +200,9 @@ using plain_store = store<context_executor, plain_state>;
 
 #define ALL_THAT_AWAIT_OPEN                                                                        \
     (combination<awaited_store<context_executor>, nbd::strand_pool>),                              \
-        (combination<awaited_store<context_executor>, nbd::per_client_threads>),                   \
+        (combination<awaited_store<boost::asio::any_io_executor>, nbd::per_client_threads>),       \
         (combination<awaited_store<context_executor>, nbd::on_executor<>>),                        \
-        (combination<awaited_store<boost::asio::any_io_executor>, nbd::strand_pool>),              \
-        (combination<plain_store, nbd::strand_pool>),                                              \
-        (combination<plain_store, nbd::on_executor<>>)
+        (combination<plain_store, nbd::strand_pool>)
 
 TEMPLATE_TEST_CASE("awaited open: a client is served by what it returned, and it is closed once",
                    "", ALL_THAT_AWAIT_OPEN)
@@ -282,10 +280,9 @@ TEMPLATE_TEST_CASE("awaited open: it is awaited to its end when the client leave
     CHECK(s.shared.closed == 1);
 }
 
-TEMPLATE_TEST_CASE("awaited open: without a promise it takes its turn among all calls", "",
-                   nbd::strand_pool, nbd::per_client_threads)
+TEST_CASE("awaited open: without a promise it takes its turn among all calls")
 {
-    running<store<context_executor, serialised_state<context_executor>>, TestType> s;
+    running<store<context_executor, serialised_state<context_executor>>, nbd::strand_pool> s;
     s.shared.board.close({1});
     std::vector<std::future<bool>> clients;
     for (int i = 0; i < 4; ++i)
@@ -379,9 +376,8 @@ struct resizing : running<Disk, Policy> {
 
 #define ALL_THAT_AWAIT_RESIZE                                                                      \
     (resizing<resizable<context_executor>, nbd::strand_pool>),                                     \
-        (resizing<resizable<context_executor, nbd::failure>, nbd::per_client_threads>),            \
-        (resizing<resizable<boost::asio::any_io_executor>, nbd::strand_pool>),                     \
-        (resizing<resizable<boost::asio::any_io_executor>, nbd::per_client_threads>),              \
+        (resizing<resizable<boost::asio::any_io_executor, nbd::failure>,                           \
+                  nbd::per_client_threads>),                                                       \
         (resizing<resizable<context_executor>, nbd::on_executor<>>)
 
 TEMPLATE_TEST_CASE("awaited resize: by the program, as an asynchronous operation", "",

@@ -69,9 +69,7 @@ struct error_listener {
 
 TEMPLATE_TEST_CASE("an exception's text is for the observer, a failure's text for the client", "",
                    (with<faulty_disk, nbd::per_client_threads>),
-                   (with<faulty_disk, nbd::strand_pool>),
                    (with<faulty_blocking_disk, nbd::strand_pool>),
-                   (with<faulty_awaited_disk, nbd::per_client_threads>),
                    (with<faulty_awaited_disk, nbd::strand_pool>))
 {
     const bool send = GENERATE(false, true);

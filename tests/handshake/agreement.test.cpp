@@ -2,8 +2,8 @@
 #include "catch.hpp"
 #include <nbd/handshake/agreement.hpp>
 
+using nbd::handshake::agree;
 using nbd::handshake::selected_context;
-using nbd::handshake::settle;
 using nbd::protocol::export_terms;
 using nbd::protocol::reply_style;
 using namespace nbd::protocol::transmission_flag;
@@ -16,7 +16,7 @@ const std::vector<selected_context> one{{.id = 1, .index = 0}};
 
 TEST_CASE("handshake/agreement: the export's terms are the client's")
 {
-    const auto a = settle(disk, reply_style::simple, {});
+    const auto a = agree(disk, reply_style::simple, {});
     CHECK(a.terms.size == 4096);
     CHECK(a.terms.told == 4096);
     CHECK(a.terms.blocks == nbd::protocol::block_sizes{512, 4096, 1 << 20});
@@ -28,23 +28,23 @@ TEST_CASE("handshake/agreement: the export's terms are the client's")
 
 TEST_CASE("handshake/agreement: DF goes with chunks, of either kind (P46)")
 {
-    CHECK_FALSE(settle(disk, reply_style::simple, {}).terms.has(send_df));
-    CHECK(settle(disk, reply_style::structured, {}).terms.has(send_df));
-    CHECK(settle(disk, reply_style::extended, {}).terms.has(send_df));
+    CHECK_FALSE(agree(disk, reply_style::simple, {}).terms.has(send_df));
+    CHECK(agree(disk, reply_style::structured, {}).terms.has(send_df));
+    CHECK(agree(disk, reply_style::extended, {}).terms.has(send_df));
 }
 
 TEST_CASE("handshake/agreement: the payload form of BLOCK_STATUS goes with extended headers and "
           "contexts (P46)")
 {
-    CHECK_FALSE(settle(disk, reply_style::structured, one).terms.has(block_status_payload));
-    CHECK_FALSE(settle(disk, reply_style::extended, {}).terms.has(block_status_payload));
-    CHECK(settle(disk, reply_style::extended, one).terms.has(block_status_payload));
+    CHECK_FALSE(agree(disk, reply_style::structured, one).terms.has(block_status_payload));
+    CHECK_FALSE(agree(disk, reply_style::extended, {}).terms.has(block_status_payload));
+    CHECK(agree(disk, reply_style::extended, one).terms.has(block_status_payload));
 }
 
-TEST_CASE("handshake/agreement: BLOCK_STATUS is for who selected contexts (P66)")
+TEST_CASE("handshake/agreement: BLOCK_STATUS needs selected contexts (P66)")
 {
-    CHECK_FALSE(settle(disk, reply_style::structured, {}).terms.block_status);
-    const auto a = settle(disk, reply_style::structured, one);
+    CHECK_FALSE(agree(disk, reply_style::structured, {}).terms.block_status);
+    const auto a = agree(disk, reply_style::structured, one);
     CHECK(a.terms.block_status);
     CHECK(a.contexts == one);
 }

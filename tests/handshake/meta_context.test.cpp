@@ -180,7 +180,7 @@ TEST_CASE("handshake/meta_context: LIST selects nothing and forgets nothing (P42
     CHECK(client.selected_at_go() == indices{1});
 }
 
-TEST_CASE("handshake/meta_context: SET answers each context once, with an id of its own (P42)")
+TEST_CASE("handshake/meta_context: SET answers each context once, with a unique id (P42)")
 {
     asking client;
     CHECK(
@@ -249,7 +249,7 @@ TEST_CASE("handshake/meta_context: a SET that fails clears what was selected (P4
     CHECK(client.selected_at_go().empty());
 }
 
-TEST_CASE("handshake/meta_context: a selection counts for its export alone (P43)")
+TEST_CASE("handshake/meta_context: a selection applies to its export only (P43)")
 {
     asking client;
     client.say(option(set, data_of("disk", {"base:allocation"})));
@@ -311,7 +311,7 @@ TEST_CASE(
     CHECK(client.selected_at_go() == indices{1});
 }
 
-TEST_CASE("handshake/meta_context: INFO and a failed GO leave the selection alone (P43)")
+TEST_CASE("handshake/meta_context: INFO and a failed GO do not change the selection (P43)")
 {
     asking client;
     client.say(option(set, data_of("disk", {"base:allocation"})));
@@ -330,7 +330,7 @@ TEST_CASE("handshake/meta_context: without structured replies both are ERR_INVAL
     CHECK(client.selected_at_go().empty());
 }
 
-TEST_CASE("handshake/meta_context: a context of 64 bits is for extended headers alone (P85)")
+TEST_CASE("handshake/meta_context: a context of 64 bits needs extended headers (P85)")
 {
     SECTION("structured")
     {

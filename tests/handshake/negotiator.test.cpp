@@ -133,7 +133,7 @@ TEST_CASE("handshake/negotiator: LIST names every export and then ACKs (P30)")
     CHECK(h.in_step());
 }
 
-TEST_CASE("handshake/negotiator: LIST of no exports is an ACK alone (P30)")
+TEST_CASE("handshake/negotiator: LIST of no exports is only an ACK (P30)")
 {
     negotiation h{{}, {}};
     h.begun();
@@ -152,7 +152,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("handshake/negotiator: INFO says the same as GO and options go on (P36)")
+TEST_CASE("handshake/negotiator: INFO is answered as GO is, and options follow (P36)")
 {
     const std::vector<std::uint16_t> types{0, 1, 2, 3};
     const auto expected = [](std::uint32_t o) {

@@ -79,7 +79,8 @@ TEST_CASE("handshake/negotiator: a name that is no string is ERR_INVALID and ope
     }
 }
 
-TEST_CASE("handshake/negotiator: an option up to the cap is taken whole, one more is refused (P20)")
+TEST_CASE(
+    "handshake/negotiator: an option of the longest length is accepted, a longer one refused (P20)")
 {
     const nbd::settings limits{.option_bytes = 1000};
     SECTION("known options: ERR_TOO_BIG")
@@ -156,7 +157,7 @@ TEST_CASE("handshake/negotiator: all options together have a cap, to the byte")
     CHECK(h.ended() == errc::handshake_too_long);
 }
 
-TEST_CASE("handshake/negotiator: oversized options count for the whole, too")
+TEST_CASE("handshake/negotiator: oversized options count against the limit of all options")
 {
     negotiation h{{.option_bytes = 10, .handshake_bytes = 100}};
     h.begun();
@@ -188,7 +189,7 @@ TEST_CASE("handshake/negotiator: bad options count, and ABORT does")
     CHECK(h.ended() == errc::too_many_options);
 }
 
-TEST_CASE("handshake/negotiator: LIST adds as many options for each export, the first time alone")
+TEST_CASE("handshake/negotiator: only the first LIST allows more options, for each export")
 {
     const auto options_after_lists = [](int lists) {
         negotiation h{{.options_per_handshake = 4}};  // two exports
@@ -220,7 +221,8 @@ TEST_CASE("handshake/negotiator: after the first LIST there is room to ask about
     CHECK(h.say(option(go, info_data("disk499"))) == action::transmit);
 }
 
-TEST_CASE("handshake/negotiator: a whole handshake cut at every byte says nothing out of turn")
+TEST_CASE(
+    "handshake/negotiator: a handshake cut at any byte has the replies to its complete options")
 {
     const auto whole = client_flags() + option(list) + option(99, pattern(9))
         + option(list, hex("00")) + option(info, info_data("other", {1, 2, 3}))

@@ -132,7 +132,7 @@ TEST_CASE("handshake/negotiator: shutting down, every option but ABORT is ERR_SH
     }
 }
 
-TEST_CASE("handshake/negotiator: the option is told to the observer with its length")
+TEST_CASE("handshake/negotiator: the last option and its length are known")
 {
     negotiation h;
     h.begun();

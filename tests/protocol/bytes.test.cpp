@@ -27,7 +27,7 @@ TEST_CASE("protocol/bytes: integers are big-endian, at any place (P1)")
     CHECK(shown(std::span{to}.first(3)) == "fffe02");
 }
 
-TEST_CASE("protocol/bytes: a reader gives fields in turn and knows what is left")
+TEST_CASE("protocol/bytes: a reader returns field after field and counts the rest")
 {
     const auto data = hex("01 0203 04050607 61626364");
     reader in{data};

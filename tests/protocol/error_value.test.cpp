@@ -37,7 +37,7 @@ TEST_CASE("protocol/error_value: what a backend's error becomes on the wire (P86
     CHECK(of(ESHUTDOWN) == error_value::eshutdown);
 }
 
-TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP are for their own commands alone (P87)")
+TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP need the flag of their command (P87)")
 {
     CHECK(of(EOVERFLOW) == error_value::einval);
     CHECK(of(ENOTSUP) == error_value::einval);
@@ -96,7 +96,7 @@ TEST_CASE("protocol/error_value: Boost's copies of the two categories count as t
     CHECK(to_error_value(sys::error_code{EPERM, sys::generic_category()}) == error_value::eperm);
 }
 
-TEST_CASE("protocol/error_value: each value has a message of its own")
+TEST_CASE("protocol/error_value: each value has its message")
 {
     std::set<std::string_view> all;
     for (const auto e :

@@ -83,7 +83,7 @@ TEST_CASE("protocol/meta_context: lengths that overrun or wrap are refused at on
     }
 }
 
-TEST_CASE("protocol/meta_context: a string that is none is refused (P2)")
+TEST_CASE("protocol/meta_context: an invalid string is refused (P2)")
 {
     CHECK_FALSE(decode_meta_request(data_of("a\0b"s, {})));
     CHECK_FALSE(decode_meta_request(data_of("\xff", {})));
@@ -108,7 +108,8 @@ TEST_CASE("protocol/meta_context: a name matches itself, byte for byte (P40)")
     }
 }
 
-TEST_CASE("protocol/meta_context: an empty leaf is all of its namespace in LIST, none in SET (P82)")
+TEST_CASE(
+    "protocol/meta_context: an empty leaf matches its namespace in LIST, nothing in SET (P82)")
 {
     CHECK(wants({"base:"}, "base:allocation", list));
     CHECK(wants({"x-snap:"}, "x-snap:changed", list));

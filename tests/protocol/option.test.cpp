@@ -151,7 +151,7 @@ TEST_CASE("protocol/option: a character cut off anywhere is refused, and so is a
     }
 }
 
-TEST_CASE("protocol/option: two bytes are UTF-8 as often as the table of Unicode says (P2)")
+TEST_CASE("protocol/option: as many pairs of bytes are UTF-8 as in the table of Unicode (P2)")
 {
     int good = 0;
     for (int a = 0; a < 256; ++a) {

@@ -41,7 +41,7 @@ TEST_CASE("protocol/request: a request in hex, both ways (P47)")
     CHECK(shown(to) == shown(hex(golden)));
 }
 
-TEST_CASE("protocol/request: every field stands alone, all bits of it")
+TEST_CASE("protocol/request: each field is decoded from its bytes, all bits of it")
 {
     const request all_ones{.flags = 0xffff,
                            .command = static_cast<command>(0xffff),
@@ -80,7 +80,7 @@ TEST_CASE("protocol/request: any other magic is refused, one bit away or another
     }
 }
 
-TEST_CASE("protocol/request: what is encoded is decoded")
+TEST_CASE("protocol/request: an encoded request is decoded to the same request")
 {
     for (unsigned c = 0; c <= 9; ++c) {
         for (const std::uint64_t at : {0ULL, 1ULL, 0x1'0000'0000ULL, ~0ULL}) {

@@ -295,7 +295,7 @@ private:
     action answer_info(const export_info& e)
     {
         const auto o = option().option;
-        agreed_ = settle(e.terms, style_, selection_.resolve(e, style_));
+        agreed_ = agree(e.terms, style_, selection_.resolve(e, style_));
         const auto& terms = agreed_.terms;
         const bool must_ask = e.require_block_sizes && terms.blocks != protocol::block_sizes{}
             && !requested_.wants(protocol::info::block_size);

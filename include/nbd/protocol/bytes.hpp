@@ -12,8 +12,8 @@
 
 namespace nbd::protocol {
 
-/// Big-endian loads and stores at an unaligned place ("Conventions": all integers are unsigned,
-/// big-endian). The span must hold at least sizeof(T) bytes.
+/// Loads a big-endian integer from the first bytes of `from`, which need not be aligned ("Conventions":
+/// all integers are unsigned and big-endian). Requires at least sizeof(T) bytes.
 template <class T>
     requires std::is_unsigned_v<T>
 [[nodiscard]] inline T load(std::span<const std::byte> from) noexcept
@@ -24,6 +24,7 @@ template <class T>
     return boost::endian::big_to_native(value);
 }
 
+/// Stores a big-endian integer into the first bytes of `to`; as `load` otherwise.
 template <class T>
     requires std::is_unsigned_v<T>
 inline void store(std::span<std::byte> to, T value) noexcept
@@ -33,12 +34,13 @@ inline void store(std::span<std::byte> to, T value) noexcept
     std::memcpy(to.data(), &value, sizeof(T));
 }
 
-/// Walks over received bytes. A read past the end gives nothing and marks the reader as failed, so
-/// that a decoder can read every field first and ask once; no length is trusted before that.
+/// Decodes fields one after the other from received bytes. A field past the end is empty and makes
+/// `ok()` false for good: a decoder reads all fields and checks once.
 class reader {
 public:
     explicit reader(std::span<const std::byte> bytes) noexcept : rest_{bytes} {}
 
+    /// The next integer; 0 where there are too few bytes.
     template <class T>
     [[nodiscard]] T take() noexcept
     {
@@ -46,7 +48,7 @@ public:
         return ok_ ? load<T>(field) : T{};
     }
 
-    /// The next `n` bytes, or an empty span and a failed reader when there are fewer.
+    /// The next `n` bytes; empty where there are fewer.
     [[nodiscard]] std::span<const std::byte> take_bytes(std::size_t n) noexcept
     {
         if (!ok_ || n > rest_.size()) {
@@ -58,13 +60,16 @@ public:
         return field;
     }
 
+    /// The same as text.
     [[nodiscard]] std::string_view take_string(std::size_t n) noexcept
     {
         const auto field = take_bytes(n);
         return {reinterpret_cast<const char*>(field.data()), field.size()};
     }
 
+    /// No field was read past the end.
     [[nodiscard]] bool ok() const noexcept { return ok_; }
+    /// Bytes that were not read.
     [[nodiscard]] std::size_t left() const noexcept { return rest_.size(); }
 
 private:
@@ -72,7 +77,7 @@ private:
     bool ok_ = true;
 };
 
-/// Writes fields one after the other into bytes that the caller has made large enough.
+/// Encodes fields one after the other into bytes of the caller, which must be large enough.
 class writer {
 public:
     explicit writer(std::span<std::byte> bytes) noexcept : rest_{bytes} {}

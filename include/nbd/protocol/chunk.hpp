@@ -11,37 +11,38 @@
 
 namespace nbd::protocol {
 
-/// How replies look, as the handshake has settled it.
+/// The form of requests and replies, which the handshake negotiates.
 enum class reply_style {
     simple,      ///< nothing was negotiated
-    structured,  ///< STRUCTURED_REPLY: chunks, and simple replies where there is no payload
-    extended,    ///< EXTENDED_HEADERS: 32-byte requests and chunks, and nothing else
+    structured,  ///< STRUCTURED_REPLY: chunks, or simple replies where there is no payload
+    extended,    ///< EXTENDED_HEADERS: 32-byte requests, and 32-byte chunks only
 };
 
-/// A chunk's header; `length` bytes of payload follow ("Structured reply chunk message").
+/// The header of a chunk, before `length` bytes of payload ("Structured reply chunk message").
 struct chunk_header {
     std::uint16_t flags = 0;
     chunk type{};
     std::uint64_t cookie = 0;
-    std::uint64_t offset = 0;  ///< the request's; on the wire with extended headers alone
+    std::uint64_t offset = 0;  ///< of the request; sent with extended headers only
     std::uint64_t length = 0;
 
     friend bool operator==(const chunk_header&, const chunk_header&) = default;
 };
 
-/// Bytes of a chunk's header.
+/// The length of a chunk's header, in bytes.
 [[nodiscard]] constexpr std::size_t chunk_bytes(reply_style style) noexcept
 {
     return style == reply_style::extended ? extended_chunk_bytes : structured_chunk_bytes;
 }
 
-/// Bytes of a request's header.
+/// The length of a request's header, in bytes.
 [[nodiscard]] constexpr std::size_t request_bytes_of(reply_style style) noexcept
 {
     return style == reply_style::extended ? extended_request_bytes : request_bytes;
 }
 
-/// Encodes a chunk's header into the first chunk_bytes(style) of `to`; style is not simple.
+/// Encodes a chunk's header into the first chunk_bytes(style) bytes of `to`. Requires a style with
+/// chunks.
 inline void encode_chunk(std::span<std::byte> to, reply_style style, const chunk_header& c) noexcept
 {
     writer out{to};

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-/// The values of the NBD specification (doc/proto.md, "Values"), in its order and with its words.
-/// Enumerators drop the `NBD_` prefix of their group; the C name stands beside each.
+/// The values of the NBD specification (doc/proto.md, "Values"), in its order and with its terms.
+/// Enumerators drop the `NBD_` prefix of their group; a comment names the C macro of each.
 namespace nbd::protocol {
 
 // --- Magic numbers ("Newstyle negotiation", "Transmission") ---------------------------------------
@@ -30,14 +30,14 @@ inline constexpr std::size_t simple_reply_bytes = 16;
 inline constexpr std::size_t structured_chunk_bytes = 20;
 inline constexpr std::size_t extended_request_bytes = 32;
 inline constexpr std::size_t extended_chunk_bytes = 32;
-/// Zeroes after the answer to EXPORT_NAME unless NO_ZEROES was negotiated.
+/// Zeroes after the answer to EXPORT_NAME, unless NO_ZEROES was negotiated.
 inline constexpr std::size_t export_name_padding_bytes = 124;
 
 // --- Limits that the specification names ----------------------------------------------------------
 
 /// A string (export name, description, context name, error text) is at most this long ("Conventions").
 inline constexpr std::size_t max_string_bytes = 4096;
-/// What a client may assume where no block sizes were advertised ("Size constraints").
+/// The block sizes of an export that does not advertise any ("Size constraints").
 inline constexpr std::uint32_t default_minimum_block = 1;
 inline constexpr std::uint32_t default_preferred_block = 4096;
 inline constexpr std::uint32_t default_maximum_payload = 32U << 20;
@@ -171,7 +171,7 @@ inline constexpr std::uint32_t zero = 1U << 1;  // NBD_STATE_ZERO
 
 // --- Error values ---------------------------------------------------------------------------------
 
-/// The only values that may stand in a reply's error field ("Error values"). `none` is success.
+/// The values of the error field of a reply ("Error values"). `none` is success.
 enum class error_value : std::uint32_t {
     none = 0,
     eperm = 1,        // NBD_EPERM

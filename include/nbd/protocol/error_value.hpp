@@ -10,10 +10,9 @@
 
 namespace nbd::protocol {
 
-/// What a backend's error becomes on the wire ("Error values", points 86 and 87).
-/// The wire has eight values; the cause itself goes to the observer, because the wire is poorer.
-/// EOVERFLOW and ENOTSUP become EINVAL, for only two requests may be answered so (READ with DF,
-/// WRITE_ZEROES with FAST_ZERO); see the overload with command flags.
+/// Returns the error value for a backend's error ("Error values", points 86 and 87). Codes of other
+/// categories than generic and system are EIO. EOVERFLOW and ENOTSUP are EINVAL: only a READ with DF and
+/// a WRITE_ZEROES with FAST_ZERO may be answered so; see the overload with command flags.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec) noexcept
 {
     if (!ec)
@@ -66,7 +65,7 @@ namespace nbd::protocol {
     return "unknown error";
 }
 
-/// As `to_error_value`, with the command flags of the request that failed.
+/// The same with the command flags of the request that failed.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec,
                                                 std::uint16_t command_flags) noexcept
 {

@@ -12,34 +12,35 @@
 
 namespace nbd::protocol {
 
-/// A metadata context that an export can answer BLOCK_STATUS for ("Metadata querying").
+/// A meta context for which an export answers BLOCK_STATUS ("Metadata querying").
 struct meta_context {
-    /// `namespace:leaf`; a user's own namespace begins with "x-".
+    /// `namespace:leaf`; a private namespace begins with "x-".
     std::string_view name;
-    /// Its status needs more than 32 bits, so that only clients with extended headers can have it.
+    /// Its status has 64 bits: only clients with extended headers can select it.
     bool wide = false;
 };
 
 inline constexpr meta_context base_allocation{"base:allocation"};
 
-/// A metadata context that a client has selected.
+/// A meta context that a client selected.
 struct selected_context {
-    std::uint32_t id = 0;   ///< as the client knows it
-    std::size_t index = 0;  ///< among those of the export
+    std::uint32_t id = 0;   ///< in replies to this client
+    std::size_t index = 0;  ///< among the contexts of the export
 
     friend bool operator==(const selected_context&, const selected_context&) = default;
 };
 
 /// The data of LIST_META_CONTEXT and SET_META_CONTEXT:
-/// `u32 name_len | export name | u32 n | n x (u32 len | query)`. Views into the option's data.
+/// `u32 name length | export name | u32 n | n x (u32 length | query)`.
+/// Lifetime: views into the option's data.
 struct meta_request {
     std::string_view export_name;
     std::uint32_t count = 0;
     std::span<const std::byte> queries;
 
-    /// Whether the queries ask for a context of this name. An empty leaf asks for all of its
-    /// namespace in LIST and for none in SET; no query at all asks for everything in LIST (points
-    /// 40 to 42, 82). Queries of unknown namespaces match nothing.
+    /// Whether a query of the option `o` matches the context `name`. In LIST, a query with an empty leaf
+    /// matches all contexts of its namespace, and no query matches all contexts. In SET neither matches
+    /// any (points 40 to 42, 82).
     [[nodiscard]] bool wants(std::string_view name, option o) const noexcept
     {
         if (o == option::list_meta_context && count == 0)
@@ -57,7 +58,8 @@ struct meta_request {
     }
 };
 
-/// Nothing where a length overruns the option, bytes are left over, or a string is not one.
+/// Returns nullopt where the lengths do not add up to the length of the option, or a string is not
+/// valid.
 [[nodiscard]] inline std::optional<meta_request>
 decode_meta_request(std::span<const std::byte> data) noexcept
 {

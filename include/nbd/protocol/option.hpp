@@ -12,7 +12,7 @@
 
 namespace nbd::protocol {
 
-/// The header of an option; `length` bytes of data follow ("Newstyle negotiation").
+/// The header of an option, before `length` bytes of data ("Newstyle negotiation").
 struct option_header {
     protocol::option option{};
     std::uint32_t length = 0;
@@ -20,13 +20,13 @@ struct option_header {
     friend bool operator==(const option_header&, const option_header&) = default;
 };
 
-/// The server's first words.
+/// Encodes the greeting, the first bytes that the server sends. `flags`: handshake_flag bits.
 inline void encode_greeting(std::span<std::byte, greeting_bytes> to, std::uint16_t flags) noexcept
 {
     writer{to}.put(init_magic).put(option_magic).put(flags);
 }
 
-/// Nothing where the magic is wrong. `option` may hold a value that no enumerator has.
+/// Returns nullopt where the magic is wrong. `option` may have a value without an enumerator.
 [[nodiscard]] inline std::optional<option_header>
 decode_option_header(std::span<const std::byte, option_header_bytes> bytes) noexcept
 {
@@ -36,17 +36,20 @@ decode_option_header(std::span<const std::byte, option_header_bytes> bytes) noex
                          .length = load<std::uint32_t>(bytes.subspan<12, 4>())};
 }
 
+/// Encodes the header of an option reply, before `length` bytes of data.
 inline void encode_option_reply(std::span<std::byte, option_reply_header_bytes> to, option o,
                                 option_reply type, std::uint32_t length) noexcept
 {
     writer{to}.put(option_reply_magic).put(o).put(type).put(length);
 }
 
-/// The data of INFO and GO: `u32 name_len | name | u16 n | n x u16`. Views into the option's data.
+/// The data of INFO and GO: `u32 name length | name | u16 n | n x u16`.
+/// Lifetime: views into the option's data.
 struct info_request {
     std::string_view name;
     std::span<const std::byte> types;  ///< n big-endian u16
 
+    /// Whether the client requests this information.
     [[nodiscard]] bool wants(info type) const noexcept
     {
         for (std::size_t at = 0; at + 2 <= types.size(); at += 2)
@@ -56,7 +59,7 @@ struct info_request {
     }
 };
 
-/// Nothing unless the lengths inside add up to exactly the option's length (point 33).
+/// Returns nullopt where the lengths do not add up to the length of the option (point 33).
 [[nodiscard]] inline std::optional<info_request>
 decode_info_request(std::span<const std::byte> data) noexcept
 {
@@ -68,7 +71,8 @@ decode_info_request(std::span<const std::byte> data) noexcept
     return info_request{name, types};
 }
 
-/// "Conventions": UTF-8, no NUL, at most 4096 bytes. Overlong forms and surrogates are not UTF-8.
+/// Whether `s` is a string of the protocol ("Conventions"): UTF-8 without NUL, at most 4096 bytes.
+/// Overlong forms and surrogates are not UTF-8.
 [[nodiscard]] constexpr bool valid_string(std::string_view s) noexcept
 {
     if (s.size() > max_string_bytes)

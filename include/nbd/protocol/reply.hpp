@@ -11,7 +11,7 @@
 
 namespace nbd::protocol {
 
-/// A simple reply ("Simple reply message"); after it come the data of a READ where `error` is none.
+/// A simple reply ("Simple reply message"). The data of a READ follow where `error` is none.
 struct simple_reply {
     error_value error = error_value::none;
     std::uint64_t cookie = 0;
@@ -25,7 +25,7 @@ inline void encode_reply(std::span<std::byte, simple_reply_bytes> to,
     writer{to}.put(simple_reply_magic).put(r.error).put(r.cookie);
 }
 
-/// Decodes a simple reply, as a client does. Nothing where the magic is another.
+/// Decodes a simple reply, as a client does. Returns nullopt where the magic is wrong.
 [[nodiscard]] inline std::optional<simple_reply>
 decode_simple_reply(std::span<const std::byte, simple_reply_bytes> bytes) noexcept
 {

@@ -12,20 +12,20 @@
 namespace nbd::protocol {
 
 /// A request of the transmission phase ("Request message").
-/// Units: `offset` and `length` are bytes. `cookie` is opaque and goes back unchanged.
 struct request {
     std::uint16_t flags = 0;
     protocol::command command{};
-    std::uint64_t cookie = 0;
-    std::uint64_t offset = 0;
-    std::uint64_t length = 0;
-    bool extended = false;  ///< came with an extended header
+    std::uint64_t cookie = 0;  ///< opaque; replies return it unchanged
+    std::uint64_t offset = 0;  ///< bytes
+    std::uint64_t length = 0;  ///< bytes
+    bool extended = false;     ///< has an extended header
 
     [[nodiscard]] constexpr bool has(std::uint16_t flag) const noexcept
     {
         return (flags & flag) != 0;
     }
-    /// Bytes that follow the header on the wire: with extended headers, where a flag says so.
+    /// The length of the payload behind the header, in bytes. A compact WRITE has one, and an extended
+    /// request with PAYLOAD_LEN.
     [[nodiscard]] constexpr std::uint64_t payload() const noexcept
     {
         const bool carries =
@@ -36,8 +36,8 @@ struct request {
     friend bool operator==(const request&, const request&) = default;
 };
 
-/// Decodes a compact request. Nothing where the magic is wrong: the stream is out of step then and
-/// cannot be resynchronised (point 47). `command` may hold a value that no enumerator has.
+/// Decodes a compact request. Returns nullopt where the magic is wrong: the server cannot find the next
+/// request in the stream then (point 47). `command` may have a value without an enumerator.
 [[nodiscard]] inline std::optional<request>
 decode_request(std::span<const std::byte, request_bytes> bytes) noexcept
 {
@@ -50,7 +50,7 @@ decode_request(std::span<const std::byte, request_bytes> bytes) noexcept
                    .length = load<std::uint32_t>(bytes.subspan<24, 4>())};
 }
 
-/// Decodes an extended request; as decode_request otherwise (point 50).
+/// Decodes an extended request (point 50); as decode_request otherwise.
 [[nodiscard]] inline std::optional<request>
 decode_extended_request(std::span<const std::byte, extended_request_bytes> bytes) noexcept
 {
@@ -64,7 +64,7 @@ decode_extended_request(std::span<const std::byte, extended_request_bytes> bytes
                    .extended = true};
 }
 
-/// Encodes a compact request, as a client does; `length` must fit 32 bits.
+/// Encodes a compact request, as a client does. Requires a length below 2^32.
 inline void encode_request(std::span<std::byte, request_bytes> to, const request& r) noexcept
 {
     writer{to}

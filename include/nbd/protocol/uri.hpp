@@ -6,7 +6,7 @@
 
 namespace nbd::protocol {
 
-/// Percent-encodes everything but what a URI may hold anywhere (RFC 3986 "unreserved") and `/`.
+/// Percent-encodes all characters but `/` and the unreserved ones of RFC 3986.
 [[nodiscard]] inline std::string percent_encode(std::string_view text)
 {
     constexpr std::string_view plain =
@@ -26,13 +26,13 @@ namespace nbd::protocol {
     return encoded;
 }
 
-/// `nbd://authority/name` (doc/uri.md; points 93 and 94).
+/// Returns `nbd://authority/name` (doc/uri.md; points 93 and 94).
 [[nodiscard]] inline std::string tcp_uri(std::string_view authority, std::string_view name)
 {
     return "nbd://" + std::string{authority} + '/' + percent_encode(name);
 }
 
-/// `nbd+unix:///name?socket=path`; an abstract socket's path begins with %00 (point 95).
+/// Returns `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point 95).
 [[nodiscard]] inline std::string unix_uri(std::string_view path, std::string_view name)
 {
     return "nbd+unix:///" + percent_encode(name) + "?socket=" + percent_encode(path);
