@@ -201,3 +201,23 @@ TEST_CASE("io/blocking: what comes is read, by who looks for it and by who sleep
     client.join();
     CHECK(received == "abcdefghijklmnopqrstuvwxyz");
 }
+
+TEST_CASE("io/blocking: a reset is an error, whether it comes while the thread polls or sleeps")
+{
+    const auto budget = std::chrono::microseconds{GENERATE(0, 1'000'000)};
+    const auto sent_before = GENERATE(std::size_t{0}, std::size_t{64} << 10);
+    boost::asio::io_context context;
+    boost::asio::local::stream_protocol::socket ours{context};
+    boost::asio::local::stream_protocol::socket theirs{context};
+    boost::asio::local::connect_pair(ours, theirs);
+    // A peer that closes with bytes unread resets the connection.
+    char c = 'x';
+    boost::asio::write(ours, boost::asio::buffer(&c, 1));
+    theirs.close();
+    nbd::io::busy_poll poll{budget};
+    poll.sent(sent_before);
+    const auto [error, n] =
+        blocking::read_some(ours, boost::asio::buffer(&c, 1), poll).await_resume();
+    CHECK(error == boost::asio::error::connection_reset);
+    CHECK(n == 0);
+}

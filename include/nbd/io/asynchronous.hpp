@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/busy_poll.hpp>
+#include <nbd/io/gather.hpp>
 #include <nbd/io/loop_poller.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/io/wakeup.hpp>
@@ -25,9 +26,9 @@
 
 namespace nbd::io {
 
-/// The asynchronous kind of I/O: an operation is one of Asio's, awaited on a concrete executor, which
-/// must keep a client's handlers from running at the same time. The executor is named everywhere,
-/// for Asio's default erases its type and costs a virtual call.
+/// The asynchronous kind of I/O: an operation is one of Asio's, awaited on a concrete executor. The handlers of
+/// a client must not run at the same time on it. The executor is named everywhere, because Asio's default
+/// erases its type and costs a virtual call.
 ///
 /// `Polls` says that the thread that runs the executor's io_context is the library's own, so that its event
 /// loop may poll for a short time where that pays.
@@ -52,7 +53,7 @@ public:
                                                      boost::asio::use_awaitable_t<Executor>{});
     }
 
-    /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
+    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of recv.
     template <class Stream, class Buffers>
     [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to)
     {
@@ -76,32 +77,47 @@ public:
         return read_some(stream, to);
     }
 
-    /// Sends at least one byte, or says why not.
+    /// Sends at least one byte. *Errors*: those of send.
     template <class Stream, class Buffers>
     [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
     {
         return stream.async_write_some(from, token{});
     }
 
-    /// As above, for what was gathered: `pieces()` in memory, or a part of a file. A file that has
-    /// become too short is asio::error::eof.
+    /// Sends some of what was gathered, see send_next, if the socket takes it now. *Errors*: also
+    /// asio::error::would_block: await `send_some` then; a stream that is no socket always returns it.
     template <class Stream, class Gathered>
-    [[nodiscard]] static task<std::tuple<boost::system::error_code, std::size_t>>
-    send_some(Stream& stream, const Gathered& from)
+    [[nodiscard]] static transfer try_send(Stream& stream, const Gathered& from)
     {
-        if constexpr (!socket<Stream>) {
-            co_return co_await write_some(stream, from.pieces());
+        if constexpr (socket<Stream>) {
+            boost::system::error_code ignored;
+            if (!stream.native_non_blocking())  // sendfile(2) has no flag for it
+                stream.native_non_blocking(true, ignored);
+            return send_next(stream.native_handle(), from, MSG_DONTWAIT);
         } else {
-            if (!from.file_follows())
-                co_return co_await write_some(stream, from.pieces());
-            if (!from.pieces().empty())
-                co_return co_await stream.async_send(from.pieces(), MSG_MORE, token{});
-            co_return co_await send_part_of_file(stream, from);
+            return {boost::asio::error::would_block, 0};
+        }
+    }
+    /// As `try_send`, and waits until the stream takes some.
+    template <class Stream, class Gathered>
+    [[nodiscard]] static task<transfer> send_some(Stream& stream, const Gathered& from)
+    {
+        if constexpr (socket<Stream>) {
+            for (;;) {
+                const auto result = try_send(stream, from);
+                if (std::get<0>(result) != boost::asio::error::would_block)
+                    co_return result;
+                const auto [error] = co_await stream.async_wait(Stream::wait_write, token{});
+                if (error)
+                    co_return transfer{error, 0};
+            }
+        } else {
+            co_return co_await write_some(stream, from.pieces());
         }
     }
 
-    /// Whether there is something to receive, or becomes so in that time. For what happens seldom: it
-    /// looks again and again.
+    /// Whether there is something to receive, or becomes so within `time`. Looks every 5 ms, so it is for
+    /// rare cases.
     template <class Stream>
     [[nodiscard]] static task<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
     {
@@ -117,7 +133,7 @@ public:
         co_return !error && stream.available(error) != 0;
     }
 
-    /// Whether there is nothing to receive now, so that memory may be of more use to others.
+    /// Whether the next receive will wait, so that memory should be released before it.
     template <class Stream>
     [[nodiscard]] static bool must_wait(Stream& stream)
     {
@@ -125,7 +141,7 @@ public:
         return stream.available(error) == 0 && !error;
     }
 
-    /// Lets the other clients of this thread have their turn.
+    /// Lets other clients of this thread run.
     template <class Stream>
     [[nodiscard]] static auto yield(Stream& stream)
     {
@@ -133,23 +149,6 @@ public:
     }
 
 private:
-    template <class Stream, class Gathered>
-    [[nodiscard]] static task<std::tuple<boost::system::error_code, std::size_t>>
-    send_part_of_file(Stream& stream, const Gathered& from)
-    {
-        for (;;) {
-            boost::system::error_code error;
-            if (!stream.native_non_blocking())
-                stream.native_non_blocking(true, error);
-            const auto result = send_file_now(stream.native_handle(), from.file());
-            if (std::get<0>(result) != boost::asio::error::would_block)
-                co_return result;
-            std::tie(error) = co_await stream.async_wait(Stream::wait_write, token{});
-            if (error)
-                co_return std::tuple{error, std::size_t{0}};
-        }
-    }
-
     loop_poller* poller_ = nullptr;  ///< found at the first receive
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/busy_poll.hpp>
+#include <nbd/io/gather.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/io/wakeup.hpp>
 
@@ -9,7 +10,6 @@
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <coroutine>
@@ -26,9 +26,9 @@
 
 namespace nbd::io {
 
-/// The blocking kind of I/O: an operation is one system call on the calling thread, and a task is
-/// a coroutine that starts at once and never suspends. A session text written over an I/O kind runs as
-/// plain blocking code with this one.
+/// The blocking kind of I/O: an operation is a system call on the calling thread, and a task is a coroutine
+/// that starts at once and never suspends. A session that is written over a kind of I/O runs as plain
+/// blocking code with this one.
 class blocking {
     template <class T>
     struct result {
@@ -59,8 +59,8 @@ class blocking {
     };
 
 public:
-    /// Has run to its end when it is returned. `get()` gives its result, once, or throws what it
-    /// threw; awaiting it does the same.
+    /// A coroutine that has run to its end when it is returned. `get()` returns its result, once, or throws
+    /// its exception; so does awaiting it.
     template <class T>
     class [[nodiscard]] task {
     public:
@@ -98,16 +98,14 @@ public:
 
     using wakeup = thread_wakeup;
 
-    using transfer = std::tuple<boost::system::error_code, std::size_t>;
-
-    /// Receives at least one byte, or says why not; the end of the stream is asio::error::eof.
+    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of recv.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
     {
         return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
     }
 
-    /// As above, and looks for a while before it sleeps, where that pays.
+    /// As above, and polls for a while before the thread sleeps, where that pays.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
                                                    busy_poll& poll)
@@ -115,28 +113,22 @@ public:
         if constexpr (socket<Stream>) {
             if (poll.enabled()) {
                 const auto begun = busy_poll::clock::now();
-                const auto waited = [&] { return busy_poll::clock::now() - begun; };
-                ::ssize_t n = 0;
-                const auto received = [&] {
-                    if (poll.asks_first() && !is_readable(stream.native_handle(), 0))
-                        return false;
-                    n = ::recv(stream.native_handle(), to.data(), to.size(), MSG_DONTWAIT);
-                    return n >= 0 || (errno != EAGAIN && errno != EINTR);
+                std::optional<transfer> received;
+                const auto receives = [&] {
+                    if (!poll.asks_first() || is_readable(stream.native_handle(), 0))
+                        received = receive_now(stream.native_handle(), to.data(), to.size());
+                    return received.has_value();
                 };
-                if (poll.pays() && poll.look(received) && n > 0) {
-                    poll.waited(waited());
-                    return ready<transfer>{
-                        transfer{boost::system::error_code{}, static_cast<std::size_t>(n)}};
-                }
-                auto result = read_some(stream, to);
-                poll.waited(waited());
-                return result;
+                if (!poll.pays() || !poll.look(receives))
+                    received = read_some(stream, to).await_resume();
+                poll.waited(busy_poll::clock::now() - begun);
+                return ready<transfer>{*received};
             }
         }
         return read_some(stream, to);
     }
 
-    /// Sends at least one byte, or says why not.
+    /// Sends at least one byte. *Errors*: those of send.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
     {
@@ -144,52 +136,56 @@ public:
             retried([&](auto& error) { return stream.write_some(from, error); })};
     }
 
-    /// As above, for what was gathered: `pieces()` in memory, or a part of a file. A file that has
-    /// become too short is asio::error::eof.
+    /// Sends some of what was gathered, see send_next. A stream that is no socket always returns
+    /// asio::error::would_block: await `send_some` then.
+    template <class Stream, class Gathered>
+    [[nodiscard]] static transfer try_send(Stream& stream, const Gathered& from) noexcept
+    {
+        if constexpr (socket<Stream>) {
+            // A large send returns when some is sent, so that a slow client is seen to make progress.
+            const int flags = from.gathered() > at_a_time ? MSG_DONTWAIT : 0;
+            for (;;) {
+                const auto result = send_next(stream.native_handle(), from, flags, at_a_time);
+                if (std::get<0>(result) != boost::asio::error::would_block)
+                    return result;
+                ::pollfd wanted{.fd = stream.native_handle(), .events = POLLOUT, .revents = 0};
+                ::poll(&wanted, 1, -1);
+            }
+        } else {
+            return {boost::asio::error::would_block, 0};
+        }
+    }
+    /// As `try_send`, and waits until the stream takes some.
     template <class Stream, class Gathered>
     [[nodiscard]] static ready<transfer> send_some(Stream& stream, const Gathered& from)
     {
-        if constexpr (socket<Stream>) {
-            if (from.pieces().empty())
-                return ready<transfer>{retried_when_writable(stream, [&] {
-                    const auto part = from.file();
-                    return send_file_now(stream.native_handle(),
-                                         part.part(0, std::min(part.length, at_a_time)));
-                })};
-            const int more = from.file_follows() ? MSG_MORE : 0;
-            if (boost::asio::buffer_size(from.pieces()) <= at_a_time)
-                return ready<transfer>{
-                    retried([&](auto& error) { return stream.send(from.pieces(), more, error); })};
-            return ready<transfer>{retried_when_writable(stream, [&] {
-                return retried([&](auto& error) {
-                    return stream.send(from.pieces(), more | MSG_DONTWAIT, error);
-                });
-            })};
-        } else {
+        if constexpr (socket<Stream>)
+            return ready<transfer>{try_send(stream, from)};
+        else
             return write_some(stream, from.pieces());
-        }
     }
 
-    /// Whether there is something to receive, or becomes so in that time. A stream that is no
-    /// descriptor has it always.
+    /// Whether there is something to receive, or becomes so within `time`. True for a stream that has no
+    /// descriptor.
     template <class Stream>
     [[nodiscard]] static ready<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
     {
-        if constexpr (requires { stream.native_handle(); }) {
+        if constexpr (socket<Stream>) {
             return ready<bool>{is_readable(stream.native_handle(), static_cast<int>(time.count()))};
         } else {
             return ready<bool>{true};
         }
     }
 
-    /// Whether memory should be given back before the next wait: a thread of its own keeps it.
+    /// Whether the next receive will wait, so that memory should be released before it. False: a thread
+    /// of its own keeps its memory.
     template <class Stream>
     [[nodiscard]] static bool must_wait(Stream&) noexcept
     {
         return false;
     }
 
-    /// Lets others have their turn: threads that block do so by themselves.
+    /// Lets other clients run. Threads that block need not do anything for it.
     template <class Stream>
     [[nodiscard]] static std::suspend_never yield(Stream&) noexcept
     {
@@ -203,23 +199,24 @@ private:
         return ::poll(&wanted, 1, milliseconds) > 0;
     }
 
-    /// Bytes that one call may be busy with: a client that takes them, however slowly, is seen to do so.
-    static constexpr std::size_t at_a_time = std::size_t{1} << 20;
-
-    /// A send that would block has not failed: it goes on when there is room.
-    template <class Stream, class Send>
-    static transfer retried_when_writable(Stream& stream, Send send)
+    /// What can be received without waiting; nothing if that is nothing.
+    [[nodiscard]] static std::optional<transfer> receive_now(int descriptor, void* to,
+                                                             std::size_t n) noexcept
     {
-        for (;;) {
-            const auto result = send();
-            if (std::get<0>(result) != boost::asio::error::would_block)
-                return result;
-            ::pollfd wanted{.fd = stream.native_handle(), .events = POLLOUT, .revents = 0};
-            ::poll(&wanted, 1, -1);
-        }
+        const auto received = ::recv(descriptor, to, n, MSG_DONTWAIT);
+        if (received > 0)
+            return transfer{boost::system::error_code{}, static_cast<std::size_t>(received)};
+        if (received == 0)
+            return transfer{boost::asio::error::eof, 0};
+        if (errno == EAGAIN || errno == EINTR)
+            return std::nullopt;
+        return transfer{boost::system::error_code{errno, boost::system::system_category()}, 0};
     }
 
-    /// A signal that was handled on this thread is no reason to end a connection.
+    /// Bytes that one call may send, so that a client that takes them slowly is seen to make progress.
+    static constexpr std::size_t at_a_time = std::size_t{1} << 20;
+
+    /// Repeats an operation that a signal handler has interrupted.
     template <class Operation>
     static transfer retried(Operation operation)
     {

@@ -8,24 +8,24 @@
 
 namespace nbd::io {
 
-/// Whether it pays to look at a socket again and again instead of sleeping until something comes. A
-/// thread that sleeps costs tens of microseconds to wake; a client that answers sooner is better
-/// awaited awake. It learns from how long the last waits were, so that an idle client costs nothing.
+/// Decides whether a thread polls a socket before it sleeps. To wake a sleeping thread takes tens of
+/// microseconds, so polling pays for a client that answers sooner. It learns from the length of the last
+/// waits, so that an idle client costs nothing.
 class busy_poll {
 public:
     using clock = std::chrono::steady_clock;
 
-    /// Looks for at most `budget` at a time; zero = never.
+    /// `budget`: the longest time to poll; zero = never.
     explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
 
     [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
     [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
     [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && sent_ <= much; }
-    /// Whether it is better to ask if there is something than to try to take it, which costs a call less,
-    /// but gets in the way of a client that is about to send, and takes what it sends in smaller parts.
+    /// Whether to ask with poll(2) before recv(2). To try recv at once saves a call, but it disturbs a client
+    /// that is about to send, and receives its requests in smaller parts.
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
 
-    /// Asks `found()` until it is true or the budget is spent. Whether it was true.
+    /// Calls `found()` until it returns true or the budget is spent. *Returns* whether it was true.
     template <class Found>
     [[nodiscard]] bool look(Found found) const
     {
@@ -33,17 +33,17 @@ public:
         do {
             if (found())
                 return true;
-            std::this_thread::yield();  // whoever is to bring something may want this processor
+            std::this_thread::yield();  // the client may need this processor
         } while (clock::now() < end);
         return false;
     }
 
-    /// So many bytes were sent since the last wait. A client that got much has much to do before it
-    /// asks again, and does not miss the time that waking up takes.
+    /// `bytes` were sent since the last wait. A client that received much works on it before it asks again, so
+    /// the time to wake a thread does not delay it.
     void sent(std::size_t bytes) noexcept { sent_ = bytes; }
 
-    /// A wait took that long. One that was too long to be awaited awake ends the looking, until
-    /// several in a row were short enough again; waking up is part of those.
+    /// The last wait took `time`. A wait that was too long ends the polling until several waits in a row, with
+    /// the time to wake, were short.
     void waited(std::chrono::nanoseconds time) noexcept
     {
         if (time > budget_ * waking_costs)
@@ -68,8 +68,8 @@ private:
 
     std::chrono::nanoseconds budget_;
     std::size_t sent_ = 0;
-    clock::time_point begun_{};  ///< of a wait that is measured from outside
-    int late_ = 0;               ///< short waits that are wanted before the next look
+    clock::time_point begun_{};  ///< of a wait that the caller measures
+    int late_ = 0;               ///< short waits until polling begins again
 };
 
 }  // namespace nbd::io

@@ -16,12 +16,12 @@
 
 namespace nbd::io {
 
-/// A stream whose bytes go to a socket as they are.
+/// A stream whose bytes are those of a socket, without a layer in between.
 template <class Stream>
 concept socket = requires(Stream& s) { s.native_handle(); };
 
-/// Keeps the calling thread from being told by a signal that nobody is at the other end of a socket:
-/// sendfile, unlike send, cannot be asked not to. Threads of a server have it blocked for ever.
+/// Blocks SIGPIPE in this scope; sendfile(2) has no MSG_NOSIGNAL. The threads of a server block it always,
+/// and then this costs nothing.
 class no_pipe_signal {
 public:
     no_pipe_signal() noexcept
@@ -61,11 +61,11 @@ private:
     bool restore_ = false;
 };
 
-/// In place of an offset: what comes out of a pipe next.
+/// In place of an offset: the file is a pipe.
 inline constexpr std::uint64_t next_in_pipe = ~std::uint64_t{0};
 
-/// One system call: sends some of a part of a file or of what is in a pipe, or says why not. The end
-/// of the file is asio::error::eof.
+/// One system call: sends some of a part of a file, or of the content of a pipe. *Errors*: asio::error::eof
+/// at the end of the file; asio::error::would_block; those of sendfile and splice.
 template <class Part>
 [[nodiscard]] std::tuple<boost::system::error_code, std::size_t>
 send_file_now(int socket, const Part& part) noexcept

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "grid/allocation_count.hpp"
 #include "support/bytes.hpp"
 #include <nbd/session/buffers/outbox.hpp>
 
 #include <boost/asio/buffer.hpp>
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 using nbd::session::lent_data;
@@ -28,8 +30,7 @@ bytes due(const outbox& out)
 const bytes pattern_of_five = pattern(5);
 }  // namespace
 
-static_assert(
-    boost::asio::is_const_buffer_sequence<std::span<const boost::asio::const_buffer>>::value);
+static_assert(boost::asio::is_const_buffer_sequence<std::span<const outbox::piece>>::value);
 
 TEST_CASE("session/buffers/outbox: bytes of its own are one piece")
 {
@@ -72,9 +73,9 @@ TEST_CASE("session/buffers/outbox: what is taken back is not sent, and its room 
 
 TEST_CASE("session/buffers/outbox: fits to the byte and to the piece")
 {
-    outbox out{100};
-    CHECK(out.fits(100, 0));
-    CHECK_FALSE(out.fits(101, 0));
+    outbox out{1000};
+    CHECK(out.fits(1000, 0));
+    CHECK_FALSE(out.fits(1001, 0));
     CHECK(out.fits(0, outbox::max_pieces - 1));
     CHECK_FALSE(out.fits(0, outbox::max_pieces));
     const auto memory = hex("ff");
@@ -87,6 +88,44 @@ TEST_CASE("session/buffers/outbox: fits to the byte and to the piece")
     CHECK(replies == outbox::max_pieces / 2);
     CHECK(out.pieces().size() == outbox::max_pieces);
     CHECK(due(out).size() == 2 * replies);
+    // What does not fit is refused, and not written somewhere else.
+    CHECK_THROWS_AS(out.lend(memory), std::length_error);
+    out.clear();
+    CHECK_THROWS_AS(out.append(1001), std::length_error);
+    CHECK(out.empty());
+}
+
+TEST_CASE(
+    "session/buffers/outbox: many pieces keep their order and their bytes as room is made for them")
+{
+    outbox out{4096};
+    const auto memory = pattern(outbox::max_pieces);
+    for (int round = 0; round < 2; ++round) {
+        bytes expected;
+        for (std::size_t i = 0; out.fits(1, 1); ++i) {
+            put(out, hex("00"));
+            out.lend(std::span{memory}.subspan(i, 1));
+            expected = std::move(expected) + hex("00") + bytes{memory[i]};
+        }
+        CHECK((due(out) == expected));
+        out.sent(expected.size());
+        CHECK(out.empty());
+    }
+}
+
+TEST_CASE("session/buffers/outbox: after reserve, a reply of any number of pieces takes no memory")
+{
+    outbox out{4096};
+    const auto memory = pattern(10);
+    for (int replies = 0; replies < 7; ++replies) {
+        out.reserve();
+        const auto before = grid::allocations();
+        for (int i = 0; i < 64; ++i) {
+            std::ignore = out.append(1);
+            out.lend(memory);
+        }
+        CHECK(grid::allocations() == before);
+    }
 }
 
 TEST_CASE("session/buffers/outbox: a full one is empty again when all is sent, in any pieces")

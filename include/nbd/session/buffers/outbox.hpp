@@ -13,8 +13,10 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <stdexcept>
+#include <utility>
 
 namespace nbd::session {
 
@@ -52,16 +54,23 @@ struct lent_data {
     }
 };
 
-/// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It allocates
-/// memory when the first bytes are appended and releases it when everything is sent.
+/// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It takes memory
+/// when something is added and releases it when everything is sent.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class outbox {
 public:
-    /// Asio passes at most 64 buffers to one system call.
-    static constexpr std::size_t max_pieces = 64;
+    /// Memory, or a part of a file that is as long.
+    struct piece : boost::asio::const_buffer {
+        file_range file{};
+    };
+
+    /// As many as one sendmsg(2) sends (IOV_MAX).
+    static constexpr std::size_t max_pieces = 1024;
 
     /// `capacity` bytes can be owned at a time.
     explicit outbox(std::size_t capacity) noexcept : capacity_{capacity} {}
+    outbox(const outbox&) = delete;
+    outbox& operator=(const outbox&) = delete;
 
     [[nodiscard]] bool empty() const noexcept { return first_ == last_; }
     [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
@@ -75,12 +84,14 @@ public:
         return own <= capacity_ - used_ && last_ + lent + 1 <= max_pieces;
     }
 
-    /// Takes the memory for owned bytes, so that `append` does not throw until the outbox is empty
-    /// again. Errors: std::bad_alloc.
+    /// Takes the memory for one more reply, however many pieces it has, so that no call for it throws.
+    /// Errors: std::bad_alloc.
     void reserve()
     {
         if (bytes_.size() == 0)
             bytes_ = block{capacity_};
+        if (room_ - last_ < most_of_a_reply)
+            reserve_pieces(last_ + most_of_a_reply);
     }
 
     /// Appends `n` owned bytes and returns them, to be filled before the next send. Errors:
@@ -89,58 +100,59 @@ public:
     {
         if (!fits(n, 0)) [[unlikely]]
             throw std::length_error{"nbd: the outbox has no room for this reply"};
-        reserve();
+        if (bytes_.size() == 0)
+            bytes_ = block{capacity_};
         const std::span<std::byte> room{bytes_.data() + used_, n};
-        used_ += n;
-        gathered_ += n;
         if (own_piece_open_) {
-            auto& piece = pieces_[last_ - 1];
-            piece = {piece.data(), piece.size() + n};
+            auto& last = pieces_[last_ - 1];
+            resize(last, last.size() + n);
         } else {
-            add({room.data(), n}, {});
+            add({{room.data(), n}, {}});
             own_piece_open_ = true;
         }
+        used_ += n;
+        gathered_ += n;
         return room;
     }
 
     /// Removes the last `n` bytes of the last append.
     void retract(std::size_t n) noexcept
     {
-        auto& piece = pieces_[last_ - 1];
-        assert(own_piece_open_ && n <= piece.size());
-        piece = {piece.data(), piece.size() - n};
+        auto& last = pieces_[last_ - 1];
+        assert(own_piece_open_ && n <= last.size());
+        resize(last, last.size() - n);
         used_ -= n;
         gathered_ -= n;
-        if (piece.size() == 0) {
+        if (last.size() == 0) {
             --last_;
             own_piece_open_ = false;
         }
     }
 
-    /// Appends lent data. Errors: std::length_error unless fits(0, 1).
+    /// Appends lent data. Errors: std::length_error unless fits(0, 1); std::bad_alloc.
     void lend(const lent_data& data)
     {
         if (last_ == max_pieces) [[unlikely]]
             throw std::length_error{"nbd: the outbox has no room for this reply"};
+        if (data.in_file()) {
+            add({{nullptr, data.length}, data.file});
+            in_files_ = std::min(in_files_, last_ - 1);
+        } else {
+            add({{data.memory.data(), data.memory.size()}, {}});
+        }
         own_piece_open_ = false;
         gathered_ += data.length;
-        if (data.in_file()) {
-            in_files_ = std::min(in_files_, last_);
-            add({nullptr, data.length}, data.file);
-        } else {
-            add({data.memory.data(), data.memory.size()}, {});
-        }
     }
 
     /// The memory to be sent next, up to the first part of a file: an Asio ConstBufferSequence.
-    [[nodiscard]] std::span<const boost::asio::const_buffer> pieces() const noexcept
+    [[nodiscard]] std::span<const piece> pieces() const noexcept
     {
-        return {pieces_.data() + first_, std::min(in_files_, last_) - first_};
+        return {pieces_ + first_, std::min(in_files_, last_) - first_};
     }
     /// The part of a file to be sent next. Requires that `pieces()` is empty and the outbox is not.
     [[nodiscard]] lent_data file() const noexcept
     {
-        return {files_[first_], pieces_[first_].size()};
+        return {pieces_[first_].file, pieces_[first_].size()};
     }
     /// A part of a file follows `pieces()`.
     [[nodiscard]] bool file_follows() const noexcept { return in_files_ < last_; }
@@ -155,16 +167,16 @@ public:
     void sent(std::size_t n) noexcept
     {
         while (n != 0) {
-            auto& piece = pieces_[first_];
-            const auto part = std::min(n, piece.size());
-            if (files_[first_].file >= 0) {
-                files_[first_] = lent_data::behind(files_[first_], part);
-                piece = {nullptr, piece.size() - part};
+            auto& next = pieces_[first_];
+            const auto part = std::min(n, next.size());
+            if (next.file.file >= 0) {
+                next.file = lent_data::behind(next.file, part);
+                resize(next, next.size() - part);
             } else {
-                piece += part;
+                static_cast<boost::asio::const_buffer&>(next) += part;
             }
             n -= part;
-            if (piece.size() != 0)
+            if (next.size() != 0)
                 return;
             ++first_;
         }
@@ -172,10 +184,33 @@ public:
     }
 
 private:
-    void add(boost::asio::const_buffer piece, file_range file) noexcept
+    static constexpr std::size_t few = 8;
+    static constexpr std::size_t most_of_a_reply = 128;
+
+    static void resize(piece& p, std::size_t n) noexcept
     {
-        pieces_[last_] = piece;
-        files_[last_++] = file;
+        static_cast<boost::asio::const_buffer&>(p) = {p.data(), n};
+    }
+
+    void add(const piece& next)
+    {
+        if (last_ == room_)
+            reserve_pieces(last_ + 1);
+        std::construct_at(pieces_ + last_, next);
+        ++last_;
+    }
+    /// Makes room for `n` pieces. A block of the stock, so that no memory is allocated in steady state.
+    void reserve_pieces(std::size_t n)
+    {
+        n = std::min(n, max_pieces);
+        if (n <= room_)
+            return;
+        block larger{std::max(n, 2 * room_) * sizeof(piece)};
+        auto* const to = reinterpret_cast<piece*>(larger.data());
+        std::uninitialized_copy(pieces_, pieces_ + last_, to);
+        pieces_ = to;
+        room_ = larger.size() / sizeof(piece);
+        many_ = std::move(larger);
     }
 
     /// Skips empty pieces and releases the memory when none is left.
@@ -189,14 +224,16 @@ private:
             in_files_ = max_pieces;
             own_piece_open_ = false;
             bytes_ = {};
+            many_ = {};
+            pieces_ = few_.data();
+            room_ = few;
             return;
         }
         if (in_files_ < first_)
             in_files_ = static_cast<std::size_t>(
-                std::find_if(files_.begin() + static_cast<std::ptrdiff_t>(first_),
-                             files_.begin() + static_cast<std::ptrdiff_t>(last_),
-                             [](const file_range& f) { return f.file >= 0; })
-                - files_.begin());
+                std::find_if(pieces_ + first_, pieces_ + last_,
+                             [](const piece& p) { return p.file.file >= 0; })
+                - pieces_);
         if (in_files_ >= last_)
             in_files_ = max_pieces;
     }
@@ -205,12 +242,14 @@ private:
     std::size_t capacity_;
     std::size_t used_ = 0;
     std::uint64_t gathered_ = 0;
-    std::array<boost::asio::const_buffer, max_pieces> pieces_;
-    std::array<file_range, max_pieces> files_;
+    std::array<piece, few> few_{};
+    block many_;  ///< pieces, where there are more than a few
+    piece* pieces_ = few_.data();
+    std::size_t room_ = few;  ///< pieces that fit
     std::size_t first_ = 0;
     std::size_t last_ = 0;
-    std::size_t in_files_ =
-        max_pieces;  ///< index of the first piece that is a part of a file; max_pieces if none is
+    /// Index of the first piece that is a part of a file; max_pieces if none is.
+    std::size_t in_files_ = max_pieces;
     bool own_piece_open_ = false;
 };
 

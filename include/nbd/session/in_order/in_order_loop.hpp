@@ -6,10 +6,13 @@
 #include <nbd/session/context.hpp>
 #include <nbd/session/requests/job.hpp>
 
+#include <boost/asio/error.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 
 // GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
@@ -57,7 +60,10 @@ public:
             std::size_t sent = 0;
             while (!out().empty()) {
                 c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
-                const auto [error, n] = co_await io_.send_some(stream_, out());
+                auto result = io_.try_send(stream_, out());
+                if (std::get<0>(result) == boost::asio::error::would_block)
+                    result = co_await io_.send_some(stream_, out());
+                const auto [error, n] = result;
                 if (error) {
                     c.ended = error;
                     co_return;
@@ -147,7 +153,7 @@ private:
     static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
     /// Bytes of replies that are worth a send of their own; and bytes that wait for no more replies.
     static constexpr std::uint64_t least_early = std::uint64_t{32} << 10;
-    static constexpr std::uint64_t most_early = std::uint64_t{128} << 10;
+    static constexpr std::uint64_t most_early = std::uint64_t{1} << 20;
     static constexpr int try_again = 16;
 
     /// Carries out the request that has begun and adds its reply. False if something must be done first:

@@ -42,11 +42,8 @@ public:
                                                const replies<Observer>& to) noexcept
     {
         constexpr std::uint64_t least = std::uint64_t{32} << 10;
-        // Each piece takes two pieces of the outbox, and so does each chunk that it is split into.
-        constexpr std::uint64_t most = (outbox::max_pieces / 2 - 1 - (plan_type::most_extents + 1))
-            * std::uint64_t{replies<Observer>::largest_chunk};
         return has_extents<backend_type> && !has_handle<backend_type> && to.chunked()
-            && r.length >= least && r.length <= most && !r.has(protocol::command_flag::df);
+            && r.length >= least && !r.has(protocol::command_flag::df);
     }
     /// Whether the reply to a READ that has not begun will fit into the outbox.
     [[nodiscard]] static bool will_fit(const request& r, const replies<Observer>& to) noexcept
@@ -161,6 +158,9 @@ public:
     void done() noexcept { memory_ = {}; }
 
 private:
+    /// Bytes of the longest READ that is read into the outbox where the backend could have lent it: the
+    /// outbox has less room for the replies behind it.
+    static constexpr std::size_t largest_inline_beside_lent = std::size_t{8} << 10;
     /// Below this many bytes a copy costs less than a system call.
     static constexpr std::size_t least_from_file = std::size_t{32} << 10;
 
@@ -168,7 +168,7 @@ private:
     [[nodiscard]] static constexpr bool fits_inline(std::uint64_t length) noexcept
     {
         return at_once
-            && length <= (has_lend<backend_type> ? replies<Observer>::copied_data
+            && length <= (has_lend<backend_type> ? largest_inline_beside_lent
                                                  : outbox_bytes - replies<Observer>::most_header);
     }
     [[nodiscard]] bool in_memory() const noexcept

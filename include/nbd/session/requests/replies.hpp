@@ -56,9 +56,8 @@ public:
         const auto chunks = static_cast<std::size_t>(length / largest_chunk) + 1;
         return out_.fits(most_header * chunks + copied, 2 * chunks - 1);
     }
-    /// Bytes of the longest READ whose chunks fit into an empty outbox.
-    static constexpr std::uint64_t largest_read =
-        (outbox::max_pieces / 2 - 2) * std::uint64_t{largest_chunk};
+    /// Bytes of the longest READ that is answered. Its chunks fit into an empty outbox.
+    static constexpr std::uint64_t largest_read = 30 * std::uint64_t{largest_chunk};
 
     /// Bytes in front of the data of a READ.
     [[nodiscard]] std::size_t data_header_bytes() const noexcept
@@ -102,7 +101,7 @@ public:
         data_header(room, r, r.offset, data.length);
         std::copy(data.memory.begin(), data.memory.end(), room.subspan(header).begin());
     }
-    static constexpr std::size_t copied_data = std::size_t{8} << 10;
+    static constexpr std::size_t copied_data = std::size_t{2} << 10;
 
     /// A READ without its holes. `data_at(offset, length)` returns the data of each piece that is no
     /// hole, in order. Requires an empty outbox.

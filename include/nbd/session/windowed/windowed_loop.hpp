@@ -10,12 +10,14 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/socket_base.hpp>
 
 #include <atomic>
 #include <cstddef>
 #include <exception>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 namespace nbd::session {
@@ -269,7 +271,10 @@ private:
             }
             while (!out.empty() && !failed_) {
                 c_.sending.arm(c_.limits.send_timeout, errc::send_timeout);
-                const auto [error, n] = co_await io_.send_some(stream_, out);
+                auto result = io_.try_send(stream_, out);
+                if (std::get<0>(result) == boost::asio::error::would_block)
+                    result = co_await io_.send_some(stream_, out);
+                const auto [error, n] = result;
                 if (error)
                     give_up(error);
                 else
