@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <unistd.h>
 
@@ -148,10 +149,79 @@ struct referring_opener {
 };
 static_assert(backend_is_sound<referring_opener>());
 
+// arguments by reference to const: the server keeps them alive until the call has completed
+struct by_reference {
+    using off = const u64&;
+    u64 size() const { return 0; }
+    void read(off, const to&) {}
+    void write(off, const from&, const nbd::write_flags&) {}
+    void write_zeroes(off, off, const nbd::zero_flags&) {}
+    void trim(off, off) {}
+    void cache(off, off) {}
+    void extents(off, off, nbd::extent_list&) {}
+    void resize(off) {}
+};
+static_assert(backend_is_sound<by_reference>() && nbd::has_fua_write<by_reference>);
+static_assert(nbd::has_trim<by_reference> && nbd::has_cache<by_reference>);
+static_assert(nbd::has_extents<by_reference> && nbd::has_resize<by_reference>);
+static_assert(nbd::has_write_zeroes<by_reference>);
+
+// what would refer to a temporary is no such member: references to non-const, containers by value
+struct dangling {
+    void read(u64&, to) {}
+    void write(u64, from&&) {}
+    void trim(u64&&, u64) {}
+    void write_zeroes(u64, u64, nbd::zero_flags&) {}
+    void flush(nbd::write_flags&&) {}
+    void resize(u64&) {}
+    std::vector<std::byte> lend(u64, std::size_t) noexcept { return {}; }
+    std::vector<nbd::meta_context> meta_contexts() const { return {}; }
+    void context_extents(std::size_t, u64, u64, nbd::extent_list&) {}
+    struct state {};
+    state& open(const nbd::client&) { return kept; }
+    state kept;
+};
+static_assert(!nbd::has_read<dangling> && !nbd::has_write<dangling> && !nbd::has_trim<dangling>);
+static_assert(!nbd::has_write_zeroes<dangling> && !nbd::has_flush<dangling>);
+static_assert(!nbd::has_resize<dangling> && !nbd::has_lend<dangling>);
+static_assert(!nbd::has_meta_contexts<dangling> && !nbd::has_open<dangling>);
+struct keeping {
+    const std::vector<std::byte>& lend(u64, std::size_t) noexcept { return memory; }
+    const std::vector<nbd::meta_context>& meta_contexts() const { return contexts; }
+    void context_extents(std::size_t, u64, u64, nbd::extent_list&) {}
+    std::vector<std::byte> memory;
+    std::vector<nbd::meta_context> contexts;
+};
+static_assert(nbd::has_lend<keeping> && nbd::has_meta_contexts<keeping>);
+
+// callbacks: a completion, or anything that takes one
+struct calling_back {
+    using done = nbd::completion;
+    u64 size() const { return 0; }
+    void async_read(u64, to, done d) { d(); }
+    void async_write(u64, from, nbd::write_flags, done&& d) { d(); }
+    void async_flush(auto d) { d(); }
+    void async_trim(u64, u64, auto&& d) { d(); }
+    void async_write_zeroes(u64, u64, nbd::zero_flags, done d) { d(); }
+    void async_cache(u64, u64, done d) { d(); }
+    void async_extents(u64, u64, nbd::extent_list&, done d) { d(); }
+};
+static_assert(nbd::backend<calling_back> && backend_is_sound<calling_back>());
+static_assert(nbd::calls_back<calling_back> && nbd::asynchronous<calling_back>);
+static_assert(nbd::has_fua_write<calling_back> && !nbd::has_plain_write<calling_back>);
+static_assert(nbd::has_write_zeroes<calling_back> && nbd::has_cache<calling_back>);
+static_assert(nbd::has_extents<calling_back>);
+static_assert(!nbd::calls_back<least> && !nbd::asynchronous<least>);
+struct not_calling_back {
+    void async_read(u64, to, nbd::completion&) {}
+    int async_write(u64, from, nbd::completion) { return 0; }
+};
+static_assert(!nbd::has_read<not_calling_back> && !nbd::has_write<not_calling_back>);
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("concepts/backend: the archetypes are served by both policies", "", least,
-                   least_handler, styles, sealed, overloaded, full, opener)
+                   least_handler, styles, sealed, overloaded, full, opener, by_reference)
 {
     // Other programs may run the same test at the same time.
     const auto path =

@@ -262,11 +262,12 @@ public:
     {
         return request(proto::command::read, offset, length, flags);
     }
-    [[nodiscard]] proto::error_value write(std::uint64_t offset, std::span<const std::byte> data)
+    [[nodiscard]] proto::error_value write(std::uint64_t offset, std::span<const std::byte> data,
+                                           std::uint16_t flags = 0)
     {
-        const auto flag =
-            style_ == style_type::extended ? proto::command_flag::payload_len : std::uint16_t{0};
-        return request(proto::command::write, offset, data.size(), flag, data).error();
+        if (style_ == style_type::extended)
+            flags |= proto::command_flag::payload_len;
+        return request(proto::command::write, offset, data.size(), flags, data).error();
     }
     [[nodiscard]] std::vector<context_status> status(const whole_reply& r) const
     {

@@ -64,6 +64,8 @@ TESTED_ELSEWHERE = {
     # macros and sentences: tested by the compiler's messages
     "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
     "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    "concepts/outcome.hpp": "tests/concepts/backend.test.cpp",
+    "concepts/promises.hpp": "tests/concepts/backend.test.cpp",
     # plain types, tested with their users
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
@@ -77,6 +79,7 @@ TESTED_ELSEWHERE = {
     "exports/opened_export.hpp": "tests/exports/export_set_clients.test.cpp",
     # tested with a whole server and clients
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",

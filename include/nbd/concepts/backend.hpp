@@ -1,84 +1,69 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/outcome.hpp>
+#include <nbd/concepts/promises.hpp>
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/terms.hpp>
 #include <nbd/vocabulary/backend_types.hpp>
 #include <nbd/vocabulary/client.hpp>
+#include <nbd/vocabulary/completion.hpp>
 #include <nbd/vocabulary/extent_list.hpp>
-#include <nbd/vocabulary/failure.hpp>
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
-/// The Backend: what a block device does. Read this file and you can write your own.
+/// A Backend is a class that stores the data of a block device. `size` and `read` are required; every other
+/// member is optional and adds an ability. The server computes the transmission flags from the members that
+/// the type has. Offsets and lengths are in bytes. The order of the parameters is that of the table.
 ///
-/// Only `size() const` and `read(offset, span)` are required. Every further member that exists adds
-/// an ability, and the transmission flags a client sees are computed from the type, so a server
-/// cannot advertise what its code does not do:
+/// | member | ability | when absent |
+/// |---|---|---|
+/// | `std::uint64_t size() const` | required | compile error |
+/// | `outcome read(offset, std::span<std::byte> to)` | READ; required | compile error |
+/// | `outcome write(offset, std::span<const std::byte> from)` | WRITE | READ_ONLY; EPERM |
+/// | `outcome write(offset, from, nbd::write_flags)` | WRITE with native FUA | FUA is a write and a flush |
+/// | `outcome flush()` | FLUSH, FUA | not offered |
+/// | `outcome trim(offset, length)` | TRIM | not offered |
+/// | `outcome write_zeroes(offset, length, nbd::zero_flags)` | WRITE_ZEROES | zeroes are written |
+/// | `outcome cache(offset, length)` | CACHE | not offered |
+/// | `outcome extents(offset, length, nbd::extent_list& to)` | base:allocation, READ without holes | not offered |
+/// | `meta_contexts() const`, `context_extents(...)` | own metadata contexts | not offered |
+/// | `lend(offset, length)` | READ without a copy | data are read into a buffer |
+/// | `lend_file(offset, length)` | large READs by sendfile(2) or splice(2) | data are read into a buffer |
+/// | `lend_for_write(offset, length)` | large WRITEs are received in place | received into a buffer |
+/// | `nbd::block_sizes block_sizes() const` | limits that are advertised and enforced | 1, 4096, 32 MiB |
+/// | `std::error_code resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
+/// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
+/// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
-///     std::uint64_t size() const;                                            required, bytes
-///     outcome read(std::uint64_t offset, std::span<std::byte> to);           required
-///     outcome write(std::uint64_t offset, std::span<const std::byte> from);  WRITE; else READ_ONLY
-///     outcome write(std::uint64_t, std::span<const std::byte>, write_flags); native FUA
-///     outcome flush();                                                       SEND_FLUSH, SEND_FUA
-///     outcome trim(std::uint64_t offset, std::uint64_t length);              SEND_TRIM
-///     outcome write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags);
-///     outcome cache(std::uint64_t offset, std::uint64_t length);             SEND_CACHE
-///     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept;
-///     file_range lend_file(std::uint64_t offset, std::size_t length) noexcept;
-///     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept;
-///     void lent_written(std::uint64_t offset, std::size_t length) noexcept;   optional with it
-///     outcome extents(std::uint64_t offset, std::uint64_t length, extent_list& to);
-///     std::span<const meta_context> meta_contexts() const;                    with
-///     outcome context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length,
-///                             extent_list& to);
-///     outcome resize(std::uint64_t size);
-///     block_sizes block_sizes() const;
-///     state open(const client&);          or boost::asio::awaitable of a state
-///     outcome handle(call&);              every request in one, in place of read and the rest
+/// **Three kinds.** All members of a backend that return an outcome are of one kind. `resize` may be synchronous
+/// in each, and is synchronous in a backend with callbacks. `open` may be awaited.
+/// - Synchronous: they return a `ready_outcome` (std::error_code, nbd::failure, or void and throw).
+/// - Awaited: they return boost::asio::awaitable of one. They run on the client's executor.
+/// - With callbacks: they are called `async_read`, `async_write`, ..., have one more parameter at the end,
+///   nbd::completion, and return void. See vocabulary/completion.hpp.
 ///
-/// A type with `handle` is taken to do all of WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE; what it
-/// does not do is taken away by export_settings. A misspelled member is an absent one:
-/// `static_assert(nbd::backend<my_disk>)`, or one of the concepts below, makes sure.
+/// *Parameters*: a range was checked before the call: it lies inside the export and keeps to the block sizes.
+/// trim, write_zeroes and cache get 256 MiB at most; the server divides longer requests.
+/// *Errors*: become an NBD error value (protocol/error_value.hpp); the connection stays open. An error that
+/// NBD has no value for becomes EIO. Members may throw (concepts/outcome.hpp).
+/// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
+/// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What `open`
+/// returns is destroyed when the client has left.
+/// *Cancellation*: what is awaited gets asio::cancellation_type::terminal when the client has left, emitted
+/// on the client's executor. A coroutine that moves to another executor must not listen to it there. A call
+/// that ignores cancellation delays stop() until it completes.
+/// *Durability*: flush covers the calls that had completed when it began: of this client, and with
+/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. The server never
+/// flushes unless a client asks for it.
 ///
-/// `outcome` is std::error_code, nbd::failure where there is more to say, or void for a member that
-/// throws std::system_error; or boost::asio::awaitable of one of these, for a backend that waits:
-/// then all members that give an outcome are awaitable (resize may be), and many requests of a client
-/// are under way at the same time. What is awaited runs on the client's executor, and is cancelled
-/// (asio::cancellation_type::terminal) when the client has gone, by a signal that is emitted on that
-/// executor: a coroutine that goes to a thread of its own may end there, but what it awaits there
-/// must not listen to that signal (this_coro::reset_cancellation_state(disable_cancellation{})). One
-/// that ignores cancellation delays stop() for as long as it takes. The range of a call was checked
-/// before: it lies inside the export and keeps to the block sizes. size() and meta_contexts() are
-/// asked once, when the export is added, or of what `open` returned for each client; the size changes
-/// by `resize` alone. Spans are valid until the call returns, or completes.
-/// An error reaches the client as an error value (protocol/error_value.hpp), and the connection
-/// goes on. Any member may throw: system_error, std's and Boost's, gives its code, bad_alloc ENOMEM,
-/// everything else EIO.
-///
-/// Durability: flush() makes durable what calls have written, trimmed and zeroed that had ended when it
-/// began: this client's, and with `multi_conn` everybody's. With `parallel`, other calls of the same
-/// client may run beside it, which it need not cover. FUA is write_flags::fua where write takes it;
-/// else, and for TRIM and WRITE_ZEROES, the call and then flush(); without flush(), zeroes that are to
-/// be durable are written. The server never flushes of its own accord, not when a client leaves either.
-///
-/// Promises, for what cannot be detected (all optional):
-///
-///     static constexpr nbd::concurrency concurrency   how it may be called; default serialize_all
-///     static constexpr bool blocks        calls wait for a device, so that it pays to make many at a
-///                                         time: strand_pool does, on threads that wait for them; of
-///                                         one client, where `parallel` is promised too
-///     static constexpr bool multi_conn    a flush on one connection covers the writes of all
-///     static constexpr bool rotational    seeks cost; a hint for the client
-///     static constexpr bool fast_zero     write_zeroes is fast, or fails at once if asked to be
-///     static constexpr bool fills_reads   a read that succeeds wrote every byte of its span; without
-///                                         it the span is zeroed first, so that no old byte can leak
+/// A misspelled member counts as absent: `static_assert(nbd::backend<my_disk>)` or one of the concepts below
+/// checks that it is there. A member of one of these names that has another shape is a compile error.
 namespace nbd {
 
 using protocol::block_sizes;
@@ -86,122 +71,171 @@ using protocol::meta_context;
 
 class call;  // vocabulary/call.hpp
 
-template <class T>
-concept ready_outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
-/// An outcome that comes later: boost::asio::awaitable, known by its shape, so that whoever waits for
-/// nothing needs no Asio.
-template <class T>
-concept awaited_outcome = requires {
-    typename T::value_type;
-    typename T::executor_type;
-    requires ready_outcome<typename T::value_type>;
-};
-template <class T>
-concept outcome = ready_outcome<T> || awaited_outcome<T>;
+// --- Presence: each concept is satisfied where the member exists in its right shape ---------------
+// Arguments are const, so that a member that takes one by reference to non-const is refused.
 
-// --- Presence: a member exists with its right shape, so the capability exists ---------------------
-
+/// The size of the export. Called once for an export or, where there is `open`, for a client; the size
+/// changes by `resize` alone.
 template <class B>
 concept has_size = requires(const B& b) {
     { b.size() } -> std::convertible_to<std::uint64_t>;
 };
+
 template <class B>
-concept has_read = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
-    { b.read(offset, to) } -> outcome;
-};
-/// Takes every request whole instead of by one member each; see vocabulary/call.hpp.
+concept has_async_read =
+    requires(B& b, const std::uint64_t offset, const std::span<std::byte> to, completion done) {
+        { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
+    };
+/// Reads `to.size()` bytes. What it leaves unwritten is sent as zero, unless `fills_reads` is promised.
 template <class B>
-concept has_handle = requires(B& b, call& c) {
-    { b.handle(c) } -> outcome;
-};
+concept has_read =
+    has_async_read<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
+        { b.read(offset, to) } -> outcome;
+    };
+
+template <class B>
+concept has_plain_write =
+    requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from) {
+        { b.write(offset, from) } -> outcome;
+    }
+    || requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+                completion done) {
+           { b.async_write(offset, from, std::move(done)) } -> std::same_as<void>;
+       };
+/// A write that honours write_flags::fua: the data are on stable storage when it succeeds.
 template <class B>
 concept has_fua_write =
-    requires(B& b, std::uint64_t offset, std::span<const std::byte> from, write_flags f) {
-        { b.write(offset, from, f) } -> outcome;
-    };
-template <class B>
-concept has_plain_write = requires(B& b, std::uint64_t offset, std::span<const std::byte> from) {
-    { b.write(offset, from) } -> outcome;
-};
+    requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+             const write_flags flags) {
+        { b.write(offset, from, flags) } -> outcome;
+    }
+    || requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+                const write_flags flags, completion done) {
+           { b.async_write(offset, from, flags, std::move(done)) } -> std::same_as<void>;
+       };
 template <class B>
 concept has_write = has_plain_write<B> || has_fua_write<B>;
+
+/// Makes durable what completed calls wrote, trimmed and zeroed. See "Durability" above.
 template <class B>
 concept has_flush = requires(B& b) {
     { b.flush() } -> outcome;
+} || requires(B& b, completion done) {
+    { b.async_flush(std::move(done)) } -> std::same_as<void>;
 };
+
+/// Advice that the data of a range are not needed. What the range reads as afterwards is not specified.
 template <class B>
-concept has_trim = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
     { b.trim(offset, length) } -> outcome;
+} || requires(B& b, const std::uint64_t offset, const std::uint64_t length, completion done) {
+    { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
 };
+
+/// Makes a range read as zero. std::errc::not_supported: the server writes the zeroes, or answers ENOTSUP
+/// where `fast` was set.
 template <class B>
 concept has_write_zeroes =
-    requires(B& b, std::uint64_t offset, std::uint64_t length, zero_flags f) {
-        { b.write_zeroes(offset, length, f) } -> outcome;
-    };
+    requires(B& b, const std::uint64_t offset, const std::uint64_t length, const zero_flags flags) {
+        { b.write_zeroes(offset, length, flags) } -> outcome;
+    }
+    || requires(B& b, const std::uint64_t offset, const std::uint64_t length,
+                const zero_flags flags, completion done) {
+           { b.async_write_zeroes(offset, length, flags, std::move(done)) } -> std::same_as<void>;
+       };
+
+/// Advice that a range will be read soon.
 template <class B>
-concept has_cache = requires(B& b, std::uint64_t offset, std::uint64_t length) {
+concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
     { b.cache(offset, length) } -> outcome;
+} || requires(B& b, const std::uint64_t offset, const std::uint64_t length, completion done) {
+    { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
 };
-/// Lent memory holds exactly `length` bytes, or none to say "read it instead". It stays valid while
-/// the backend lives, and is read without any lock, so a backend that lends promises `parallel`.
+
+/// Reports which parts of a range are data, holes or zero: adds extents, with protocol::state_flag bits, that
+/// follow each other from `offset` on, until `add` returns false. They may cover less than the range; no
+/// extent at all is EIO.
 template <class B>
-concept has_lend = requires(B& b, std::uint64_t offset, std::size_t length) {
-    { b.lend(offset, length) } noexcept -> std::convertible_to<std::span<const std::byte>>;
+concept has_extents =
+    requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to) {
+        { b.extents(offset, length, to) } -> outcome;
+    }
+    || requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to,
+                completion done) {
+           { b.async_extents(offset, length, to, std::move(done)) } -> std::same_as<void>;
+       };
+
+/// A range that does not own its elements, or a reference to one that outlives the call. A container
+/// that is returned by value is none: the span that is made of it would dangle.
+template <class T, class Element>
+concept lent_range = std::convertible_to<T, std::span<Element>>
+    && (std::is_lvalue_reference_v<T>
+        || std::ranges::enable_borrowed_range<std::remove_cvref_t<T>>);
+
+/// Metadata contexts of the backend's own namespaces: `meta_contexts() const` lists them, which must not
+/// change while the backend lives, and `context_extents(index, offset, length, to)` reports the extents of
+/// the one at `index`, as `extents` does. A block of the minimum block size gets the union of the bits of its
+/// parts.
+template <class B>
+concept has_meta_contexts = requires(const B& b) {
+    { b.meta_contexts() } -> lent_range<const meta_context>;
+} && (requires(B& b, const std::size_t index, const std::uint64_t offset,
+               const std::uint64_t length, extent_list& to) {
+    { b.context_extents(index, offset, length, to) } -> outcome;
+} || requires(B& b, const std::size_t index, const std::uint64_t offset,
+              const std::uint64_t length, extent_list& to, completion done) {
+    { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
+});
+
+/// Lends `length` bytes of memory to send from, or returns an empty span: then the data are read. The memory
+/// must stay valid while the backend lives. It is read outside any lock, so `parallel` must be promised.
+template <class B>
+concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+    { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
 };
-/// Where in a file the bytes are, or no file to say "read them instead". Large READs then go from the
-/// system's cache to the socket without a copy of ours; what cannot be had that way is read. A range
-/// that is `sure` must not be cut off the file meanwhile. As with lend, there is no lock. Asked where a
-/// client's calls are made in turn: not of an awaited backend, nor by the pool that `blocks` asks for.
+
+/// Says where in a file the data are, or returns no file: then the data are read. A range with `sure` must not
+/// be cut off the file while it is sent. `parallel` must be promised. Called by the loop that carries out
+/// requests in order, so not for awaited backends, nor for those that strand_pool calls on other threads.
 template <class B>
-concept has_lend_file = requires(B& b, std::uint64_t offset, std::size_t length) {
+concept has_lend_file = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
-/// As lend, for the payload of a large WRITE, which is received in place: a client that vanishes in
-/// the middle of it leaves a prefix of the new data behind. Small WRITEs arrive whole, by `write`. Asked
-/// where lend_file is.
+
+/// Lends `length` bytes of memory to receive the payload of a large WRITE into, or returns an empty span: then
+/// the payload is received into a buffer and `write` is called, as for small payloads. A client that leaves
+/// in the middle leaves a part of the new data there. Called where lend_file is.
 template <class B>
-concept has_lend_for_write = requires(B& b, std::uint64_t offset, std::size_t length) {
-    { b.lend_for_write(offset, length) } noexcept -> std::convertible_to<std::span<std::byte>>;
+concept has_lend_for_write = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+    { b.lend_for_write(offset, length) } noexcept -> lent_range<std::byte>;
 };
-/// Says where data are and where holes: base:allocation, and READ replies that leave holes out. Adds
-/// extents of protocol::state_flag bits from `offset` on until the list wants no more; less than
-/// the whole range is fine, nothing at all is EIO.
+
+/// Called when all of a range that lend_for_write lent has been received. Optional.
 template <class B>
-concept has_extents = requires(B& b, std::uint64_t offset, std::uint64_t length, extent_list& to) {
-    { b.extents(offset, length, to) } -> outcome;
-};
-/// Contexts of the backend's own namespaces, and their extents; `index` counts in meta_contexts(),
-/// which stays the same while the backend lives. Where an export has a minimum block size, a block
-/// whose parts differ gets the union of their bits.
-template <class B>
-concept has_meta_contexts = requires(B& b, const B& c, std::size_t index, std::uint64_t offset,
-                                     std::uint64_t length, extent_list& to) {
-    { c.meta_contexts() } -> std::convertible_to<std::span<const meta_context>>;
-    { b.context_extents(index, offset, length, to) } -> outcome;
-};
-/// Changes the size to `size` bytes. What is cut off is lost; what is added reads as zero. Called by
-/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one at a
-/// time for each export. An asynchronous backend may await it. With `serialize_all` no other call runs
-/// meanwhile. With `parallel`, calls that were admitted before may still run past the new end, and
-/// lent memory is still read.
-template <class B>
-concept has_resize = requires(B& b, std::uint64_t size) {
-    { b.resize(size) } -> outcome;
-};
-template <class B>
-concept awaits_resize = requires(B& b, std::uint64_t size) {
-    { b.resize(size) } -> awaited_outcome;
-};
-/// Told, by a backend that has lend_for_write and wants to know, that what was lent has been written.
-template <class B>
-concept has_lent_written = requires(B& b, std::uint64_t offset, std::size_t length) {
+concept has_lent_written = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lent_written(offset, length) } noexcept;
 };
-/// May be asked beside any other call.
+
+/// Block sizes. *Thread safety*: called beside any other member.
 template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
+
+/// Changes the size. Data behind the new end are lost; added bytes read as zero. Called by
+/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one at a time
+/// for each export. An awaited backend may await it. With `serialize_all` no other call runs at the same
+/// time. With `parallel`, calls that were admitted before may run behind the new end, and lent memory may be
+/// in use.
+template <class B>
+concept has_resize = requires(B& b, const std::uint64_t size) {
+    { b.resize(size) } -> outcome;
+};
+template <class B>
+concept awaits_resize = requires(B& b, const std::uint64_t size) {
+    { b.resize(size) } -> awaited_outcome;
+};
+
 /// Makes the backend of one client: returns, by value, an object that serves that client alone. Its
 /// members and promises count; the outer type needs no others. Called by the first option of a
 /// handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT, SET_META_CONTEXT), never
@@ -221,6 +255,14 @@ concept has_open = requires(B& b, const client& c) {
     requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
+/// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp). A backend
+/// with `handle` offers WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE; the export's settings withhold what
+/// it does not do.
+template <class B>
+concept has_handle = requires(B& b, call& c) {
+    { b.handle(c) } -> outcome;
+};
+
 /// A value that comes later: boost::asio::awaitable of anything but void.
 template <class T>
 concept awaited_state = requires {
@@ -232,6 +274,8 @@ template <class B>
 concept awaits_open = has_open<B> && requires(B& b, const client& c) {
     { b.open(c) } -> awaited_state;
 };
+
+// --- The whole ------------------------------------------------------------------------------------
 
 template <class B>
 struct served {
@@ -247,45 +291,29 @@ struct served<B> {
     using type =
         typename decltype(std::declval<B&>().open(std::declval<const client&>()))::value_type;
 };
-/// What answers a client's requests: the backend itself, or what its `open` returned.
+/// The type that carries out a client's requests: the backend, or what its `open` returns.
 template <class B>
 using served_t = typename served<B>::type;
 
-/// A backend whose members are awaited.
+/// A backend with callbacks.
 template <class B>
-concept asynchronous = requires(B& b, std::uint64_t offset, std::span<std::byte> to) {
-    { b.read(offset, to) } -> awaited_outcome;
-} || requires(B& b, call& c) {
-    { b.handle(c) } -> awaited_outcome;
-};
+concept calls_back = has_async_read<B>;
 
-/// What a server accepts at least.
+/// A backend whose members are awaited or call back.
+template <class B>
+concept asynchronous =
+    calls_back<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
+        { b.read(offset, to) } -> awaited_outcome;
+    } || requires(B& b, call& c) {
+        { b.handle(c) } -> awaited_outcome;
+    };
+
+/// The least that a server accepts.
 template <class B>
 concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
 
-/// The quartet: a disk that can be written, made durable and trimmed.
+/// A disk that can be read, written, flushed and trimmed.
 template <class B>
 concept backend = readable_backend<B> && has_write<B> && has_flush<B> && has_trim<B>;
-
-// --- Promises -------------------------------------------------------------------------------------
-
-template <class B>
-[[nodiscard]] consteval nbd::concurrency concurrency_of() noexcept
-{
-    if constexpr (requires { B::concurrency; })
-        return B::concurrency;
-    else
-        return nbd::concurrency::serialize_all;
-}
-template <class B>
-concept promises_blocks = requires { requires B::blocks; };
-template <class B>
-concept promises_multi_conn = requires { requires B::multi_conn; };
-template <class B>
-concept promises_rotational = requires { requires B::rotational; };
-template <class B>
-concept promises_fast_zero = requires { requires B::fast_zero; };
-template <class B>
-concept promises_fills_reads = requires { requires B::fills_reads; };
 
 }  // namespace nbd

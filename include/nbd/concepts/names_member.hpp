@@ -3,16 +3,13 @@
 
 #include <type_traits>
 
-/// Defines `names_<member><T>()`: whether a class has any member of that name, of whatever shape, so
-/// that a near miss of an optional member is told from its absence. For the concepts of this folder.
-/// Inheriting the same name from two sides makes it ambiguous, and that can be seen. A final class
-/// cannot be inherited from; there the address tells, unless the member is overloaded.
-#define NBD_NAMES_MEMBER(member)                                                                   \
-    struct member##_elsewhere {                                                                    \
-        int member;                                                                                \
-    };                                                                                             \
-    template <class T>                                                                             \
-    struct member##_twice : T, member##_elsewhere {};                                              \
+/// Defines `names_<member><T>()`: whether class T has a member of that name, of any shape or access. It tells
+/// an optional member of the wrong shape from one that is absent.
+///
+/// `all` is a class that has an int of each such name. A class that inherits from both T and `all` finds the
+/// name twice, and so cannot take its address. A final class cannot be inherited from: there the address of
+/// the member itself tells, unless the member is overloaded or private.
+#define NBD_NAMES_MEMBER(all, member)                                                              \
     template <class T>                                                                             \
     consteval bool names_##member()                                                                \
     {                                                                                              \
@@ -21,5 +18,12 @@
         else if constexpr (std::is_final_v<T>)                                                     \
             return requires { &T::member; };                                                       \
         else                                                                                       \
-            return !requires { &member##_twice<T>::member; };                                      \
+            return !requires { &::nbd::inherits_both<T, all>::member; };                           \
     }
+
+namespace nbd {
+
+template <class T, class All>
+struct inherits_both : T, All {};
+
+}  // namespace nbd

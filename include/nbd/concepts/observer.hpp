@@ -10,34 +10,41 @@
 #include <string_view>
 #include <system_error>
 
+/// An Observer is told of the events of a server: a class with any number, including zero, of these members.
+/// An event whose member is absent costs nothing. A misspelled member counts as absent; a member of one of
+/// these names with other parameters is a compile error.
+///
+/// | member | called |
+/// |---|---|
+/// | `at_connect(const client&)` | after a client was accepted, before its handshake |
+/// | `at_option(const client&, const protocol::option_header&)` | for each option of the handshake |
+/// | `at_export_opened(const client&, std::string_view name, const protocol::export_terms&)` | when a client enters transmission |
+/// | `at_request(const client&, const protocol::request&)` | before a request is carried out |
+/// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when its reply is made |
+/// | `at_error(const client&, std::error_code cause, std::string_view what)` | with the cause of an error reply or of a refused option |
+/// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
+/// | `at_accept_error(std::error_code)` | when accept(2) failed |
+///
+/// Names and texts can come from a client: use nbd::printable before they are shown.
+/// *Errors*: members must not throw.
+/// *Thread safety*: members are called from the threads of all clients at the same time. The server keeps a
+/// copy of the observer, so counters and mutexes belong into an object that it points to.
+/// *Lifetime*: arguments are valid during the call.
 namespace nbd {
 
-/// An Observer is told what happens to the clients of a server. It has any number, including zero,
-/// of these members; one that is missing, or misspelled, is not called and costs nothing:
-///
-///     void at_connect(const client&)
-///     void at_option(const client&, const protocol::option_header&)
-///     void at_export_opened(const client&, std::string_view name, const protocol::export_terms&)
-///     void at_request(const client&, const protocol::request&)
-///     void at_reply(const client&, const protocol::request&, protocol::error_value)
-///     void at_error(const client&, std::error_code cause, std::string_view what)
-///     void at_disconnect(const client&, std::error_code why)
-///     void at_accept_error(std::error_code)
-///
-/// `at_error` tells the cause of an error that the wire's few values hide (a backend's failure), or
-/// of a refusal in the handshake. `why` is empty after DISC, ABORT or a clean close; see nbd::errc.
-/// Names come from clients as they are: escape them before printing (`printable` below).
-/// Thread safety: the members are called from the threads of all clients at once. The server has a
-/// copy of its own (`server.observer()`), so counters and mutexes live elsewhere, and it points there.
-/// Errors: they must not throw. Lifetime: arguments are valid during the call.
+/// An observer without members.
 struct silent {};
 
-/// Calls `observer.at_X(arguments...)` where it exists. A member of that name that cannot be called
-/// so is a compile error, for an observer that silently hears nothing helps nobody.
+/// Calls `observer.at_X(arguments...)` where the observer has it.
 namespace notify {
 
+struct every_event {
+    int at_connect, at_option, at_export_opened, at_request, at_reply, at_error, at_disconnect,
+        at_accept_error;
+};
+
 #define NBD_NOTIFY(hook)                                                                           \
-    NBD_NAMES_MEMBER(hook)                                                                         \
+    NBD_NAMES_MEMBER(every_event, hook)                                                            \
     template <class O, class... Args>                                                              \
     void hook(O& observer, const Args&... args) noexcept                                           \
     {                                                                                              \
@@ -59,7 +66,7 @@ NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
 
-/// Whether there is anything that the observer could be told.
+/// Whether the observer has any member that can be called.
 template <class O>
 inline constexpr bool hears_anything = names_at_connect<O>() || names_at_option<O>()
     || names_at_export_opened<O>() || names_at_request<O>() || names_at_reply<O>()

@@ -5,6 +5,7 @@
 #include <nbd/session/in_order/in_order_loop.hpp>
 #include <nbd/session/negotiate.hpp>
 #include <nbd/session/windowed/awaited_calls.hpp>
+#include <nbd/session/windowed/callback_calls.hpp>
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
 
@@ -24,7 +25,11 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
         auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
         if (!chosen)
             co_return;
-        if constexpr (asynchronous<backend_type>) {
+        if constexpr (calls_back<backend_type>) {
+            windowed_loop<Io, Stream, opened, Observer, callback_calls> loop{stream, *chosen,
+                                                                             agreed, c};
+            co_await loop.run();
+        } else if constexpr (asynchronous<backend_type>) {
             windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *chosen, agreed,
                                                                             c};
             co_await loop.run();

@@ -73,16 +73,18 @@ void clear_unless_filled([[maybe_unused]] std::span<std::byte> data) noexcept
 }
 
 /// Passes to `visit` a function that calls the member named by `c`. That function returns what the member returns.
-/// A member that the backend lacks fails with EINVAL.
+/// It holds the arguments, for members that take them by reference. A member that the backend lacks fails with EINVAL.
 template <class B, class Visit>
 decltype(auto) visit_member(B& backend, const backend_call& c, const request_data& d, Visit&& visit)
 {
     using member = backend_call::member;
     [[maybe_unused]] const auto write = [&](std::span<const std::byte> data) {
         if constexpr (has_fua_write<B>)
-            return visit([&] { return backend.write(c.offset, data, write_flags{.fua = c.fua}); });
+            return visit([&backend, c, data, flags = write_flags{.fua = c.fua}] {
+                return backend.write(c.offset, data, flags);
+            });
         else if constexpr (has_plain_write<B>)
-            return visit([&] { return backend.write(c.offset, data); });
+            return visit([&backend, c, data] { return backend.write(c.offset, data); });
     };
     switch (c.what) {
     case member::read:
@@ -90,7 +92,7 @@ decltype(auto) visit_member(B& backend, const backend_call& c, const request_dat
             const auto at = static_cast<std::size_t>(c.offset - d.request->offset);
             const auto data = d.data.subspan(at, static_cast<std::size_t>(c.length));
             clear_unless_filled<B>(data);
-            return visit([&] { return backend.read(c.offset, data); });
+            return visit([&backend, c, data] { return backend.read(c.offset, data); });
         }
         break;
     case member::write:
@@ -103,29 +105,33 @@ decltype(auto) visit_member(B& backend, const backend_call& c, const request_dat
         break;
     case member::flush:
         if constexpr (has_flush<B>)
-            return visit([&] { return backend.flush(); });
+            return visit([&backend] { return backend.flush(); });
         break;
     case member::trim:
         if constexpr (has_trim<B>)
-            return visit([&] { return backend.trim(c.offset, c.length); });
+            return visit([&backend, c] { return backend.trim(c.offset, c.length); });
         break;
     case member::write_zeroes:
         if constexpr (has_write_zeroes<B>)
-            return visit([&] { return backend.write_zeroes(c.offset, c.length, c.zero); });
+            return visit(
+                [&backend, c] { return backend.write_zeroes(c.offset, c.length, c.zero); });
         break;
     case member::cache:
         if constexpr (has_cache<B>)
-            return visit([&] { return backend.cache(c.offset, c.length); });
+            return visit([&backend, c] { return backend.cache(c.offset, c.length); });
         break;
     case member::extents: {
         auto index = c.index;
         if constexpr (has_extents<B>) {
             if (index-- == 0)
-                return visit([&] { return backend.extents(c.offset, c.length, *d.extents); });
+                return visit([&backend, c, to = d.extents] {
+                    return backend.extents(c.offset, c.length, *to);
+                });
         }
         if constexpr (has_meta_contexts<B>)
-            return visit(
-                [&] { return backend.context_extents(index, c.offset, c.length, *d.extents); });
+            return visit([&backend, index, c, to = d.extents] {
+                return backend.context_extents(index, c.offset, c.length, *to);
+            });
         break;
     }
     case member::handle:

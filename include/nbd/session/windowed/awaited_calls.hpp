@@ -213,30 +213,32 @@ private:
                 return handled(backend, request_data);
         }
         return transmission::visit_member(backend, call, request_data,
-                                          [](auto&& member) { return settled(member()); });
+                                          [](auto member) { return settled(member); });
     }
 
     static task<failure> handled(backend_type& backend, transmission::request_data request_data)
     {
         transmission::clear_unless_filled<backend_type>(request_data.data);
         nbd::call whole{*request_data.request, request_data.payload, request_data.data};
-        auto said = co_await settled(backend.handle(whole));
+        auto said = co_await settled([&] { return backend.handle(whole); });
         co_return said ? said : failure{whole.result()};
     }
 
-    static task<failure> settled(std::error_code known) { co_return known; }
-
-    template <awaited_outcome Awaitable>
-    static task<failure> settled(Awaitable outcome)
+    /// `member` holds the arguments of the call, so they live until it has completed.
+    template <class Member>
+    static task<failure> settled(Member member)
     {
-        using value_type = typename Awaitable::value_type;
-        if constexpr (!std::same_as<typename Awaitable::executor_type, executor_type>) {
-            co_return co_await settled(io::asynchronous<executor_type>::await(std::move(outcome)));
-        } else if constexpr (std::is_void_v<value_type>) {
-            co_await std::move(outcome);
+        using outcome = decltype(member());
+        if constexpr (!awaited_outcome<outcome>) {
+            co_return member();
+        } else if constexpr (!std::same_as<typename outcome::executor_type, executor_type>) {
+            co_return co_await settled(
+                [&] { return io::asynchronous<executor_type>::await(member()); });
+        } else if constexpr (std::is_void_v<typename outcome::value_type>) {
+            co_await member();
             co_return failure{};
         } else {
-            co_return co_await std::move(outcome);
+            co_return co_await member();
         }
     }
 

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/vocabulary/backend_types.hpp>
+
+/// Promises of a backend: `static constexpr` members that say what the compiler cannot detect. All are
+/// optional.
+///
+/// | member | type | meaning | default |
+/// |---|---|---|---|
+/// | concurrency | nbd::concurrency | how many calls may run at the same time | serialize_all |
+/// | blocks | bool | calls wait for a device: strand_pool makes them on other threads | false |
+/// | multi_conn | bool | a flush on one connection covers completed writes on all connections | false |
+/// | rotational | bool | seeks are expensive; a hint for clients | false |
+/// | fast_zero | bool | write_zeroes is faster than writing, or fails at once where `fast` is set | false |
+/// | fills_reads | bool | a successful read wrote every byte of its span; else the span is cleared first | false |
+namespace nbd {
+
+template <class B>
+[[nodiscard]] consteval nbd::concurrency concurrency_of() noexcept
+{
+    if constexpr (requires { B::concurrency; })
+        return B::concurrency;
+    else
+        return nbd::concurrency::serialize_all;
+}
+template <class B>
+concept promises_blocks = requires { requires B::blocks; };
+template <class B>
+concept promises_multi_conn = requires { requires B::multi_conn; };
+template <class B>
+concept promises_rotational = requires { requires B::rotational; };
+template <class B>
+concept promises_fast_zero = requires { requires B::fast_zero; };
+template <class B>
+concept promises_fills_reads = requires { requires B::fills_reads; };
+
+}  // namespace nbd

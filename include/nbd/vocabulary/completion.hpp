@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/vocabulary/failure.hpp>
+
+#include <system_error>
+#include <utility>
+
+namespace nbd {
+
+/// The handler that a backend with callbacks gets as the last argument of `async_read` and its siblings.
+/// Call it once with the outcome; a completion that is destroyed without a call fails the request with EIO.
+///
+///     void async_read(std::uint64_t offset, std::span<std::byte> to, nbd::completion done)
+///     {
+///         store_.get(offset, to, [done = std::move(done)](std::error_code e) mutable { done(e); });
+///     }
+///
+/// *Thread safety*: any thread may call or destroy it, also before the member returns.
+/// *Lifetime*: the spans and the extent_list of the call are valid until then. The server waits for it when a
+/// client leaves and when it stops, so a completion must not be kept for ever.
+/// *Cost*: one pointer; no allocation.
+class completion {
+public:
+    /// Where the outcome goes; for who implements a server.
+    struct receiver {
+        void (*complete)(receiver&, failure&&) noexcept = nullptr;
+    };
+
+    explicit completion(receiver& to) noexcept : to_{&to} {}
+    completion(completion&& other) noexcept : to_{std::exchange(other.to_, nullptr)} {}
+    completion& operator=(completion&& other) noexcept
+    {
+        std::swap(to_, other.to_);
+        return *this;
+    }
+    ~completion()
+    {
+        if (to_ != nullptr)
+            (*this)(std::make_error_code(std::errc::io_error));
+    }
+
+    /// Ends the call with `outcome`: a failure, an error code of std's or Boost's, or success. A second call
+    /// does nothing.
+    void operator()(failure outcome = {}) noexcept
+    {
+        if (receiver* const to = std::exchange(to_, nullptr))
+            to->complete(*to, std::move(outcome));
+    }
+
+    /// Gives up the completion for a pointer, which an interface in C can keep as its argument. The pointer
+    /// must go to `adopt` once.
+    [[nodiscard]] void* release() noexcept { return std::exchange(to_, nullptr); }
+    /// The completion that `release` gave up.
+    [[nodiscard]] static completion adopt(void* released) noexcept
+    {
+        return completion{*static_cast<receiver*>(released)};
+    }
+
+private:
+    receiver* to_;
+};
+
+}  // namespace nbd

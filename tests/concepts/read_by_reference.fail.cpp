@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+// expect: nbd: this backend's read has the wrong shape
+#include <nbd/server.hpp>
+
+struct disk {
+    std::uint64_t size() const { return 0; }
+#ifdef NBD_FIXED
+    void read(const std::uint64_t&, const std::span<std::byte>&) {}
+#else
+    void read(std::uint64_t&, std::span<std::byte>&) {}
+#endif
+};
+
+int main()
+{
+    nbd::server<nbd::unix_transport, disk, nbd::per_client_threads> server{{.path = "disk.sock"}};
+    server.exports().add("disk", disk{});
+    server.run();
+}
