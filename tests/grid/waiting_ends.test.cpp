@@ -299,3 +299,21 @@ TEST_CASE("waiting: what a resize has cut off is not called for any more")
     CHECK(c.receive_reply().error == error_value::enospc);
     CHECK(writes == 2);
 }
+
+TEMPLATE_TEST_CASE("waiting: a half-closed client gets what it has asked for, then the end (S06)", "",
+                   ALL_THAT_WAIT)
+{
+    served<TestType> s;
+    s.board.close({0, 4096});
+    auto c = s.client();
+    ask(c, command::read, 0, 0, 512);
+    ask(c, command::read, 4096, 4096, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 2; }));
+    REQUIRE(::shutdown(c.fd(), SHUT_WR) == 0);
+    s.board.open(0);
+    CHECK(take_read(c, s.board, 512) == 0);
+    s.board.open(4096);
+    CHECK(take_read(c, s.board, 512) == 4096);
+    CHECK(c.closed());
+    CHECK(s.board.cancelled == 0);
+}

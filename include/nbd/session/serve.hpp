@@ -13,6 +13,8 @@ namespace nbd::session {
 
 /// The life of one client on an accepted stream: its handshake, then its transmission. What the backend
 /// is decides how it goes on: many requests at a time where it waits, one after the other where not.
+/// A client that closes its sending side without a DISC (half-close) gets a reply to all that it has asked for; then
+/// the connection is closed. Where nothing could be sent to it for ten seconds, it counts as gone.
 /// Requires: stream, exports, context and policy outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,

@@ -149,7 +149,7 @@ private:
             if (found == finding::receive) {
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
                 if (!in().end_receive(error, n))
-                    co_return !Calls<windowed_loop>::can_cancel || shown_out();
+                    co_return error == boost::asio::error::eof;  // half-closed: see serve.hpp
                 continue;
             }
             const auto r = in().request();
@@ -180,13 +180,6 @@ private:
         const auto cut = c_.cut.load(std::memory_order_relaxed);
         return said_goodbye_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
     }
-    /// Asked to leave, by a server that has not lost its patience.
-    [[nodiscard]] bool shown_out() const noexcept
-    {
-        return c_.stopping.load(std::memory_order_relaxed)
-            && c_.cut.load(std::memory_order_relaxed) == errc{};
-    }
-
     /// Begins the request that was admitted.
     void begin()
     {
