@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include <sys/resource.h>
@@ -79,7 +80,12 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
     std::optional<nbd::server<nbd::unix_transport, Backend, Policy, client_log>> on_unix;
     std::optional<nbd::server<nbd::tcp_transport, Backend, Policy, client_log>> on_tcp;
     const auto start = [&](auto& server, const auto& listen_at, const std::string& argument) {
-        server.emplace(exports, listen_at, a.limits, policy(a.threads), client_log{a.verbose});
+        using options = typename std::remove_cvref_t<decltype(*server)>::options;
+        server.emplace(options{.listen = listen_at,
+                               .exports = exports,
+                               .settings = a.limits,
+                               .policy = policy(a.threads),
+                               .observer = client_log{a.verbose}});
         std::error_code error;
         server->start(error);
         if (error)

@@ -38,12 +38,20 @@ enum class errc {
     evicted,
     /// The server stopped.
     server_stopped,
+    /// server::disconnect was called.
+    disconnected,
+    /// The program's admission function refused the connection.
+    admission_refused,
+    /// The peer has settings.max_connections_per_peer connections, and none of them can give way.
+    too_many_connections,
 
     /// There is no export of the name that the client asked for.
     unknown_export,
 
     /// start() was called before; a server runs once.
     already_started,
+    /// The server was not started, or has stopped.
+    not_running,
     /// The socket's path is taken by something that is not a socket.
     not_a_socket,
     /// A UNIX socket's path is longer than the system allows (107 bytes on Linux).
@@ -89,10 +97,18 @@ public:
             return "the handshake gave way to another client";
         case errc::server_stopped:
             return "the server stopped";
+        case errc::disconnected:
+            return "the server's program disconnected the client";
+        case errc::admission_refused:
+            return "the server's program refused the connection";
+        case errc::too_many_connections:
+            return "the peer has too many connections";
         case errc::unknown_export:
             return "there is no such export";
         case errc::already_started:
             return "the server was already started";
+        case errc::not_running:
+            return "the server is not running";
         case errc::not_a_socket:
             return "the path exists and is not a socket";
         case errc::path_too_long:

@@ -25,10 +25,20 @@ namespace nbd {
 /// Not in it: stacks of threads (per_client_threads: one for each client), the system's socket and pipe
 /// buffers, what a backend or an observer allocates, and memory that a backend lends.
 struct settings {
-    /// Clients at a time; 0 = no limit. A client over the limit waits in the backlog for a free
-    /// place. A client that has been in its handshake for more than a second gives its place to it.
-    /// 100 is qemu's.
+    /// Connections at a time; 0 = no limit. 100 is qemu's.
+    ///
+    /// Where all places are taken, a new connection waits until one is free, the others in the backlog, and one
+    /// connection gives way (errc::evicted): the one longest in its handshake, after a second; otherwise the one
+    /// that has been without a request longest, after evict_idle_after. A connection with requests in flight,
+    /// or in the middle of one, keeps its place.
     std::size_t max_connections = 100;
+    /// Connections of one peer at a time: of an IP address, or of the user of a UNIX socket; 0 = no limit. A peer
+    /// with more takes the place of one of its own connections, by the same rule; where none gives way, the new
+    /// connection is closed.
+    std::size_t max_connections_per_peer = 32;
+    /// How long a connection is without a request before it gives way to another; 0 = it never does. While
+    /// there are places, an idle connection stays.
+    std::chrono::milliseconds evict_idle_after{60'000};
 
     /// From accept to the end of the handshake; 0 = no limit. 10 s is qemu's.
     std::chrono::milliseconds handshake_deadline{10'000};

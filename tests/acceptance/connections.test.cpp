@@ -4,6 +4,7 @@
 
 #include <array>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include <sys/socket.h>
@@ -32,7 +33,14 @@ private:
     int fd_;
 };
 
-using connections_type = nbd::acceptance::connections<end_of_pair, nbd::silent>;
+/// A peer by its name.
+struct named_peer {
+    std::string name;
+    [[nodiscard]] std::string text() const { return name; }
+    friend bool same_origin(const named_peer& a, const named_peer& b) { return a.name == b.name; }
+};
+
+using connections_type = nbd::acceptance::connections<end_of_pair, named_peer, nbd::silent>;
 
 /// A server's connections, and the clients' ends.
 struct listener {
@@ -48,14 +56,13 @@ struct listener {
         void say() const { REQUIRE(::send(client.native_handle(), "x", 1, MSG_NOSIGNAL) == 1); }
     };
 
-    joined join()
+    joined join(std::string name = "pair")
     {
         std::array<int, 2> ends{};
         if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0)
             throw std::runtime_error{"socketpair"};
-        const auto entry =
-            list.add(end_of_pair{ends[0]}, limits, observer,
-                     nbd::client{.id = ++count, .peer = "pair"}, clock, stopping, memory);
+        const auto entry = list.add(end_of_pair{ends[0]}, named_peer{std::move(name)}, limits,
+                                    observer, ++count, clock, stopping, memory);
         entry->session.waiting = true;
         return {entry, end_of_pair{ends[1]}};
     }
@@ -71,7 +78,7 @@ struct listener {
 
 }  // namespace
 
-TEST_CASE("acceptance/connections: counts who is there; who is removed is closed")
+TEST_CASE("acceptance/connections: counts connections; a removed one is closed")
 {
     listener r;
     CHECK(r.list.count() == 0);
@@ -117,7 +124,7 @@ TEST_CASE("acceptance/connections: at the end of requests, what was sent is stil
     CHECK(a.entry->cut_for() == errc{});
 }
 
-TEST_CASE("acceptance/connections: those that are overdue are cut, and no others")
+TEST_CASE("acceptance/connections: connections that exceed a deadline are cut, and no others")
 {
     listener r;
     const auto late = r.join();
@@ -141,36 +148,95 @@ TEST_CASE("acceptance/connections: those that are overdue are cut, and no others
     CHECK_FALSE(heard.ended());   // the server has not yet heard what it said
 }
 
-TEST_CASE("acceptance/connections: who has negotiated for longest gives way, one at a time")
+TEST_CASE("acceptance/connections: the oldest handshake gives way, one at a time")
 {
     listener r;
     const auto working = r.join();
     working.entry->session.admitted = true;
     const auto first = r.join();
     const auto second = r.join();
-    r.list.evict_longest_handshake(0);
+    r.list.make_room(0, 0);
     CHECK_FALSE(first.ended());  // it has not had its second yet
     const auto later = ticker::ticks(1s);
-    r.list.evict_longest_handshake(later);
+    r.list.make_room(later, 0);
     CHECK(first.ended());
     CHECK(first.entry->cut_for() == errc::evicted);
-    r.list.evict_longest_handshake(later);
+    r.list.make_room(later, 0);
     CHECK_FALSE(second.ended());
     r.list.remove(first.entry);
-    r.list.evict_longest_handshake(later);
+    r.list.make_room(later, 0);
     CHECK(second.ended());
     r.list.remove(second.entry);
-    r.list.evict_longest_handshake(later);
+    r.list.make_room(later, 0);
     CHECK_FALSE(working.ended());
 }
 
-TEST_CASE("acceptance/connections: who is being served does not give way")
+TEST_CASE("acceptance/connections: the connection idle longest gives way after its grace")
+{
+    listener r;
+    const auto first = r.join();
+    const auto second = r.join();
+    const auto in_flight = r.join();
+    for (const auto* c : {&first, &second, &in_flight})
+        c->entry->session.admit("disk");
+    in_flight.entry->session.deadline.arm(0ms, errc::progress_timeout);
+    second.entry->session.deadline.arm(0ms, errc::idle_timeout);
+    r.clock.advance_to(10);
+    first.entry->session.deadline.arm(0ms, errc::idle_timeout);
+    r.list.make_room(1000, 0);  // never
+    r.list.make_room(39, 40);
+    CHECK_FALSE(second.ended());
+    r.list.make_room(40, 40);
+    CHECK(second.ended());
+    CHECK(second.entry->cut_for() == errc::evicted);
+    r.list.remove(second.entry);
+    r.list.make_room(49, 40);
+    CHECK_FALSE(first.ended());
+    first.say();  // a request that the session has not received yet
+    r.list.make_room(50, 40);
+    CHECK_FALSE(first.ended());
+    CHECK_FALSE(in_flight.ended());
+}
+
+TEST_CASE("acceptance/connections: a peer with too many gives up one of its own, or gets no more")
+{
+    listener r;
+    const auto other = r.join("other");
+    const auto a = r.join("one");
+    const auto b = r.join("one");
+    const auto later = ticker::ticks(1s);
+    CHECK(r.list.make_room_for(named_peer{"one"}, 3, 0, 0));
+    CHECK_FALSE(r.list.make_room_for(named_peer{"one"}, 2, 0, 0));
+    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));
+    CHECK(a.ended());
+    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));  // one has gone
+    CHECK_FALSE(b.ended());
+    CHECK_FALSE(other.ended());
+}
+
+TEST_CASE("acceptance/connections: lists connections, and cuts one by its number")
+{
+    listener r;
+    const auto a = r.join();
+    const auto b = r.join();
+    a.entry->session.admit("disk");
+    CHECK(r.list.cut(2, errc::disconnected));
+    CHECK_FALSE(r.list.cut(3, errc::disconnected));
+    const auto all = r.list.list();
+    REQUIRE(all.size() == 2);
+    CHECK(all[0].export_name == "disk");
+    CHECK(all[0].state == nbd::connection_state::transmission);
+    CHECK(all[1].state == nbd::connection_state::closing);
+    CHECK(all[1].peer == "pair");
+}
+
+TEST_CASE("acceptance/connections: a client that is being served does not give way")
 {
     listener r;
     const auto busy = r.join();
     busy.entry->session.waiting = false;
     const auto dawdling = r.join();
-    r.list.evict_longest_handshake(ticker::ticks(1s));
+    r.list.make_room(ticker::ticks(1s), 0);
     CHECK_FALSE(busy.ended());
     CHECK(dawdling.ended());
 }

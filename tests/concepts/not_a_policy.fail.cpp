@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// expect: nbd: the third argument of server is a threading policy
+// expect: nbd: a threading policy needs `void join()`
 #include <nbd/server.hpp>
 
-struct nowhere {};
+class nowhere : public nbd::strand_pool {
+    using nbd::strand_pool::join;
+};
 
 int main()
 {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
-// expect: nbd: the first argument of server is a transport; see nbd/concepts/transport.hpp
+// expect: nbd: a transport needs `void close() noexcept`
 #include <nbd/server.hpp>
 
-struct carrier {
-    struct settings {
-        const char* path;
-    };
-    using protocol_type = boost::asio::local::stream_protocol;
+class carrier : public nbd::unix_transport {
+public:
+    using nbd::unix_transport::unix_transport;
+
+private:
+    using nbd::unix_transport::close;
 };
 
 int main()

@@ -15,12 +15,17 @@ struct least {
     static constexpr bool blocking = true;
     void start() {}
     int next_executor() { return 0; }
+    template <class Session>
+    void launch(int, Session) noexcept
+    {
+    }
     bool runs_here() const { return false; }
     void join() {}
 };
 struct no_join : private least {
     using least::blocking;
     using least::executor_type;
+    using least::launch;
     using least::next_executor;
     using least::runs_here;
     using least::start;

@@ -12,6 +12,21 @@ struct least {
     struct settings {};
     explicit least(settings) {}
     using protocol_type = boost::asio::ip::tcp;
+    using peer_type = nbd::tcp_peer;
+    template <class Acceptor>
+    std::error_code listen(Acceptor&)
+    {
+        return {};
+    }
+    template <class Socket>
+    void prepare(Socket&) noexcept
+    {
+    }
+    template <class Socket>
+    peer_type peer(Socket&) const
+    {
+        return {};
+    }
     std::string uri(const protocol_type::endpoint&, std::string_view) const { return {}; }
     std::string where() const { return {}; }
     void close() noexcept {}

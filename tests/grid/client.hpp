@@ -52,6 +52,8 @@ public:
             throw std::system_error{error, std::system_category(), "connect"};
         }
     }
+    /// A connected socket.
+    explicit raw_client(int fd) noexcept : fd_{fd} {}
     raw_client(raw_client&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
     raw_client& operator=(raw_client&&) = delete;
     ~raw_client() { close(); }

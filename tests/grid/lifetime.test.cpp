@@ -363,8 +363,9 @@ TEST_CASE("Two servers share their exports")
     using server_type = unix_server<nbd::per_client_threads>;
     const auto shared = std::make_shared<server_type::export_set_type>();
     shared->emplace("disk", {}, disk_size);
-    server_type on_unix{shared, somewhere<nbd::unix_transport>()};
-    tcp_server<nbd::strand_pool> on_tcp{shared, somewhere<nbd::tcp_transport>()};
+    server_type on_unix{{.listen = somewhere<nbd::unix_transport>(), .exports = shared}};
+    tcp_server<nbd::strand_pool> on_tcp{
+        {.listen = somewhere<nbd::tcp_transport>(), .exports = shared}};
     on_unix.start();
     on_tcp.start();
     auto one = connect(on_unix);

@@ -45,7 +45,7 @@ ROOMS = {
     "acceptance": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", "session", *BASICS],
 }
 # floor 6: these may include everything
-FRONT_DOORS = {"server.hpp", "basic_server.hpp"}
+FRONT_DOORS = {"server.hpp", "basic_server.hpp", "server_options.hpp"}
 
 # Headers that a room must not include, directly or through another header.
 ASIO = r"boost/asio"
@@ -90,6 +90,11 @@ TESTED_ELSEWHERE = {
     "acceptance/operation.hpp": "tests/grid/hosted.test.cpp",
     "acceptance/server_state.hpp": "tests/grid/hosted.test.cpp",
     "basic_server.hpp": "tests/server.test.cpp",
+    "server_options.hpp": "tests/grid/embedding.test.cpp",
+    "acceptance/accept_loop.hpp": "tests/grid/lifetime.test.cpp",
+    "acceptance/connection_info.hpp": "tests/grid/embedding.test.cpp",
+    "acceptance/end_waiter.hpp": "tests/grid/embedding.test.cpp",
+    "acceptance/parts_fit.hpp": "tests/concepts/not_a_transport.fail.cpp",
     "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
     "threading/launch.hpp": "tests/threading/strand_pool.test.cpp",
     "acceptance/listener.hpp": "tests/grid/lifetime.test.cpp",

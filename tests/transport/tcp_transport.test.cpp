@@ -105,7 +105,7 @@ TEST_CASE("transport/tcp_transport: \"::\" takes both, and an IPv4 client is sho
     tcp::socket client{context};
     client.connect(at("127.0.0.1", l.port()));
     auto accepted = l.socket.accept();
-    CHECK(l.transport.peer(accepted)
+    CHECK(l.transport.peer(accepted).text()
           == "127.0.0.1:" + std::to_string(client.local_endpoint().port()));
 }
 
@@ -132,7 +132,7 @@ TEST_CASE("transport/tcp_transport: accepted sockets send at once and notice a d
         asio::socket_base::keep_alive kept;
         accepted.get_option(kept);
         CHECK(kept.value());
-        CHECK(l.transport.peer(accepted)
+        CHECK(l.transport.peer(accepted).text()
               == "127.0.0.1:" + std::to_string(client.local_endpoint().port()));
     }
 }

@@ -203,6 +203,6 @@ TEST_CASE("transport/unix_transport: the peer is a process and a user")
     client.connect(endpoint{here / "a"});
     auto accepted = l.socket.accept();
     l.transport.prepare(accepted);
-    CHECK(l.transport.peer(accepted)
+    CHECK(l.transport.peer(accepted).text()
           == "pid " + std::to_string(::getpid()) + " uid " + std::to_string(::getuid()));
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/acceptance/connection_info.hpp>
 #include <nbd/session/context.hpp>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include <poll.h>
@@ -15,29 +17,29 @@
 
 namespace nbd::acceptance {
 
-/// A client as the listener keeps it: its socket, and what its session shares with the server.
+/// One connection as the listener keeps it: its socket, its peer, and what its session shares with the server.
 ///
-/// The session runs on a thread of the policy; `cut` and `end_of_requests` come from the control
-/// thread, under the lock that also guards the life of the descriptor, for a descriptor that was
-/// closed meanwhile may be another client's by now.
-template <class Socket, class Observer>
+/// The session runs on a thread of the policy. The other members are called from the control thread, or any
+/// other, under the lock that also guards the life of the descriptor: a closed descriptor may belong to
+/// another connection already.
+template <class Socket, class Peer, class Observer>
 class connection {
 public:
-    connection(Socket s, const settings& limits, Observer& observer, client who,
+    connection(Socket s, Peer p, const settings& limits, Observer& observer, std::uint64_t id,
                const session::ticker& clock, const std::atomic<bool>& stopping,
                session::memory_budget& memory)
-        : socket{std::move(s)}, session{limits,
-                                        observer,
-                                        std::move(who),
-                                        session::deadline{clock},
-                                        session::deadline{clock},
-                                        stopping,
-                                        {memory}},
+        : socket{std::move(s)}, peer{std::move(p)}, session{limits,
+                                                            observer,
+                                                            {.id = id, .peer = peer.text()},
+                                                            session::deadline{clock},
+                                                            session::deadline{clock},
+                                                            stopping,
+                                                            {memory}},
           accepted{clock.now()}
     {
     }
 
-    /// Ends the connection; whatever its session waits for returns. The first reason stands.
+    /// Closes the connection, which ends every wait of its session. The first reason is kept.
     void cut(errc why) noexcept
     {
         auto expected = errc{};
@@ -48,16 +50,35 @@ public:
     }
     [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
 
-    /// After what was received already, the session finds the end of its stream.
+    /// The session reads the end of its stream after what was received already.
     void end_of_requests() noexcept { ::shutdown(socket.native_handle(), SHUT_RD); }
 
-    /// Still in its handshake.
     [[nodiscard]] bool in_handshake() const noexcept
     {
-        return !session.admitted.load(std::memory_order_relaxed);
+        return !session.admitted.load(std::memory_order_acquire);
     }
-    /// What the client is to be let go for, or nothing: a deadline has passed, and by its doing.
-    /// Whoever reads no replies, or in_handshake for ever, may have sent what nobody could receive meanwhile.
+    /// The tick since which the connection waits for a request with none in flight; `never` otherwise.
+    [[nodiscard]] std::uint64_t idle_since() noexcept
+    {
+        const auto since = session.deadline.since();
+        return session.deadline.reason() == errc::idle_timeout && stalled_by_client()
+            ? since
+            : session::deadline::never;
+    }
+    [[nodiscard]] connection_info info() const
+    {
+        const bool handshake = in_handshake();
+        return {.id = session.who.id,
+                .peer = session.who.peer,
+                .export_name = handshake ? std::string{} : session.export_name,
+                .since = accepted_at_,
+                .state = cut_for() != errc{} ? connection_state::closing
+                    : handshake              ? connection_state::handshake
+                                             : connection_state::transmission};
+    }
+    /// The reason to disconnect the client, or nothing: a deadline passed, and the client is the cause.
+    /// A client that reads no replies, or stays in its handshake, may have sent bytes that the session could
+    /// not receive meanwhile.
     [[nodiscard]] errc overdue()
     {
         if (session.sending.overdue())
@@ -70,8 +91,8 @@ public:
             : session.waiting.load(std::memory_order_relaxed);
         return its_doing ? reason : errc{};
     }
-    /// Nobody is at the other end, while the session is busy with something long. Asked again after so
-    /// many `ticks`: a client that has only said its last word may still wait for an answer, for some time.
+    /// The client closed the connection while the session works and does not look. Called again after
+    /// `ticks`: a client that only shut down its sending side may wait for an answer, for some time.
     [[nodiscard]] bool peer_gone(std::uint64_t ticks)
     {
         ::pollfd end{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
@@ -81,13 +102,13 @@ public:
         }
         if ((end.revents & (POLLHUP | POLLERR)) != 0)
             return true;
-        // Since then it is we who read no more.
+        // A server that stops has shut down the receiving side itself.
         return !session.stopping.load(std::memory_order_relaxed)
             && (silent_for_ += silent_for_ == 0 ? 1 : ticks)
             >= session::ticker::ticks(std::chrono::seconds{10});
     }
-    /// The client is to blame if nothing goes on: the session waits for it, and nothing that it has
-    /// sent waits to be received (by a thread that another client keeps busy).
+    /// The session waits for the client, and no received bytes wait for the session (whose thread another
+    /// client may keep busy).
     [[nodiscard]] bool stalled_by_client()
     {
         int unread = 0;
@@ -104,10 +125,12 @@ public:
     }
 
     Socket socket;
+    const Peer peer;
     session::context<Observer> session;
     const std::uint64_t accepted;  ///< in ticks
 
 private:
+    const std::chrono::system_clock::time_point accepted_at_ = std::chrono::system_clock::now();
     std::uint64_t silent_for_ = 0;  ///< ticks
 };
 

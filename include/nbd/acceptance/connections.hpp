@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/acceptance/connection.hpp>
+#include <nbd/acceptance/connection_info.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -11,17 +12,18 @@
 #include <list>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace nbd::acceptance {
 
-/// The connections of a server, and what is done to all or any of them from outside their sessions.
-/// Thread safety: any member from any thread. Its mutex also guards the life of the descriptors.
-template <class Socket, class Observer>
+/// The connections of a server.
+/// *Thread safety*: any member from any thread. Its mutex also guards the life of the descriptors.
+template <class Socket, class Peer, class Observer>
 class connections {
-    using connection_type = connection<Socket, Observer>;
+    using connection_type = connection<Socket, Peer, Observer>;
 
 public:
-    /// Stays valid until it is removed.
+    /// Valid until it is removed.
     using entry = typename std::list<connection_type>::iterator;
 
     template <class... Args>
@@ -33,7 +35,7 @@ public:
         connections_.splice(connections_.end(), made);
         return std::prev(connections_.end());
     }
-    /// Closes a connection and forgets it.
+    /// Closes the socket.
     void remove(entry at) noexcept
     {
         const std::lock_guard lock{mutex_};
@@ -44,8 +46,17 @@ public:
         const std::lock_guard lock{mutex_};
         return connections_.size();
     }
+    [[nodiscard]] std::vector<connection_info> list() const
+    {
+        std::vector<connection_info> all;
+        const std::lock_guard lock{mutex_};
+        all.reserve(connections_.size());
+        for (const auto& c : connections_)
+            all.push_back(c.info());
+        return all;
+    }
 
-    /// `ticks` have passed since the last time.
+    /// `ticks`: since the last call.
     void cut_overdue(std::uint64_t ticks) noexcept
     {
         const std::lock_guard lock{mutex_};
@@ -62,6 +73,17 @@ public:
         for (auto& c : connections_)
             c.cut(why);
     }
+    /// *Returns*: whether there is such a connection.
+    bool cut(std::uint64_t id, errc why) noexcept
+    {
+        const std::lock_guard lock{mutex_};
+        const auto at = std::find_if(connections_.begin(), connections_.end(),
+                                     [id](const auto& c) { return c.session.who.id == id; });
+        if (at == connections_.end())
+            return false;
+        at->cut(why);
+        return true;
+    }
     void end_of_requests() noexcept
     {
         const std::lock_guard lock{mutex_};
@@ -69,24 +91,56 @@ public:
             c.end_of_requests();
     }
 
-    /// Somebody waits for a place: the client that has been in its handshake for longest gives its
-    /// own up, if it had a second. Clients in transmission keep theirs.
-    void evict_longest_handshake(std::uint64_t now) noexcept
+    /// A client waits for a place: closes the connection that gives way, unless one that was closed still
+    /// ends. The oldest handshake gives way first, once it is a second old; then the connection idle longest,
+    /// once it has been idle for `idle_grace` ticks (0 = never). A connection with requests in flight, or in
+    /// the middle of one, keeps its place.
+    void make_room(std::uint64_t now, std::uint64_t idle_grace) noexcept
     {
-        const auto had_a_second = session::ticker::ticks(std::chrono::seconds{1});
         const std::lock_guard lock{mutex_};
-        // One at a time: a place that is about to be free is enough for now.
-        if (std::any_of(connections_.begin(), connections_.end(),
-                        [](const auto& c) { return c.cut_for() != errc{}; }))
-            return;
-        const auto at = std::find_if(connections_.begin(), connections_.end(), [](auto& c) {
-            return c.in_handshake() && c.stalled_by_client();
-        });
-        if (at != connections_.end() && now >= at->accepted + had_a_second)
-            at->cut(errc::evicted);
+        if (std::none_of(connections_.begin(), connections_.end(),
+                         [](const auto& c) { return c.cut_for() != errc{}; }))
+            evict([](const auto&) { return true; }, now, idle_grace);
+    }
+    /// As make_room, among the connections of one peer, if these are `most` or more.
+    /// *Returns*: whether the peer may have another connection.
+    [[nodiscard]] bool make_room_for(const Peer& peer, std::size_t most, std::uint64_t now,
+                                     std::uint64_t idle_grace) noexcept
+    {
+        const auto of_peer = [&peer](const auto& c) {
+            return c.cut_for() == errc{} && same_origin(c.peer, peer);
+        };
+        const std::lock_guard lock{mutex_};
+        const auto have = std::count_if(connections_.begin(), connections_.end(), of_peer);
+        return static_cast<std::size_t>(have) < most || evict(of_peer, now, idle_grace);
     }
 
 private:
+    template <class Among>
+    bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
+    {
+        const auto second = session::ticker::ticks(std::chrono::seconds{1});
+        connection_type* gives_way = nullptr;
+        std::uint64_t longest = session::deadline::never;
+        for (auto& c : connections_) {  // the oldest first
+            if (!among(c))
+                continue;
+            if (c.in_handshake()) {
+                if (now >= c.accepted + second && c.stalled_by_client()) {
+                    gives_way = &c;
+                    break;
+                }
+            } else if (const auto since = c.idle_since();
+                       since < longest && idle_grace != 0 && now >= since + idle_grace) {
+                gives_way = &c;
+                longest = since;
+            }
+        }
+        if (gives_way != nullptr)
+            gives_way->cut(errc::evicted);
+        return gives_way != nullptr;
+    }
+
     mutable std::mutex mutex_;
     std::list<connection_type> connections_;  ///< in the order of their arrival
 };

@@ -5,14 +5,16 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/strand.hpp>
 
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 namespace nbd::acceptance {
 
-/// The context of a listener's handlers, and its thread, where the policy has threads of its own.
-/// *Thread safety*: any member from any thread; `start` once.
+/// The context of a listener's handlers, and its thread, where the policy has threads of its own. The thread
+/// also runs completion handlers of the program that have no executor, so it lives until `end`.
+/// *Thread safety*: any member from any thread, unless it says otherwise.
 class own_control {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -24,51 +26,71 @@ public:
 
     [[nodiscard]] executor_type executor() noexcept { return context_.get_executor(); }
 
-    /// Starts the thread, which calls `body()`.
+    /// Starts the thread. It runs handlers until `finish`, calls `finished()`, and runs handlers until `end`
+    /// was called and none is left. `owner` keeps this object alive for the thread.
     /// *Errors*: std::system_error where the system has no more threads.
-    template <class Body>
-    void start(Body body)
+    template <class Finished>
+    void start(std::shared_ptr<void> owner, Finished finished)
     {
-        const std::lock_guard lock{joining_};
-        thread_ = std::thread{std::move(body)};
+        const std::lock_guard lock{mutex_};
+        thread_ =
+            std::thread{[this, owner = std::move(owner), finished = std::move(finished)]() mutable {
+                run([this] { context_.run(); });
+                finished();
+                context_.restart();
+                run([this] { context_.run(); });
+            }};
     }
-    /// Runs handlers until `finish` was called and no handler is left. `failed()` is called after a handler
-    /// that threw.
-    template <class Failed>
-    void run(Failed failed)
+    /// Starts the thread if it does not exist.
+    void start(std::shared_ptr<void> owner)
+    {
+        {
+            const std::lock_guard lock{mutex_};
+            if (thread_.joinable())
+                return;
+        }
+        start(std::move(owner), [] {});
+    }
+    void finish() { context_.stop(); }
+    /// Runs the handlers that are ready. Only where `finish` was called, or without a thread.
+    void run_ready()
+    {
+        context_.restart();
+        run([this] { context_.poll(); });
+    }
+    /// Lets the thread end, and waits for it, except on a thread of the server. Once, by one thread.
+    void end(bool on_own_thread)
+    {
+        guard_.reset();
+        const std::lock_guard lock{mutex_};
+        if (!thread_.joinable())
+            return;
+        if (on_own_thread)
+            thread_.detach();
+        else
+            thread_.join();
+    }
+
+    [[nodiscard]] bool runs_here() noexcept { return executor().running_in_this_thread(); }
+
+private:
+    template <class Run>
+    void run(Run handlers)
     {
         for (;;) {
             try {
-                context_.run();
+                handlers();
                 return;
-            } catch (...) {
-                failed();
+            } catch (
+                ...) {  // from a handler of the program, or without memory for one of the server
             }
         }
     }
-    void finish() noexcept { guard_.reset(); }
-    /// Runs the handlers that are ready, on the calling thread, where `start` failed.
-    void run_ready() { context_.poll(); }
 
-    [[nodiscard]] bool runs_here() noexcept { return executor().running_in_this_thread(); }
-    void join()
-    {
-        const std::lock_guard lock{joining_};
-        if (thread_.joinable())
-            thread_.join();
-    }
-    void detach()
-    {
-        const std::lock_guard lock{joining_};
-        if (thread_.joinable())
-            thread_.detach();
-    }
-
-private:
     boost::asio::io_context context_{1};
     boost::asio::executor_work_guard<executor_type> guard_{context_.get_executor()};
+    std::mutex mutex_;
     std::thread thread_;
-    std::mutex joining_;
 };
 
 /// The same on an executor of the program. It keeps the plain executor and no strand, because a strand
@@ -91,5 +113,16 @@ private:
 /// Whether the server runs on an executor of the program.
 template <class Policy>
 inline constexpr bool hosted = requires(const Policy& p) { p.inner_executor(); };
+
+/// The executor of completion handlers that have none.
+template <class Policy>
+struct handler_executor {
+    using type = own_control::executor_type;
+};
+template <class Policy>
+    requires hosted<Policy>
+struct handler_executor<Policy> {
+    using type = typename Policy::executor_type;
+};
 
 }  // namespace nbd::acceptance

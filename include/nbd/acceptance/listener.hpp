@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/acceptance/accept_loop.hpp>
+#include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
 #include <nbd/acceptance/operation.hpp>
 #include <nbd/acceptance/server_state.hpp>
+#include <nbd/acceptance/sockets.hpp>
+#include <nbd/acceptance/sweeper.hpp>
 #include <nbd/error.hpp>
 #include <nbd/io/asynchronous.hpp>
 #include <nbd/io/blocking.hpp>
@@ -11,23 +15,19 @@
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
 
-#include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <new>
-#include <optional>
 #include <system_error>
 #include <type_traits>
 #include <utility>
-
-#include <fcntl.h>
+#include <vector>
 
 namespace nbd::acceptance {
 
@@ -41,17 +41,16 @@ template <class State>
 class listener : public std::enable_shared_from_this<listener<State>> {
     using policy_type = typename State::policy_type;
     using exports_type = typename State::exports_type;
-    using observer_type = typename State::observer_type;
     using protocol_type = typename State::transport_type::protocol_type;
+    using peer_type = typename State::transport_type::peer_type;
     using control_executor = typename State::control_type::executor_type;
     using clock_type = std::chrono::steady_clock;
-    using acceptor_type = boost::asio::basic_socket_acceptor<protocol_type, control_executor>;
     using timer_type =
         boost::asio::basic_waitable_timer<clock_type, boost::asio::wait_traits<clock_type>,
                                           control_executor>;
     using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
-    using connections_type = connections<socket_type, observer_type>;
+    using connections_type = connections<socket_type, peer_type, typename State::observer_type>;
     using entry = typename connections_type::entry;
     static constexpr bool on_program = hosted<policy_type>;
     using hold_type = std::conditional_t<on_program, std::shared_ptr<listener>, listener*>;
@@ -68,22 +67,34 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    [[nodiscard]] std::error_code start()
+    /// `open(acceptor)` makes the acceptor listen, or leaves it closed, where nothing is to be accepted; it
+    /// returns an error code.
+    template <class Open>
+    [[nodiscard]] std::error_code start(Open open)
     {
         if (state_->started.exchange(true))
             return errc::already_started;
-        if (const auto failed = state_->transport.listen(acceptor_))
+        if (state_->stopping)
+            return errc::server_stopped;
+        auto& acceptor = accepting_.acceptor();
+        if (const std::error_code failed = open(acceptor))
             return failed;
-        ::fcntl(acceptor_.native_handle(), F_SETFD, FD_CLOEXEC);
-        state_->endpoint = acceptor_.local_endpoint();
         try {
+            if (acceptor.is_open()) {
+                acceptor.native_non_blocking(true);
+                state_->endpoint = acceptor.local_endpoint();
+            }
             policy_.start();
-            accept();
-            run_control();
+            accepting_.run();
+            if constexpr (!on_program)
+                state_->control.start(state_.share(), [self = this->shared_from_this()]() mutable {
+                    self->policy_.join();
+                    self->state_->control.run_ready();
+                    self.reset();
+                });
         } catch (...) {  // no thread, no descriptor or no memory
             const auto why = current_error();
-            boost::system::error_code ignored;
-            acceptor_.close(ignored);
+            accepting_.close();
             state_->transport.close();
             policy_.join();
             if constexpr (!on_program)
@@ -96,11 +107,31 @@ public:
         return {};
     }
 
-    /// Begins to stop. *Thread safety*: any thread.
+    // --- from any thread ------------------------------------------------------------------------
+
+    /// Begins to stop.
     void stop() noexcept
     {
-        post([](listener& self) { self.close_down(); });
+        post(this->shared_from_this(), [](listener& self) { self.close_down(); });
     }
+    /// Ends the grace of a stop.
+    void cut_all() noexcept
+    {
+        post(this->shared_from_this(), [](listener& self) {
+            self.grace_end_ = 0;
+            self.sweep();
+        });
+    }
+    /// Serves a connected socket as if it was accepted.
+    void adopt(owned_descriptor connected, protocol_type protocol) noexcept
+    {
+        post(this->shared_from_this(),
+             [fd = std::move(connected), protocol](listener& self) mutable {
+                 self.receive(std::move(fd), protocol);
+             });
+    }
+    [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
+    bool disconnect(std::uint64_t id) noexcept { return connections_.cut(id, errc::disconnected); }
 
     /// Whether the calling thread must not wait for the server.
     [[nodiscard]] bool runs_here()
@@ -110,10 +141,27 @@ public:
         else
             return state_->control.runs_here() || policy_.runs_here();
     }
+    [[nodiscard]] const policy_type& policy() const noexcept { return policy_; }
+    [[nodiscard]] const control_executor& control() const noexcept { return control_; }
+
+    /// The server has stopped and no client is left.
+    [[nodiscard]] bool finished() const noexcept { return finished_; }
+    [[nodiscard]] boost::system::error_code result() const noexcept
+    {
+        return state_->cancelled ? boost::asio::error::operation_aborted
+                                 : boost::system::error_code{};
+    }
+    template <class Handler>
+    void wait_for_end(Handler handler)
+    {
+        end_.async_wait(std::move(handler));
+    }
 
 private:
     template <class, class>
     friend class operation;
+    template <class, class, class>
+    friend class accept_loop;
     friend class session_task<listener>;
 
     [[nodiscard]] hold_type hold()
@@ -124,11 +172,11 @@ private:
             return this;
     }
     /// Calls `f(*this)` on the control executor. Without memory for that, the next handler recovers.
-    template <class F>
-    void post(F f) noexcept
+    template <class Hold, class F>
+    void post(Hold self, F f) noexcept
     {
         try {
-            boost::asio::post(control_, [self = hold(), f] {
+            boost::asio::post(control_, [self, f = std::move(f)]() mutable {
                 try {
                     f(*self);
                 } catch (...) {
@@ -138,18 +186,6 @@ private:
         } catch (...) {
         }
     }
-    void run_control()
-    {
-        if constexpr (!on_program) {
-            state_->control.start([self = this->shared_from_this()]() mutable {
-                self->state_->control.run([&self] { self->recover(); });
-                self->policy_.join();
-                self.reset();
-            });
-        }
-    }
-
-    // --- on the control executor ----------------------------------------------------------------
 
     /// Resumes what an exception left undone.
     void recover() noexcept
@@ -157,82 +193,55 @@ private:
         try {
             if (state_->stopping && !closing_)
                 close_down();
-            if (!accepting_ && !waiting_ && !state_->stopping)
-                accept_later(std::make_error_code(std::errc::not_enough_memory));
+            if (!accepting_.pending() && accepts()) {
+                accept_failed(std::make_error_code(std::errc::not_enough_memory));
+                accepting_.pause();
+            }
             if (!ticking_)
                 tick();
         } catch (...) {  // the next handler tries again
         }
     }
 
-    void accept()
-    {
-        try {
-            acceptor_.async_accept(
-                policy_.next_executor(),
-                operation{*this, accepting_,
-                          [](listener& self, const boost::system::error_code& error,
-                             socket_type socket) { self.accepted(error, std::move(socket)); }});
-        } catch (...) {  // no memory for a socket
-            accept_later(current_error());
-        }
-    }
+    [[nodiscard]] bool accepts() const noexcept { return waiting_.empty() && !state_->stopping; }
+    void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
-    /// Without descriptors or memory, accept fails at once and repeatedly; a pause lets clients return some.
-    void accept_later(std::error_code why)
+    /// Takes a new connection, unless the program refuses it.
+    void receive(owned_descriptor connected, const protocol_type& protocol)
     {
-        notify::at_accept_error(state_->observer, why);
-        pause_.expires_after(std::chrono::milliseconds{100});
-        pause_.async_wait(operation{*this, accepting_,
-                                    [](listener& self, const boost::system::error_code& cancelled) {
-                                        if (!cancelled)
-                                            self.accept();
-                                    }});
-    }
-
-    void accepted(const boost::system::error_code& error, socket_type socket)
-    {
-        if (state_->stopping) {
-            close_down();
+        socket_type socket{policy_.next_executor()};
+        if (const auto failed = assign(socket, std::move(connected), protocol)) {
+            accept_failed(failed);
             return;
         }
-        if (error) {
-            accept_later(error);
+        auto peer = state_->transport.peer(socket);
+        if (!state_->admits(peer)) {
+            accept_failed(errc::admission_refused);
             return;
         }
-        ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
         state_->transport.prepare(socket);
-        waiting_.emplace(std::move(socket));
-        admit_next();
+        waiting_.push(std::move(socket), std::move(peer));
+        admit_waiting();
     }
-
-    /// Starts the session of the waiting client if there is a place, then accepts the next one. Without a
-    /// place, one client waits here and the others in the backlog.
-    void admit_next()
+    /// Starts the sessions of waiting clients while there are places. Without a place, one client waits here
+    /// and the others in the backlog.
+    void admit_waiting()
     {
-        if (!waiting_ || state_->stopping)
-            return;
-        const auto most = state_->limits.max_connections;
-        if (most != 0 && connections_.count() >= most) {
-            connections_.evict_longest_handshake(clock_.now());
-            return;
+        while (!state_->stopping) {
+            auto next = waiting_.next(connections_, time_.now(),
+                                      [this] { accept_failed(errc::too_many_connections); });
+            if (!next)
+                return;
+            launch(std::move(next->socket), std::move(next->peer));
         }
-        auto socket = std::move(*waiting_);
-        waiting_.reset();
-        try {
-            launch(std::move(socket));
-        } catch (const std::bad_alloc&) {  // this connection is closed
-        }
-        accept();
     }
-
-    void launch(socket_type socket)
+    void launch(socket_type socket, peer_type peer)
     {
-        clock_.advance_to(elapsed());
-        client who{.id = ++last_id_, .peer = state_->transport.peer(socket)};
+        time_.advance();
         const auto executor = socket.get_executor();
-        const entry at = connections_.add(std::move(socket), state_->limits, state_->observer,
-                                          std::move(who), clock_, state_->stopping, memory_);
+        const entry at =
+            connections_.add(std::move(socket), std::move(peer), state_->limits, state_->observer,
+                             ++last_id_, time_.clock(), state_->stopping, memory_);
         session_task session{*this, at};
         if constexpr (policy_type::blocking && !awaits)
             at->limit_blocking_sends();
@@ -242,23 +251,22 @@ private:
         policy_.launch(executor, std::move(session));
     }
 
-    /// Advances the time of the sessions and disconnects clients that exceed a time limit. It repeats
-    /// while clients are connected.
+    /// Advances the time of the sessions, and does what depends on it.
+    void sweep()
+    {
+        time_.advance();
+        memory_.retry();
+        time_.sweep(connections_);
+        if (closing_ && time_.now() >= grace_end_)
+            connections_.cut_all(errc::server_stopped);
+        admit_waiting();
+        accepting_.run();
+    }
+    /// Sweeps again and again while clients are connected.
     void tick()
     {
-        clock_.advance_to(elapsed());
-        memory_.retry();
-        const auto clients = connections_.count();
-        // With thousands of clients a sweep takes long, so it is done less often.
-        const std::uint64_t interval = 1 + std::min<std::uint64_t>(clients / 2500, 7);
-        if (clock_.now() - swept_ >= interval) {
-            connections_.cut_overdue(interval);
-            swept_ = clock_.now();
-        }
-        if (closing_ && clock_.now() >= grace_end_)
-            connections_.cut_all(errc::server_stopped);
-        admit_next();
-        if (finish_if_empty() || connections_.count() == 0)
+        sweep();
+        if (finish_if_empty() || connections_.count() == 0 || ticking_)
             return;
         tick_.expires_after(session::ticker::tick);
         tick_.async_wait(operation{*this, ticking_,
@@ -270,35 +278,32 @@ private:
 
     void close_down()
     {
-        if (closing_)
+        if (std::exchange(closing_, true))
             return;
-        closing_ = true;
-        boost::system::error_code ignored;
-        acceptor_.close(ignored);
+        accepting_.close();
         state_->transport.close();
-        waiting_.reset();
-        pause_.cancel();
-        clock_.advance_to(elapsed());
-        grace_end_ = clock_.now() + session::ticker::ticks(state_->limits.stop_grace);
+        waiting_.clear();
+        time_.advance();
+        grace_end_ = time_.now() + session::ticker::ticks(state_->limits.stop_grace);
         // Each session answers what it has received, then reads the end of its stream.
         connections_.end_of_requests();
         memory_.stop();
         if (!finish_if_empty() && !ticking_)
             tick();
     }
-
-    /// True where the server has stopped and no client is left.
     bool finish_if_empty()
     {
         if (!closing_ || connections_.count() != 0)
             return false;
+        finished_ = true;
         tick_.cancel();
+        end_.cancel();
         if constexpr (!on_program)
             state_->control.finish();
         return true;
     }
 
-    // --- on any thread --------------------------------------------------------------------------
+    // --- on a thread of the session -------------------------------------------------------------
 
     [[nodiscard]] auto serve(entry at)
     {
@@ -317,34 +322,28 @@ private:
             why = errc::server_stopped;
         notify::at_disconnect(state_->observer, at->session.who, why);
         connections_.remove(at);
-        post([](listener& self) {
-            self.admit_next();
+        post(hold(), [](listener& self) {
+            self.admit_waiting();
+            self.accepting_.run();
             self.finish_if_empty();
         });
-    }
-
-    [[nodiscard]] std::uint64_t elapsed() const
-    {
-        return static_cast<std::uint64_t>((clock_type::now() - epoch_) / session::ticker::tick);
     }
 
     const end_mark<State> state_;  // first, so that it is destroyed last
     policy_type policy_;
     session::memory_budget memory_{state_->limits};
-    session::ticker clock_;
-    const clock_type::time_point epoch_ = clock_type::now();
+    sweeper time_;
     connections_type connections_;
 
     control_executor control_{state_->control.executor()};
-    acceptor_type acceptor_{control_};
+    accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
     timer_type tick_{control_};
-    timer_type pause_{control_};
-    std::optional<socket_type> waiting_;
+    timer_type end_{control_, clock_type::time_point::max()};
+    admission_queue<socket_type, peer_type> waiting_{state_->limits};
     std::uint64_t last_id_ = 0;
-    std::uint64_t swept_ = 0;      ///< in ticks
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;
-    std::atomic<bool> accepting_{false};  ///< an accept, or the pause before it, is pending
+    bool finished_ = false;
     std::atomic<bool> ticking_{false};
 };
 

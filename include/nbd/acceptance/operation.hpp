@@ -28,7 +28,7 @@ public:
         if (pending_ == nullptr)
             return;
         *pending_ = false;
-        self_->post([](Listener& self) { self.recover(); });
+        self_->post(self_, [](Listener& self) { self.recover(); });
     }
     template <class... Args>
     void operator()(Args&&... args)

@@ -6,6 +6,7 @@
 #include <nbd/settings.hpp>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -22,24 +23,38 @@ struct server_state {
     using exports_type = Exports;
     using observer_type = Observer;
     using endpoint_type = typename Transport::protocol_type::endpoint;
+    using admission_type = std::function<bool(const typename Transport::peer_type&)>;
     using control_type = std::conditional_t<hosted<Policy>, hosted_control<Policy>, own_control>;
 
-    server_state(std::shared_ptr<Exports> e, settings s, Observer o, Transport t, const Policy& p)
+    server_state(std::shared_ptr<Exports> e, settings s, Observer o, Transport t, admission_type a,
+                 const Policy& p)
         : exports{std::move(e)}, limits{std::move(s)}, observer{std::move(o)},
-          transport{std::move(t)}, control{p}
+          transport{std::move(t)}, admit{std::move(a)}, control{p}
     {
+    }
+
+    /// Asks the program. An exception is a refusal.
+    [[nodiscard]] bool admits(const typename Transport::peer_type& peer) const noexcept
+    {
+        try {
+            return !admit || admit(peer);
+        } catch (...) {
+            return false;
+        }
     }
 
     const std::shared_ptr<Exports> exports;
     const settings limits;
     [[no_unique_address]] Observer observer;
     Transport transport;
-    endpoint_type endpoint;  ///< where the server listens
+    const admission_type admit;  ///< may be empty
+    endpoint_type endpoint;      ///< where the server listens
 
-    std::atomic<bool> started{false};   ///< start() was called
-    std::atomic<bool> running{false};   ///< start() succeeded
-    std::atomic<bool> stopping{false};  ///< stop() was called
-    std::atomic<bool> ended{false};     ///< the listener is gone; may be waited for
+    std::atomic<bool> started{false};    ///< start() was called
+    std::atomic<bool> running{false};    ///< start() succeeded
+    std::atomic<bool> stopping{false};   ///< stop() was called
+    std::atomic<bool> cancelled{false};  ///< by the cancellation of async_run
+    std::atomic<bool> ended{false};      ///< the listener is gone; may be waited for
     control_type control;
 };
 
@@ -55,8 +70,8 @@ public:
         state_->ended = true;
         state_->ended.notify_all();
     }
-    [[nodiscard]] State& operator*() const noexcept { return *state_; }
     [[nodiscard]] State* operator->() const noexcept { return state_.get(); }
+    [[nodiscard]] const std::shared_ptr<State>& share() const noexcept { return state_; }
 
 private:
     std::shared_ptr<State> state_;

@@ -4,8 +4,50 @@
 #include <nbd/vocabulary/offloaded_call.hpp>
 
 #include <concepts>
+#include <utility>
 
 namespace nbd {
+
+/// The requirements of `threading_policy`, one by one.
+namespace policy_has {
+
+template <class P>
+concept executor_type = requires { typename P::executor_type; };
+template <class P>
+concept blocking = requires {
+    { P::blocking } -> std::convertible_to<bool>;
+    requires P::blocking || !P::blocking;  // a constant
+};
+template <class P>
+concept start = requires(P& p) { p.start(); };
+template <class P>
+concept next_executor = requires(P& p) {
+    { p.next_executor() } -> std::same_as<typename P::executor_type>;
+};
+/// A session that a policy must accept: it can be moved and not copied.
+struct any_session {
+    any_session(any_session&&) noexcept;
+    any_session& operator=(any_session&&) = delete;
+    ~any_session();
+};
+template <class P>
+concept launch = requires(P& p, const typename P::executor_type& at, any_session s) {
+    { p.launch(at, std::move(s)) } noexcept;
+};
+template <class P>
+concept runs_here = requires(P& p) {
+    { p.runs_here() } -> std::same_as<bool>;
+};
+template <class P>
+concept join = requires(P& p) { p.join(); };
+/// Either none of the members of a policy for an executor of the program, or all.
+template <class P>
+concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requires(const P& p) {
+    { p.inner_executor() } -> std::same_as<typename P::inner_executor_type>;
+    { p.get_executor() } -> std::convertible_to<typename P::executor_type>;
+};
+
+}  // namespace policy_has
 
 /// A ThreadingPolicy decides which thread serves a client, and whether its I/O blocks or is asynchronous.
 ///
@@ -27,17 +69,19 @@ namespace nbd {
 ///                                      policy runs, so that its event loop may poll; see settings.busy_poll
 ///     void join()                      waits for all launched sessions, then ends the threads
 ///
+/// A policy that serves on an executor of the program also has:
+///
+///     using inner_executor_type
+///     inner_executor_type inner_executor() const   the executor without a strand
+///     executor_type get_executor() const           the executor of the program
+///
 /// *Thread safety*: next_executor and launch: one thread at a time. join: once, after the last launch.
 /// runs_here: any thread. The destructor of `session` may run on any thread.
 template <class P>
-concept threading_policy = requires(P& p) {
-    typename P::executor_type;
-    { P::blocking } -> std::convertible_to<bool>;
-    p.start();
-    { p.next_executor() } -> std::same_as<typename P::executor_type>;
-    { p.runs_here() } -> std::same_as<bool>;
-    p.join();
-};
+concept threading_policy =
+    std::move_constructible<P> && policy_has::executor_type<P> && policy_has::blocking<P>
+    && policy_has::start<P> && policy_has::next_executor<P> && policy_has::launch<P>
+    && policy_has::runs_here<P> && policy_has::join<P> && policy_has::inner_executor<P>;
 
 /// A policy whose event loops may poll for a short time before they sleep.
 template <class P>
@@ -47,5 +91,35 @@ concept promises_polls = requires { requires P::polls; };
 template <class P>
 concept offloads = !P::blocking
     && requires(P& p, offloaded_calls& client, offloaded_call& c) { p.offload(client, c); };
+
+namespace diagnosis {
+
+/// True, or compile errors that name the missing members.
+template <class P>
+consteval bool policy_is_sound()
+{
+    namespace has = policy_has;
+    static_assert(std::move_constructible<P>, "nbd: a threading policy can be moved");
+    static_assert(has::executor_type<P>,
+                  "nbd: a threading policy needs `using executor_type`, the executor of the "
+                  "clients' sockets");
+    static_assert(has::blocking<P>,
+                  "nbd: a threading policy needs `static constexpr bool blocking`");
+    static_assert(has::start<P>, "nbd: a threading policy needs `void start()`");
+    static_assert(has::next_executor<P> || !has::executor_type<P>,
+                  "nbd: a threading policy needs `executor_type next_executor()`");
+    static_assert(has::launch<P> || !has::executor_type<P>,
+                  "nbd: a threading policy needs `template <class Session> void launch(const "
+                  "executor_type&, Session session) noexcept`; a session is moved, not copied");
+    static_assert(has::runs_here<P>, "nbd: a threading policy needs `bool runs_here()`");
+    static_assert(has::join<P>, "nbd: a threading policy needs `void join()`");
+    static_assert(has::inner_executor<P>,
+                  "nbd: a threading policy with inner_executor() needs `using "
+                  "inner_executor_type`, `inner_executor_type inner_executor() const` and "
+                  "`executor_type get_executor() const`");
+    return threading_policy<P>;
+}
+
+}  // namespace diagnosis
 
 }  // namespace nbd

@@ -8,30 +8,109 @@
 
 namespace nbd {
 
-/// A Transport says how bytes arrive. It makes the acceptor and prepares accepted sockets; it owns
-/// no loop.
-///
-///     struct settings                          how it is made: where to listen, and how
-///     explicit Transport(settings)
-///     using protocol_type                      an Asio protocol, e.g. boost::asio::ip::tcp
-///     std::error_code listen(acceptor&)        opens, binds and listens; leaves nothing behind
-///                                              when it fails
-///     void prepare(socket&) noexcept           sets the options of an accepted socket
-///     std::string peer(const socket&)          who that is, for people
-///     std::string uri(endpoint, name)          the NBD URI of an export (doc/uri.md)
-///     std::string where() const                where it is to listen, for people
-///     void close() noexcept                    removes what listen() left in the file system
-///
-/// `acceptor`, `socket` and `endpoint` are those of protocol_type, on any concrete executor.
-/// Thread safety: all from one thread at a time, but peer and uri from any.
+/// The requirements of `transport`, one by one.
+namespace transport_has {
+
 template <class T>
-concept transport = requires(T& t, const T& c, typename T::protocol_type::endpoint endpoint,
-                             std::string_view name) {
-    typename T::settings;
-    requires std::constructible_from<T, typename T::settings>;
-    { c.uri(endpoint, name) } -> std::convertible_to<std::string>;
-    { c.where() } -> std::convertible_to<std::string>;
+concept settings =
+    requires { typename T::settings; } && std::constructible_from<T, typename T::settings>;
+template <class T>
+concept protocol_type = requires {
+    typename T::protocol_type::endpoint;
+    typename T::protocol_type::acceptor;
+    typename T::protocol_type::socket;
+};
+template <class T>
+concept peer_type = requires(const typename T::peer_type& p) {
+    { p.text() } -> std::convertible_to<std::string>;
+    { same_origin(p, p) } -> std::convertible_to<bool>;
+};
+template <class T>
+concept listen = requires(T& t, typename T::protocol_type::acceptor& a) {
+    { t.listen(a) } -> std::convertible_to<std::error_code>;
+};
+template <class T>
+concept prepare = requires(T& t, typename T::protocol_type::socket& s) {
+    { t.prepare(s) } noexcept;
+};
+template <class T>
+concept peer = requires(const T& t, typename T::protocol_type::socket& s) {
+    { t.peer(s) } -> std::same_as<typename T::peer_type>;
+};
+template <class T>
+concept uri = requires(const T& t, const typename T::protocol_type::endpoint& at,
+                       std::string_view export_name) {
+    { t.uri(at, export_name) } -> std::convertible_to<std::string>;
+};
+template <class T>
+concept where = requires(const T& t) {
+    { t.where() } -> std::convertible_to<std::string>;
+};
+template <class T>
+concept close = requires(T& t) {
     { t.close() } noexcept;
 };
+
+}  // namespace transport_has
+
+/// A Transport decides how bytes arrive. It opens the acceptor and prepares accepted sockets; it has no loop.
+///
+///     struct settings                          where to listen, and how
+///     explicit Transport(settings)
+///     using protocol_type                      an Asio protocol, e.g. boost::asio::ip::tcp
+///     using peer_type                          the client of a connection: `std::string text() const` for
+///                                              people, and `bool same_origin(const peer_type&, const
+///                                              peer_type&)`, found by its argument: whether both count as
+///                                              one peer for settings.max_connections_per_peer
+///     std::error_code listen(acceptor&)        opens, binds and listens; leaves nothing behind on an error
+///     void prepare(socket&) noexcept           sets the options of an accepted socket
+///     peer_type peer(socket&) const            the client at the other end
+///     std::string uri(endpoint, name) const    the NBD URI of an export (doc/uri.md)
+///     std::string where() const                where it is to listen, for people
+///     void close() noexcept                    removes what listen() left in the file system; may be called
+///                                              again
+///
+/// `acceptor`, `socket` and `endpoint` are those of protocol_type, on any concrete executor.
+/// *Thread safety*: one thread at a time, except uri: any thread.
+template <class T>
+concept transport =
+    transport_has::settings<T> && transport_has::protocol_type<T> && transport_has::peer_type<T>
+    && transport_has::listen<T> && transport_has::prepare<T> && transport_has::peer<T>
+    && transport_has::uri<T> && transport_has::where<T> && transport_has::close<T>;
+
+namespace diagnosis {
+
+/// True, or compile errors that name the missing members.
+template <class T>
+consteval bool transport_is_sound()
+{
+    namespace has = transport_has;
+    static_assert(has::settings<T>,
+                  "nbd: a transport needs `struct settings` and a constructor that takes it");
+    static_assert(has::protocol_type<T>,
+                  "nbd: a transport needs `using protocol_type`, an Asio protocol such as "
+                  "boost::asio::ip::tcp");
+    static_assert(
+        has::peer_type<T>,
+        "nbd: a transport needs `using peer_type`, a type with `std::string text() const` "
+        "and `bool same_origin(const peer_type&, const peer_type&)`");
+    static_assert(has::listen<T> || !has::protocol_type<T>,
+                  "nbd: a transport needs `std::error_code listen(acceptor&)` for any acceptor of "
+                  "its protocol_type");
+    static_assert(has::prepare<T> || !has::protocol_type<T>,
+                  "nbd: a transport needs `void prepare(socket&) noexcept` for any socket of its "
+                  "protocol_type");
+    static_assert(has::peer<T> || !(has::protocol_type<T> && has::peer_type<T>),
+                  "nbd: a transport needs `peer_type peer(socket&) const` for any socket of its "
+                  "protocol_type");
+    static_assert(has::uri<T> || !has::protocol_type<T>,
+                  "nbd: a transport needs `std::string uri(const protocol_type::endpoint&, "
+                  "std::string_view export_name) const`");
+    static_assert(has::where<T>, "nbd: a transport needs `std::string where() const`");
+    static_assert(has::close<T>, "nbd: a transport needs `void close() noexcept`");
+    return transport<T>;
+}
+
+}  // namespace diagnosis
 
 }  // namespace nbd

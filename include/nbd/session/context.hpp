@@ -8,6 +8,8 @@
 #include <nbd/settings.hpp>
 
 #include <atomic>
+#include <string>
+#include <string_view>
 #include <system_error>
 
 namespace nbd::session {
@@ -27,6 +29,8 @@ struct context {
     client_memory memory;
     /// The handshake is over. Until then the server may end the connection to free its place.
     std::atomic<bool> admitted{false};
+    /// The export of the client. Constant, and for any thread to read, once `admitted` is true.
+    std::string export_name{};
     /// The session waits for its client: a deadline that passes is the client's doing.
     std::atomic<bool> waiting{false};
     /// The session neither receives nor sends for a long time, so it does not notice a closed connection;
@@ -37,6 +41,12 @@ struct context {
     /// Why the client left; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
 
+    /// The handshake is over.
+    void admit(std::string_view name)
+    {
+        export_name = name;
+        admitted.store(true, std::memory_order_release);
+    }
     /// The server is stopping or the connection is closed.
     [[nodiscard]] bool over() const noexcept
     {

@@ -77,7 +77,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         }
 
         if (next == action::transmit)
-            c.admitted.store(true, std::memory_order_relaxed);
+            c.admit(opened->info().name);
         auto& reply = negotiator.reply();
         c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {

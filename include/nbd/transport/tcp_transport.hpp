@@ -9,6 +9,7 @@
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/socket_base.hpp>
 
+#include <cerrno>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,29 +17,60 @@
 #include <utility>
 
 #include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 namespace nbd {
+
+/// The client's end of a TCP connection.
+struct tcp_peer {
+    /// An IPv4 address that was mapped into IPv6 is an IPv4 address here.
+    boost::asio::ip::tcp::endpoint endpoint;
+
+    /// "127.0.0.1:10809", "[::1]:10809"
+    [[nodiscard]] std::string text() const { return text_of(endpoint); }
+    [[nodiscard]] static std::string text_of(const boost::asio::ip::tcp::endpoint& at)
+    {
+        const auto address = at.address().to_string();
+        return (at.address().is_v6() ? '[' + address + ']' : address) + ':'
+            + std::to_string(at.port());
+    }
+    [[nodiscard]] static boost::asio::ip::tcp::endpoint
+    normalised(const boost::asio::ip::tcp::endpoint& at)
+    {
+        if (!at.address().is_v6() || !at.address().to_v6().is_v4_mapped())
+            return at;
+        return {boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, at.address().to_v6()),
+                at.port()};
+    }
+    /// Whether both have the same address; see settings.max_connections_per_peer.
+    [[nodiscard]] friend bool same_origin(const tcp_peer& a, const tcp_peer& b) noexcept
+    {
+        return a.endpoint.address() == b.endpoint.address();
+    }
+};
 
 /// TCP over IPv4 and IPv6.
 class tcp_transport {
 public:
     struct settings {
-        /// A numeric address or a host name. The default is this machine alone: to offer a disk to
-        /// the network is a decision. "::" takes both IPv6 and IPv4 from everywhere.
+        /// A numeric address, or a host name, of whose addresses the first that works is taken. The default
+        /// admits this machine only. "::" admits IPv6 and IPv4 from everywhere.
         std::string address = "127.0.0.1";
-        /// 0 = any free one; server::local_endpoint tells which.
+        /// 0 = any free port; see server::local_endpoint.
         std::uint16_t port = protocol::default_port;
         /// Connections that wait to be accepted.
         int backlog = 100;
-        /// Small replies go out at once (proto.md asks for it).
+        /// Sends small replies without delay (proto.md asks for it).
         bool no_delay = true;
     };
 
     using protocol_type = boost::asio::ip::tcp;
+    using peer_type = tcp_peer;
 
     explicit tcp_transport(settings s) : settings_{std::move(s)} {}
 
-    /// Errors: those of resolving the address, and the system's (EADDRINUSE, EACCES ...).
+    /// *Errors*: those of the resolver, and the system's (EADDRINUSE, EACCES ...).
     template <class Acceptor>
     [[nodiscard]] std::error_code listen(Acceptor& acceptor)
     {
@@ -64,7 +96,7 @@ public:
     {
         boost::system::error_code ignored;
         socket.set_option(protocol_type::no_delay{settings_.no_delay}, ignored);
-        // A peer whose host vanished is found out, though the protocol itself has no ping.
+        // Finds a peer whose host vanished; NBD has no ping.
         socket.set_option(boost::asio::socket_base::keep_alive{true}, ignored);
 #ifdef TCP_USER_TIMEOUT
         using user_timeout =
@@ -74,16 +106,16 @@ public:
     }
 
     template <class Socket>
-    [[nodiscard]] std::string peer(Socket& socket) const
+    [[nodiscard]] peer_type peer(const Socket& socket) const
     {
         boost::system::error_code ignored;
-        return authority(socket.remote_endpoint(ignored));
+        return {tcp_peer::normalised(socket.remote_endpoint(ignored))};
     }
 
     [[nodiscard]] std::string uri(const protocol_type::endpoint& endpoint,
                                   std::string_view name) const
     {
-        return protocol::tcp_uri(authority(endpoint), name);
+        return protocol::tcp_uri(tcp_peer::text_of(tcp_peer::normalised(endpoint)), name);
     }
 
     [[nodiscard]] std::string where() const
@@ -94,24 +126,19 @@ public:
     void close() noexcept {}
 
 private:
-    /// "127.0.0.1:10809", "[::1]:10809"; an IPv4 address that was mapped into IPv6 as IPv4.
-    [[nodiscard]] static std::string authority(const protocol_type::endpoint& endpoint)
-    {
-        auto address = endpoint.address();
-        if (address.is_v6() && address.to_v6().is_v4_mapped())
-            address = boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6());
-        const auto text = address.to_string();
-        return (address.is_v6() ? '[' + text + ']' : text) + ':' + std::to_string(endpoint.port());
-    }
-
     template <class Acceptor>
     boost::system::error_code listen_at(Acceptor& acceptor, const protocol_type::endpoint& at)
     {
         boost::system::error_code failed;
         boost::system::error_code ignored;
-        acceptor.open(at.protocol(), failed);
-        if (failed)
+        const int fd = ::socket(at.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            return {errno, boost::system::system_category()};
+        acceptor.assign(at.protocol(), fd, failed);
+        if (failed) {
+            ::close(fd);
             return failed;
+        }
         acceptor.set_option(boost::asio::socket_base::reuse_address{true}, ignored);
         if (at.address().is_v6())
             acceptor.set_option(boost::asio::ip::v6_only{!at.address().is_unspecified()}, ignored);

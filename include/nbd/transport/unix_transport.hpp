@@ -9,12 +9,16 @@
 #include <boost/asio/socket_base.hpp>
 
 #include <cerrno>
+#include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -22,29 +26,49 @@
 
 namespace nbd {
 
+/// The process that made the client's end of a UNIX connection.
+struct unix_peer {
+    ::pid_t process = 0;  ///< 0 where the system does not tell
+    ::uid_t user = 0;
+    ::gid_t group = 0;
+
+    [[nodiscard]] std::string text() const
+    {
+        return process == 0 ? "unix"
+                            : "pid " + std::to_string(process) + " uid " + std::to_string(user);
+    }
+    /// Whether both have the same user; see settings.max_connections_per_peer.
+    [[nodiscard]] friend bool same_origin(const unix_peer& a, const unix_peer& b) noexcept
+    {
+        return a.user == b.user;
+    }
+};
+
 /// UNIX stream sockets.
 class unix_transport {
 public:
-    /// What start() does where the path already holds a socket that nobody answers on, as a server
-    /// leaves it that was killed.
+    /// What start() does where the path is a socket on which no process listens, as a killed server leaves it.
     enum class stale_file { replace, refuse };
 
     struct settings {
-        /// Where the socket is made. A first byte of 0 makes it abstract: no file (Linux).
+        /// The path of the socket. A first byte of 0 makes it abstract: no file (Linux).
         std::string path;
         /// Connections that wait to be accepted.
         int backlog = 100;
-        /// Permissions of the socket file: by default for its owner alone.
+        /// Permissions of the socket file; the default is for its owner alone.
         ::mode_t mode = 0600;
         stale_file stale = stale_file::replace;
     };
 
     using protocol_type = boost::asio::local::stream_protocol;
+    using peer_type = unix_peer;
 
     explicit unix_transport(settings s) : settings_{std::move(s)} {}
 
-    /// Errors: path_too_long, not_a_socket; EADDRINUSE where somebody answers on the socket; and
-    /// the system's. On an error nothing is left behind.
+    /// Opens the socket. Servers of this library that start on one path at the same time lock its folder, so
+    /// that one of them succeeds; a folder without read permission cannot be locked.
+    /// *Errors*: invalid_argument for an empty path; errc::path_too_long; errc::not_a_socket;
+    /// address_in_use where a process listens on the socket; the system's. On an error nothing is left behind.
     template <class Acceptor>
     [[nodiscard]] std::error_code listen(Acceptor& acceptor)
     {
@@ -53,22 +77,24 @@ public:
         if (settings_.path.size() >= sizeof(::sockaddr_un::sun_path))
             return errc::path_too_long;
         const protocol_type::endpoint endpoint{settings_.path};
-        if (const auto failed = make_way(endpoint))
-            return failed;
+        const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            return {errno, std::system_category()};
         boost::system::error_code failed;
-        acceptor.open(endpoint.protocol(), failed);
-        // The file takes the socket's own mode, so that it is never wider than asked for.
+        acceptor.assign(endpoint.protocol(), fd, failed);
+        if (failed) {
+            ::close(fd);
+            return failed;
+        }
+        const folder_lock lock{abstract() ? std::string{} : settings_.path};
+        failed = remove_stale(endpoint);
+        // The file takes the mode of the socket, so that it is never wider than asked for.
         if (!failed && !abstract())
-            ::fchmod(acceptor.native_handle(), settings_.mode);
+            ::fchmod(fd, settings_.mode);
         if (!failed)
             acceptor.bind(endpoint, failed);
-        if (!failed && !abstract()) {
-            struct ::stat made {};
-            if (::lstat(settings_.path.c_str(), &made) == 0)
-                file_ = {made.st_dev, made.st_ino};
-            if (file_ == file_id{} || ::chmod(settings_.path.c_str(), settings_.mode) != 0)
-                failed = {errno, boost::system::system_category()};
-        }
+        if (!failed && !abstract())
+            failed = adopt_file();
         if (!failed)
             acceptor.listen(settings_.backlog, failed);
         if (failed) {
@@ -79,7 +105,7 @@ public:
         return failed;
     }
 
-    /// A large send buffer lets a whole batch of replies go out in one system call.
+    /// A large send buffer takes a whole batch of replies in one system call.
     template <class Socket>
     void prepare(Socket& socket) noexcept
     {
@@ -88,15 +114,15 @@ public:
     }
 
     template <class Socket>
-    [[nodiscard]] std::string peer(Socket& socket) const
+    [[nodiscard]] peer_type peer(Socket& socket) const
     {
 #ifdef SO_PEERCRED
         struct ::ucred who {};
         ::socklen_t length = sizeof(who);
         if (::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &who, &length) == 0)
-            return "pid " + std::to_string(who.pid) + " uid " + std::to_string(who.uid);
+            return {who.pid, who.uid, who.gid};
 #endif
-        return "unix";
+        return {};
     }
 
     [[nodiscard]] std::string uri(const protocol_type::endpoint& endpoint,
@@ -110,20 +136,69 @@ public:
     /// Removes the socket file, if it is still the one that listen() made.
     void close() noexcept
     {
-        struct ::stat there {};
-        if (file_ != file_id{} && ::lstat(settings_.path.c_str(), &there) == 0
-            && file_ == file_id{there.st_dev, there.st_ino})
+        if (const auto made = std::exchange(file_, {}); made && identity(settings_.path) == made)
             ::unlink(settings_.path.c_str());
-        file_ = {};
     }
 
 private:
-    using file_id = std::pair<::dev_t, ::ino_t>;
+    struct file_identity {
+        ::dev_t device = 0;
+        ::ino_t inode = 0;
+        friend bool operator==(const file_identity&, const file_identity&) = default;
+    };
+
+    /// Excludes other holders of the lock on the folder of a path, while it can be had: a process that holds it
+    /// for longer than a second is not waited for.
+    class folder_lock {
+    public:
+        explicit folder_lock(const std::string& path)
+        {
+            if (path.empty())
+                return;
+            const auto slash = path.rfind('/');
+            const auto folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+            fd_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            for (int i = 0; i < 1000 && fd_ >= 0 && ::flock(fd_, LOCK_EX | LOCK_NB) != 0; ++i)
+                std::this_thread::sleep_for(std::chrono::milliseconds{1});
+        }
+        folder_lock(const folder_lock&) = delete;
+        folder_lock& operator=(const folder_lock&) = delete;
+        ~folder_lock()
+        {
+            if (fd_ >= 0)
+                ::close(fd_);
+        }
+
+    private:
+        int fd_ = -1;
+    };
 
     [[nodiscard]] bool abstract() const noexcept { return settings_.path.front() == '\0'; }
 
-    /// Removes a stale socket; anything else at the path is not ours to remove.
-    [[nodiscard]] std::error_code make_way(const protocol_type::endpoint& endpoint) const
+    /// Of the socket at a path; nothing where there is none.
+    [[nodiscard]] static std::optional<file_identity> identity(const std::string& path) noexcept
+    {
+        struct ::stat there {};
+        if (::lstat(path.c_str(), &there) != 0 || !S_ISSOCK(there.st_mode))
+            return std::nullopt;
+        return file_identity{there.st_dev, there.st_ino};
+    }
+
+    /// Remembers the file that bind() made, and sets its mode where the process's mask removed bits.
+    [[nodiscard]] std::error_code adopt_file()
+    {
+        struct ::stat made {};
+        if (::lstat(settings_.path.c_str(), &made) != 0)
+            return {errno, std::system_category()};
+        file_ = file_identity{made.st_dev, made.st_ino};
+        if ((made.st_mode & 07777U) != settings_.mode
+            && ::chmod(settings_.path.c_str(), settings_.mode) != 0)
+            return {errno, std::system_category()};
+        return {};
+    }
+
+    /// Removes a stale socket. Anything else at the path stays.
+    [[nodiscard]] std::error_code remove_stale(const protocol_type::endpoint& endpoint) const
     {
         struct ::stat there {};
         if (abstract() || ::lstat(settings_.path.c_str(), &there) != 0)
@@ -140,13 +215,23 @@ private:
         ::close(probe);
         if (!dead || settings_.stale == stale_file::refuse)
             return std::make_error_code(std::errc::address_in_use);
-        if (::unlink(settings_.path.c_str()) != 0)
+
+        // Another program may have put a file in its place meanwhile. So it is moved, looked at, and only
+        // then removed.
+        const auto aside = settings_.path + ".stale-" + std::to_string(::getpid());
+        if (::rename(settings_.path.c_str(), aside.c_str()) != 0)
             return {errno, std::system_category()};
-        return {};
+        if (identity(aside) == file_identity{there.st_dev, there.st_ino}) {
+            ::unlink(aside.c_str());
+            return {};
+        }
+        if (::link(aside.c_str(), settings_.path.c_str()) == 0)
+            ::unlink(aside.c_str());
+        return std::make_error_code(std::errc::address_in_use);
     }
 
     settings settings_;
-    file_id file_{};
+    std::optional<file_identity> file_;
 };
 
 }  // namespace nbd

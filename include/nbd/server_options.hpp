@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/exports/export_set.hpp>
+#include <nbd/settings.hpp>
+
+#include <functional>
+#include <memory>
+
+namespace nbd {
+
+/// Everything that a server is made of; each member may be left out:
+///
+///     nbd::server<nbd::tcp_transport, my_disk, nbd::strand_pool> server{
+///         {.listen = {.address = "::"}, .settings = {.max_connections = 500}, .policy = nbd::strand_pool{4}}};
+template <class Transport, class Backend, class ThreadingPolicy, class Observer>
+struct server_options {
+    typename Transport::settings listen{};
+    /// Shared with other servers; null: the server makes an empty set.
+    std::shared_ptr<export_set<Backend>> exports{};
+    nbd::settings settings{};
+    ThreadingPolicy policy = ThreadingPolicy{};
+    Observer observer{};
+    /// Asked once for each connection, before anything else is done for it; false, or an exception, closes it.
+    /// It runs on the server's own thread, or on the program's executor, and must not block.
+    std::function<bool(const typename Transport::peer_type&)> admit{};
+};
+
+}  // namespace nbd
