@@ -180,7 +180,7 @@ public:
         if (!error && (!running || !state_->running || state_->stopping))
             error = errc::not_running;
         if (!error)
-            running->adopt(std::move(owned), local.protocol());
+            running->adopt(std::move(owned), local);
     }
     void adopt(int connected_socket)
     {

@@ -300,8 +300,8 @@ TEST_CASE("waiting: what a resize has cut off is not called for any more")
     CHECK(writes == 2);
 }
 
-TEMPLATE_TEST_CASE("waiting: a half-closed client gets what it has asked for, then the end (S06)", "",
-                   ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE("waiting: a half-closed client gets what it has asked for, then the end (S06)",
+                   "", ALL_THAT_WAIT)
 {
     served<TestType> s;
     s.board.close({0, 4096});

@@ -125,3 +125,19 @@ TEST_CASE("vocabulary/extent_list: begun anew it forgets")
     CHECK(l.add(10, 7));
     CHECK(all(l) == extents{{10, 7}});
 }
+
+TEST_CASE("vocabulary/extent_list: memory for more extents than are to be kept is freed")
+{
+    nbd::extent_list list;
+    list.begin(100'000, 100'000);
+    for (std::uint64_t i = 0; i < 100'000; ++i)
+        list.add(1, i % 2);
+    const auto* const before = list.extents().data();
+    REQUIRE(before != nullptr);
+    list.give_back(100'000);
+    list.begin(1, 1);
+    list.add(1, 0);
+    CHECK(list.extents().data() == before);  // kept
+    list.give_back(16);
+    CHECK(list.extents().data() == nullptr);
+}

@@ -123,12 +123,11 @@ public:
         });
     }
     /// Serves a connected socket as if it was accepted.
-    void adopt(owned_descriptor connected, protocol_type protocol) noexcept
+    void adopt(owned_descriptor connected, typename protocol_type::endpoint local) noexcept
     {
-        post(this->shared_from_this(),
-             [fd = std::move(connected), protocol](listener& self) mutable {
-                 self.receive(std::move(fd), protocol);
-             });
+        post(this->shared_from_this(), [fd = std::move(connected), local](listener& self) mutable {
+            self.receive(std::move(fd), local.protocol());
+        });
     }
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
     bool disconnect(std::uint64_t id) noexcept { return connections_.cut(id, errc::disconnected); }

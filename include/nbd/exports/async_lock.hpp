@@ -4,6 +4,7 @@
 #include <nbd/exports/async_mutex.hpp>
 #include <nbd/io/handoff.hpp>
 
+#include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/bind_allocator.hpp>
@@ -50,8 +51,11 @@ template <class Executor>
             handler h{std::move(*resume)};
             resume.reset();
             // The coroutine may resume, and this object end, before post returns.
-            boost::asio::post(boost::asio::bind_allocator(
-                io::handler_memory::allocator<std::byte>{memory}, std::move(h)));
+            const auto executor = boost::asio::get_associated_executor(h);
+            boost::asio::post(
+                executor,
+                boost::asio::bind_allocator(io::handler_memory::allocator<std::byte>{memory},
+                                            [h = std::move(h)]() mutable { std::move(h)(); }));
         }
     };
     waiter w;

@@ -15,6 +15,12 @@
 #include <utility>
 #include <vector>
 
+// GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
+
 namespace nbd::session {
 
 /// The handshake of one client: receives what the negotiator needs, carries out its actions and sends
@@ -134,3 +140,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
 }
 
 }  // namespace nbd::session
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

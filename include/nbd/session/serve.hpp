@@ -9,6 +9,12 @@
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
 
+// GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
+
 namespace nbd::session {
 
 /// The life of one client on an accepted stream: its handshake, then its transmission. What the backend
@@ -49,3 +55,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
 }
 
 }  // namespace nbd::session
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

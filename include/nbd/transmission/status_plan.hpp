@@ -106,9 +106,9 @@ public:
     void give_back() noexcept
     {
         if (reply_.capacity() > kept_bytes)
-            reply_ = {};
+            reply_ = std::vector<std::byte>{};  // `= {}` keeps the memory
         if (extents_.capacity() > kept_bytes / sizeof(extent))
-            extents_ = {};
+            extents_ = std::vector<extent>{};
         list_.give_back(kept_bytes / sizeof(extent));
     }
     /// About how many bytes a request takes at most.

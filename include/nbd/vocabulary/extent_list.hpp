@@ -49,12 +49,12 @@ public:
         return left_ != 0;
     }
 
-    /// Forgets all; memory for more than so many extents is given back.
+    /// Removes all extents, and frees the memory if it holds more than `most_kept` extents.
     void give_back(std::size_t most_kept) noexcept
     {
         list_.clear();
         if (list_.capacity() > most_kept)
-            list_ = {};
+            list_ = std::vector<extent>{};  // `= {}` keeps the memory
     }
 
     [[nodiscard]] std::span<const extent> extents() const noexcept { return list_; }
