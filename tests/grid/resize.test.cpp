@@ -37,7 +37,7 @@ TEMPLATE_TEST_CASE("P67: an export grows, and who is connected can use it at onc
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
-    server.exports().emplace("disk", {}, mib, 4 * mib);
+    server.exports().emplace("disk", {}, mib, nbd::mem_settings{.max_size = 4 * mib});
     server.start();
     auto old = connect(server);
     CHECK(old.go("disk").size == mib);
@@ -139,7 +139,7 @@ TEMPLATE_TEST_CASE("P67: what cannot be resized says so, and stays as it is", ""
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {.blocks = nbd::block_sizes{4096, 4096, 1 << 20}}, mib,
-                             2 * mib);
+                             nbd::mem_settings{.max_size = 2 * mib});
     server.start();
     auto client = connect(server);
     client.go("disk");
@@ -157,9 +157,11 @@ TEMPLATE_TEST_CASE("P67: the RESIZE command is refused, unless the export allows
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
-    server.exports().emplace("disk", {}, mib, 2 * mib);
-    server.exports().emplace("allowed", {.allow_resize = true}, mib, 2 * mib);
-    server.exports().emplace("read-only", {.read_only = true, .allow_resize = true}, mib, 2 * mib);
+    server.exports().emplace("disk", {}, mib, nbd::mem_settings{.max_size = 2 * mib});
+    server.exports().emplace("allowed", {.allow_resize = true}, mib,
+                             nbd::mem_settings{.max_size = 2 * mib});
+    server.exports().emplace("read-only", {.read_only = true, .allow_resize = true}, mib,
+                             nbd::mem_settings{.max_size = 2 * mib});
     server.start();
     for (const auto* const name : {"disk", "read-only"}) {
         auto client = connect(server);
