@@ -224,6 +224,7 @@ TEMPLATE_TEST_CASE("awaited open: a client is served by what it returned, and it
         CHECK(client.read(0, 512));
     }
     s.server->stop();
+    s.server->wait();
     CHECK(s.shared.closed == 4);
 }
 
@@ -272,7 +273,10 @@ TEMPLATE_TEST_CASE("awaited open: it is awaited to its end when the client leave
         client.send_option(option::go, raw_client::info_data("disk"));
         REQUIRE(s.shared.await_inside(1));
     }
-    auto stopping = std::async(std::launch::async, [&] { s.server->stop(); });
+    auto stopping = std::async(std::launch::async, [&] {
+        s.server->stop();
+        s.server->wait();
+    });
     CHECK(s.shared.opened == 0);
     s.shared.board.open(1);
     stopping.get();
