@@ -4,12 +4,25 @@
 
 #include <boost/asio/io_context.hpp>
 
+#include <array>
+#include <barrier>
+#include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <thread>
+#include <tuple>
 
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 using nbd::unix_transport;
@@ -165,6 +178,99 @@ TEST_CASE("transport/unix_transport: a socket that somebody answers on is left t
     CHECK(second.listen() == std::errc::address_in_use);
     second.transport.close();
     CHECK(answers(here / "a"));
+}
+
+TEST_CASE(
+    "transport/unix_transport: of two that start on one path at one moment, one succeeds (L10)")
+{
+    const folder here;
+    for (int i = 0; i < 200; ++i) {
+        if (i % 2 == 0)
+            leave_stale(here / "a");
+        std::barrier both{2};
+        std::array<std::error_code, 2> results;
+        std::array<std::optional<listener>, 2> servers;
+        {
+            std::array<std::jthread, 2> threads;
+            for (std::size_t t = 0; t < 2; ++t) {
+                servers[t].emplace(unix_transport::settings{.path = here / "a"});
+                threads[t] = std::jthread{[&, t] {
+                    both.arrive_and_wait();
+                    results[t] = servers[t]->listen();
+                }};
+            }
+        }
+        const bool first = !results[0];
+        REQUIRE(first != !results[1]);
+        REQUIRE(results[first ? 1 : 0] == std::errc::address_in_use);
+        REQUIRE(answers(here / "a"));
+        servers[first ? 0 : 1]->transport.close();
+        REQUIRE(fs::is_empty(here.path));
+    }
+}
+
+TEST_CASE("transport/unix_transport: a file that takes the place of a stale socket is not removed")
+{
+    const folder here;
+    for (int i = 0; i < 300; ++i) {
+        leave_stale(here / "a");
+        std::ofstream{here / "file"} << "precious";
+        std::barrier both{2};
+        listener l{{.path = here / "a"}};
+        {
+            const std::jthread other{[&] {
+                both.arrive_and_wait();
+                fs::rename(here / "file", here / "a");
+            }};
+            both.arrive_and_wait();
+            std::ignore = l.listen();
+        }
+        l.transport.close();
+        REQUIRE(fs::is_regular_file(here / "a"));
+        REQUIRE(fs::file_size(here / "a") == 8);
+        fs::remove(here / "a");
+        REQUIRE(fs::is_empty(here.path));
+    }
+}
+
+TEST_CASE("transport/unix_transport: the socket is closed on exec")
+{
+    const folder here;
+    listener l{{.path = here / "a"}};
+    REQUIRE_FALSE(l.listen());
+    CHECK((::fcntl(l.socket.native_handle(), F_GETFD) & FD_CLOEXEC) != 0);
+}
+
+TEST_CASE("transport/unix_transport: chmod(2) is not needed where the file has its mode already")
+{
+    const folder here;
+    const auto child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {  // refuses chmod and its relatives with EPERM
+        const std::array filter{
+            ::sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(::seccomp_data, nr)),
+#ifdef SYS_chmod
+            ::sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_chmod, 2, 0),
+#endif
+            ::sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fchmodat, 1, 0),
+            ::sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+            ::sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)};
+        ::sock_fprog program{.len = filter.size(),
+                             .filter = const_cast<::sock_filter*>(filter.data())};
+        if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+            ::_exit(77);
+        listener l{{.path = here / "a"}};
+        const bool failed = static_cast<bool>(l.listen());
+        l.transport.close();
+        ::_exit(failed ? 1 : 0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        NBD_SKIP("this system has no seccomp filters");
+    CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("transport/unix_transport: close removes its own file alone")
