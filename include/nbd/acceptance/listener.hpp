@@ -142,7 +142,6 @@ public:
     }
     [[nodiscard]] const policy_type& policy() const noexcept { return policy_; }
     [[nodiscard]] const control_executor& control() const noexcept { return control_; }
-
     /// The server has stopped and no client is left.
     [[nodiscard]] bool finished() const noexcept { return finished_; }
     [[nodiscard]] boost::system::error_code result() const noexcept
@@ -222,8 +221,7 @@ private:
         waiting_.push(std::move(socket), std::move(peer));
         admit_waiting();
     }
-    /// Starts the sessions of waiting clients while there are places. Without a place, one client waits here
-    /// and the others in the backlog.
+    /// Starts the sessions of waiting clients while there are places.
     void admit_waiting()
     {
         while (!state_->stopping) {
@@ -231,26 +229,24 @@ private:
                                       [this] { accept_failed(errc::too_many_connections); });
             if (!next)
                 return;
-            launch(std::move(next->socket), std::move(next->peer));
+            launch(std::move(*next));
         }
     }
-    void launch(socket_type socket, peer_type peer)
+    void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
         time_.advance();
-        const auto executor = socket.get_executor();
-        const entry at =
-            connections_.add(std::move(socket), std::move(peer), state_->limits, state_->observer,
-                             ++last_id_, time_.clock(), state_->stopping, memory_);
+        const auto executor = client.socket.get_executor();
+        const entry at = connections_.add(std::move(client.socket), std::move(client.peer),
+                                          state_->limits, state_->observer, ++last_id_,
+                                          time_.clock(), state_->stopping, memory_);
         session_task session{*this, at};
         if constexpr (policy_type::blocking && !awaits)
             at->limit_blocking_sends();
         notify::at_connect(state_->observer, at->session.who);
-        if (!ticking_)
-            recover();
+        arm_tick();
         policy_.launch(executor, std::move(session));
     }
 
-    /// Advances the time of the sessions, and does what depends on it.
     void sweep()
     {
         time_.advance();
@@ -261,11 +257,15 @@ private:
         admit_waiting();
         accepting_.run();
     }
-    /// Sweeps again and again while clients are connected.
     void tick()
     {
         sweep();
-        if (finish_if_empty() || connections_.count() == 0 || ticking_)
+        if (!finish_if_empty() && connections_.count() != 0)
+            arm_tick();
+    }
+    void arm_tick()
+    {
+        if (ticking_)
             return;
         tick_.expires_after(session::ticker::tick);
         tick_.async_wait(operation{*this, ticking_,
@@ -287,8 +287,8 @@ private:
         // Each session answers what it has received, then reads the end of its stream.
         connections_.end_of_requests();
         memory_.stop();
-        if (!finish_if_empty() && !ticking_)
-            tick();
+        if (!finish_if_empty())
+            arm_tick();
     }
     bool finish_if_empty()
     {

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+// Which connection gets a place where there are not enough, and which one gives way.
+#include "catch.hpp"
+#include "server_fixture.hpp"
+#include <nbd/server.hpp>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+using namespace grid;
+
+namespace {
+
+/// Records the ends of connections.
+struct end_recorder {
+    struct record {
+        std::mutex mutex;
+        std::condition_variable more;
+        std::vector<std::error_code> refused;
+        std::vector<std::pair<std::uint64_t, std::error_code>> ends;
+    };
+    std::shared_ptr<record> kept = std::make_shared<record>();
+
+    void at_accept_error(std::error_code why) const
+    {
+        const std::lock_guard lock{kept->mutex};
+        kept->refused.push_back(why);
+        kept->more.notify_all();
+    }
+    void at_disconnect(const nbd::client& who, std::error_code why) const
+    {
+        const std::lock_guard lock{kept->mutex};
+        kept->ends.emplace_back(who.id, why);
+    }
+    [[nodiscard]] bool refused(std::error_code why) const
+    {
+        std::unique_lock lock{kept->mutex};
+        return kept->more.wait_for(lock, std::chrono::seconds{20}, [&] {
+            return !kept->refused.empty();
+        }) && kept->refused.front() == why;
+    }
+};
+
+template <class Policy>
+struct served {
+    explicit served(const nbd::settings& limits)
+        : server{{.listen = somewhere<nbd::unix_transport>(), .settings = limits}}
+    {
+        server.exports().add("disk", nbd::mem_backend{1 << 20});
+        server.start();
+    }
+    raw_client idle_client()
+    {
+        auto c = connect(server);
+        c.go("disk");
+        return c;
+    }
+    nbd::server<nbd::unix_transport, nbd::mem_backend, Policy, end_recorder> server;
+};
+
+nbd::settings few_places(std::size_t most, std::size_t per_peer, std::chrono::milliseconds grace)
+{
+    nbd::settings limits;
+    limits.max_connections = most;
+    limits.max_connections_per_peer = per_peer;
+    limits.evict_idle_after = grace;
+    return limits;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("places: clients that send nothing after their handshake do not keep all places",
+                   "", nbd::per_client_threads, nbd::strand_pool)
+{
+    served<TestType> s{few_places(4, 0, std::chrono::milliseconds{500})};
+    std::list<raw_client> idle;
+    for (int i = 0; i < 4; ++i)
+        idle.push_back(s.idle_client());
+    auto next = s.idle_client();  // waits, and gets the place of one of them
+    CHECK(next.read(0, 512));
+    const std::lock_guard lock{s.server.observer().kept->mutex};
+    const auto& ends = s.server.observer().kept->ends;
+    REQUIRE(ends.size() == 1);
+    CHECK(ends[0].first <= 4);
+    CHECK(ends[0].second == nbd::errc::evicted);
+}
+
+TEMPLATE_TEST_CASE("places: idle clients stay where they never give way", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    served<TestType> s{few_places(2, 0, std::chrono::milliseconds{0})};
+    auto first = s.idle_client();
+    auto second = s.idle_client();
+    auto waiting = connect(s.server);
+    CHECK(first.read(0, 512));
+    CHECK(second.read(0, 512));
+    first.disconnect();
+    waiting.go("disk");
+    CHECK(second.read(0, 512));
+}
+
+TEMPLATE_TEST_CASE("places: a peer with too many connections gets no more", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    served<TestType> s{few_places(100, 2, std::chrono::hours{1})};
+    auto first = s.idle_client();
+    auto second = s.idle_client();
+    CHECK(connect(s.server).closed());
+    CHECK(s.server.observer().refused(nbd::errc::too_many_connections));
+    CHECK(first.read(0, 512));
+    CHECK(second.read(0, 512));
+}
+
+TEMPLATE_TEST_CASE("places: a peer with too many connections gives up one of its own", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    served<TestType> s{few_places(100, 2, std::chrono::milliseconds{1})};
+    auto first = s.idle_client();
+    auto second = s.idle_client();
+    // The server counts idleness in ticks, so it may refuse the first tries.
+    for (bool admitted = false; !admitted;) {
+        auto c = connect(s.server);
+        try {
+            c.go("disk");
+            admitted = true;
+        } catch (const std::exception&) {
+        }
+    }
+    const std::lock_guard lock{s.server.observer().kept->mutex};
+    REQUIRE_FALSE(s.server.observer().kept->ends.empty());
+    CHECK(s.server.observer().kept->ends[0].second == nbd::errc::evicted);
+}
