@@ -34,7 +34,8 @@ enum class errc {
     progress_timeout,
     send_timeout,
     idle_timeout,
-    /// A client still in its handshake was let go to admit another; see settings.max_connections.
+    /// The client was disconnected for another one: in its handshake, when all places were taken, see
+    /// settings.max_connections; or stalled, when memory was short, see settings.server_memory.
     evicted,
     /// The server stopped.
     server_stopped,
@@ -94,7 +95,7 @@ public:
         case errc::idle_timeout:
             return "the client was idle for too long";
         case errc::evicted:
-            return "the handshake gave way to another client";
+            return "the client was disconnected to make room for another";
         case errc::server_stopped:
             return "the server stopped";
         case errc::disconnected:

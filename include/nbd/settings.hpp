@@ -61,8 +61,7 @@ struct settings {
     /// 2 MiB; 0 = no limit.
     ///
     /// A client that makes no progress keeps its memory while no other client waits for some. When one
-    /// does, the client stalled longest is disconnected (errc::evicted), if it has been stalled
-    /// for at least five seconds.
+    /// does, the client stalled longest is disconnected (errc::evicted), see `stall_grace`.
     std::size_t server_memory = std::size_t{1} << 30;
     /// Memory of one client, in bytes, counted in the same way. A request is begun when its memory fits; a
     /// request that never fits, here or in server_memory, gets ENOMEM. Less than 2 MiB counts as
@@ -77,6 +76,9 @@ struct settings {
     /// A client that falls behind by progress_timeout or send_timeout is disconnected. So a message of n
     /// bytes takes at most that time plus n / least_transfer_rate seconds.
     std::uint64_t least_transfer_rate = std::uint64_t{32} << 10;
+    /// A client that has made no progress for that long, in its handshake, in a message or in taking its
+    /// replies, may be disconnected while another client waits for memory.
+    std::chrono::milliseconds stall_grace{5'000};
     /// Between two requests; 0 = no limit, the default, because kernel clients are idle for days.
     std::chrono::milliseconds idle_timeout{0};
 

@@ -78,6 +78,7 @@ TESTED_ELSEWHERE = {
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
     "exports/opened_export.hpp": "tests/exports/export_set_clients.test.cpp",
     # tested with a whole server and clients
+    "session/buffers/request_memory.hpp": "tests/grid/memory.test.cpp",
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",

@@ -4,6 +4,7 @@
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/session/context.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -90,6 +91,15 @@ public:
             ? stalled_by_client()
             : session.waiting.load(std::memory_order_relaxed);
         return its_doing ? reason : errc{};
+    }
+    /// The tick since which the client makes too little progress, in its handshake, in a message or in
+    /// taking its replies; session::deadline::never while nothing is expected of it or it is idle.
+    [[nodiscard]] std::uint64_t stalled_since()
+    {
+        const bool owes_bytes = session.deadline.since() != session::deadline::never
+            && session.deadline.reason() != errc::idle_timeout && stalled_by_client();
+        return std::min(session.sending.since(),
+                        owes_bytes ? session.deadline.since() : session::deadline::never);
     }
     /// The client closed the connection while the session works and does not look. Called again after
     /// `ticks`: a client that only shut down its sending side may wait for an answer, for some time.

@@ -115,7 +115,43 @@ public:
         return static_cast<std::size_t>(have) < most || evict(of_peer, now, idle_grace);
     }
 
+    /// Where clients wait for memory, wakes those that could not be woken, and disconnects the client stalled
+    /// longest, if it has been for `grace`.
+    void evict_stalled(session::memory_budget& memory, std::uint64_t now,
+                       std::chrono::milliseconds grace) noexcept
+    {
+        memory.retry();
+        using pool = session::memory_budget::pool;
+        for (const auto p : {pool::working, pool::requests}) {
+            if (memory.waited_for(p))
+                evict_longest_stalled(p, now, session::ticker::ticks(grace));
+        }
+    }
+
 private:
+    /// Clients wait for memory of `p`: of the clients that hold some and have been stalled for `ticks`, the one
+    /// stalled longest is disconnected.
+    void evict_longest_stalled(session::client_memory::pool p, std::uint64_t now,
+                               std::uint64_t ticks) noexcept
+    {
+        const std::lock_guard lock{mutex_};
+        connection_type* longest = nullptr;
+        std::uint64_t since = session::deadline::never;
+        for (auto& c : connections_) {
+            if (c.session.memory.holds(p) == 0)
+                continue;
+            // One at a time: memory that is about to be given back is enough for now.
+            if (c.cut_for() != errc{})
+                return;
+            if (const auto stalled = c.stalled_since(); stalled < since) {
+                since = stalled;
+                longest = &c;
+            }
+        }
+        if (longest != nullptr && now >= since && now - since >= ticks)
+            longest->cut(errc::evicted);
+    }
+
     template <class Among>
     bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
     {

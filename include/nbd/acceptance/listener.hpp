@@ -250,8 +250,8 @@ private:
     void sweep()
     {
         time_.advance();
-        memory_.retry();
         time_.sweep(connections_);
+        connections_.evict_stalled(memory_, time_.now(), state_->limits.stall_grace);
         if (closing_ && time_.now() >= grace_end_)
             connections_.cut_all(errc::server_stopped);
         admit_waiting();

@@ -8,6 +8,7 @@
 #include <nbd/settings.hpp>
 
 #include <atomic>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -47,6 +48,37 @@ struct context {
         export_name = name;
         admitted.store(true, std::memory_order_release);
     }
+    /// For the next bytes of replies that the client has to take.
+    void arm_sending() noexcept
+    {
+        sending.arm_transfer(limits.send_timeout, limits.least_transfer_rate, errc::send_timeout);
+    }
+    /// For the next bytes of the message that the client has begun.
+    void arm_message() noexcept
+    {
+        deadline.arm_transfer(limits.progress_timeout, limits.least_transfer_rate,
+                              errc::progress_timeout);
+    }
+
+    /// As client_memory::wait_to_work. The server looks whether the client is still there meanwhile.
+    template <class Io, class Stream>
+    typename Io::template task<bool> wait_to_work(Stream& stream)
+    {
+        working.store(true, std::memory_order_relaxed);
+        const bool granted = co_await memory.wait_to_work<Io>(stream);
+        working.store(false, std::memory_order_relaxed);
+        co_return granted;
+    }
+    /// As client_memory::wait_for_request, in the same way.
+    template <class Io, class Stream>
+    typename Io::template task<charge> wait_for_request(Stream& stream, std::size_t n)
+    {
+        working.store(true, std::memory_order_relaxed);
+        auto granted = co_await memory.wait_for_request<Io>(stream, n);
+        working.store(false, std::memory_order_relaxed);
+        co_return granted;
+    }
+
     /// The server is stopping or the connection is closed.
     [[nodiscard]] bool over() const noexcept
     {

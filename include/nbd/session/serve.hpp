@@ -29,6 +29,8 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
     using opened = typename Exports::opened;
     using backend_type = typename opened::backend_type;
     try {
+        if (!c.memory.begin_work() && !co_await c.template wait_to_work<Io>(stream))
+            co_return;
         handshake::agreement agreed;
         auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
         if (!chosen)

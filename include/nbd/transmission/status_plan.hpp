@@ -10,6 +10,7 @@
 #include <nbd/transmission/plan.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -102,20 +103,50 @@ public:
         list_.begin(range_.length, most_);
     }
 
-    /// Discards the reply and frees its memory, but for a small rest.
+    /// Discards the reply and frees its memory, but for `kept_bytes`.
     void give_back() noexcept
     {
         if (reply_.capacity() > kept_bytes)
             reply_ = std::vector<std::byte>{};  // `= {}` keeps the memory
+        std::ignore = keep_reply();
+    }
+    /// Frees all memory but the reply's, and `kept_bytes`. *Returns* the bytes of the reply.
+    [[nodiscard]] std::size_t keep_reply() noexcept
+    {
         if (extents_.capacity() > kept_bytes / sizeof(extent))
             extents_ = std::vector<extent>{};
         list_.give_back(kept_bytes / sizeof(extent));
+        return reply_.capacity() > kept_bytes ? reply_.capacity() : 0;
     }
-    /// About how many bytes a request takes at most.
-    [[nodiscard]] static std::uint64_t most_bytes(std::size_t contexts,
-                                                  std::size_t most_extents) noexcept
+    /// Bytes that a request allocates at most, beyond `kept_bytes`; zero for few extents.
+    /// - `most_extents`: the most descriptors of one chunk.
+    [[nodiscard]] static std::size_t most_bytes(const protocol::request& r, std::size_t contexts,
+                                                protocol::reply_style style,
+                                                std::size_t most_extents) noexcept
     {
-        return (2 + contexts) * sizeof(extent) * most_extents;
+        const bool payload = r.has(protocol::command_flag::payload_len);
+        if (r.has(protocol::command_flag::req_one) || most_extents * sizeof(extent) <= kept_bytes)
+            return 0;
+        const auto most = payload ? most_extents : std::min<std::uint64_t>(most_extents, r.length);
+        // Extents of 16 bytes: a list while it grows and the copy of the last one, or a copy and its rounding to
+        // blocks, which may double it, while that grows. The reply is allocated exactly, and again with
+        // each further context.
+        const auto copies_of_reply = contexts < 2 ? 1 : 2 * contexts;
+        return static_cast<std::size_t>(64 * std::bit_ceil(most)
+                                        + copies_of_reply * descriptor_bytes(style) * most)
+            + contexts * 64;
+    }
+    /// The most descriptors of one chunk, at most `most_extents`, for which `memory` bytes are enough.
+    [[nodiscard]] static std::size_t fitting_extents(std::size_t contexts,
+                                                     protocol::reply_style style,
+                                                     std::size_t most_extents,
+                                                     std::size_t memory) noexcept
+    {
+        const protocol::request longest{.length = std::uint64_t(-1)};
+        most_extents = std::clamp<std::size_t>(most_extents, 1, std::size_t{1} << 20);
+        while (most_extents > 1 && most_bytes(longest, contexts, style, most_extents) > memory)
+            most_extents /= 2;
+        return most_extents;
     }
 
     /// Valid when there is no next call.
@@ -124,7 +155,7 @@ public:
     [[nodiscard]] std::span<const std::byte> reply() const noexcept { return reply_; }
 
 private:
-    static constexpr std::size_t kept_bytes = std::size_t{16} << 10;
+    static constexpr std::size_t kept_bytes = std::size_t{1} << 10;
 
     /// Keeps the contexts that `ids` (sorted) names. False if it names another context, or none.
     [[nodiscard]] bool choose(std::span<const std::uint32_t> ids)
@@ -138,6 +169,7 @@ private:
     void append_chunk()
     {
         extents_.assign(list_.extents().begin(), list_.extents().end());
+        list_.give_back(kept_bytes / sizeof(extent));
         const auto& context = contexts_[current_];
         if (block_ > 1)
             align(extents_, block_, has_extents<B> && context.index == 0);
@@ -146,6 +178,7 @@ private:
         const auto header = protocol::chunk_bytes(style_);
         const bool wide = style_ == protocol::reply_style::extended;
         const auto at = reply_.size();
+        reply_.reserve(at + header + 8 + extents_.size() * descriptor_bytes(style_));
         reply_.resize(at + header + (wide ? 8 : 4));
         append_descriptors(reply_, extents_, style_);
         const bool last = current_ + 1 == contexts_.size();

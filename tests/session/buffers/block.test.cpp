@@ -205,12 +205,13 @@ TEST_CASE("session/buffers/block: the stocks of all threads together keep 64 MiB
             }
         });
     together.arrive_and_wait();
-    // 96 blocks were given back, of which 64 are kept; the other threads ask for theirs again.
-    CHECK(asked([&] {
-              together.arrive_and_wait();
-              together.arrive_and_wait();
-          })
-          == 96 - 64);
+    // 96 blocks were given back, of which at most 64 are kept; threads of other tests may keep some too.
+    const auto again = asked([&] {
+        together.arrive_and_wait();
+        together.arrive_and_wait();
+    });
+    CHECK(again >= 96 - 64);
+    CHECK(again <= 96 - 56);
     together.arrive_and_wait();
     for (auto& t : filling)
         t.join();

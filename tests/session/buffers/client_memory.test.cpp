@@ -38,7 +38,7 @@ struct server {
 /// Returns when somebody waits.
 void await_waiter(const memory_budget& budget)
 {
-    while (!budget.waited_for())
+    while (!budget.waited_for(pool::working) && !budget.waited_for(pool::requests))
         std::this_thread::yield();
 }
 
@@ -47,9 +47,10 @@ void await_waiter(const memory_budget& budget)
 TEST_CASE("session/buffers/client_memory: a charge is given back once, in parts or as a whole")
 {
     server s;
-    REQUIRE(s.memory.take(pool::requests, 3 * mib));
+    client_memory client{s.memory};
     {
-        charge all{s.memory, pool::requests, 3 * mib};
+        charge all;
+        REQUIRE(client.begin_request(all, 3 * mib));
         all.shrink(4 * mib);
         CHECK(s.memory.used(pool::requests) == 3 * mib);
         all.shrink(mib);
@@ -59,20 +60,22 @@ TEST_CASE("session/buffers/client_memory: a charge is given back once, in parts 
         CHECK(moved.bytes() == mib);
         all = std::move(moved);
         CHECK(s.memory.used(pool::requests) == mib);
+        CHECK(client.holds(pool::requests) == mib);
     }
     CHECK(s.memory.used(pool::requests) == 0);
+    CHECK(client.holds(pool::requests) == 0);
 }
 
 TEST_CASE("session/buffers/client_memory: an idle client keeps its charge unless memory is scarce")
 {
     server s;
     client_memory a{s.memory};
-    CHECK_FALSE(a.works());
+    CHECK(a.holds(pool::working) == 0);
     CHECK(a.begin_work());
     CHECK(a.begin_work());
     CHECK(s.memory.used(pool::working) == memory_budget::working_bytes);
     a.rest();
-    CHECK(a.works());
+    CHECK(a.holds(pool::working) != 0);
     client_memory b{s.memory};
     CHECK(b.begin_work());
     CHECK_FALSE(s.memory.scarce());
@@ -81,9 +84,9 @@ TEST_CASE("session/buffers/client_memory: an idle client keeps its charge unless
         CHECK(c.begin_work());
         CHECK(c.scarce());
         b.rest();
-        CHECK_FALSE(b.works());
+        CHECK(b.holds(pool::working) == 0);
         CHECK_FALSE(c.scarce());
-        CHECK(c.works());
+        CHECK(c.holds(pool::working) != 0);
     }
     CHECK(s.memory.used(pool::working) == memory_budget::working_bytes);
 }
@@ -137,10 +140,10 @@ TEST_CASE("session/buffers/client_memory: a thread waits until there is memory, 
             s.memory.stop();
         }};
         CHECK_FALSE(a.wait_to_work<nbd::io::blocking>(s).get());
-        CHECK_FALSE(a.works());
+        CHECK(a.holds(pool::working) == 0);
     }
     other.join();
-    CHECK_FALSE(s.memory.waited_for());
+    CHECK_FALSE(s.memory.waited_for(pool::requests));
 }
 
 TEST_CASE(
@@ -168,7 +171,7 @@ TEST_CASE(
     s.context.restart();
     s.context.poll();
     CHECK(story == "a");
-    CHECK(a.works());
+    CHECK(a.holds(pool::working) != 0);
     b.close();
     s.context.restart();
     s.context.poll();
@@ -193,7 +196,7 @@ TEST_CASE("session/buffers/client_memory: a wait that is destroyed leaves nothin
         },
         boost::asio::detached);
     s.context->poll();
-    CHECK(memory.waited_for());
+    CHECK(memory.waited_for(pool::working));
     SECTION("while it waits") {}
     SECTION("when it was granted and does not know yet")
     {
@@ -205,6 +208,6 @@ TEST_CASE("session/buffers/client_memory: a wait that is destroyed leaves nothin
         return;
     }
     s.context.reset();
-    CHECK_FALSE(memory.waited_for());
-    CHECK_FALSE(a.works());
+    CHECK_FALSE(memory.waited_for(pool::working));
+    CHECK(a.holds(pool::working) == 0);
 }

@@ -77,7 +77,7 @@ TEST_CASE("session/buffers/memory_budget: charges up to the limit of each pool a
     budget.give_back(pool::requests, 1);
     CHECK(budget.take(pool::requests, 1));
     CHECK(budget.used(pool::requests) == 6 * mib);
-    CHECK_FALSE(budget.waited_for());
+    CHECK_FALSE(budget.waited_for(pool::requests));
 }
 
 TEST_CASE("session/buffers/memory_budget: waiters are served in the order of arrival")
@@ -88,7 +88,7 @@ TEST_CASE("session/buffers/memory_budget: waiters are served in the order of arr
     waiting small;
     REQUIRE(budget.wait(large, pool::requests, 4 * mib));
     REQUIRE(budget.wait(small, pool::requests, 1));
-    CHECK(budget.waited_for());
+    CHECK(budget.waited_for(pool::requests));
     budget.give_back(pool::requests, mib);
     // There is enough for the second, but it is not its turn; nor is a newcomer's.
     CHECK(small.woken == 0);
@@ -100,7 +100,7 @@ TEST_CASE("session/buffers/memory_budget: waiters are served in the order of arr
     budget.give_back(pool::requests, 1);
     CHECK(small.woken == 1);
     CHECK(small.granted);
-    CHECK_FALSE(budget.waited_for());
+    CHECK_FALSE(budget.waited_for(pool::requests));
     CHECK(budget.used(pool::requests) == 6 * mib);
 }
 
@@ -111,7 +111,7 @@ TEST_CASE("session/buffers/memory_budget: a wait for what has come meanwhile is 
     CHECK_FALSE(budget.wait(w, pool::requests, mib));
     CHECK(w.granted);
     CHECK(w.woken == 0);
-    CHECK_FALSE(budget.waited_for());
+    CHECK_FALSE(budget.waited_for(pool::requests));
     CHECK(budget.used(pool::requests) == mib);
 }
 
@@ -242,5 +242,5 @@ TEST_CASE("session/buffers/memory_budget: threads that take and wait never have 
         t.join();
     CHECK_FALSE(too_many);
     CHECK(budget.used(pool::requests) == 0);
-    CHECK_FALSE(budget.waited_for());
+    CHECK_FALSE(budget.waited_for(pool::requests));
 }

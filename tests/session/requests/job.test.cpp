@@ -157,7 +157,7 @@ struct working_on : lone_context<nbd::silent> {
         using intake = nbd::session::intake<opened_type, nbd::silent>;
         REQUIRE(x.in.next() == intake::finding::request);
         REQUIRE(x.in.accept() == intake::decision::admitted);
-        REQUIRE(one.begin(x));
+        REQUIRE(one.begin(x) == decltype(one)::beginning::begun);
         REQUIRE(one.awaits_payload() == large);
         if (large) {
             receive(payload);

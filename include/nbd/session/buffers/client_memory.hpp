@@ -3,30 +3,136 @@
 
 #include <nbd/session/buffers/memory_budget.hpp>
 
+#include <array>
+#include <atomic>
 #include <cassert>
 #include <cstddef>
 #include <utility>
 
 namespace nbd::session {
 
-/// Bytes that are charged to a pool of a budget; given back by the destructor.
+class charge;
+
+/// What one client has of its server's memory budget, and its wait for more.
+/// Thread safety: the session's strand or thread; `close`, `holds` and destroying a charge from any thread.
+/// Lifetime: outlives its charges.
+class client_memory {
+public:
+    using pool = memory_budget::pool;
+
+    client_memory(memory_budget& server) noexcept : server_{server} {}
+    client_memory(const client_memory&) = delete;
+    client_memory& operator=(const client_memory&) = delete;
+    ~client_memory()
+    {
+        server_.forget(waiter_);
+        give_back(pool::working, holds(pool::working));
+    }
+
+    /// Bytes that the requests of this client may have together.
+    [[nodiscard]] std::size_t most_for_requests() const noexcept
+    {
+        return server_.requests_of_a_client();
+    }
+    [[nodiscard]] std::size_t holds(pool p) const noexcept
+    {
+        return held_[static_cast<std::size_t>(p)].load(std::memory_order_relaxed);
+    }
+
+    /// The connection has its working memory, or gets it now. False where it has to wait.
+    [[nodiscard]] bool begin_work() noexcept
+    {
+        return holds(pool::working) != 0 || take(pool::working, memory_budget::working_bytes);
+    }
+    /// The connection is idle and holds no buffers. It keeps its charge unless others need it.
+    void rest() noexcept
+    {
+        if (server_.scarce())
+            give_back(pool::working, holds(pool::working));
+    }
+    [[nodiscard]] bool scarce() const noexcept { return server_.scarce(); }
+
+    /// Charges `n` bytes for a request, into `to`. False where it has to wait, or where `n` is more than
+    /// most_for_requests().
+    [[nodiscard]] bool begin_request(charge& to, std::size_t n) noexcept;
+
+    /// Waits for working memory. *Returns* false where there will be none: the server stops or the
+    /// connection is being ended.
+    template <class Io, class Stream>
+    [[nodiscard]] typename Io::template task<bool> wait_to_work(Stream& stream)
+    {
+        const auto granted = co_await wait<Io>(stream, pool::working, memory_budget::working_bytes);
+        if (granted)
+            hold(pool::working, memory_budget::working_bytes);
+        co_return granted;
+    }
+    /// Waits for `n` bytes for a request, at most most_for_requests(). *Returns* the charge; an empty
+    /// one where there will be none.
+    template <class Io, class Stream>
+    [[nodiscard]] typename Io::template task<charge> wait_for_request(Stream& stream,
+                                                                      std::size_t n);
+
+    /// The connection is being ended: its present wait ends, and no wait is granted any more.
+    void close() noexcept { server_.close(waiter_); }
+
+private:
+    friend class charge;
+
+    void hold(pool p, std::size_t n) noexcept
+    {
+        held_[static_cast<std::size_t>(p)].fetch_add(n, std::memory_order_relaxed);
+    }
+    [[nodiscard]] bool take(pool p, std::size_t n) noexcept
+    {
+        if (!server_.take(p, n))
+            return false;
+        hold(p, n);
+        return true;
+    }
+    void give_back(pool p, std::size_t n) noexcept
+    {
+        held_[static_cast<std::size_t>(p)].fetch_sub(n, std::memory_order_relaxed);
+        server_.give_back(p, n);
+    }
+
+    template <class Io, class Stream>
+    typename Io::template task<bool> wait(Stream& stream, pool from, std::size_t n)
+    {
+        using wakeup = typename Io::wakeup;
+        wakeup ended{stream};
+        waiter_.argument = &ended;
+        waiter_.wake = [](void* to) { static_cast<wakeup*>(to)->notify(); };
+        // A coroutine that is destroyed while it waits leaves neither a waiter nor a charge behind.
+        struct leave_queue {
+            client_memory& memory;
+            ~leave_queue()
+            {
+                memory.server_.forget(memory.waiter_);
+                if (std::exchange(memory.waiter_.granted, false))
+                    memory.server_.give_back(memory.waiter_.from, memory.waiter_.bytes);
+            }
+        } leave{*this};
+        if (server_.wait(waiter_, from, n))
+            co_await ended.wait();
+        co_return std::exchange(waiter_.granted, false);
+    }
+
+    memory_budget& server_;
+    memory_budget::waiter waiter_;
+    std::array<std::atomic<std::size_t>, 2> held_{};
+};
+
+/// Request memory that is charged to a client; given back by the destructor.
 class charge {
 public:
     charge() = default;
-    /// Bytes that `budget` has granted already.
-    charge(memory_budget& budget, memory_budget::pool from, std::size_t bytes) noexcept
-        : budget_{&budget}, from_{from}, bytes_{bytes}
-    {
-    }
-    charge(charge&& other) noexcept
-        : budget_{other.budget_}, from_{other.from_}, bytes_{std::exchange(other.bytes_, 0)}
+    charge(charge&& other) noexcept : client_{other.client_}, bytes_{std::exchange(other.bytes_, 0)}
     {
     }
     charge& operator=(charge&& other) noexcept
     {
         shrink(0);
-        budget_ = other.budget_;
-        from_ = other.from_;
+        client_ = other.client_;
         bytes_ = std::exchange(other.bytes_, 0);
         return *this;
     }
@@ -37,113 +143,34 @@ public:
     void shrink(std::size_t n) noexcept
     {
         if (n < bytes_)
-            budget_->give_back(from_, std::exchange(bytes_, n) - n);
+            client_->give_back(client_memory::pool::requests, std::exchange(bytes_, n) - n);
     }
 
 private:
-    memory_budget* budget_ = nullptr;
-    memory_budget::pool from_{};
+    friend class client_memory;
+    charge(client_memory& client, std::size_t bytes) noexcept : client_{&client}, bytes_{bytes} {}
+
+    client_memory* client_ = nullptr;
     std::size_t bytes_ = 0;
 };
 
-/// What one client has of its server's memory budget, and its wait for more.
-/// Thread safety: the session's strand or thread; `close` from any thread.
-class client_memory {
-    using pool = memory_budget::pool;
+inline bool client_memory::begin_request(charge& to, std::size_t n) noexcept
+{
+    assert(to.bytes() == 0);
+    if (n > most_for_requests() || (n != 0 && !take(pool::requests, n)))
+        return false;
+    to = charge{*this, n};
+    return true;
+}
 
-public:
-    client_memory(memory_budget& server) noexcept : server_{server} {}
-    client_memory(const client_memory&) = delete;
-    client_memory& operator=(const client_memory&) = delete;
-    ~client_memory() { server_.forget(waiter_); }
-
-    /// Bytes that the requests of this client may have together.
-    [[nodiscard]] std::size_t most_for_requests() const noexcept
-    {
-        return server_.requests_of_a_client();
-    }
-
-    /// The connection has its working memory, or gets it now. False where it has to wait.
-    [[nodiscard]] bool begin_work() noexcept
-    {
-        if (works())
-            return true;
-        if (!server_.take(pool::working, memory_budget::working_bytes))
-            return false;
-        working_ = {server_, pool::working, memory_budget::working_bytes};
-        return true;
-    }
-    [[nodiscard]] bool works() const noexcept { return working_.bytes() != 0; }
-    /// The connection is idle and holds no buffers. It keeps its charge while that hinders nobody.
-    void rest() noexcept
-    {
-        if (server_.scarce())
-            working_.shrink(0);
-    }
-    [[nodiscard]] bool scarce() const noexcept { return server_.scarce(); }
-
-    /// Charges a request, into `to`. False where it has to wait.
-    [[nodiscard]] bool begin_request(charge& to, std::size_t n) noexcept
-    {
-        assert(to.bytes() == 0);
-        if (n != 0 && !server_.take(pool::requests, n))
-            return false;
-        to = {server_, pool::requests, n};
-        return true;
-    }
-
-    /// Waits for working memory. *Returns* false where there will be none: the server stops or the
-    /// connection has been ended.
-    template <class Io, class Stream>
-    [[nodiscard]] typename Io::template task<bool> wait_to_work(Stream& stream)
-    {
-        auto granted = co_await wait<Io>(stream, pool::working, memory_budget::working_bytes);
-        working_ = std::move(granted);
-        co_return works();
-    }
-    /// Waits for `n` bytes for a request, at most most_for_requests(). *Returns* the charge; an empty
-    /// one as above.
-    template <class Io, class Stream>
-    [[nodiscard]] typename Io::template task<charge> wait_for_request(Stream& stream, std::size_t n)
-    {
-        return wait<Io>(stream, pool::requests, n);
-    }
-
-    /// The connection is being ended: no wait of it is granted any more. The present one ends.
-    void close() noexcept { server_.close(waiter_); }
-
-private:
-    template <class Io, class Stream>
-    typename Io::template task<charge> wait(Stream& stream, pool from, std::size_t n)
-    {
-        using wakeup = typename Io::wakeup;
-        wakeup ended{stream};
-        waiter_.argument = &ended;
-        waiter_.wake = [](void* to) { static_cast<wakeup*>(to)->notify(); };
-        // A coroutine that is destroyed while it waits leaves neither a waiter nor a charge behind.
-        const struct leave_queue {
-            client_memory& memory;
-            ~leave_queue()
-            {
-                memory.server_.forget(memory.waiter_);
-                std::ignore = memory.granted();
-            }
-        } leave{*this};
-        if (server_.wait(waiter_, from, n))
-            co_await ended.wait();
-        co_return granted();
-    }
-
-    /// What the last wait was granted, once.
-    [[nodiscard]] charge granted() noexcept
-    {
-        return std::exchange(waiter_.granted, false) ? charge{server_, waiter_.from, waiter_.bytes}
-                                                     : charge{};
-    }
-
-    memory_budget& server_;
-    memory_budget::waiter waiter_;
-    charge working_;
-};
+template <class Io, class Stream>
+typename Io::template task<charge> client_memory::wait_for_request(Stream& stream, std::size_t n)
+{
+    // One co_return: with two, GCC 12 makes a frame that it cannot destroy.
+    const bool granted = co_await wait<Io>(stream, pool::requests, n);
+    hold(pool::requests, granted ? n : 0);
+    charge made{*this, granted ? n : 0};
+    co_return made;
+}
 
 }  // namespace nbd::session

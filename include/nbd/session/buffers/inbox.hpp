@@ -55,6 +55,11 @@ public:
     void received(std::size_t n) noexcept { end_ += n; }
 
     [[nodiscard]] bool is_large() const noexcept { return large_.size() != 0; }
+    /// Nothing is buffered, and the next `space()` returns allocated memory.
+    [[nodiscard]] bool holds_much() const noexcept
+    {
+        return begin_ == end_ && (is_large() || end_ == small_.size());
+    }
     /// Releases the allocated capacity if nothing is buffered.
     void shrink() noexcept
     {

@@ -65,10 +65,7 @@ public:
     [[nodiscard]] std::size_t requests_of_a_client() const noexcept { return of_a_client_; }
     [[nodiscard]] std::size_t limit(pool p) const noexcept { return of(p).limit; }
     [[nodiscard]] std::size_t used(pool p) const noexcept { return of(p).used.load(); }
-    [[nodiscard]] bool waited_for() const noexcept
-    {
-        return of(pool::working).waiters.load() != 0 || of(pool::requests).waiters.load() != 0;
-    }
+    [[nodiscard]] bool waited_for(pool p) const noexcept { return of(p).waiters.load() != 0; }
     /// More than half of the working memory is in use: an idle connection gives its own back. While it is
     /// not, the connection keeps it, which saves two atomic operations for each request at depth 1.
     [[nodiscard]] bool scarce() const noexcept
@@ -140,7 +137,7 @@ public:
     /// Wakes waiters that could not be woken for lack of memory. The server calls it now and then.
     void retry() noexcept
     {
-        if (!waited_for())
+        if (!waited_for(pool::working) && !waited_for(pool::requests))
             return;
         const std::lock_guard lock{mutex_};
         serve_all();

@@ -33,6 +33,7 @@ public:
     enum class next_step {
         receive,  ///< receive bytes, then call `answer_buffered` again
         go_on,    ///< call `answer_buffered` again: the outbox was full, or the work was long
+        memory,   ///< await memory for the request, then call `answer_buffered` again
         linger,   ///< see intake::finding::linger, then call `answer_buffered` again
         close,
     };
@@ -58,8 +59,9 @@ public:
             if (works)
                 co_await io_.yield(stream_);
             std::size_t sent = 0;
+            c.sending.begin_transfer();
             while (!out().empty()) {
-                c.deadline.arm(c.limits.send_timeout, errc::send_timeout);
+                c.arm_sending();
                 auto result = io_.try_send(stream_, out());
                 if (std::get<0>(result) == boost::asio::error::would_block)
                     result = co_await io_.send_some(stream_, out());
@@ -69,18 +71,25 @@ public:
                     co_return;
                 }
                 out().sent(n);
+                c.sending.moved(n);
                 sent += n;
             }
+            c.sending.disarm();
             in().sent(sent);
 
             if (step == next_step::close || c.cut.load(std::memory_order_relaxed) != errc{})
                 co_return;
             if (step == next_step::linger)
                 in().lingered(co_await io_.readable_within(stream_, in().linger_time));
+            if (step == next_step::memory)
+                job_.charged(
+                    co_await c.template wait_for_request<Io>(stream_, job_.memory_wanted()));
             if (step != next_step::receive)
                 continue;
             const auto [error, n] = co_await in().begin_receive(io_, stream_, true);
             if (!in().end_receive(error, n))
+                co_return;
+            if (!c.memory.begin_work() && !co_await c.template wait_to_work<Io>(stream_))
                 co_return;
         }
     }
@@ -91,8 +100,10 @@ public:
     {
         using finding = typename intake<Opened, Observer>::finding;
         using decision = typename intake<Opened, Observer>::decision;
-        if (!begun_)
+        if (!begun_ && !waits_)
             job_.done();
+        if (std::exchange(waits_, false))
+            begun_ = job_.begin_charged(exchange_) == beginning::begun;
         const bool first = std::exchange(waited_, false);
         std::uint64_t early = 0;
         for (std::uint64_t work = 0;;) {
@@ -132,9 +143,14 @@ public:
             switch (in().accept()) {
             case decision::leave:
                 return next_step::close;
-            case decision::admitted:
-                begun_ = job_.begin(exchange_);
+            case decision::admitted: {
+                const auto begun = job_.begin(exchange_);
+                begun_ = begun == beginning::begun;
+                waits_ = begun == beginning::waits;
+                if (waits_)
+                    return next_step::memory;
                 break;
+            }
             case decision::refused:
                 break;
             }
@@ -147,6 +163,7 @@ public:
 
 private:
     using job_type = job<Opened, Observer, true>;
+    using beginning = typename job_type::beginning;
 
     /// Bytes of data in one call of `answer_buffered`, about; each request counts as `least_work` more.
     static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
@@ -172,7 +189,10 @@ private:
         begun_ = false;
         exchange_.out.reserve();
         job_.answer();
-        return !job_.must_be_sent_first();
+        if (job_.must_be_sent_first())
+            return false;
+        job_.done();  // the memory of a WRITE is not kept while the client is idle
+        return true;
     }
 
     /// Bytes of replies after which a send does not wait for the rest, where each reply has `length`
@@ -196,6 +216,7 @@ private:
     job_type job_;
     [[no_unique_address]] Io io_;
     bool begun_ = false;      ///< the job's request is not answered yet
+    bool waits_ = false;      ///< the job's request has to wait for memory
     bool waited_ = false;     ///< all was answered when the next bytes were received
     std::uint64_t last_ = 0;  ///< bytes of replies to all requests of the last receive
     int tried_ = 0;           ///< receives since early replies were tried

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 
 namespace nbd::session {
 
@@ -62,14 +63,19 @@ public:
     [[nodiscard]] auto begin_receive(Io& io, Stream& stream, bool idle)
     {
         between_requests_ = !mid_message();
-        if (!between_requests_)
-            context_.deadline.arm(context_.limits.progress_timeout, errc::progress_timeout);
-        else if (idle)
+        if (!between_requests_) {
+            if (!std::exchange(in_transfer_, true))
+                context_.deadline.begin_transfer();
+            context_.arm_message();
+        } else if (idle) {
             arm_idle();
+        }
         if constexpr (io::socket<Stream>) {
-            if (holds_much() && io.must_wait(stream))
+            if (in_.holds_much() && (context_.memory.scarce() || io.must_wait(stream)))
                 shrink();
         }
+        if (between_requests_ && idle && !in_.is_large())
+            context_.memory.rest();
         const auto to = space();
         return io.read_some(stream, boost::asio::buffer(to.data(), to.size()), poll_);
     }
@@ -79,6 +85,7 @@ public:
         between_requests_ = false;
         poll_.wait_ended();
         context_.deadline.disarm();
+        context_.deadline.moved(n);
         received(n);
         if (!error)
             return true;
@@ -93,8 +100,11 @@ public:
     /// Starts the idle time of a receive that began when the server still owed a reply.
     void now_idle() noexcept
     {
-        if (between_requests_)
-            arm_idle();
+        if (!between_requests_)
+            return;
+        arm_idle();
+        if (!in_.is_large())
+            context_.memory.rest();
     }
     /// `n` bytes of replies were sent since the last receive.
     void sent(std::size_t n) noexcept { poll_.sent(n); }
@@ -107,10 +117,12 @@ public:
     /// `n` bytes are in `space()`.
     void received(std::size_t n) noexcept
     {
-        if (payload_.empty())
+        if (payload_.empty()) {
             in_.received(n);
-        else
+        } else {
             payload_ = payload_.subspan(n);
+            in_transfer_ = !payload_.empty();
+        }
     }
     void lingered(bool more) noexcept { unflagged_.lingered(more); }
 
@@ -147,6 +159,7 @@ public:
         // sending a request does not expect a reply to it.
         if (refused_) {
             refused_ = false;
+            in_transfer_ = false;
             return finding::refusal;
         }
         const auto bytes = in_.buffered();
@@ -181,6 +194,7 @@ public:
     {
         in_.consume(header_bytes_);
         wanted_ = header_bytes_;
+        in_transfer_ = false;
         notify::at_request(context_.observer, context_.who, request_);
         if (request_.command == protocol::command::disc)
             return decision::leave;
@@ -291,6 +305,7 @@ private:
     protocol::error_value why_{};
     bool refused_ = false;
     bool between_requests_ = false;  ///< receives the first byte of the next request
+    bool in_transfer_ = false;       ///< the deadline counts the bytes of this message
     std::uint64_t skip_ = 0;         ///< bytes of a refused payload that are not discarded yet
     std::span<std::byte> payload_;   ///< where the rest of a large payload goes
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nbd/handshake/agreement.hpp>
-#include <nbd/session/buffers/block.hpp>
+#include <nbd/session/buffers/request_memory.hpp>
 #include <nbd/session/requests/intake.hpp>
 #include <nbd/session/requests/reading.hpp>
 #include <nbd/session/requests/replies.hpp>
@@ -25,11 +25,16 @@ template <class Opened, class Observer>
 struct exchange {
     using opened_type = Opened;
     using intake_type = intake<Opened, Observer>;
+    using status_type = transmission::status_plan<typename Opened::backend_type>;
 
     /// `sends_files`: the stream can send parts of files.
     exchange(Opened& d, const handshake::agreement& a, context<Observer>& c, bool sends_files_)
         : disk{d}, agreed{a}, limits{c.limits}, in{d, a, c},
-          out{c, a.style, reading<Opened, Observer, true>::outbox_bytes}, sends_files{sends_files_}
+          out{c, a.style, reading<Opened, Observer, true>::outbox_bytes}, memory{c.memory},
+          most_extents{status_type::fitting_extents(a.contexts.size(), a.style,
+                                                    c.limits.extents_per_reply,
+                                                    c.memory.most_for_requests())},
+          sends_files{sends_files_}
     {
     }
 
@@ -38,6 +43,8 @@ struct exchange {
     const settings& limits;
     intake_type in;
     replies<Observer> out;
+    client_memory& memory;
+    const std::size_t most_extents;  ///< of one context in a reply to BLOCK_STATUS
     const bool sends_files;
 };
 
@@ -55,22 +62,28 @@ public:
     using intake_type = typename exchange_type::intake_type;
     using reading_type = reading<Opened, Observer, at_once>;
 
-    /// Begins the request that the intake has admitted, and takes its payload. False if there is no
-    /// memory for it: then the intake has refused it with ENOMEM.
-    [[nodiscard]] bool begin(exchange_type& x) noexcept
+    enum class beginning {
+        begun,
+        refused,  ///< with ENOMEM, by the intake: there is no memory, or never so much
+        waits,    ///< wait for `memory_wanted()`, pass the charge to `charged` and begin again
+    };
+    /// Begins the request that the intake has admitted, and takes its payload.
+    [[nodiscard]] beginning begin(exchange_type& x) noexcept
     {
-        request_ = x.in.request();
-        to_ = &x.out;
-        try {
-            start(x);
-            begun_ = true;
-            return true;
-        } catch (...) {
-            done();
-            x.in.refuse(protocol::error_value::enomem);
-            return false;
-        }
+        memory_.release();
+        return begin_with_memory(x);
     }
+    /// Begins again after the wait. Where there was no charge, the server stops or the connection is being
+    /// ended: refuses the request.
+    [[nodiscard]] beginning begin_charged(exchange_type& x) noexcept
+    {
+        if (memory_.charged() >= memory_wanted())
+            return begin_with_memory(x);
+        x.in.refuse(protocol::error_value::eshutdown);
+        return beginning::refused;
+    }
+    [[nodiscard]] std::size_t memory_wanted() const noexcept { return memory_.wanted(); }
+    void charged(charge granted) noexcept { memory_.adopt(std::move(granted)); }
     /// Refuses a request, whether it has begun or not.
     void refuse(const protocol::request& r, replies<Observer>& to,
                 protocol::error_value why) noexcept
@@ -96,7 +109,7 @@ public:
             refuse(why);
             return;
         }
-        if (memory_.size() != 0)
+        if (memory_.allocated())
             return;
         if constexpr (has_lent_written<backend_type>)
             x.disk.backend().lent_written(request_.offset,
@@ -126,9 +139,15 @@ public:
         try {
             switch (kind_) {
             case kind::read:
-                return reading_.completed(std::move(outcome));
+                reading_.completed(std::move(outcome));
+                if (!reading_.next())
+                    memory_.settle();
+                return;
             case kind::status:
-                return status_.completed(std::move(outcome));
+                status_.completed(std::move(outcome));
+                if (!status_.next())
+                    memory_.settle(status_.keep_reply());
+                return;
             case kind::plain:
                 return plan_->completed(std::move(outcome));
             default:
@@ -196,9 +215,8 @@ public:
     /// The reply was sent, or never will be.
     void done() noexcept
     {
-        memory_ = {};
+        memory_.release();
         payload_ = {};
-        reading_.done();
         status_.give_back();
     }
 
@@ -206,55 +224,79 @@ private:
     enum class kind { refused, settled, read, status, resize, plain };
     using refusal = typename transmission::status_plan<backend_type>::refusal;
 
-    void start(exchange_type& x)
+    [[nodiscard]] beginning begin_with_memory(exchange_type& x) noexcept
+    {
+        request_ = x.in.request();
+        to_ = &x.out;
+        try {
+            begun_ = start(x);
+            if (begun_)
+                return beginning::begun;
+            if (memory_wanted() <= x.memory.most_for_requests())
+                return beginning::waits;
+        } catch (...) {  // out of memory
+        }
+        done();
+        x.in.refuse(protocol::error_value::enomem);
+        return beginning::refused;
+    }
+    /// False if memory has to be waited for.
+    [[nodiscard]] bool start(exchange_type& x)
     {
         using protocol::command;
         const auto& r = request_;
         switch (r.command) {
         case command::read:
-            reading_.begin(r, x.disk, x.out, x.sends_files);
             kind_ = kind::read;
-            return;
+            return reading_.begin(r, x.disk, x.out, x.sends_files, memory_, x.memory);
         case command::block_status: {
+            if (!memory_.reserve_bytes(
+                    x.memory,
+                    exchange_type::status_type::most_bytes(r, x.agreed.contexts.size(),
+                                                           x.agreed.style, x.most_extents)))
+                return false;
             const auto refused = status_.begin(r, x.in.terms(), x.agreed.contexts, x.agreed.style,
-                                               x.in.payload(), x.limits.extents_per_reply);
+                                               x.in.payload(), x.most_extents);
             x.in.consume_payload();
             kind_ = kind::status;
             if (refused)
                 refuse(refused->value, refused->text);
-            return;
+            return true;
         }
         case command::resize:
             kind_ = kind::resize;
-            return;
+            return true;
         default:
-            take_payload(x);
+            if (!take_payload(x))
+                return false;
             plan_.emplace(r, transmission::largest_write(x.in.terms()));
             kind_ = kind::plain;
+            return true;
         }
     }
 
-    void take_payload(exchange_type& x)
+    [[nodiscard]] bool take_payload(exchange_type& x)
     {
-        memory_ = {};
         payload_ = {};
         const auto length = static_cast<std::size_t>(request_.payload());
-        if (length > intake_type::buffered_payload) {
-            receive_payload(x, length);
-            return;
-        }
+        if (length > intake_type::buffered_payload)
+            return receive_payload(x, length);
         if (length == 0)
-            return;
+            return true;
         payload_ = x.in.payload();
         if constexpr (!at_once) {  // the next receive overwrites it
-            memory_ = block{length};
-            std::copy(payload_.begin(), payload_.end(), memory_.data());
-            payload_ = memory_.first(length);
+            if (!memory_.reserve(x.memory, length))
+                return false;
+            memory_.allocate(length);
+            const auto to = memory_.first(length);
+            std::copy(payload_.begin(), payload_.end(), to.begin());
+            payload_ = to;
         }
         x.in.consume_payload();
+        return true;
     }
     /// A large payload is received where the backend lends memory for it, or into memory of the request.
-    void receive_payload(exchange_type& x, std::size_t length)
+    [[nodiscard]] bool receive_payload(exchange_type& x, std::size_t length)
     {
         std::span<std::byte> to;
         if constexpr (at_once && has_lend_for_write<backend_type>) {
@@ -263,12 +305,15 @@ private:
                 to = x.disk.backend().lend_for_write(request_.offset, length);
         }
         if (to.size() != length) {
-            memory_ = block{length};
+            if (!memory_.reserve(x.memory, length))
+                return false;
+            memory_.allocate(length);
             to = memory_.first(length);
         }
         payload_ = to;
         awaits_payload_ = true;
         x.in.receive_into(to);
+        return true;
     }
 
     void refuse(protocol::error_value why, std::string_view text) noexcept
@@ -288,7 +333,7 @@ private:
     bool begun_ = false;  ///< and not answered
     protocol::request request_;
     replies<Observer>* to_ = nullptr;
-    block memory_;                        ///< for a payload
+    request_memory memory_;  ///< for a payload, or for data that the backend does not lend
     std::span<const std::byte> payload_;  ///< of a WRITE
     bool awaits_payload_ = false;
     refusal refusal_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <nbd/io/file_pipe.hpp>
-#include <nbd/session/buffers/block.hpp>
+#include <nbd/session/buffers/request_memory.hpp>
 #include <nbd/session/requests/replies.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/read_plan.hpp>
@@ -54,9 +54,13 @@ public:
             && (to.out().empty() || !leaves_out_holes(r, to));
     }
 
-    /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Errors: std::bad_alloc.
-    void begin(const request& r, Opened& disk, replies<Observer>& to, bool sends_files)
+    /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Data that are not
+    /// lent go to `memory`, charged to `client`. False if the charge has to be waited for; begin again then.
+    /// Errors: std::bad_alloc.
+    [[nodiscard]] bool begin(const request& r, Opened& disk, replies<Observer>& to,
+                             bool sends_files, request_memory& memory, client_memory& client)
     {
+        memory_ = &memory;
         request_ = r;
         disk_ = &disk;
         to_ = &to;
@@ -68,10 +72,15 @@ public:
         if constexpr (lends_files)
             pipe_.begin();
         // Memory that is lent is sent as it is: to look for holes in it may take longer.
-        if (r.length != 0 && leaves_out_holes(r, to) && !in_memory())
-            plan_.begin(r, true);
-        else
-            begin_whole();
+        // Whether there are holes is only known when it is too late to wait for memory.
+        const bool can_be_charged =
+            block::bytes_for(static_cast<std::size_t>(r.length)) <= client.most_for_requests();
+        if (r.length == 0 || !leaves_out_holes(r, to) || !can_be_charged || in_memory())
+            return begin_whole(client);
+        if (!memory.reserve(client, static_cast<std::size_t>(r.length)))
+            return false;
+        plan_.begin(r, true);
+        return true;
     }
 
     // --- the calls: a plan, see transmission/plan.hpp ---------------------------------------------
@@ -90,7 +99,7 @@ public:
         if (asked) {
             sparse_ = plan_.has_holes();
             if (!sparse_)
-                begin_whole();
+                read_whole();
         }
         if (sparse_)
             prepare_piece();
@@ -99,7 +108,7 @@ public:
     /// Where the calls put the data of the whole request.
     [[nodiscard]] std::span<std::byte> data() const noexcept
     {
-        return inline_.empty() ? memory_.first(static_cast<std::size_t>(request_.length))
+        return inline_.empty() ? memory_->first(static_cast<std::size_t>(request_.length))
                                : inline_.subspan(to_->data_header_bytes());
     }
 
@@ -152,10 +161,8 @@ public:
             if (pipe_.in_use())
                 return true;
         }
-        return memory_.size() != 0;
+        return memory_->allocated();
     }
-    /// The reply was sent, or never will be.
-    void done() noexcept { memory_ = {}; }
 
 private:
     /// Bytes of the longest READ that is read into the outbox where the backend could have lent it: the
@@ -182,12 +189,27 @@ private:
     }
 
     /// Without holes: lent as a whole, or read by one call.
-    void begin_whole()
+    [[nodiscard]] bool begin_whole(client_memory& client)
     {
-        if (request_.length != 0)
-            whole_ = lent_by_backend(request_.offset, static_cast<std::size_t>(request_.length));
+        const auto length = static_cast<std::size_t>(request_.length);
+        if (length != 0)
+            whole_ = lent_by_backend(request_.offset, length);
         if (!whole_.none())
-            return;
+            return true;
+        if (!fits_inline(length) && !memory_->reserve(client, length))
+            return false;
+        read_into_memory();
+        return true;
+    }
+    /// The same, where memory was reserved.
+    void read_whole()
+    {
+        whole_ = lent_by_backend(request_.offset, static_cast<std::size_t>(request_.length));
+        if (whole_.none())
+            read_into_memory();
+    }
+    void read_into_memory()
+    {
         plan_.begin(request_, false);
         const auto length = static_cast<std::size_t>(request_.length);
         if (length == 0)
@@ -195,7 +217,7 @@ private:
         if (fits_inline(length))
             inline_ = to_->out().append(to_->data_header_bytes() + length);
         else
-            memory_ = block{length};
+            memory_->allocate(length);
     }
     /// With holes: skips the pieces that the backend lends, and finds a place for the next one.
     void prepare_piece()
@@ -203,8 +225,8 @@ private:
         for (auto call = plan_.next(); call; call = plan_.next()) {
             const auto n = static_cast<std::size_t>(call->length);
             const auto lent = lent_by_backend(call->offset, n);
-            if (lent.none() && memory_.size() == 0)
-                memory_ = block{static_cast<std::size_t>(request_.length)};
+            if (lent.none() && !memory_->allocated())
+                memory_->allocate(static_cast<std::size_t>(request_.length));
             if constexpr (lends) {
                 const auto at = static_cast<std::size_t>(call->offset - request_.offset);
                 parts_[count_++] = lent.none() ? lent_data{data().subspan(at, n)} : lent;
@@ -240,9 +262,9 @@ private:
     Opened* disk_ = nullptr;
     replies<Observer>* to_ = nullptr;
     bool sends_files_ = false;
-    lent_data whole_;              ///< all data, lent by the backend
-    std::span<std::byte> inline_;  ///< room in the outbox: a header, then the data
-    block memory_;                 ///< for data that are neither lent nor in the outbox
+    lent_data whole_;                   ///< all data, lent by the backend
+    std::span<std::byte> inline_;       ///< room in the outbox: a header, then the data
+    request_memory* memory_ = nullptr;  ///< for data that are neither lent nor in the outbox
     plan_type plan_;
     [[no_unique_address]] std::conditional_t<lends_files, io::file_pipe, std::monostate> pipe_;
     /// The data of each piece that is no hole, in order.

@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <system_error>
 #include <tuple>
@@ -45,8 +46,9 @@ public:
           exchange_{disk, agreed, c, io::socket<Stream>},
           window_{parallel ? c.limits.requests_in_flight : 1, c.memory.most_for_requests(),
                   c.limits.serialise_overlaps,
-                  transmission::status_plan<backend_type>::most_bytes(agreed.contexts.size(),
-                                                                      c.limits.extents_per_reply)}
+                  transmission::status_plan<backend_type>::most_bytes(
+                      {.length = std::uint64_t(-1)}, agreed.contexts.size(), agreed.style,
+                      exchange_.most_extents)}
     {
     }
     windowed_loop(const windowed_loop&) = delete;
@@ -110,6 +112,7 @@ private:
     using backend_type = typename Opened::backend_type;
     using finding = typename intake<Opened, Observer>::finding;
     using decision = typename intake<Opened, Observer>::decision;
+    using beginning = typename job<Opened, Observer, false>::beginning;
     static constexpr bool parallel = concurrency_of<backend_type>() == concurrency::parallel;
 
     [[nodiscard]] bool disk_gone() const noexcept { return exchange_.disk.gone(); }
@@ -128,6 +131,7 @@ private:
         boost::system::error_code ignored;
         stream_.shutdown(boost::asio::socket_base::shutdown_both, ignored);
         room_.notify();
+        c_.memory.close();
     }
 
     /// Takes requests until the client leaves. False if it is gone and no reply is needed.
@@ -150,6 +154,8 @@ private:
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
                 if (!in().end_receive(error, n))
                     co_return error == boost::asio::error::eof;  // half-closed: see serve.hpp
+                if (!c_.memory.begin_work() && !co_await c_.template wait_to_work<Io>(stream_))
+                    co_return true;
                 continue;
             }
             const auto r = in().request();
@@ -169,8 +175,21 @@ private:
             case decision::refused:
                 continue;
             case decision::admitted:
-                begin();
+                break;
             }
+            slot& s = window_.occupy(r);
+            auto begun = s.job.begin(exchange_);
+            if (begun == beginning::waits) {
+                s.job.charged(
+                    co_await c_.template wait_for_request<Io>(stream_, s.job.memory_wanted()));
+                begun = s.job.begin_charged(exchange_);
+            }
+            if (begun != beginning::begun)
+                window_.vacate(s, r);
+            else if (s.job.awaits_payload())
+                receiving_ = &s;
+            else
+                call(s);
         }
     }
 
@@ -179,17 +198,6 @@ private:
     {
         const auto cut = c_.cut.load(std::memory_order_relaxed);
         return said_goodbye_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
-    }
-    /// Begins the request that was admitted.
-    void begin()
-    {
-        slot& s = window_.occupy(in().request());
-        if (!s.job.begin(exchange_))
-            window_.vacate(s, in().request());
-        else if (s.job.awaits_payload())
-            receiving_ = &s;
-        else
-            call(s);
     }
 
     /// Has the calls of its job made.
@@ -262,12 +270,14 @@ private:
                     c_.working.store(false, std::memory_order_relaxed);
                 continue;
             }
+            c_.sending.begin_transfer();
             while (!out.empty() && !failed_) {
-                c_.sending.arm(c_.limits.send_timeout, errc::send_timeout);
+                c_.arm_sending();
                 auto result = io_.try_send(stream_, out);
                 if (std::get<0>(result) == boost::asio::error::would_block)
                     result = co_await io_.send_some(stream_, out);
                 const auto [error, n] = result;
+                c_.sending.moved(n);
                 if (error)
                     give_up(error);
                 else

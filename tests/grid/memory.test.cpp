@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+// No client, and not all clients together, make the server hold more memory than settings.server_memory.
+// `[memory-table]` (not run by default) measures the default limits and prints a table.
+#include "memory.hpp"
+
+#include "../catch.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <thread>
+#include <tuple>
+
+using namespace grid;
+
+namespace {
+
+nbd::settings limited_to(std::size_t server_memory)
+{
+    nbd::settings limits;
+    limits.server_memory = server_memory;
+    limits.stall_grace = std::chrono::hours{1};
+    limits.max_connections_per_peer = 0;  // all clients are this process
+    return limits;
+}
+/// Bytes for requests.
+std::size_t for_requests(const nbd::settings& limits)
+{
+    return limits.server_memory - limits.server_memory / 4;
+}
+
+struct measured {
+    std::size_t heap = 0;      ///< bytes that the server has allocated when nothing moves any more
+    std::size_t resident = 0;  ///< bytes by which the process has grown
+    std::size_t holding = 0;   ///< clients whose request is in memory
+    bool all_answered = false;
+
+    void measure(const measured& before)
+    {
+        heap = heap_in_use() - before.heap;
+        resident = grid::resident() - before.resident;
+    }
+};
+
+constexpr auto has_sent_all = [](const slow_client& c) { return c.has_sent_all(); };
+
+template <class With>
+measured slow_writers(const nbd::settings& limits, std::size_t clients, std::size_t length)
+{
+    served_memory<With> s{limits, length};
+    slow_clients all{s.server, clients, false};
+    const measured before{.heap = heap_in_use(), .resident = resident()};
+    all.each([&](slow_client& c) { c.begin({.command = command::write, .length = length}, 1); });
+    measured m;
+    const auto fit = std::min(clients, for_requests(limits) / length);
+    std::ignore = all.pump_until([&] {
+        m.holding = all.count(has_sent_all);
+        return m.holding >= fit;
+    });
+    m.measure(before);
+    // The last byte.
+    all.each([](slow_client& c) { c.finish(proto::simple_reply_bytes); });
+    m.all_answered = all.pump_until_all_are_answered();
+    return m;
+}
+
+template <class With>
+measured slow_readers(const nbd::settings& limits, std::size_t clients, std::size_t length)
+{
+    served_memory<With> s{limits, length};
+    slow_clients all{s.server, clients, false};
+    const measured before{.heap = heap_in_use(), .resident = resident()};
+    all.each([&](slow_client& c) { c.begin({.command = command::read, .length = length}); });
+    measured m;
+    const auto fit = std::min(clients, for_requests(limits) / length);
+    std::ignore = all.pump_until([&] {
+        m.holding = all.count([](const slow_client& c) { return c.has_something_to_receive(); });
+        return m.holding >= fit;
+    });
+    m.measure(before);
+    all.each([&](slow_client& c) { c.finish(proto::simple_reply_bytes + length); });
+    m.all_answered = all.pump_until_all_are_answered();
+    return m;
+}
+
+/// Each client sends `each` of them and receives nothing yet.
+template <class With>
+measured slow_statuses(const nbd::settings& limits, std::size_t clients, std::size_t each)
+{
+    const std::size_t length = limits.extents_per_reply * fragment;
+    served_memory<With> s{limits, length};
+    slow_clients all{s.server, clients, true};
+    const measured before{.heap = heap_in_use(), .resident = resident()};
+    all.each([&](slow_client& c) {
+        c.begin({.command = command::block_status, .length = length}, 0, each);
+    });
+    measured m;
+    std::ignore = all.pump_until([&, heap = std::size_t{0}]() mutable {
+        m.holding = all.count([](const slow_client& c) { return c.has_something_to_receive(); });
+        return m.holding != 0 && std::exchange(heap, heap_in_use()) == heap;
+    });
+    m.measure(before);
+    const auto reply = proto::structured_chunk_bytes + 4 + 8 * limits.extents_per_reply;
+    all.each([&](slow_client& c) { c.finish(each * reply); });
+    m.all_answered = all.pump_until_all_are_answered();
+    return m;
+}
+
+}  // namespace
+
+#define ALL_LOOPS                                                                                  \
+    (with_disk<in_order_disk, nbd::per_client_threads>),                                           \
+        (with_disk<in_order_disk, nbd::strand_pool>),                                              \
+        (with_disk<awaited_zeroes, nbd::strand_pool>),                                             \
+        (with_disk<awaited_zeroes, nbd::per_client_threads>),                                      \
+        (with_disk<offloaded_disk, nbd::strand_pool>)
+
+TEMPLATE_TEST_CASE("memory: slow writers hold no more than server_memory, and all are served", "",
+                   ALL_LOOPS)
+{
+    constexpr std::size_t length = std::size_t{4} << 20;
+    const auto limits = limited_to(std::size_t{32} << 20);
+    const auto m = slow_writers<TestType>(limits, 20, length);
+    CHECK(m.holding == for_requests(limits) / length);
+    CHECK(m.heap >= m.holding * length);
+    CHECK(m.heap <= limits.server_memory);
+    CHECK(m.all_answered);
+}
+
+TEMPLATE_TEST_CASE("memory: slow readers hold no more than server_memory, and all are served", "",
+                   ALL_LOOPS)
+{
+    constexpr std::size_t length = std::size_t{4} << 20;
+    const auto limits = limited_to(std::size_t{32} << 20);
+    const auto m = slow_readers<TestType>(limits, 20, length);
+    CHECK(m.holding == for_requests(limits) / length);
+    CHECK(m.heap >= m.holding * length);
+    CHECK(m.heap <= limits.server_memory);
+    CHECK(m.all_answered);
+}
+
+TEMPLATE_TEST_CASE("memory: BLOCK_STATUS of a fragmented disk holds no more than server_memory", "",
+                   ALL_LOOPS)
+{
+    const auto limits = limited_to(std::size_t{32} << 20);
+    const auto m = slow_statuses<TestType>(limits, 20, 16);
+    // One is made at a time, with much memory; what waits to be sent are replies of a MiB.
+    CHECK(m.heap >= for_requests(limits) / 8);
+    CHECK(m.heap <= limits.server_memory);
+    CHECK(m.all_answered);
+}
+
+TEMPLATE_TEST_CASE("memory: stop() ends a wait for memory at once", "", ALL_LOOPS)
+{
+    auto limits = limited_to(std::size_t{4} << 20);  // 3 MiB for requests
+    limits.stop_grace = std::chrono::milliseconds::max();
+    constexpr std::size_t length = std::size_t{2} << 20;
+    served_memory<TestType> s{limits, length};
+    slow_clients all{s.server, 3, false};
+    all.each([&](slow_client& c) { c.begin({.command = command::write, .length = length}, 1); });
+    REQUIRE(all.pump_until([&] { return all.count(has_sent_all) == 1; }));
+    s.server.stop();
+    CHECK(s.departures.await_departures(3));
+}
+
+TEMPLATE_TEST_CASE("memory: a client that waits for memory and goes is noticed", "", ALL_LOOPS)
+{
+    const auto limits = limited_to(std::size_t{4} << 20);
+    constexpr std::size_t length = std::size_t{2} << 20;
+    served_memory<TestType> s{limits, length};
+    slow_clients all{s.server, 1, false};
+    const auto write = [&](slow_client& c) {
+        c.begin({.command = command::write, .length = length}, 1);
+    };
+    all.each(write);
+    REQUIRE(all.pump_until([&] { return all.count(has_sent_all) == 1; }));
+    {
+        slow_clients other{s.server, 1, false};
+        other.each(write);
+        REQUIRE(other.pump_until([] { return true; }));
+        REQUIRE(other.count(has_sent_all) == 0);
+    }
+    CHECK(s.departures.await_departures(1));
+    all.each([](slow_client& c) { c.finish(proto::simple_reply_bytes); });
+    CHECK(all.pump_until_all_are_answered());
+}
+
+TEMPLATE_TEST_CASE("memory: who is stalled gives way to who waits, and not before", "", ALL_LOOPS)
+{
+    auto limits = limited_to(std::size_t{16} << 20);  // 12 MiB for requests
+    limits.stall_grace = std::chrono::milliseconds{1};
+    constexpr std::size_t length = std::size_t{4} << 20;
+    const bool reads = GENERATE(false, true);
+    served_memory<TestType> s{limits, length};
+    slow_clients stalled{s.server, 3, false};
+    stalled.each([&](slow_client& c) {
+        c.begin({.command = reads ? command::read : command::write, .length = length}, !reads);
+    });
+    REQUIRE(stalled.pump_until([&] {
+        return stalled.count([&](const slow_client& c) {
+            return reads ? c.has_something_to_receive() : c.has_sent_all();
+        }) == 3;
+    }));
+    CHECK(s.departures.evicted() == 0);
+    slow_clients good{s.server, 1, false};
+    good.each([&](slow_client& c) {
+        c.begin({.command = command::write, .length = length});
+        c.finish(proto::simple_reply_bytes);
+    });
+    CHECK(good.pump_until_all_are_answered());
+    CHECK(s.departures.await_departures(1));
+    CHECK(s.departures.evicted() == 1);
+}
+
+TEMPLATE_TEST_CASE("memory: a request that never fits is refused, and the stream stays in step", "",
+                   ALL_LOOPS)
+{
+    auto limits = limited_to(0);
+    limits.client_memory = std::size_t{2} << 20;  // 1.5 MiB for requests
+    constexpr std::size_t length = std::size_t{2} << 20;
+    served_memory<TestType> s{limits, length};
+    raw_client c = connect(s.server);
+    c.go("disk");
+    CHECK(c.request(command::read, 0, length) == proto::error_value::enomem);
+    CHECK(c.write(0, bytes(length)) == proto::error_value::enomem);
+    CHECK(c.write(0, bytes(length / 2)) == proto::error_value::none);
+    CHECK(c.read(0, length / 2) == bytes(length / 2));
+}
+
+TEMPLATE_TEST_CASE("memory: a byte now and then does not keep a request", "", ALL_LOOPS)
+{
+    nbd::settings limits;
+    limits.progress_timeout = std::chrono::milliseconds{500};
+    constexpr std::size_t length = std::size_t{2} << 20;
+    served_memory<TestType> s{limits, length};
+    raw_client c = connect(s.server);
+    c.go("disk");
+    bytes message;
+    raw_client::append(message, {.command = command::write, .length = length}, bytes(100));
+    c.send(message);
+    std::thread drips{[&] {
+        try {
+            for (int i = 0; i < 600 && !s.departures.has_departed(1); ++i) {
+                c.send(bytes(1));
+                std::this_thread::sleep_for(std::chrono::milliseconds{100});
+            }
+        } catch (const std::exception&) {  // the connection is closed
+        }
+    }};
+    CHECK(s.departures.await_departures(1));
+    drips.join();
+}
+
+TEMPLATE_TEST_CASE("memory: what the default limits come to", "[.][memory-table]",
+                   (with_disk<in_order_disk, nbd::per_client_threads>),
+                   (with_disk<awaited_zeroes, nbd::strand_pool>))
+{
+    const auto limits = limited_to(nbd::settings{}.server_memory);
+    const auto mib = [](std::size_t n) { return static_cast<double>(n) / (1 << 20); };
+    const auto row = [&](const char* what, const measured& m) {
+        std::printf("| %-44s | %6.0f | %6.0f | %6.0f | %7zu | %s |\n", what,
+                    mib(limits.server_memory), mib(m.heap), mib(m.resident), m.holding,
+                    m.all_answered ? "yes" : "no");
+        std::fflush(stdout);
+        CHECK(m.heap <= limits.server_memory);
+        CHECK(m.all_answered);
+    };
+    std::puts(TestType::name);
+    std::puts(
+        "|                                              | budget |   heap |    RSS | holding | "
+        "all answered |");
+    row("100 WRITEs of 32 MiB less one byte", slow_writers<TestType>(limits, 100, 32 << 20));
+    row("100 READs of 32 MiB, not received", slow_readers<TestType>(limits, 100, 32 << 20));
+    row("1,000 BLOCK_STATUS of 131,072 extents", slow_statuses<TestType>(limits, 100, 10));
+}
