@@ -3,9 +3,10 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <span>
+
+#include <pthread.h>
 
 namespace nbd {
 
@@ -16,16 +17,22 @@ namespace nbd {
 {
     constexpr std::size_t alignment = std::size_t{64} << 10;
     constexpr std::size_t size = std::size_t{1} << 20;
-    struct release {
-        void operator()(std::byte* memory) const noexcept { std::free(memory); }
+    // Not a thread_local object with a destructor: to register one allocates, and glibc ends the program where
+    // there is no memory for it.
+    struct of_threads {
+        ::pthread_key_t key{};
+        bool is_made = ::pthread_key_create(&key, std::free) == 0;
     };
-    thread_local std::unique_ptr<std::byte, release> memory;
-    if (!memory) {
-        memory.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, size)));
-        if (!memory)
+    static const of_threads memory;
+    void* mine = memory.is_made ? ::pthread_getspecific(memory.key) : nullptr;
+    if (mine == nullptr) {
+        mine = std::aligned_alloc(alignment, size);
+        if (mine == nullptr || !memory.is_made || ::pthread_setspecific(memory.key, mine) != 0) {
+            std::free(mine);
             throw std::bad_alloc{};
+        }
     }
-    return {memory.get(), size};
+    return {static_cast<std::byte*>(mine), size};
 }
 
 }  // namespace nbd

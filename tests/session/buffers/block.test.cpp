@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include <pthread.h>
+
 using nbd::session::block;
 
 namespace {
@@ -290,28 +292,32 @@ TEST_CASE("session/buffers/block: threads that pass blocks to each other keep th
     SUCCEED("all of them");
 }
 
-namespace {
-/// Was there before its thread's stock, and so goes after it, as a server in static memory does.
-struct latecomer {
-    ~latecomer()
-    {
-        if (asked_for == nullptr)
-            return;
-        for (int i = 0; i < 3; ++i)
-            *asked_for += asked([] { std::ignore = block{4 * kib}; });
-    }
-    std::size_t* asked_for = nullptr;
-};
-}  // namespace
-
-TEST_CASE("session/buffers/block: when a thread's stock is gone, blocks are the heap's")
+TEST_CASE("session/buffers/block: blocks that are made after the end of a thread's stock come from "
+          "the heap")
 {
     std::size_t asked_for = 0;
     on_a_thread([&asked_for] {
-        static thread_local latecomer last;
-        last.asked_for = &asked_for;
-        const block one{4 * kib};
-        const block two{4 * kib};
+        {
+            const block one{4 * kib};
+            const block two{4 * kib};
+        }
+        // The destructors of keys run in the order of the keys, and the stock's key was made before.
+        ::pthread_key_t later{};
+        REQUIRE(::pthread_key_create(&later,
+                                     [](void* result) {
+                                         for (int i = 0; i < 3; ++i)
+                                             *static_cast<std::size_t*>(result) +=
+                                                 asked([] { std::ignore = block{4 * kib}; });
+                                     })
+                == 0);
+        ::pthread_setspecific(later, &asked_for);
     });
     CHECK(asked_for == 3);
+}
+
+TEST_CASE("session/buffers/block: no memory for anything but the first block of a thread is needed")
+{
+    std::size_t asked_for = 0;
+    on_a_thread([&asked_for] { asked_for = asked([] { const block first{4 * kib}; }); });
+    CHECK(asked_for == 1);
 }

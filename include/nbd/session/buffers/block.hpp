@@ -10,6 +10,8 @@
 #include <span>
 #include <utility>
 
+#include <pthread.h>
+
 namespace nbd::session {
 
 /// Uninitialised memory for the bytes of requests, aligned to pages as direct I/O needs it.
@@ -28,11 +30,10 @@ public:
         if (n == 0)
             return;
         const auto kind = kind_of(n);
-        shelf* const s = kind < kinds ? stock() : nullptr;
-        if (s != nullptr && s->first[kind] != nullptr) {
-            data_ =
-                reinterpret_cast<std::byte*>(std::exchange(s->first[kind], s->first[kind]->next));
-            s->bytes -= size_;
+        if (kind < kinds && stock.first[kind] != nullptr) {
+            data_ = reinterpret_cast<std::byte*>(
+                std::exchange(stock.first[kind], stock.first[kind]->next));
+            stock.bytes -= size_;
         } else {
             data_ = static_cast<std::byte*>(allocate(size_));
         }
@@ -53,10 +54,9 @@ public:
         if (data_ == nullptr)
             return;
         const auto kind = kind_of(size_);
-        shelf* const s = kind < kinds ? stock() : nullptr;
-        if (s != nullptr && s->has_place_for(size_)) {
-            s->first[kind] = ::new (data_) link{s->first[kind]};
-            s->bytes += size_;
+        if (kind < kinds && stock.has_place_for(size_)) {
+            stock.first[kind] = ::new (data_) link{stock.first[kind]};
+            stock.bytes += size_;
         } else {
             std::free(data_);
         }
@@ -88,25 +88,38 @@ private:
     struct link {
         link* next;
     };
+    /// Has no destructor: to register that of a thread_local object allocates, and glibc ends the program where
+    /// there is no memory for it.
     struct shelf {
-        std::array<link*, kinds> first{};
-        std::size_t bytes = 0;
-        std::size_t allowed = 0;
-        shelf() = default;
-        shelf(const shelf&) = delete;
-        shelf& operator=(const shelf&) = delete;
-        ~shelf()
+        std::array<link*, kinds> first;
+        std::size_t bytes;
+        std::size_t allowed;
+        bool is_over;  ///< the thread ends
+
+        static void give_back(void* of_ending_thread) noexcept
         {
-            for (auto* l : first)
+            auto& mine = *static_cast<shelf*>(of_ending_thread);
+            for (auto* l : mine.first)
                 while (l != nullptr)
                     std::free(std::exchange(l, l->next));
-            allowed_to_all.fetch_sub(allowed, std::memory_order_relaxed);
-            thread_ends = true;
+            allowed_to_all.fetch_sub(mine.allowed, std::memory_order_relaxed);
+            mine = {};
+            mine.is_over = true;
+        }
+        /// Whether `give_back` will be called when this thread ends.
+        [[nodiscard]] bool will_be_given_back() noexcept
+        {
+            struct ending {
+                ::pthread_key_t key{};
+                bool is_made = ::pthread_key_create(&key, give_back) == 0;
+            };
+            static const ending of_threads;
+            return of_threads.is_made && ::pthread_setspecific(of_threads.key, this) == 0;
         }
         [[nodiscard]] bool has_place_for(std::size_t n) noexcept
         {
             while (bytes + n > allowed) {
-                if (allowed == most_kept)
+                if (allowed == most_kept || is_over || (allowed == 0 && !will_be_given_back()))
                     return false;
                 if (allowed_to_all.fetch_add(step, std::memory_order_relaxed) + step
                     > most_kept_by_all) {
@@ -118,14 +131,8 @@ private:
             return true;
         }
     };
-    /// Of this thread; null while it ends.
-    [[nodiscard]] static shelf* stock() noexcept
-    {
-        static thread_local shelf mine;
-        return thread_ends ? nullptr : &mine;
-    }
-    static inline thread_local bool thread_ends = false;
     static inline std::atomic<std::size_t> allowed_to_all{0};
+    static inline constinit thread_local shelf stock;  // zeroes
     [[nodiscard]] static constexpr std::size_t kind_of(std::size_t n) noexcept
     {
         return n <= smallest
