@@ -39,6 +39,7 @@ ROOMS = {
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],
+    "on.hpp": [],
     # floor 5
     "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", *BASICS],
     "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
