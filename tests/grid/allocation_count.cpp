@@ -4,17 +4,59 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdlib>
+#include <new>
 
 namespace {
+
 std::atomic<std::size_t> count{0};
+std::atomic<std::size_t> until_failure{0};
+std::atomic<bool> has_failed{false};
+thread_local int exemptions = 0;
+
+/// Whether this allocation is the one that fails.
+bool fails() noexcept
+{
+    auto left = until_failure.load(std::memory_order_relaxed);
+    if (left == 0 || exemptions != 0)
+        return false;
+    while (left != 0 && !until_failure.compare_exchange_weak(left, left - 1)) {
+    }
+    if (left != 1)
+        return false;
+    has_failed.store(true);
+    errno = ENOMEM;
+    return true;
 }
+
+}  // namespace
 
 std::size_t grid::allocations() noexcept
 {
     return count.load();
 }
+void grid::fail_allocation(std::size_t nth) noexcept
+{
+    until_failure.store(0);
+    has_failed.store(false);
+    until_failure.store(nth);
+}
+bool grid::allocation_failed() noexcept
+{
+    return has_failed.load();
+}
+grid::exempt_from_failures::exempt_from_failures() noexcept
+{
+    ++exemptions;
+}
+grid::exempt_from_failures::~exempt_from_failures()
+{
+    --exemptions;
+}
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+
+#include <dlfcn.h>
 
 // A sanitizer's allocator calls this for each of its blocks.
 extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
@@ -22,18 +64,51 @@ extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
     count.fetch_add(1, std::memory_order_relaxed);
 }
 
-#ifdef __SANITIZE_THREAD__
-// But not ThreadSanitizer's for what is aligned.
+// A sanitizer's operators do not call malloc. These pass to them what does not fail; `delete` stays theirs.
+namespace {
+
+template <class... Args>
+void* sanitized(const char* name, Args... args)
+{
+    return reinterpret_cast<void* (*)(Args...)>(::dlsym(RTLD_NEXT, name))(args...);
+}
+
+}  // namespace
+
+void* operator new(std::size_t n)
+{
+    if (fails())
+        throw std::bad_alloc{};
+    return sanitized("_Znwm", n);
+}
+void* operator new[](std::size_t n)
+{
+    if (fails())
+        throw std::bad_alloc{};
+    return sanitized("_Znam", n);
+}
+void* operator new(std::size_t n, const std::nothrow_t& nothrow) noexcept
+{
+    return fails() ? nullptr : sanitized("_ZnwmRKSt9nothrow_t", n, &nothrow);
+}
+void* operator new(std::size_t n, std::align_val_t alignment)
+{
+    if (fails())
+        throw std::bad_alloc{};
+    return sanitized("_ZnwmSt11align_val_t", n, alignment);
+}
+
 extern "C" {
 void* __interceptor_aligned_alloc(std::size_t, std::size_t);
 
 void* aligned_alloc(std::size_t alignment, std::size_t n)
 {
-    count.fetch_add(1, std::memory_order_relaxed);
-    return __interceptor_aligned_alloc(alignment, n);
-}
-}
+#ifdef __SANITIZE_THREAD__
+    count.fetch_add(1, std::memory_order_relaxed);  // ThreadSanitizer does not call the hook for it
 #endif
+    return fails() ? nullptr : __interceptor_aligned_alloc(alignment, n);
+}
+}
 
 #else
 
@@ -47,27 +122,27 @@ void* __libc_memalign(std::size_t, std::size_t);
 void* malloc(std::size_t n)
 {
     count.fetch_add(1, std::memory_order_relaxed);
-    return __libc_malloc(n);
+    return fails() ? nullptr : __libc_malloc(n);
 }
 void* calloc(std::size_t n, std::size_t each)
 {
     count.fetch_add(1, std::memory_order_relaxed);
-    return __libc_calloc(n, each);
+    return fails() ? nullptr : __libc_calloc(n, each);
 }
 void* realloc(void* at, std::size_t n)
 {
     count.fetch_add(1, std::memory_order_relaxed);
-    return __libc_realloc(at, n);
+    return fails() ? nullptr : __libc_realloc(at, n);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t n)
 {
     count.fetch_add(1, std::memory_order_relaxed);
-    return __libc_memalign(alignment, n);
+    return fails() ? nullptr : __libc_memalign(alignment, n);
 }
 int posix_memalign(void** to, std::size_t alignment, std::size_t n)
 {
     count.fetch_add(1, std::memory_order_relaxed);
-    *to = __libc_memalign(alignment, n);
+    *to = fails() ? nullptr : __libc_memalign(alignment, n);
     return *to == nullptr ? ENOMEM : 0;
 }
 }

@@ -37,11 +37,14 @@ struct option_answer {
 /// limited, so that a server that hangs fails a test instead of stopping it.
 class raw_client {
 public:
+    /// A send or receive that takes longer fails with EAGAIN.
+    static inline int patience_in_seconds = 20;
+
     /// Connects; an endpoint of Asio's.
     template <class Endpoint>
     explicit raw_client(const Endpoint& to) : fd_{::socket(to.protocol().family(), SOCK_STREAM, 0)}
     {
-        const ::timeval patience{.tv_sec = 20, .tv_usec = 0};
+        const ::timeval patience{.tv_sec = patience_in_seconds, .tv_usec = 0};
         ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
         ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
         if (::connect(fd_, static_cast<const ::sockaddr*>(to.data()),

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#include "../catch.hpp"
+#include "compositions.hpp"
+
+using namespace faults;
+
+TEST_CASE("one allocation fails: on_executor, lent")
+{
+    sweep(composed<lent, nbd::on_executor<>>("on_executor"));
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+#include "../catch.hpp"
+#include "compositions.hpp"
+
+using namespace faults;
+
+TEST_CASE("one allocation fails: strand_pool{1}, lent")
+{
+    sweep(composed<lent, nbd::strand_pool>("strand_pool{1}"));
+}
+
+TEST_CASE("one allocation fails: strand_pool{1}, copied")
+{
+    sweep(composed<copied, nbd::strand_pool>("strand_pool{1}"));
+}

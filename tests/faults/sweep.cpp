@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: MIT
+#include "sweep.hpp"
+
+#include "../catch.hpp"
+#include "../grid/allocation_count.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <new>
+#include <string_view>
+
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
+namespace faults {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+/// A composition whose process has ended so often in one scenario is not tried further.
+constexpr int most_deaths = 10;
+
+/// What the process that tries tells the one that watches it; shared memory.
+struct findings {
+    static constexpr std::size_t most = 512;
+    struct fault {
+        std::size_t nth;
+        std::array<char, 200> text;
+    };
+
+    std::atomic<std::size_t> nth{0};
+    std::atomic<std::size_t> reached{0};
+    std::array<char, 80> stage{};
+    std::atomic<std::size_t> count{0};
+    std::array<fault, most> faults{};
+
+    void enter(const char* what) { std::snprintf(stage.data(), stage.size(), "%s", what); }
+    void add(std::size_t n, const std::string& text)
+    {
+        const auto i = count.load();
+        if (i == most)
+            return;
+        faults[i].nth = n;
+        std::snprintf(faults[i].text.data(), faults[i].text.size(), "%s", text.c_str());
+        count = i + 1;
+    }
+};
+
+std::string_view variable(const char* name)
+{
+    const char* const value = std::getenv(name);
+    return value == nullptr ? std::string_view{} : std::string_view{value};
+}
+/// How long a client waits for the server, in seconds. stop() may take twice as long, and one try six times.
+int patience()
+{
+    const auto value = variable("NBD_FAULTS_PATIENCE");
+    return value.empty() ? 10 : std::stoi(std::string{value});
+}
+
+std::size_t open_descriptors()
+{
+    return static_cast<std::size_t>(
+        std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, {}));
+}
+
+/// What a client's end means for the sweep.
+enum class ended { well, lost };
+
+/// Plays a client. Adds the faults that show in what it is answered.
+template <class F>
+ended played(findings& to, std::size_t n, const char* who, F&& play)
+{
+    const auto fault = [&](const char* what) {
+        to.add(n, std::string{who} + ": " + what + " (" + to.stage.data() + ')');
+    };
+    try {
+        play();
+        return ended::well;
+    } catch (const wrong& e) {
+        fault(e.what());
+    } catch (const std::system_error& e) {
+        if (e.code() == std::errc::resource_unavailable_try_again)
+            fault("waits for the server in vain");
+    } catch (const std::runtime_error& e) {
+        const std::string_view what{e.what()};
+        const auto refusals = {"the export was refused", "an option was refused", "no INFO_EXPORT"};
+        if (std::find(refusals.begin(), refusals.end(), what) != refusals.end())
+            return ended::well;
+        if (what != "the server closed the connection")
+            fault(e.what());
+    }
+    return ended::lost;
+}
+
+/// Fails the nth allocation, once. False where the scenario does not come to it. With a client `beside` it, which has
+/// begun its handshake before, threads have more memory in stock, so fewer allocations are needed.
+bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_beside, findings& to)
+{
+    ::alarm(6 * static_cast<unsigned>(patience()));
+    const auto descriptors = open_descriptors();
+    bool reached = false;
+    told observed;
+    {
+        to.enter("start");
+        std::unique_ptr<running> server;
+        try {
+            std::optional<grid::exempt_from_failures> exempt{std::in_place};
+            server = c.make(observed, [&] {
+                if (s.starts) {
+                    grid::fail_allocation(n);
+                    exempt.reset();
+                }
+            });
+        } catch (const std::exception&) {
+            if (!grid::allocation_failed())
+                throw;
+        }
+        const grid::exempt_from_failures exempt;
+        if (server) {
+            std::optional<grid::raw_client> beside;
+            std::optional<grid::raw_client> stays;
+            int lost = 0;
+            if (has_beside) {
+                beside.emplace(server->where());
+                beside->greet();
+            }
+            to.enter("the scenario");
+            if (!s.starts)
+                grid::fail_allocation(n);
+            lost += played(to, n, "the client",
+                           [&] {
+                               if (auto left = s.play(server->where()))
+                                   stays.emplace(std::move(*left));
+                           })
+                == ended::lost;
+            if (!s.stops) {
+                if (s.starts) {
+                    reached = grid::allocation_failed();
+                    grid::fail_allocation(0);
+                }
+                if (beside) {
+                    to.enter("the client beside");
+                    lost += played(to, n, "the client beside",
+                                   [&] {
+                                       const auto answers =
+                                           beside->ask(nbd::protocol::option::go,
+                                                       grid::raw_client::info_data("disk"));
+                                       if (answers.back().type == nbd::protocol::option_reply::ack)
+                                           std::ignore = beside->read(0, 512);
+                                       beside.reset();
+                                   })
+                        == ended::lost;
+                }
+                if (lost > 1)
+                    to.add(n, "two clients have lost their connections");
+                reached = reached || grid::allocation_failed();
+                grid::fail_allocation(0);
+                to.enter("the next client");
+                if (played(to, n, "the next client",
+                           [&] {
+                               grid::raw_client next{server->where()};
+                               must_be_served(next);
+                           })
+                    == ended::lost)
+                    to.add(n, "the next client was not served");
+            }
+            to.enter("stop");
+            const auto begun = clock::now();
+            server->stop();
+            if (clock::now() - begun > std::chrono::seconds{2 * patience()})
+                to.add(n, "stop() takes too long");
+            reached = reached || grid::allocation_failed();
+            grid::fail_allocation(0);
+            to.enter("the destructor");
+            if (const auto complaint = server->complaint(); !complaint.empty())
+                to.add(n, complaint);
+            server.reset();
+        } else {
+            reached = true;
+        }
+        grid::fail_allocation(0);
+    }
+    to.enter("what is left");
+    if (observed.connected != observed.disconnected)
+        to.add(n, "the observer has not heard of every end");
+    if (open_descriptors() != descriptors)
+        to.add(n, "a descriptor is left open");
+#ifdef __SANITIZE_ADDRESS__
+    if (__lsan_do_recoverable_leak_check() != 0)
+        to.add(n, "memory is left");
+#endif
+    return reached;
+}
+
+/// The short form leaves out two of three allocations, each scenario other ones.
+std::size_t step()
+{
+    return full() ? 1 : 3;
+}
+
+/// In a process of its own: from the nth allocation on, until the scenario needs no more.
+[[noreturn]] void try_all(const composition& c, const scenario& s, std::size_t n, bool beside,
+                          findings& to)
+{
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    for (const int signal : {SIGSEGV, SIGABRT, SIGFPE, SIGILL, SIGBUS, SIGTERM})
+        ::signal(signal, SIG_DFL);  // Catch's report would be of another process
+#endif
+    int missed = 0;
+    try {
+        // Which thread is the first to allocate differs, so one miss is not the end.
+        for (; missed < 2; n += step()) {
+            to.nth = n;
+            missed = attempt(c, s, n, beside, to) ? 0 : missed + 1;
+            if (missed == 0)
+                to.reached = n;
+        }
+    } catch (const std::exception& e) {
+        to.add(n, std::string{"an exception where none is expected: "} + e.what());
+        ::_exit(1);
+    }
+    ::_exit(0);
+}
+
+struct result {
+    std::size_t reached = 0;
+    std::vector<std::string> faults;
+};
+
+result watch(const composition& c, const scenario& s, bool beside, std::size_t first)
+{
+    void* const shared = ::mmap(nullptr, sizeof(findings), PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        throw std::bad_alloc{};
+    auto& found = *::new (shared) findings;
+    std::size_t next = first;
+    for (int deaths = 0; deaths < most_deaths; ++deaths) {
+        std::cout.flush();
+        const auto child = ::fork();
+        if (child == 0)
+            try_all(c, s, next, beside, found);
+        if (child < 0)
+            throw std::system_error{errno, std::system_category(), "fork"};
+        int status = 0;
+        while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+        }
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+            break;
+        const auto where = std::string{" in: "} + found.stage.data();
+        if (!WIFSIGNALED(status))
+            found.add(found.nth, "the process ended" + where);
+        else if (WTERMSIG(status) == SIGALRM)
+            found.add(found.nth, "the process does not end" + where);
+        else
+            found.add(found.nth,
+                      std::string{"the process died: "} + ::strsignal(WTERMSIG(status)) + where);
+        found.reached = std::max(found.reached.load(), found.nth.load());
+        next = found.nth + step();
+    }
+    result r{.reached = found.reached, .faults = {}};
+    for (std::size_t i = 0; i < found.count; ++i)
+        r.faults.push_back("N = " + std::to_string(found.faults[i].nth) + ": "
+                           + found.faults[i].text.data());
+    ::munmap(shared, sizeof(findings));
+    return r;
+}
+
+}  // namespace
+
+bool full()
+{
+    return variable("NBD_FAULTS") == "full";
+}
+
+void sweep(const composition& c)
+{
+    grid::raw_client::patience_in_seconds = patience();
+    std::size_t index = 0;
+    for (const auto& s : scenarios()) {
+        ++index;
+        if (s.name.find(variable("NBD_FAULTS_SCENARIO")) == std::string::npos)
+            continue;
+        for (const bool beside : {false, true}) {
+            const bool alone = s.starts || s.stops;
+            // The short form takes turns.
+            if (beside && alone)
+                continue;
+            if (!full() && !alone && beside != (index % 2 != 0))
+                continue;
+            const auto name = s.name + (beside ? ", with a client beside it" : "");
+            if (const auto at = variable("NBD_FAULTS_AT"); !at.empty()) {
+                findings found;
+                CHECK(attempt(c, s, std::stoul(std::string{at}), beside, found));
+                for (std::size_t i = 0; i < found.count; ++i)
+                    std::cout << "FAULT: " << found.faults[i].text.data() << std::endl;
+                continue;
+            }
+            const auto r = watch(c, s, beside, full() ? 1 : 1 + index % step());
+            if (full())
+                std::cout << "| " << c.name << " | " << name << " | " << r.reached << " | "
+                          << r.faults.size() << " |" << std::endl;
+            for (const auto& fault : r.faults)
+                std::cout << "FAULT: " << c.name << ", " << name << ", " << fault << std::endl;
+            INFO(c.name << ", " << name);
+            CHECK(r.faults.empty());
+        }
+    }
+}
+
+}  // namespace faults
