@@ -83,15 +83,11 @@ public:
         if constexpr (hosted)
             program_.start();
         begin();
-        if constexpr (hosted)
-            server_.emplace(std::move(exports), std::move(listen_at), limits(),
-                            Policy{program_.context().get_executor()}, counting_observer{&to});
-        else if constexpr (std::is_same_v<Policy, nbd::strand_pool>)
-            server_.emplace(std::move(exports), std::move(listen_at), limits(), Policy{1},
-                            counting_observer{&to});
-        else
-            server_.emplace(std::move(exports), std::move(listen_at), limits(), Policy{},
-                            counting_observer{&to});
+        server_.emplace(typename server_type::options{.listen = std::move(listen_at),
+                                                      .exports = std::move(exports),
+                                                      .settings = limits(),
+                                                      .policy = policy(),
+                                                      .observer = counting_observer{&to}});
         server_->start();
     }
     ~running_server() override { server_.reset(); }
@@ -108,6 +104,16 @@ public:
     }
 
 private:
+    [[nodiscard]] Policy policy()
+    {
+        if constexpr (hosted)
+            return Policy{program_.context().get_executor()};
+        else if constexpr (std::is_same_v<Policy, nbd::strand_pool>)
+            return Policy{1};
+        else
+            return Policy{};
+    }
+
     struct nothing {};
     std::conditional_t<hosted, program, nothing> program_;
     std::optional<server_type> server_;
