@@ -7,6 +7,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
+#include <boost/asio/this_coro.hpp>
 
 #include <exception>
 #include <memory>
@@ -168,4 +169,27 @@ TEST_CASE("io/async_event: who waits when it all ends is destroyed, and does not
     }
     CHECK(held.use_count() == 1);
     CHECK_FALSE(went_on);
+}
+
+TEST_CASE("io/async_event: the waiter is destroyed with the context, before or after a notification")
+{
+    const auto alive = std::make_shared<int>(0);
+    const bool notified = GENERATE(false, true);
+    {
+        asio::io_context context{1};
+        const auto wait = [](std::shared_ptr<int>) -> task<void> {
+            event_type own;
+            asio::post(co_await asio::this_coro::executor, [] {});
+            co_await own.wait_after([&] { own.notify(); });
+        };
+        event_type event;
+        const auto wait_for = [&](std::shared_ptr<int>) -> task<void> { co_await event.wait(); };
+        if (notified)
+            asio::co_spawn(context, wait(alive), [](std::exception_ptr) {});
+        else
+            asio::co_spawn(context, wait_for(alive), [](std::exception_ptr) {});
+        CHECK(alive.use_count() == 2);
+        context.run_one();
+    }
+    CHECK(alive.use_count() == 1);
 }

@@ -2,39 +2,40 @@
 #include "catch.hpp"
 #include <nbd/io/periodic_notifier.hpp>
 
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 
-using executor = boost::asio::io_context::executor_type;
+#include <optional>
 
-TEST_CASE("io/periodic_notifier: a tick for each that was wanted, and none when it has ended")
+namespace {
+using executor = boost::asio::io_context::executor_type;
+struct count {
+    int* calls;
+    void operator()() const { ++*calls; }
+};
+}  // namespace
+
+TEST_CASE("io/periodic_notifier: one call for each that was requested and is not due yet")
 {
     boost::asio::io_context context;
-    nbd::io::async_event<executor> event;
-    nbd::io::periodic_notifier<executor> tick{context.get_executor(), event};
-    int opened = 0;
-    bool over = false;
-    boost::asio::co_spawn(
-        context,
-        [&]() -> boost::asio::awaitable<void, executor> {
-            for (int i = 0; i < 2; ++i) {
-                tick.arm();
-                tick.arm();  // is on its way
-                co_await event.wait();
-                ++opened;
-            }
-            CHECK(tick.stop());
-            tick.arm();
-            while (!tick.stop()) {
-                co_await event.wait();
-                ++opened;
-            }
-            over = true;
-        },
-        boost::asio::detached);
-    context.run();  // out of work: nothing of it is left
-    CHECK(opened == 3);
-    CHECK(over);
+    int calls = 0;
+    nbd::io::periodic_notifier<executor, count> notifier{context.get_executor(), {&calls}};
+    for (int i = 1; i <= 2; ++i) {
+        notifier.arm();
+        notifier.arm();  // it is due already
+        context.run();
+        context.restart();
+        CHECK(calls == i);
+    }
+}
+
+TEST_CASE("io/periodic_notifier: the destructor cancels the call")
+{
+    boost::asio::io_context context;
+    int calls = 0;
+    std::optional<nbd::io::periodic_notifier<executor, count>> notifier;
+    notifier.emplace(context.get_executor(), count{&calls});
+    notifier->arm();
+    notifier.reset();
+    context.run();
+    CHECK(calls == 0);
 }

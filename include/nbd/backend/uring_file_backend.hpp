@@ -47,6 +47,7 @@ class basic_uring_file_backend {
 
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    static constexpr bool cancellable = true;
     static constexpr bool multi_conn = true;
     static constexpr bool fast_zero = true;
     static constexpr bool fills_reads = true;

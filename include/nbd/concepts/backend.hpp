@@ -55,9 +55,9 @@
 /// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
 /// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What `open`
 /// returns is destroyed when the client has left.
-/// *Cancellation*: what is awaited gets asio::cancellation_type::terminal when the client has left, emitted
-/// on the client's executor. A coroutine that moves to another executor must not listen to it there. A call
-/// that ignores cancellation delays stop() until it completes.
+/// *Cancellation*: none, unless the backend promises `cancellable`: then what is awaited gets
+/// asio::cancellation_type::terminal when the client has left (concepts/promises.hpp). stop() waits until
+/// every call has completed.
 /// *Durability*: flush covers the calls that had completed when it began: of this client, and with
 /// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. The server never
 /// flushes unless a client asks for it.

@@ -11,7 +11,7 @@ namespace nbd::diagnosis {
 struct every_member {
     int size, read, handle, write, flush, trim, write_zeroes, cache, lend, lend_file,
         lend_for_write, lent_written, extents, meta_contexts, context_extents, resize, block_sizes,
-        open, concurrency, blocks, multi_conn, rotational, fast_zero, fills_reads, async_read,
+        open, concurrency, blocks, cancellable, multi_conn, rotational, fast_zero, fills_reads, async_read,
         async_write, async_flush, async_trim, async_write_zeroes, async_cache, async_extents,
         async_context_extents;
 };
@@ -35,6 +35,7 @@ NBD_NAMES_MEMBER(every_member, block_sizes)
 NBD_NAMES_MEMBER(every_member, open)
 NBD_NAMES_MEMBER(every_member, concurrency)
 NBD_NAMES_MEMBER(every_member, blocks)
+NBD_NAMES_MEMBER(every_member, cancellable)
 NBD_NAMES_MEMBER(every_member, multi_conn)
 NBD_NAMES_MEMBER(every_member, rotational)
 NBD_NAMES_MEMBER(every_member, fast_zero)
@@ -301,10 +302,11 @@ consteval bool served_is_sound()
     static_assert(
         (!names_multi_conn<B>() || requires { typename constant<bool, B::multi_conn>; })
             && (!names_blocks<B>() || requires { typename constant<bool, B::blocks>; })
+            && (!names_cancellable<B>() || requires { typename constant<bool, B::cancellable>; })
             && (!names_rotational<B>() || requires { typename constant<bool, B::rotational>; })
             && (!names_fast_zero<B>() || requires { typename constant<bool, B::fast_zero>; })
             && (!names_fills_reads<B>() || requires { typename constant<bool, B::fills_reads>; }),
-        "nbd: blocks, multi_conn, rotational, fast_zero and fills_reads are promised as "
+        "nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads are promised as "
         "`static constexpr bool`");
     return readable_backend<B>;
 }

@@ -2,17 +2,10 @@
 #pragma once
 
 #include <nbd/exports/async_mutex.hpp>
-#include <nbd/io/handoff.hpp>
+#include <nbd/io/async_event.hpp>
 
-#include <boost/asio/associated_executor.hpp>
-#include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/bind_allocator.hpp>
-#include <boost/asio/post.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
-#include <cstddef>
-#include <optional>
 #include <utility>
 
 namespace nbd::exports {
@@ -40,37 +33,27 @@ private:
 template <class Executor>
 [[nodiscard]] boost::asio::awaitable<async_lock, Executor> lock(async_mutex& m)
 {
-    using token = boost::asio::use_awaitable_t<Executor>;
-    using handler = typename boost::asio::async_result<token, void()>::handler_type;
     struct waiter : async_mutex::waiter {
-        io::handler_memory memory;  // resuming the coroutine allocates nothing
-        std::optional<handler> resume;
+        io::async_event<Executor> has_lock;
+        async_mutex* at = nullptr;  ///< until the coroutine has resumed
 
-        void post()
+        ~waiter()
         {
-            handler h{std::move(*resume)};
-            resume.reset();
-            // The coroutine may resume, and this object end, before post returns.
-            const auto executor = boost::asio::get_associated_executor(h);
-            boost::asio::post(
-                executor,
-                boost::asio::bind_allocator(io::handler_memory::allocator<std::byte>{memory},
-                                            [h = std::move(h)]() mutable { std::move(h)(); }));
+            if (at != nullptr)
+                at->abandon(*this);
         }
     };
     waiter w;
     w.granted = [](async_mutex::waiter& granted) {
-        static_cast<waiter&>(granted).post();
+        static_cast<waiter&>(granted).has_lock.notify();
         return true;
     };
-    token awaited;
-    co_await boost::asio::async_initiate<token, void()>(
-        [&m, &w](handler h) {
-            w.resume.emplace(std::move(h));
-            if (m.lock(w))
-                w.post();
-        },
-        awaited);
+    co_await w.has_lock.wait_after([&m, &w] {
+        w.at = &m;
+        if (m.lock(w))
+            w.has_lock.notify();
+    });
+    w.at = nullptr;
     co_return async_lock{m};
 }
 

@@ -31,6 +31,17 @@ public:
         waiters_.push(w);
         return false;
     }
+    /// For a waiter that is destroyed before it continued: removes it from the queue, or unlocks where the lock
+    /// was granted to it.
+    void abandon(waiter& w)
+    {
+        {
+            const std::lock_guard lock{mutex_};
+            if (waiters_.remove(w))
+                return;
+        }
+        unlock();
+    }
     /// Hands the lock to the first waiter. Requires that the caller has it.
     void unlock()
     {

@@ -1,55 +1,114 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <boost/asio/async_result.hpp>
-#include <boost/asio/post.hpp>
-#include <boost/asio/use_awaitable.hpp>
+#include <nbd/io/handler_tracker.hpp>
+#include <nbd/io/handoff.hpp>
+#include <nbd/io/stored_handler.hpp>
 
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/bind_allocator.hpp>
+#include <boost/asio/post.hpp>
+
+#include <cstddef>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 namespace nbd::io {
 
-/// Where one coroutine waits until another calls it on. Both run on the same strand; what was called
-/// before there was a wait is forgotten, so a waiter looks at its condition first.
+/// Lets one coroutine wait until another one notifies it, both on one strand. A notification is not stored:
+/// the waiter checks its condition before each wait, and again after it. Neither side needs memory from the
+/// heap.
 template <class Executor>
-class async_event {
-    using token = boost::asio::use_awaitable_t<Executor>;
-    using handler = typename boost::asio::async_result<token, void()>::handler_type;
-
+class async_event : handler_tracker {
 public:
     async_event() = default;
-    async_event(const async_event&) = delete;
-    async_event& operator=(const async_event&) = delete;
 
+    /// Waits for the next notification. For `co_await`.
     [[nodiscard]] auto wait()
     {
-        token awaited;
-        return boost::asio::async_initiate<token, void()>(
-            [this](handler h) { waiter_.emplace(std::move(h)); }, awaited);
+        return wait_after([]() noexcept {});
     }
-    /// The waiter goes on, but not before the caller has had its turn.
-    void notify()
+    /// The same; calls `then` when the wait has begun.
+    template <class Then>
+    [[nodiscard]] auto wait_after(Then then)
     {
-        if (waiter_)
-            boost::asio::post(take());
+        return wait_operation<Then>{*this, std::move(then)};
     }
-    /// The waiter goes on at once, until it waits again.
+    /// Resumes the waiter, after the caller.
+    void notify() noexcept
+    {
+        if (!waiter_ || active())
+            return;
+        if (!initiate(this, [this] {
+                boost::asio::post(
+                    *executor_,
+                    boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},
+                                                resumption{*this}));
+            }))
+            resume();  // an executor of the program that needs memory to post
+    }
+    /// Resumes the waiter at once, until it waits again.
     void notify_now()
     {
-        if (waiter_)
-            take()();
+        if (!active())
+            resume();
     }
 
 private:
-    [[nodiscard]] handler take()
+    template <class Then>
+    class wait_operation {
+    public:
+        wait_operation(async_event& event, Then then) : event_{event}, then_{std::move(then)} {}
+        template <class Token>
+            requires(!std::is_pointer_v<std::decay_t<Token>>)  // Asio also tries the frame of a coroutine
+        auto operator()(Token&& token)
+        {
+            return boost::asio::async_initiate<Token, void()>(
+                [this](auto handler) {
+                    event_.executor_.emplace(boost::asio::get_associated_executor(handler));
+                    event_.waiter_.store(std::move(handler));
+                    then_();  // the last use of this object: the waiter may resume meanwhile
+                },
+                token);
+        }
+
+    private:
+        async_event& event_;
+        Then then_;
+    };
+
+    /// Where it is destroyed without a call, because the context ends, so is the coroutine that waits.
+    class resumption {
+    public:
+        explicit resumption(async_event& e)
+            : mark_{e.begin([](handler_tracker& t) {
+                  auto& event = static_cast<async_event&>(t);
+                  if (initiating != &event)
+                      event.waiter_.destroy();
+              })}
+        {
+        }
+        void operator()()
+        {
+            if (auto* const event = mark_.release())
+                static_cast<async_event*>(event)->resume();
+        }
+
+    private:
+        mark mark_;
+    };
+
+    void resume()
     {
-        handler h{std::move(*waiter_)};
-        waiter_.reset();
-        return h;
+        if (waiter_)
+            waiter_.call();
     }
 
-    std::optional<handler> waiter_;
+    stored_handler<> waiter_;
+    std::optional<Executor> executor_;
+    handler_memory memory_;
 };
 
 }  // namespace nbd::io

@@ -3,13 +3,15 @@
 
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/gather.hpp>
+#include <nbd/io/handoff.hpp>
 #include <nbd/io/loop_poller.hpp>
+#include <nbd/io/operation.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/io/wakeup.hpp>
 
-#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/bind_allocator.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -34,8 +36,6 @@ namespace nbd::io {
 /// loop may poll for a short time where that pays.
 template <class Executor, bool Polls = false>
 class asynchronous {
-    using token = boost::asio::as_tuple_t<boost::asio::use_awaitable_t<Executor>>;
-
 public:
     template <class T>
     using task = boost::asio::awaitable<T, Executor>;
@@ -57,7 +57,8 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to)
     {
-        return stream.async_read_some(to, token{});
+        return make_operation<std::size_t>(
+            [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
     }
 
     /// As above. Lets the event loop poll meanwhile where that pays.
@@ -81,7 +82,8 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
     {
-        return stream.async_write_some(from, token{});
+        return make_operation<std::size_t>(
+            [&stream, from](auto handler) { stream.async_write_some(from, std::move(handler)); });
     }
 
     /// Sends some of what was gathered, see send_next, if the socket takes it now. *Errors*: also
@@ -107,7 +109,9 @@ public:
                 const auto result = try_send(stream, from);
                 if (std::get<0>(result) != boost::asio::error::would_block)
                     co_return result;
-                const auto [error] = co_await stream.async_wait(Stream::wait_write, token{});
+                const auto [error] = co_await make_operation([&stream](auto handler) {
+                    stream.async_wait(Stream::wait_write, std::move(handler));
+                });
                 if (error)
                     co_return transfer{error, 0};
             }
@@ -128,7 +132,10 @@ public:
         boost::system::error_code error;
         while (stream.available(error) == 0 && !error && clock::now() < end) {
             pause.expires_after(std::chrono::milliseconds{5});
-            std::ignore = co_await pause.async_wait(token{});
+            const auto [failed] = co_await make_operation(
+                [&pause](auto handler) { pause.async_wait(std::move(handler)); });
+            if (failed)
+                break;
         }
         co_return !error && stream.available(error) != 0;
     }
@@ -145,7 +152,18 @@ public:
     template <class Stream>
     [[nodiscard]] static auto yield(Stream& stream)
     {
-        return boost::asio::post(stream.get_executor(), boost::asio::use_awaitable_t<Executor>{});
+        return make_operation([&stream](auto handler) {
+            boost::asio::post(stream.get_executor(), std::move(handler));
+        });
+    }
+    /// Resumes the coroutine on `home`, for one that a backend may have resumed on another thread.
+    [[nodiscard]] static auto resume_on(const Executor& home, handler_memory& memory)
+    {
+        return make_operation([home, &memory](auto handler) {
+            boost::asio::post(home, boost::asio::bind_allocator(
+                                        handler_memory::allocator<std::byte>{memory},
+                                        std::move(handler)));
+        });
     }
 
 private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/io/async_event.hpp>
+#include <nbd/io/handler_tracker.hpp>
 
 #include <boost/asio/basic_waitable_timer.hpp>
 
@@ -10,47 +10,40 @@
 
 namespace nbd::io {
 
-/// Notifies an event every 100 ms while it is armed, for a waiter whose condition has no notification of its own. Thread safety: on the strand of
-/// the event.
-template <class Executor>
-class periodic_notifier {
+/// Calls `Notify` 100 ms after it was armed, for a waiter whose condition has no notification of its own.
+/// The destructor cancels the call.
+/// Thread safety: one strand, that of `on`.
+template <class Executor, class Notify>
+class periodic_notifier : handler_tracker {
 public:
-    periodic_notifier(const Executor& on, async_event<Executor>& opened)
-        : timer_{on}, event_{opened}
-    {
-    }
-    periodic_notifier(const periodic_notifier&) = delete;
-    periodic_notifier& operator=(const periodic_notifier&) = delete;
+    periodic_notifier(const Executor& on, Notify notify) : timer_{on}, notify_{std::move(notify)} {}
 
-    /// Another one shall come. Without memory for it, none does.
+    /// Requests a call, unless one is due. Without memory for it, none comes.
     void arm() noexcept
     {
-        if (std::exchange(coming_, true))
+        if (active())
             return;
         try {
             timer_.expires_after(std::chrono::milliseconds{100});
-            timer_.async_wait([this](const boost::system::error_code&) {
-                coming_ = false;
-                event_.notify();
-            });
-        } catch (...) {
-            coming_ = false;
+            timer_.async_wait(expiry{begin([](handler_tracker&) {})});
+        } catch (...) {  // no memory
         }
-    }
-    /// No more shall come. True when none will; else the event is notified, and it has to be asked again
-    /// before this may be destroyed.
-    [[nodiscard]] bool stop()
-    {
-        timer_.cancel();
-        return !coming_;
     }
 
 private:
+    struct expiry {
+        mark of;
+        void operator()(const boost::system::error_code&)
+        {
+            if (auto* const notifier = of.release())
+                static_cast<periodic_notifier*>(notifier)->notify_();
+        }
+    };
+
     boost::asio::basic_waitable_timer<std::chrono::steady_clock,
                                       boost::asio::wait_traits<std::chrono::steady_clock>, Executor>
         timer_;
-    async_event<Executor>& event_;
-    bool coming_ = false;
+    Notify notify_;
 };
 
 }  // namespace nbd::io

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <boost/asio/as_tuple.hpp>
+#include <nbd/io/handoff.hpp>
+#include <nbd/io/operation.hpp>
+
 #include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/bind_allocator.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <chrono>
 #include <condition_variable>
 #include <coroutine>
+#include <cstddef>
 #include <mutex>
 
 namespace nbd::io {
@@ -56,18 +59,23 @@ public:
     {
     }
 
-    /// Errors: std::bad_alloc; nothing was notified then.
+    /// Errors: std::bad_alloc where an executor of the program needs memory to post; nothing was notified
+    /// then.
     void notify()
     {
-        boost::asio::post(never_.get_executor(), [this] { never_.cancel(); });
+        boost::asio::post(never_.get_executor(),
+                          boost::asio::bind_allocator(
+                              handler_memory::allocator<std::byte>{memory_}, [this] { never_.cancel(); }));
     }
+    /// Ends early where there is no memory for the wait.
     [[nodiscard]] auto wait()
     {
-        return never_.async_wait(boost::asio::as_tuple_t<boost::asio::use_awaitable_t<Executor>>{});
+        return make_operation([this](auto handler) { never_.async_wait(std::move(handler)); });
     }
 
 private:
     boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, Executor> never_;
+    handler_memory memory_;
 };
 
 }  // namespace nbd::io

@@ -3,6 +3,7 @@
 
 #include <nbd/exports/opened_export.hpp>
 #include <nbd/handshake/negotiator.hpp>
+#include <nbd/io/handoff.hpp>
 #include <nbd/session/context.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -68,9 +69,11 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                 why = errc::too_many_options;
             } else if (!opened) {
                 if constexpr (awaits_open<typename Exports::backend_type>) {
+                    io::handler_memory home;
                     if (auto made = co_await Io::await(exports::async_open(found, c.who, why)))
                         opened.emplace(std::move(*made));
-                    co_await Io::yield(stream);  // the backend may have resumed on another thread
+                    // The backend may have resumed this coroutine on another thread.
+                    co_await Io::resume_on(stream.get_executor(), home);
                 } else if (auto made = exports::open(found, c.who, why)) {
                     opened.emplace(std::move(*made));
                 }

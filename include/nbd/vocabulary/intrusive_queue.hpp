@@ -16,6 +16,21 @@ public:
         (empty() ? first_ : last_->behind) = &last;
         last_ = &last;
     }
+    /// Removes `t`. *Returns* false where it is not in the queue. *Complexity*: linear.
+    bool remove(T& t) noexcept
+    {
+        intrusive_queue others;
+        bool found = false;
+        while (!empty()) {
+            T& first = pop();
+            if (&first == &t)
+                found = true;
+            else
+                others.push(first);
+        }
+        *this = others;
+        return found;
+    }
     /// Requires that it is not empty.
     [[nodiscard]] T& pop() noexcept { return *std::exchange(first_, first_->behind); }
 

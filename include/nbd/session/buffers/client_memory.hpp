@@ -52,9 +52,9 @@ public:
     }
     [[nodiscard]] bool scarce() const noexcept { return server_.scarce(); }
 
-    /// Charges `n` bytes for a request, into `to`. False where it has to wait, or where `n` is more than
+    /// Charges `n` bytes for a request, into `into`. False where it has to wait, or where `n` is more than
     /// most_for_requests().
-    [[nodiscard]] bool begin_request(charge& to, std::size_t n) noexcept;
+    [[nodiscard]] bool begin_request(charge& into, std::size_t n) noexcept;
 
     /// Waits for working memory. *Returns* false where there will be none: the server stops or the
     /// connection is being ended.
@@ -101,7 +101,7 @@ private:
         using wakeup = typename Io::wakeup;
         wakeup ended{stream};
         waiter_.argument = &ended;
-        waiter_.wake = [](void* to) { static_cast<wakeup*>(to)->notify(); };
+        waiter_.wake = [](void* of) { static_cast<wakeup*>(of)->notify(); };
         // A coroutine that is destroyed while it waits leaves neither a waiter nor a charge behind.
         struct leave_queue {
             client_memory& memory;
@@ -154,12 +154,12 @@ private:
     std::size_t bytes_ = 0;
 };
 
-inline bool client_memory::begin_request(charge& to, std::size_t n) noexcept
+inline bool client_memory::begin_request(charge& into, std::size_t n) noexcept
 {
-    assert(to.bytes() == 0);
+    assert(into.bytes() == 0);
     if (n > most_for_requests() || (n != 0 && !take(pool::requests, n)))
         return false;
-    to = charge{*this, n};
+    into = charge{*this, n};
     return true;
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/promises.hpp>
 #include <nbd/exports/async_mutex.hpp>
 #include <nbd/io/async_event.hpp>
 #include <nbd/io/asynchronous.hpp>
+#include <nbd/io/handler_tracker.hpp>
 #include <nbd/io/handoff.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/vocabulary/call.hpp>
@@ -13,9 +15,7 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -27,70 +27,69 @@
 
 namespace nbd::session {
 
-/// Makes the calls of an asynchronous backend: each slot of a window has a coroutine, which awaits the
-/// members of the backend one after the other, and is cancelled when the client has gone.
+/// Makes the calls of an awaited backend: each slot of a window has a coroutine, which awaits the members of
+/// the backend one after the other. Calls of a `cancellable` backend are cancelled when the client has gone.
 template <class Window>
 class awaited_calls {
     using executor_type = typename Window::executor_type;
     using backend_type = typename Window::opened_type::backend_type;
+    using io_type = io::asynchronous<executor_type>;
     template <class T>
     using task = boost::asio::awaitable<T, executor_type>;
-    /// A call at a time for all clients together; the window sees to one at a time for each.
+    /// One call at a time for all clients together; the window limits those of one client.
     static constexpr bool in_turn = concurrency_of<backend_type>() == concurrency::serialize_all;
+    static constexpr bool cancels = promises_cancellable<backend_type>;
 
 public:
-    static constexpr bool can_cancel = true;
-
-    struct state : exports::async_mutex::waiter {
+    struct state : exports::async_mutex::waiter, io::handler_tracker {
         io::async_event<executor_type> work;
         boost::asio::cancellation_signal cancelled;
+        io::handler_memory memory;
         awaited_calls* owner = nullptr;
-        state* next_admitted = nullptr;
-        bool has_coroutine = false;
         bool calling = false;
+        bool waits_for_lock = false;
+
+        ~state()
+        {
+            if constexpr (in_turn) {
+                if (waits_for_lock)
+                    owner->window_.disk().async_mutex().abandon(*this);
+            }
+        }
     };
 
     explicit awaited_calls(Window& w) : window_{w}, turns_{w.executor()} {}
 
+    /// Where memory runs out, the request fails and nothing else.
     template <class Slot>
-    void begin(Slot& s)
+    void begin(Slot& s) noexcept
     {
         s.calling = true;
-        if (s.has_coroutine) {
-            s.work.notify_now();
-            return;
+        try {
+            if (s.active())
+                s.work.notify_now();
+            else
+                spawn(s);
+        } catch (...) {  // the coroutine has ended; ended() was called, or is called soon
         }
-        s.owner = this;
-        boost::asio::co_spawn(window_.executor(), make_calls(s),
-                              boost::asio::bind_cancellation_slot(
-                                  s.cancelled.slot(), [this, &s](const std::exception_ptr&) {
-                                      s.has_coroutine = false;
-                                      if (std::exchange(s.calling, false)) {  // no memory
-                                          s.job.settle(transmission::given_up());
-                                          window_.finished(s);
-                                      }
-                                      --coroutines_;
-                                      window_.ended();
-                                  }));
-        s.has_coroutine = true;
-        ++coroutines_;
     }
     template <class Slot>
-    void resize(Slot& s)
+    void resize(Slot& s) noexcept
     {
         if constexpr (Window::opened_type::awaits_resize) {
             s.job.settle(std::make_error_code(std::errc::not_enough_memory));  // until it is over
+            resize_.owner = this;
+            resize_.slot = &s;
+            ++coroutines_;
+            completion done{resize_.begin([](io::handler_tracker& t) {
+                auto& ended = static_cast<resize_state&>(t);
+                --ended.owner->coroutines_;
+                ended.owner->window_.finished(static_cast<Slot&>(*ended.slot));
+                ended.owner->window_.ended();
+            })};
             try {
-                boost::asio::co_spawn(window_.executor(), resized(s),
-                                      [this, &s](const std::exception_ptr&) {
-                                          --coroutines_;
-                                          window_.finished(s);
-                                          window_.ended();
-                                      });
-                ++coroutines_;
-            } catch (...) {
-                window_.finished(s);
-                throw;
+                boost::asio::co_spawn(window_.executor(), resized(s), std::move(done));
+            } catch (...) {  // as in begin
             }
         } else {
             s.job.resize(window_.disk());
@@ -98,21 +97,64 @@ public:
         }
     }
     template <class Slot>
-    void cancel(Slot& s)
+    void cancel(Slot& s) noexcept
     {
-        if (s.calling)
-            s.cancelled.emit(boost::asio::cancellation_type::terminal);
+        if constexpr (cancels) {
+            try {
+                if (s.calling)
+                    s.cancelled.emit(boost::asio::cancellation_type::terminal);
+            } catch (...) {  // an operation of the backend has no memory for it: it is awaited
+            }
+        }
     }
     /// No more will be begun.
     template <class Slot>
-    void end(Slot& s)
+    void end(Slot& s) noexcept
     {
         s.work.notify();
     }
     [[nodiscard]] bool ended() const noexcept { return coroutines_ == 0; }
 
 private:
-    /// At the async_mutex; whatever happens, the others get theirs.
+    /// The completion handler of a coroutine. Asio destroys it without a call where the coroutine is
+    /// destroyed, as when an operation that the backend awaits throws in its initiation.
+    struct completion {
+        io::handler_tracker::mark mark;
+        void operator()(const std::exception_ptr&) noexcept {}
+    };
+    struct resize_state : io::handler_tracker {
+        awaited_calls* owner = nullptr;
+        state* slot = nullptr;
+    };
+
+    template <class Slot>
+    void spawn(Slot& s)
+    {
+        s.owner = this;
+        ++coroutines_;
+        completion done{s.begin([](io::handler_tracker& t) {
+            auto& slot = static_cast<Slot&>(t);
+            slot.owner->ended(slot);
+        })};
+        if constexpr (cancels)
+            boost::asio::co_spawn(
+                window_.executor(), make_calls(s),
+                boost::asio::bind_cancellation_slot(s.cancelled.slot(), std::move(done)));
+        else
+            boost::asio::co_spawn(window_.executor(), make_calls(s), std::move(done));
+    }
+    template <class Slot>
+    void ended(Slot& s) noexcept
+    {
+        --coroutines_;
+        if (std::exchange(s.calling, false)) {
+            s.job.settle(std::make_error_code(std::errc::not_enough_memory));
+            window_.finished(s);
+        }
+        window_.ended();
+    }
+
+    /// Unlocks the async_mutex, however the coroutine ends.
     struct turn {
         exports::async_mutex* at = nullptr;
         turn() = default;
@@ -131,11 +173,9 @@ private:
     task<void> resized(Slot& s)
     {
         const auto r = s.job.request();
-        auto outcome =
-            co_await io::asynchronous<executor_type>::await(window_.disk().async_resize(r.offset));
+        auto outcome = co_await io_type::await(window_.disk().async_resize(r.offset));
         // A backend may resume this coroutine on a thread of its own.
-        co_await boost::asio::post(window_.executor(),
-                                   boost::asio::use_awaitable_t<executor_type>{});
+        co_await io_type::resume_on(window_.executor(), s.memory);
         s.job.settle(std::move(outcome));
     }
 
@@ -154,9 +194,11 @@ private:
                             slot.owner->turns_.put(slot, [](Slot* first) { first->work.notify(); });
                             return true;
                         };
-                        auto its_turn = s.work.wait();  // made first: who is queued must not fail
-                        if (!disk.async_mutex().lock(s))
-                            co_await std::move(its_turn);
+                        if (!disk.async_mutex().lock(s)) {
+                            s.waits_for_lock = true;
+                            co_await s.work.wait();
+                            s.waits_for_lock = false;
+                        }
                         mine.at = &disk.async_mutex();
                     }
                 }
@@ -179,25 +221,24 @@ private:
                 } catch (...) {
                     outcome = transmission::current_failure();
                 }
-                // A backend may come back on a thread of its own; and one that never waits shall not
-                // keep the others of this thread from their turn.
+                // A backend may resume this coroutine on a thread of its own. A backend that never waits must
+                // not delay the other clients of this thread.
                 if (!window_.executor().running_in_this_thread()
                     || work >= transmission::zeroes_at_a_time) {
                     const bool is_long = std::exchange(work, 0) >= transmission::zeroes_at_a_time;
-                    // Also what was cancelled: who is cancelled may not await anything else.
+                    // A cancelled coroutine may not await anything otherwise.
                     co_await boost::asio::this_coro::throw_if_cancelled(false);
-                    co_await boost::asio::post(window_.executor(),
-                                               boost::asio::use_awaitable_t<executor_type>{});
+                    co_await io_type::resume_on(window_.executor(), s.memory);
                     co_await boost::asio::this_coro::throw_if_cancelled(true);
                     if (is_long)
-                        mine.end();  // a long request takes many turns
+                        mine.end();  // other clients call in between
                 }
                 s.job.completed(std::move(outcome));
             }
             mine.end();
             s.calling = false;
             window_.finished(s);
-            if (!window_.closing())
+            while (!s.calling && !window_.closing())
                 co_await s.work.wait();
             if (!s.calling)
                 co_return;
@@ -233,7 +274,7 @@ private:
             co_return member();
         } else if constexpr (!std::same_as<typename outcome::executor_type, executor_type>) {
             co_return co_await settled(
-                [&] { return io::asynchronous<executor_type>::await(member()); });
+                [&] { return io_type::await(member()); });
         } else if constexpr (std::is_void_v<typename outcome::value_type>) {
             co_await member();
             co_return failure{};
@@ -244,6 +285,7 @@ private:
 
     Window& window_;
     std::size_t coroutines_ = 0;
+    resize_state resize_;
     io::handoff<executor_type, typename Window::slot> turns_;
 };
 

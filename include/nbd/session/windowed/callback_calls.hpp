@@ -25,9 +25,6 @@ class callback_calls {
     static constexpr bool in_turn = concurrency_of<backend_type>() == concurrency::serialize_all;
 
 public:
-    /// A call cannot be cancelled: its completion is awaited.
-    static constexpr bool can_cancel = false;
-
     enum class progress { calling, waiting, completed };
     struct state : completion::receiver, exports::async_mutex::waiter {
         callback_calls* owner = nullptr;

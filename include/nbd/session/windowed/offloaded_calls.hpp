@@ -20,9 +20,6 @@ struct offloading {
     template <class Window>
     class calls {
     public:
-        /// A call that blocks cannot be called back; it is waited for, and answered.
-        static constexpr bool can_cancel = false;
-
         struct state : offloaded_call, exports::async_mutex::waiter {
             calls* owner = nullptr;
         };

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <nbd/io/async_event.hpp>
+#include <nbd/io/handler_tracker.hpp>
 #include <nbd/io/periodic_notifier.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/session/requests/job.hpp>
 #include <nbd/session/windowed/window.hpp>
 
-#include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/socket_base.hpp>
@@ -48,8 +47,10 @@ public:
                   c.limits.serialise_overlaps,
                   transmission::status_plan<backend_type>::most_bytes(
                       {.length = std::uint64_t(-1)}, agreed.contexts.size(), agreed.style,
-                      exchange_.most_extents)}
+                      exchange_.most_extents)},
+          tick_{executor(), wake{*this}}
     {
+        writer_.owner = this;
     }
     windowed_loop(const windowed_loop&) = delete;
     windowed_loop& operator=(const windowed_loop&) = delete;
@@ -57,18 +58,21 @@ public:
     /// The whole transmission. `c.ended` says why it ended. All calls that were begun have ended then.
     typename Io::template task<void> run()
     {
-        bool writing = true;
-        boost::asio::co_spawn(executor(), write(), [&](const std::exception_ptr& failed) {
-            writing = false;
-            if (failed)  // out of memory
-                give_up(std::make_error_code(std::errc::not_enough_memory));
-            calls_over_.notify();
-        });
-        bool stays = false;
         try {
-            stays = co_await read();
-        } catch (...) {  // out of memory, most likely
+            boost::asio::co_spawn(executor(), write(),
+                                  writer_end{writer_.begin([](io::handler_tracker& t) {
+                                      static_cast<writer&>(t).owner->calls_over_.notify();
+                                  })});
+        } catch (...) {
             give_up(current_error());
+        }
+        bool stays = false;
+        if (!failed_) {
+            try {
+                stays = co_await read();
+            } catch (...) {  // most likely no memory
+                give_up(current_error());
+            }
         }
         if (receiving_ != nullptr)
             abandon(*std::exchange(receiving_, nullptr));
@@ -76,16 +80,13 @@ public:
             cancel();
         closing_ = true;
         replies_due_.notify();
-        io::periodic_notifier<executor_type> tick{executor(), calls_over_};
-        while (writing) {
+        while (writer_.active()) {
             if (!gone() && is_lost())
                 cancel();
             if (!gone())
-                tick.arm();
+                tick_.arm();
             co_await calls_over_.wait();
         }
-        while (!tick.stop())
-            co_await calls_over_.wait();
         window_.for_each([this](slot& s) { calls_.end(s); });
         while (!calls_.ended())
             co_await calls_over_.wait();
@@ -123,7 +124,7 @@ private:
         unwanted_ = true;
         window_.for_each([this](slot& s) { calls_.cancel(s); });
     }
-    void give_up(std::error_code why)
+    void give_up(std::error_code why) noexcept
     {
         if (!c_.ended)
             c_.ended = why;
@@ -209,13 +210,7 @@ private:
             finished(s);
             return;
         }
-        try {
-            calls_.begin(s);
-        } catch (...) {
-            s.job.refuse(protocol::error_value::enomem);
-            finished(s);
-            throw;
-        }
+        calls_.begin(s);
     }
     /// Its request will not be carried out.
     void abandon(slot& s)
@@ -224,64 +219,55 @@ private:
         finished(s);
     }
 
-    /// Waits until there is room for the request that was found. False where the client has gone
-    /// meanwhile: nobody reads from it, so its end has to be looked for.
+    /// Waits until there is room for the request that was found. *Returns* false where the client has gone
+    /// meanwhile. Nothing is received from the client during the wait, so the server checks for its end.
     typename Io::template task<bool> room()
     {
-        bool gone = false;
-        bool watching = true;
-        boost::asio::cancellation_signal stop;
-        stream_.async_wait(Stream::wait_error,
-                           boost::asio::bind_cancellation_slot(
-                               stop.slot(), [&](const boost::system::error_code& error) {
-                                   watching = false;
-                                   gone = !error;
-                                   room_.notify();
-                               }));
-        c_.working.store(Calls<windowed_loop>::can_cancel, std::memory_order_relaxed);
-        while (!gone && !failed_ && !window_.has_room_for(in().request()))
+        c_.working.store(true, std::memory_order_relaxed);
+        while (!failed_ && !is_lost() && !window_.has_room_for(in().request())) {
+            tick_.arm();
             co_await room_.wait();
+        }
         c_.working.store(false, std::memory_order_relaxed);
-        const bool went = gone || failed_;
-        if (watching)
-            stop.emit(boost::asio::cancellation_type::terminal);
-        while (watching)
-            co_await room_.wait();
-        co_return !went;
+        co_return !failed_ && !is_lost();
     }
 
-    /// Sends replies as they become ready, until nothing is under way and nothing will be.
+    /// Sends replies as they become ready, until no request is under way and none comes.
     typename Io::template task<void> write()
     {
         auto& out = exchange_.out.out();
         while (!closing_ || !window_.empty()) {
-            if (!failed_)
-                window_.gather(exchange_.out);
-            else
-                window_.drop_replies();
-            if (out.empty()) {
-                if (closing_ && window_.empty())
-                    continue;
-                // Nobody reads from the client any more, nor sends to it, so who has gone is not seen.
-                if (closing_)
-                    c_.working.store(true, std::memory_order_relaxed);
-                co_await replies_due_.wait();
-                if (closing_)
-                    c_.working.store(false, std::memory_order_relaxed);
-                continue;
-            }
-            c_.sending.begin_transfer();
-            while (!out.empty() && !failed_) {
-                c_.arm_sending();
-                auto result = io_.try_send(stream_, out);
-                if (std::get<0>(result) == boost::asio::error::would_block)
-                    result = co_await io_.send_some(stream_, out);
-                const auto [error, n] = result;
-                c_.sending.moved(n);
-                if (error)
-                    give_up(error);
+            try {
+                if (!failed_)
+                    window_.gather(exchange_.out);
                 else
-                    out.sent(n);
+                    window_.drop_replies();
+                if (out.empty()) {
+                    if (closing_ && window_.empty())
+                        continue;
+                    // Nothing is received or sent now, so the server checks whether the client has gone.
+                    if (closing_)
+                        c_.working.store(true, std::memory_order_relaxed);
+                    co_await replies_due_.wait();
+                    if (closing_)
+                        c_.working.store(false, std::memory_order_relaxed);
+                    continue;
+                }
+                c_.sending.begin_transfer();
+                while (!out.empty() && !failed_) {
+                    c_.arm_sending();
+                    auto result = io_.try_send(stream_, out);
+                    if (std::get<0>(result) == boost::asio::error::would_block)
+                        result = co_await io_.send_some(stream_, out);
+                    const auto [error, n] = result;
+                    c_.sending.moved(n);
+                    if (error)
+                        give_up(error);
+                    else
+                        out.sent(n);
+                }
+            } catch (...) {  // no memory
+                give_up(current_error());
             }
             c_.sending.disarm();
             if (failed_)
@@ -293,6 +279,23 @@ private:
         }
     }
 
+    struct writer : io::handler_tracker {
+        windowed_loop* owner = nullptr;
+    };
+    /// The completion handler of `write`.
+    struct writer_end {
+        io::handler_tracker::mark mark;
+        void operator()(const std::exception_ptr&) {}
+    };
+    struct wake {
+        windowed_loop& loop;
+        void operator()() const
+        {
+            loop.room_.notify();
+            loop.calls_over_.notify();
+        }
+    };
+
     Stream& stream_;
     context<Observer>& c_;
     Calls<windowed_loop> calls_;
@@ -302,6 +305,8 @@ private:
     io::async_event<executor_type> replies_due_;
     io::async_event<executor_type> room_;
     io::async_event<executor_type> calls_over_;
+    writer writer_;
+    io::periodic_notifier<executor_type, wake> tick_;
     slot* receiving_ = nullptr;  ///< whose payload comes next
     bool said_goodbye_ = false;  ///< and left: what it asked for before is done all the same
     bool closing_ = false;       ///< no more requests come
