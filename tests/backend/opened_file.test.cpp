@@ -132,7 +132,7 @@ TEST_CASE("backend/opened_file: creates a file that is not there, once")
     CHECK(start == "kept");
     CHECK(refusal(path, {.create = 3 * gib + 1})
           == "nbd: " + path
-              + ": expected nothing, or a file of 3221225473 bytes; it has 3221225472: "
+              + ": expected no file, or a file of 3221225473 bytes; it has 3221225472 bytes: "
               + std::generic_category().message(EEXIST));
     CHECK(std::filesystem::file_size(path) == 3 * gib);
     CHECK(file{here / "empty", {.create = 0}}.facts().size == 0);
@@ -152,7 +152,7 @@ TEST_CASE("backend/opened_file: refuses with the path and what was expected")
     CHECK_THAT(refusal(here / "nothing", {.read_only = true, .create = 5}),
                ContainsSubstring("a file to read: No such"));
     CHECK_THAT(refusal(here / "no/where", {.create = 5}),
-               ContainsSubstring("a place for a new file: No such"));
+               ContainsSubstring("a path where a file can be created: No such"));
     CHECK_FALSE(std::filesystem::exists(here / "nothing"));
 }
 
@@ -160,9 +160,9 @@ TEST_CASE("backend/opened_file: a file that could not be made whole is not left 
 {
     const folder here;
     CHECK_THAT(refusal(here / "file", {.create = ~std::uint64_t{0}}),
-               ContainsSubstring("room for a new file of 18446744073709551615 bytes"));
+               ContainsSubstring("space for a new file of 18446744073709551615 bytes"));
     CHECK_THAT(refusal<nbd::opened_file<no_room>>(here / "file", {.create = 5}),
-               ContainsSubstring("room for a new file of 5 bytes: No space"));
+               ContainsSubstring("space for a new file of 5 bytes: No space"));
     CHECK_THAT(
         refusal<nbd::opened_file<direct_of_4096>>(here / "file", {.direct = true, .create = 6000}),
         ContainsSubstring("a multiple of 4096 bytes; it has 6000"));

@@ -10,15 +10,17 @@
 
 namespace nbd {
 
-/// Memory that any device can do direct I/O with, for callers whose own is not aligned: a block for each
-/// thread, taken from the system as it is used and given back when the thread ends.
-/// Lifetime: until the thread's next call. Errors: std::bad_alloc.
+/// Returns memory that is aligned for direct I/O on any device, for callers whose own memory is
+/// not. Each thread has one block; it is allocated by the first call and freed when the thread
+/// ends.
+/// *Returns* 1 MiB, aligned to 64 KiB. *Errors*: std::bad_alloc. *Thread safety*: any thread.
+/// *Lifetime*: the content is valid until the thread calls this function again.
 [[nodiscard]] inline std::span<std::byte> bounce_memory()
 {
     constexpr std::size_t alignment = std::size_t{64} << 10;
     constexpr std::size_t size = std::size_t{1} << 20;
-    // Not a thread_local object with a destructor: to register one allocates, and glibc ends the program where
-    // there is no memory for it.
+    // Not a thread_local object with a destructor: registering the destructor allocates, and glibc
+    // ends the program where that allocation fails.
     struct of_threads {
         ::pthread_key_t key{};
         bool is_made = ::pthread_key_create(&key, std::free) == 0;

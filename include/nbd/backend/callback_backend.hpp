@@ -11,15 +11,16 @@
 
 namespace nbd {
 
-/// A disk that is one callable: `f(nbd::call&)` gets each request with its command, flags, cookie,
-/// offset and length, and answers it. Every ability is advertised; what the callable does not do,
-/// the export withholds (export_settings::withhold, read_only). What it throws becomes an error on
-/// the wire.
+/// A backend that is one callable: `f(nbd::call&)` gets each request with its command, flags,
+/// cookie, offset and length, and answers it.
 ///
 ///     nbd::callback_backend disk{size, [](nbd::call& c) { ... c.reply(); }};
 ///
-/// Thread safety: by default one call at a time over all clients. With `Concurrency` parallel the
-/// callable is called from the threads of all clients at once.
+/// Every command is advertised; withhold those that the callable does not carry out
+/// (export_settings::withhold, read_only).
+/// *Errors*: an exception of the callable becomes an error reply.
+/// *Thread safety*: by default, one call at a time for all clients. With `Concurrency` parallel,
+/// the callable is called by the threads of all clients at the same time.
 template <std::invocable<call&> F, nbd::concurrency Concurrency = nbd::concurrency::serialize_all>
 class callback_backend {
 public:

@@ -16,19 +16,20 @@
 
 namespace nbd {
 
-/// A disk in a file, or on a block device:
+/// A backend that stores its data in a regular file or on a block device:
 ///
 ///     nbd::file_backend disk{"disk.img", {.create = std::uint64_t{1} << 30}};
 ///
-/// Written data are in the system's cache, and on stable storage after a flush, or at once with FUA.
-/// A flush that has failed is not forgiven: the system drops what it could not write, and says so
-/// once, so every later flush and FUA write fails with EIO until the file is opened anew, as a
-/// database would have it. Plain writes promise nothing and go on, and so do reads, that what is there can be
-/// saved. A file that was cut off by somebody else reads as EIO there.
+/// A completed write is in the system's page cache. It is on stable storage after a flush, or when
+/// the write returns, with FUA. After a failed flush, every later flush and FUA write fails with
+/// EIO until the file is opened again, because the system drops the data that it could not write
+/// and reports this once. Plain writes and reads go on, so that the remaining data can be saved. A
+/// read behind the end of a file that another program has truncated fails with EIO.
 ///
-/// As on a real disk, what overlapping requests in flight at the same time leave is mixed.
-/// Errors: those of the system; what the wire has no value for is EIO, and its text tells more.
-/// Thread safety: parallel.
+/// Overlapping requests in flight at the same time leave a mixture of their data, as on a real
+/// disk.
+/// *Errors*: the system's; those that NBD has no value for become EIO, with the system's text.
+/// *Thread safety*: parallel.
 template <class System>
 class basic_file_backend {
 public:
@@ -38,7 +39,7 @@ public:
     static constexpr bool fast_zero = true;
     static constexpr bool fills_reads = true;
 
-    /// Errors: std::system_error, whose text names the path and says what was expected there.
+    /// *Errors*: std::system_error; its text names the path and what was expected there.
     explicit basic_file_backend(const std::string& path, const file_settings& s = {})
         : device_{path, s}
     {
@@ -50,11 +51,11 @@ public:
     failure read(std::uint64_t offset, std::span<std::byte> to)
     {
         if (device_.aligned(to.data())) [[likely]]
-            return get(offset, to);
+            return read_all(offset, to);
         const auto bounce = bounce_memory();
         while (!to.empty()) {
             const auto part = bounce.first(std::min(to.size(), bounce.size()));
-            if (auto failed = get(offset, part))
+            if (auto failed = read_all(offset, part))
                 return failed;
             std::memcpy(to.data(), part.data(), part.size());
             offset += part.size();
@@ -68,7 +69,7 @@ public:
         if (device_.read_only())
             return file_failure(EROFS);
         const auto put = [&](std::uint64_t at, std::span<const std::byte> part) {
-            return flags.fua ? put_durably(at, part) : device_.write(at, part);
+            return flags.fua ? write_all_durably(at, part) : device_.write(at, part);
         };
         if (device_.aligned(from.data())) [[likely]]
             return put(offset, from);
@@ -118,7 +119,7 @@ public:
     }
 
 private:
-    failure get(std::uint64_t offset, std::span<std::byte> to)
+    failure read_all(std::uint64_t offset, std::span<std::byte> to)
     {
         while (!to.empty()) {
             const auto n = System::read(device_.descriptor(), to.data(), to.size(), offset);
@@ -126,8 +127,8 @@ private:
                 return file_failure(errno, offset);
             const auto done = static_cast<std::size_t>(n);
             offset += done;
-            // The file's end, which was further away when it was opened. Direct I/O shows it by a length that is
-            // no block.
+            // The end of the file, which has been truncated since it was opened. With direct I/O, a
+            // length that is not a multiple of the alignment also means the end.
             if (done == 0 || !device_.aligned(0, done))
                 return file_failure(EIO, offset);
             to = to.subspan(done);
@@ -135,7 +136,7 @@ private:
         return {};
     }
 
-    failure put_durably(std::uint64_t offset, std::span<const std::byte> from)
+    failure write_all_durably(std::uint64_t offset, std::span<const std::byte> from)
     {
         if (auto failed = device_.sync_state())
             return failed;
@@ -143,17 +144,17 @@ private:
             const auto n =
                 System::write_durably(device_.descriptor(), from.data(), from.size(), offset);
             if (n <= 0)
-                return put_otherwise(offset, from, n < 0 ? errno : EIO);
+                return write_then_flush(offset, from, n < 0 ? errno : EIO);
             offset += static_cast<std::size_t>(n);
             from = from.subspan(static_cast<std::size_t>(n));
         }
         return device_.sync_succeeded();
     }
-    failure put_otherwise(std::uint64_t offset, std::span<const std::byte> from, int error)
+    failure write_then_flush(std::uint64_t offset, std::span<const std::byte> from, int error)
     {
-        if (!device_.is_lacking(error) && error != EINVAL)
+        if (!device_.is_unsupported(error) && error != EINVAL)
             return device_.durable_write_failed(error, offset, from);
-        // The system has no such writes, or none of these data.
+        // RWF_DSYNC is not supported, or not for this write.
         auto refused = device_.write(offset, from);
         return refused ? refused : flush();
     }

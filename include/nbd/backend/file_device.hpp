@@ -19,8 +19,8 @@
 
 namespace nbd {
 
-/// What an error of the system is to a client: errors that the wire has no value for are EIO, and
-/// the text says what they were. `offset` is the first byte that failed, where that is known.
+/// Converts an error of the system to a failure. Errors that NBD has no value for become EIO; the
+/// text then names the original error. `offset`: the first byte that failed, where it is known.
 [[nodiscard]] inline failure file_failure(int error, std::optional<std::uint64_t> offset = {})
 {
     const std::error_code code{error, std::system_category()};
@@ -40,13 +40,13 @@ namespace nbd {
     }
 }
 
-/// An open file or block device, and everything that can be done with it but to read and to sync it:
-/// what the backends on files have in common.
-/// Thread safety: parallel.
+/// An open file or block device with every operation except reading and syncing: the common part of
+/// the backends on files.
+/// *Thread safety*: parallel.
 template <class System>
 class basic_file_device {
 public:
-    /// Errors: std::system_error, whose text names the path and says what was expected there.
+    /// *Errors*: std::system_error; its text names the path and what was expected there.
     explicit basic_file_device(const std::string& path, const file_settings& s = {})
         : file_{path, s}, size_{file_.facts().size}
     {
@@ -74,15 +74,15 @@ public:
     }
     [[nodiscard]] bool read_only() const noexcept { return file_.settings().read_only; }
     [[nodiscard]] bool direct() const noexcept { return file_.settings().direct; }
-    /// As they were when it was opened.
+    /// What the system reported when the file was opened.
     [[nodiscard]] const file_facts& facts() const noexcept { return file_.facts(); }
     [[nodiscard]] bool is_block_device() const noexcept { return facts().device; }
-    /// What offsets and lengths must be multiples of, in bytes; 1 without direct I/O.
+    /// Bytes that offsets and lengths must be multiples of; 1 without direct I/O.
     [[nodiscard]] std::uint32_t alignment() const noexcept
     {
         return direct() ? facts().direct_offset : 1;
     }
-    /// What addresses must be multiples of, in bytes; 1 without direct I/O.
+    /// Bytes that addresses must be multiples of; 1 without direct I/O.
     [[nodiscard]] std::uint32_t memory_alignment() const noexcept
     {
         return direct() ? std::max(facts().direct_memory, std::uint32_t{1}) : 1;
@@ -95,8 +95,8 @@ public:
     {
         return (reinterpret_cast<std::uintptr_t>(memory) & (memory_alignment() - 1)) == 0;
     }
-    /// Where the whole sectors of a range begin and end, which are what a device takes; none where they
-    /// end before they begin.
+    /// *Returns* the begin and the end of the whole sectors inside a range; a device accepts only
+    /// whole sectors. If there are none, the end may be smaller than the begin.
     [[nodiscard]] std::pair<std::uint64_t, std::uint64_t>
     whole_sectors(std::uint64_t offset, std::uint64_t length) const noexcept
     {
@@ -112,13 +112,15 @@ public:
         return {.minimum = alignment(), .preferred = std::max(facts().preferred, alignment())};
     }
 
-    /// The place of a range for READs without a copy; none with direct I/O, which is not to fill the page cache.
+    /// *Returns* the place of a range in the file, for READs without a copy; no file with direct
+    /// I/O, because sendfile(2) and splice(2) would fill the page cache.
     [[nodiscard]] file_range lend(std::uint64_t offset) const noexcept
     {
         return direct() ? file_range{} : file_range{.file = descriptor(), .offset = offset};
     }
 
-    /// Advice: where the system cannot do it, nothing happens, and that is a success.
+    /// Releases the storage of a range. This is advice: it succeeds without effect where the system
+    /// cannot do it.
     [[nodiscard]] failure trim(std::uint64_t offset, std::uint64_t length)
     {
         if (read_only())
@@ -126,18 +128,20 @@ public:
         const auto [first, last] = whole_sectors(offset, length);
         if (first >= last)
             return {};
-        // It may discard what it has no fast way to zero, and so has no hole for.
+        // On a device, discard instead of a hole: a device may support discard and have no fast
+        // zeroing.
         int error = 0;
         if (!facts().device)
-            error = unless(lacks_punch_,
-                           [&] { return System::punch(descriptor(), first, last - first); });
+            error = call_if_supported(
+                lacks_punch_, [&] { return System::punch(descriptor(), first, last - first); });
         else if (System::discard(descriptor(), first, last - first) != 0)
             error = errno;
-        return error == 0 || cannot(error) ? failure{} : file_failure(error);
+        return error == 0 || is_impossible(error) ? failure{} : file_failure(error);
     }
 
-    /// Zeroes without data. std::errc::not_supported where the system has no way to it, or none that
-    /// is faster than writing and `flags.fast` asks for one: then zeroes can be written.
+    /// Makes a range read as zero without sending data to the file.
+    /// *Errors*: std::errc::not_supported where the system has no such operation, or none that is
+    /// faster than writing and `flags.fast` is set. The caller can write zeroes instead.
     [[nodiscard]] failure write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags flags)
     {
         if (read_only())
@@ -147,33 +151,35 @@ public:
         if (!in_sectors(offset, length))
             return std::make_error_code(std::errc::not_supported);
         if (!flags.no_hole) {
-            const int error =
-                unless(lacks_punch_, [&] { return System::punch(descriptor(), offset, length); });
-            if (!cannot(error))
+            const int error = call_if_supported(
+                lacks_punch_, [&] { return System::punch(descriptor(), offset, length); });
+            if (!is_impossible(error))
                 return error == 0 ? failure{} : file_failure(error);
         }
-        // On a device, this is a write of zeroes if need be, which the system does best. On a file, it
-        // is done with the tables of the file system alone.
+        // On a device, the kernel may have to write the zeroes, and does so better than the caller
+        // could. On a file, it changes the tables of the file system only.
         if (!facts().device || !flags.fast) {
-            const int error = unless(lacks_zero_, [&] {
+            const int error = call_if_supported(lacks_zero_, [&] {
                 return facts().device ? System::zero_device(descriptor(), offset, length)
                                       : System::zero(descriptor(), offset, length);
             });
-            if (!cannot(error))
+            if (!is_impossible(error))
                 return error == 0 ? failure{} : file_failure(error);
         }
         return std::make_error_code(std::errc::not_supported);
     }
 
-    /// Starts to bring a range into the page cache; with direct I/O there is nothing to do.
+    /// Starts to read a range into the page cache. No effect with direct I/O.
     [[nodiscard]] failure cache(std::uint64_t offset, std::uint64_t length) const
     {
-        if (direct() || System::will_need(descriptor(), offset, length) == 0 || is_lacking(errno))
+        if (direct() || System::will_need(descriptor(), offset, length) == 0
+            || is_unsupported(errno))
             return {};
         return file_failure(errno);
     }
 
-    /// Holes as the file system tells them, which read as zero; all is data where it does not.
+    /// Reports the holes of a range, which read as zero. Where the file system does not know them,
+    /// all is data.
     [[nodiscard]] failure extents(std::uint64_t offset, std::uint64_t length, extent_list& to) const
     {
         using namespace protocol::state_flag;
@@ -184,7 +190,7 @@ public:
             bool is_hole = true;
             if (next == none) {
                 is_hole = errno == ENXIO;
-                // Past the end of a file that was cut off there is nothing, which is no hole.
+                // The file was truncated by another program: the range behind its end is no hole.
                 if (is_hole && System::size(descriptor()) < end)
                     return file_failure(EIO);
                 next = end;
@@ -201,8 +207,9 @@ public:
         return {};
     }
 
-    /// For regular files; a block device has the size that it has. A write that is under way meanwhile
-    /// may leave a longer file behind than it should be, until the next resize.
+    /// Changes the size of a regular file. A write that runs at the same time may leave the file
+    /// longer than `size` until the next resize.
+    /// *Errors*: std::errc::not_supported for a block device, whose size is fixed.
     [[nodiscard]] failure resize(std::uint64_t size)
     {
         if (read_only())
@@ -211,8 +218,8 @@ public:
             return std::make_error_code(std::errc::not_supported);
         if (!aligned(0, size))
             return file_failure(EINVAL);
-        // A write that was under way while the file was cut off may have made it longer again, and what is
-        // added has to be zero.
+        // A write that ran while the file was made shorter may have made it longer again.
+        // Truncating to the old size first makes the added bytes zero.
         if (const auto before = this->size();
             size > before && System::truncate(descriptor(), before) != 0)
             return file_failure(errno);
@@ -222,18 +229,20 @@ public:
         return {};
     }
 
-    /// Of a call that failed: this system, or this file, will never have it.
-    [[nodiscard]] static bool is_lacking(int error) noexcept
+    /// Whether `error`, of a failed call, means that this system or this file never supports the
+    /// call.
+    [[nodiscard]] static bool is_unsupported(int error) noexcept
     {
         return error == EOPNOTSUPP || error == ENOTSUP || error == ENOSYS || error == ENOTTY;
     }
-    /// Of a call to change a file's storage that failed: it cannot be done, or not with that range.
-    [[nodiscard]] static bool cannot(int error) noexcept
+    /// Whether `error`, of a failed call that changes a file's storage, means that the call is not
+    /// supported, or not for that range.
+    [[nodiscard]] static bool is_impossible(int error) noexcept
     {
-        return is_lacking(error) || error == EINVAL || error == ENODEV;
+        return is_unsupported(error) || error == EINVAL || error == ENODEV;
     }
 
-    /// Writes to the page cache, or without it, until all is written.
+    /// Writes all of `from`: to the page cache, or past it with direct I/O.
     [[nodiscard]] failure write(std::uint64_t offset, std::span<const std::byte> from) const
     {
         while (!from.empty()) {
@@ -246,10 +255,10 @@ public:
         return {};
     }
 
-    /// The first error of a sync, for ever. The system reports it once, and then takes the data that it
-    /// could not write for written, so that the next sync would succeed without them. What was
-    /// written since the last good sync may be lost, whatever is tried; so to whoever asks again the
-    /// answer stays EIO, until the file is opened anew.
+    /// *Returns* EIO if a sync has ever failed since the file was opened; success otherwise. The
+    /// system reports a failed write-back once and then treats the lost data as written, so that
+    /// the next sync would succeed without them. Data written since the last successful sync may be
+    /// lost, and no retry helps.
     [[nodiscard]] failure sync_state() const
     {
         const int error = sync_error_.load();
@@ -259,28 +268,34 @@ public:
                 "an earlier flush failed, and what was written before it may be lost: "
                     + std::system_category().message(error)};
     }
-    /// Notes that a sync has failed, or a durable write after its data were taken.
+    /// Records that a sync has failed, or a durable write whose data were taken.
     [[nodiscard]] failure sync_failed(int error)
     {
         int none_yet = 0;
         sync_error_.compare_exchange_strong(none_yet, error);
         return file_failure(error);
     }
-    /// What to make of a sync, or of a durable write, that has succeeded. The system may have told
-    /// another one at the same time of what was lost, which has not noted it yet. So the witness is
-    /// asked, whom it tells as well, and who is asked by one at a time, until the answer is noted. Where the
-    /// system has no such question, or no answer (overlayfs), or no second descriptor, what is still
-    /// on its way is missed: there, only a program that syncs once at a time is told for sure.
+    /// Checks for data loss after a sync or a durable write has succeeded. *Returns* as
+    /// sync_state().
+    ///
+    /// The system reports a loss once for each open file. It may have reported it to a sync of
+    /// another thread that has not recorded it yet. The witness gets its own report, so this
+    /// function asks there, one thread at a time, until the answer is recorded. Where the system
+    /// cannot be asked, gives no answer (overlayfs), or the file cannot be opened twice, a loss
+    /// that is not recorded yet is missed; then only a program that runs one sync at a time is sure
+    /// to get the error.
     [[nodiscard]] failure sync_succeeded()
     {
-        const std::lock_guard one_at_a_time{asking_};
-        if (System::loss(file_.witness()) != 0 && !cannot(errno) && errno != EPERM
+        const std::lock_guard lock{witness_mutex_};
+        if (System::loss(file_.witness()) != 0 && !is_impossible(errno) && errno != EPERM
             && errno != ESPIPE)
             return sync_failed(errno);
         return sync_state();
     }
-    /// What a durable write that failed was about, which did begin: the system refused the data, or could not
-    /// make durable what it took, these or others, and says so once. The same write without durability tells.
+    /// Finds out why a durable write failed that the kernel had begun. *Returns* the error of the
+    /// write if the system refused the data; otherwise records a failed sync: the system could not
+    /// make durable these data or others, and reports that once. The same write without durability
+    /// distinguishes the two.
     [[nodiscard]] failure durable_write_failed(int error, std::uint64_t offset,
                                                std::span<const std::byte> from)
     {
@@ -296,15 +311,16 @@ public:
 private:
     static constexpr auto none = static_cast<std::uint64_t>(-1);
 
-    /// The error of a call that this file may lack. Once it does, it is not tried again.
+    /// Makes a call that this file may not support. *Returns* 0 or the error. Once the call was
+    /// found unsupported, it is not made again.
     template <class Call>
-    static int unless(std::atomic<bool>& lacks, Call&& call)
+    static int call_if_supported(std::atomic<bool>& lacks, Call&& call)
     {
         if (lacks.load(std::memory_order_relaxed))
             return ENOTSUP;
         if (call() == 0)
             return 0;
-        if (is_lacking(errno))
+        if (is_unsupported(errno))
             lacks.store(true, std::memory_order_relaxed);
         return errno;
     }
@@ -314,7 +330,7 @@ private:
     std::atomic<bool> lacks_punch_ = false;
     std::atomic<bool> lacks_zero_ = false;
     std::atomic<int> sync_error_ = 0;
-    std::mutex asking_;  // the witness
+    std::mutex witness_mutex_;  ///< one query of the witness at a time
 };
 
 using file_device = basic_file_device<posix_file>;

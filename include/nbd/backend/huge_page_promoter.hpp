@@ -10,15 +10,16 @@
 
 namespace nbd {
 
-/// Counts what is read of each region of a memory, to find those that are worth moving to a huge page:
-/// moving costs about as much as reading the region a few times, so it is proposed once that many
-/// bytes were read. A region that is settled is not written to by counting.
-/// Thread safety: all members from any thread; counts that are lost to a race only delay.
+/// Counts the bytes that are read from each region of a memory and proposes regions to move to a
+/// huge page. Moving costs about as much as reading the region a few times, so a region is proposed
+/// once that many bytes were read. The counter of a settled region is not written any more.
+/// *Thread safety*: all members are safe from any thread. A race can lose counts, which delays a
+/// proposal.
 class huge_page_promoter {
 public:
-    /// Bytes of a region, aligned to as many.
+    /// Size of a region in bytes, and its alignment.
     static constexpr std::uint64_t region = std::uint64_t{2} << 20;
-    /// Bytes read of it after which it is proposed.
+    /// Bytes read from a region after which it is proposed.
     static constexpr std::uint32_t enough = std::uint32_t{16} << 20;
 
     explicit huge_page_promoter(std::uint64_t size)
@@ -27,13 +28,14 @@ public:
     {
     }
 
-    /// A range was read; its length is not zero. `settle(offset)` is called for a region that is worth
-    /// it, one at a time, and says whether it is settled, or is to be proposed again after as many bytes.
+    /// Counts a read of a range; `length` is not zero. Calls `settle(offset)` for at most one
+    /// region that has been read enough. `settle` returns true if the region is settled, false to
+    /// have it proposed again after `enough` more bytes.
     template <class Settle>
     void read(std::uint64_t offset, std::uint64_t length, Settle settle)
     {
         const auto end = offset + length;
-        bool one = false;  // moving takes time, so one at a time
+        bool proposed = false;  // at most one for a call, because moving takes time
         for (auto at = offset; at < end;) {
             const auto number = at / region;
             const auto next = std::min((number + 1) * region, end);
@@ -43,7 +45,7 @@ public:
             const auto before = count.load(std::memory_order_relaxed);
             if (before < enough) {
                 auto now = before + static_cast<std::uint32_t>(next - at);
-                if (now >= enough && std::exchange(one, true))
+                if (now >= enough && std::exchange(proposed, true))
                     now = enough - 1;
                 else if (now >= enough && !settle(number * region))
                     now = 0;
@@ -53,7 +55,7 @@ public:
         }
     }
 
-    /// A range was given back, so what was settled there is so no more.
+    /// Resets the counters of a range that was discarded: its regions are no longer settled.
     void forget(std::uint64_t offset, std::uint64_t length) noexcept
     {
         if (length == 0)
@@ -67,7 +69,7 @@ public:
     }
 
 private:
-    std::size_t regions_;  ///< whole ones
+    std::size_t regions_;  ///< the number of whole regions
     std::unique_ptr<std::atomic<std::uint32_t>[]> read_;
 };
 

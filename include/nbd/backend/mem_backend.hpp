@@ -21,23 +21,24 @@ namespace nbd {
 
 /// The memory of a mem_backend.
 struct mem_settings {
-    /// Bytes that `resize` can reach. Default: the size. The address space for them is taken by the
-    /// constructor, because lent memory cannot move; memory is not.
+    /// Largest size in bytes that `resize` can reach. Default: the size. The constructor reserves
+    /// address space for it, because lent memory cannot move; it reserves no memory.
     std::uint64_t max_size = 0;
-    /// Bytes of memory that data can take, in whole pages. A write that would pass the limit fails with
-    /// ENOSPC; trim gives memory back. Default: three quarters of the machine's memory. Give less in a
-    /// container, or for several disks that together are larger than the memory.
+    /// Largest memory in bytes that data can take, in whole pages. A write that would pass the
+    /// limit fails with ENOSPC; trim gives memory back. Default: three quarters of the machine's
+    /// memory. Set a smaller limit in a container, or for several disks that together are larger
+    /// than the memory.
     std::optional<std::uint64_t> memory_limit{};
 };
 
-/// A disk in memory. It takes memory from the kernel as data are written: trim gives memory back, reads
-/// take none, and a disk can be larger than the machine's memory. READs and large WRITEs are sent from
-/// and received into that memory without a copy in user space. A region of 2 MiB that holds data
-/// throughout and is read often moves to a huge page where the kernel supports it, which takes some
-/// milliseconds once. Nothing outlives the object: flush and FUA cover the other clients of this
-/// process, not a power failure.
+/// A disk in memory. Writes take memory from the kernel, trim gives it back, and reads take none; a
+/// disk can be larger than the machine's memory. READs and large WRITEs are sent from and received
+/// into that memory without a copy in user space. A region of 2 MiB that holds data throughout and
+/// is read often moves to a huge page where the kernel supports it; the move takes some
+/// milliseconds, once. The data are lost with the object: flush and FUA cover the other clients of
+/// this process, not a power failure.
 ///
-/// *Thread safety*: all members are safe from any thread. Calls whose ranges overlap in time and place
+/// *Thread safety*: all members are safe from any thread. Calls on the same bytes at the same time
 /// leave a mixture of their data, as on any disk.
 class mem_backend {
 public:
@@ -46,8 +47,8 @@ public:
     static constexpr bool fast_zero = true;
     static constexpr bool fills_reads = true;
 
-    /// `size` in bytes. *Errors*: std::system_error where the address space does not hold it, and ENOTSUP
-    /// for a memory_limit where the system has no memfd.
+    /// `size` in bytes. *Errors*: std::system_error where the address space has no room for it;
+    /// ENOTSUP for a memory_limit that is smaller than `size` where the system has no memfd.
     explicit mem_backend(std::uint64_t size, const mem_settings& s = {})
         : memory_{std::max(size, s.max_size), limit(s)}, written_{memory_.size()},
           promoter_{knows_pages() ? memory_.size() : 0}, size_{size}
@@ -96,7 +97,8 @@ public:
     std::error_code write_zeroes(std::uint64_t offset, std::uint64_t length,
                                  zero_flags flags) noexcept
     {
-        // To keep the pages is to write zeroes: the server does that, in pieces that it can stop between.
+        // Keeping the pages means writing zeroes. The server does that, in pieces between which it
+        // can stop.
         if (flags.no_hole)
             return std::make_error_code(std::errc::not_supported);
         return drop(offset, length);
@@ -120,8 +122,9 @@ public:
     {
         if (size > memory_.size())
             return std::make_error_code(std::errc::no_space_on_device);
-        // What is cut off must read as zero if it comes back, and so must what was received in place for a
-        // WRITE that was refused in the end. Behind the end nothing needs to stay: to the end of its page.
+        // Bytes behind the end must read as zero when the disk grows again. So must the payload of
+        // a WRITE that was received in place and then refused. Behind the end nothing must be kept,
+        // so whole pages are dropped.
         const auto [from, to] = std::minmax(size, size_);
         const auto end = std::min(round_up(to), memory_.size());
         if (const auto failed = drop(from, end - from))
@@ -139,14 +142,16 @@ public:
     {
         if (!written_.all_touched(offset, length))
             return {};
-        // What is sent often moves to huge pages: it is sent in fewer pieces then. Copies gain nothing.
+        // Data that are sent often move to huge pages, because they are then sent in fewer pieces.
+        // Data that are copied gain nothing.
         promoter_.read(offset, length, [this](std::uint64_t region) {
             return written_.all_touched(region, huge_page_promoter::region)
                 && memory_.make_huge(region, huge_page_promoter::region);
         });
         return {.file = memory_.file(), .offset = offset, .sure = true};
     }
-    /// Lends what was written before: `write` checks whether there is memory for new data.
+    /// Lends memory that was written before. For other memory, `write` checks whether there is room
+    /// for new data.
     [[nodiscard]] std::span<std::byte> lend_for_write(std::uint64_t offset,
                                                       std::size_t length) noexcept
     {
@@ -159,7 +164,7 @@ public:
     }
 
 private:
-    /// Bytes that may be committed.
+    /// Bytes that writes may commit.
     [[nodiscard]] static std::uint64_t limit(const mem_settings& s) noexcept
     {
         if (s.memory_limit)
@@ -168,14 +173,16 @@ private:
         return pages <= 0 ? sparse_memory::unlimited
                           : static_cast<std::uint64_t>(pages) * sparse_memory::page() / 4 * 3;
     }
-    /// A map of a large disk has a bit for many pages. Such a disk is sparse: a page whose bit is set may
-    /// be a hole, which an access through the mapping would fill.
+    /// Whether the map has a bit for each page. On a large disk, one bit stands for many pages: a
+    /// page whose bit is set may be a hole, and an access through the mapping would commit it.
     [[nodiscard]] bool knows_pages() const noexcept
     {
         return written_.part() == written_map::least_part;
     }
-    // ThreadSanitizer takes the reads of a send() to come after it, and so after the client has its
-    // reply: each later write by another client would be a race to it. A copy is not.
+    // Not under ThreadSanitizer: it orders the reads of a send() after the call, and so after the
+    // client has its reply, and would report each later write by another client as a race. It does
+    // not report a copy. Not where the limit is in force and the map is coarse either: a page that
+    // was not committed would be, without a check of the limit.
     [[nodiscard]] bool lends() const noexcept
     {
         return !sparse_memory::watched_for_races && (knows_pages() || !memory_.is_limited());
@@ -185,12 +192,12 @@ private:
     {
         return (bytes + sparse_memory::page() - 1) / sparse_memory::page() * sparse_memory::page();
     }
-    /// Gives memory back; what is left of the range reads as zero. Commits nothing.
+    /// Gives the whole pages of a range back and zeroes the rest of it. Commits nothing.
     std::error_code drop(std::uint64_t offset, std::uint64_t length) noexcept
     {
         auto end = offset + length;
         if (end == memory_.size())
-            end = round_up(end);  // the last page is no page of anything else
+            end = round_up(end);  // nothing else is in the last page
         auto first = std::min(round_up(offset), end);
         auto last = std::max(end / sparse_memory::page() * sparse_memory::page(), first);
         if (!knows_pages() && memory_.file() >= 0)

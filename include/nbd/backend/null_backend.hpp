@@ -11,8 +11,8 @@
 
 namespace nbd {
 
-/// A disk that reads as zero and forgets what is written: for measuring everything but the disk.
-/// Thread safety: parallel.
+/// A backend that reads as zero and discards writes, for measuring the server without a disk.
+/// *Thread safety*: parallel.
 class null_backend {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;

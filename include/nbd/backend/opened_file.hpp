@@ -19,22 +19,23 @@ namespace nbd {
 
 /// How a file or a block device is opened.
 struct file_settings {
-    /// For reading alone: every change fails with EROFS. Set the export's `read_only` too, so that
-    /// clients know.
+    /// Opens the file for reading: every change fails with EROFS. Set the export's `read_only` too,
+    /// so that clients know.
     bool read_only = false;
-    /// Around the system's page cache (O_DIRECT). The minimum block size is then what the device
-    /// wants, and the file's size has to be a multiple of it.
+    /// Bypasses the system's page cache (O_DIRECT). The minimum block size becomes the device's,
+    /// and the file's size must be a multiple of it.
     bool direct = false;
-    /// In bytes. A file that is not there is created with this size, as one hole; what is there
-    /// already must have it.
+    /// Size in bytes. A missing file is created with this size, as one hole. An existing file must
+    /// have this size.
     std::optional<std::uint64_t> create{};
 };
 
-/// A file or a block device that is open, and what the system told about it then.
+/// An open file or block device, with the facts that the system reported when it was opened.
 template <class System>
 class opened_file {
 public:
-    /// Errors: std::system_error, whose text names the path and says what was expected there.
+    /// *Errors*: std::system_error; its text names the path and what was expected there. A file
+    /// that was created is removed again.
     opened_file(const std::string& path, const file_settings& s) : settings_{s}
     {
         const bool created = open(path);
@@ -75,33 +76,36 @@ public:
     }
 
     [[nodiscard]] int descriptor() const noexcept { return file_; }
-    /// The same file, opened a second time: what syncs of the first are told of, this one is told of as well.
-    /// Where it cannot be opened twice it is the same descriptor.
+    /// A second descriptor of the same file, opened separately, so that the system reports each
+    /// failed write-back to it too, independent of syncs on descriptor(). The same as descriptor()
+    /// if the file could not be opened twice.
     [[nodiscard]] int witness() const noexcept { return witness_ >= 0 ? witness_ : file_; }
     [[nodiscard]] const file_settings& settings() const noexcept { return settings_; }
     [[nodiscard]] const file_facts& facts() const noexcept { return facts_; }
 
 private:
-    // `errno` is an argument of these, and texts are not yet strings there: to make one may change it.
+    // `expected` is a std::string_view: callers pass `errno`, which making a std::string may
+    // change.
     [[noreturn]] static void refuse(int error, const std::string& path, std::string_view expected)
     {
         throw std::system_error{error, std::system_category(),
                                 "nbd: " + path + ": expected " + std::string{expected}};
     }
-    /// True if it made a new file.
+    /// *Returns* true if it created the file.
     bool open(const std::string& path)
     {
-        // Before it is opened, because to open a pipe waits for its other end.
+        // Checked before open(2), which waits for the other end of a pipe.
         if (System::holds_data(path.c_str()) == 0)
             refuse(EINVAL, path, "a regular file or a block device");
         const int flags = settings_.read_only ? O_RDONLY : O_RDWR;
         if (settings_.create && !settings_.read_only) {
-            // Without direct I/O, because where there is none the system says so when it has made the file.
+            // Without direct I/O: a file system that does not support it reports so after it has
+            // created the file.
             file_ = System::open(path.c_str(), flags | O_CREAT | O_EXCL, false);
             if (file_ >= 0)
                 return true;
             if (errno != EEXIST)
-                refuse_open(errno, path, "a place for a new file");
+                refuse_open(errno, path, "a path where a file can be created");
         }
         file_ = System::open(path.c_str(), flags, settings_.direct);
         if (file_ < 0)
@@ -116,7 +120,7 @@ private:
         refuse(error, path,
                settings_.direct && error == EINVAL ? "a file system with direct I/O" : expected);
     }
-    /// Gives a new file its size, for good.
+    /// Gives a new file its size and makes the file and its name durable.
     void fill(const std::string& path)
     {
         const auto slash = path.rfind('/');
@@ -129,7 +133,7 @@ private:
             error = errno;
         }
         refuse(error, path,
-               "room for a new file of " + std::to_string(*settings_.create) + " bytes");
+               "space for a new file of " + std::to_string(*settings_.create) + " bytes");
     }
     void examine(const std::string& path)
     {
@@ -137,10 +141,10 @@ private:
             refuse(errno, path, "a regular file or a block device");
         if (!facts_.regular && !facts_.device)
             refuse(EINVAL, path, "a regular file or a block device");
-        const auto actual = "; it has " + std::to_string(facts_.size);
+        const auto actual = "; it has " + std::to_string(facts_.size) + " bytes";
         if (settings_.create && *settings_.create != facts_.size)
             refuse(EEXIST, path,
-                   "nothing, or a file of " + std::to_string(*settings_.create) + " bytes"
+                   "no file, or a file of " + std::to_string(*settings_.create) + " bytes"
                        + actual);
         if (!settings_.direct)
             return;
@@ -148,7 +152,7 @@ private:
             refuse(EINVAL, path, "a file system with direct I/O");
         if ((facts_.size & (facts_.direct_offset - 1)) != 0)
             refuse(EINVAL, path,
-                   "a size that direct I/O can reach, a multiple of "
+                   "a size that direct I/O supports, a multiple of "
                        + std::to_string(facts_.direct_offset) + " bytes" + actual);
     }
 

@@ -21,22 +21,22 @@
 
 namespace nbd {
 
-/// What the system tells about an open file. All in bytes.
+/// What the system reports about an open file. Sizes in bytes.
 struct file_facts {
     bool regular = false;
     bool device = false;  ///< a block device
     std::uint64_t size = 0;
-    std::uint32_t sector = 1;        ///< what ranges of a block device keep to; 1 for a file
-    std::uint32_t preferred = 4096;  ///< what the system likes to move at a time
-    std::uint32_t direct_offset =
-        0;  ///< what offsets and lengths of direct I/O keep to; 0 = it has none
-    std::uint32_t direct_memory = 0;  ///< what the memory of direct I/O keeps to
+    std::uint32_t sector = 1;        ///< ranges of a block device are multiples of it; 1 for a file
+    std::uint32_t preferred = 4096;  ///< the size of an efficient transfer
+    /// Offsets and lengths of direct I/O are multiples of it; 0: no direct I/O.
+    std::uint32_t direct_offset = 0;
+    std::uint32_t direct_memory = 0;  ///< addresses of direct I/O are multiples of it
 };
 
-/// The door to the system's calls on files. Each fails as POSIX has it, with -1 and errno, and is
-/// repeated when a signal cuts it short; what this system does not have fails with ENOTSUP. A test puts a type
-/// of its own in its place.
-/// Thread safety: all members from any thread.
+/// The system calls on files. Tests replace this type by their own. A call that a signal interrupts
+/// is repeated.
+/// *Errors*: -1 and errno, as in POSIX; ENOTSUP for a call that this system does not have.
+/// *Thread safety*: all members are safe from any thread.
 struct posix_file {
     static_assert(sizeof(off_t) == 8, "nbd: files need 64 bits; compile with _FILE_OFFSET_BITS=64");
 
@@ -48,23 +48,24 @@ struct posix_file {
             flags |= O_DIRECT;
 #else
         if (direct)
-            return lacking();
+            return unsupported();
 #endif
         return repeat([&] { return ::open(path, flags | O_CLOEXEC, 0666); });
     }
     static void close(int file) noexcept { ::close(file); }
-    /// From now on around the page cache. EINVAL where the file's system has no direct I/O.
+    /// Makes later I/O bypass the page cache. *Errors*: EINVAL where the file system has no direct
+    /// I/O.
     [[nodiscard]] static int make_direct(int file) noexcept
     {
 #ifdef O_DIRECT
         const int flags = ::fcntl(file, F_GETFL);
         return flags < 0 ? -1 : ::fcntl(file, F_SETFL, flags | O_DIRECT);
 #else
-        return (void)file, lacking();
+        return (void)file, unsupported();
 #endif
     }
 
-    /// 1 if the path leads to a regular file or a block device, 0 if to something else.
+    /// *Returns* 1 if the path names a regular file or a block device, 0 if something else.
     [[nodiscard]] static int holds_data(const char* path) noexcept
     {
         struct stat about {};
@@ -84,7 +85,7 @@ struct posix_file {
         if (std::has_single_bit(likes))
             to.preferred =
                 static_cast<std::uint32_t>(std::clamp<std::uint64_t>(likes, 4096, 1 << 20));
-        // What every disk of today can do; the system may know better.
+        // Every current disk supports 4096; below, the system may report another value.
         to.direct_offset = to.direct_memory = 4096;
 #ifdef BLKGETSIZE64
         if (to.device) {
@@ -120,7 +121,7 @@ struct posix_file {
     {
         return repeat([&] { return ::pwrite(file, from, n, static_cast<off_t>(at)); });
     }
-    /// A write whose data are on stable storage when it returns.
+    /// Writes, and returns when the data are on stable storage.
     [[nodiscard]] static ssize_t write_durably(int file, const void* from, std::size_t n,
                                                std::uint64_t at) noexcept
     {
@@ -129,29 +130,30 @@ struct posix_file {
         return repeat(
             [&] { return ::pwritev2(file, &part, 1, static_cast<off_t>(at), RWF_DSYNC); });
 #else
-        return (void)file, (void)from, (void)n, (void)at, lacking();
+        return (void)file, (void)from, (void)n, (void)at, unsupported();
 #endif
     }
-    /// What was written, and what is needed to find it, goes to stable storage.
+    /// Brings written data, and the metadata needed to find them, to stable storage.
     [[nodiscard]] static int sync(int file) noexcept
     {
         return repeat([&] { return ::fdatasync(file); });
     }
-    /// Fails with the error of data that were written by anyone and did not get to stable storage, if
-    /// `file` has not been told of it: each open file is told once, by this or by a sync.
+    /// Fails with the error of a failed write-back of the file that has not been reported for
+    /// `file` yet. The system reports each once for each open file, by this call or by a sync,
+    /// whichever process wrote the data.
     [[nodiscard]] static int loss(int file) noexcept
     {
 #ifdef SYNC_FILE_RANGE_WAIT_BEFORE
-        // Where hardly a file has data, so that there is nothing to wait for. (On 32 bits Linux does
-        // not look there at all, and never tells.)
+        // Few files have data at this offset, so there is nothing to wait for. The offset is not
+        // larger, because on 32-bit systems Linux checks nothing from 2^44 on and reports no error.
         constexpr off_t far_away = (off_t{1} << 44) - 4096;
         return repeat(
             [&] { return ::sync_file_range(file, far_away, 1, SYNC_FILE_RANGE_WAIT_BEFORE); });
 #else
-        return (void)file, lacking();
+        return (void)file, unsupported();
 #endif
     }
-    /// The name of a file that was created goes to stable storage.
+    /// Brings the names in a directory to stable storage, of a new file for example.
     [[nodiscard]] static int sync_directory(const std::string& path) noexcept
     {
         const int file = open(path.c_str(), O_RDONLY | O_DIRECTORY, false);
@@ -169,45 +171,47 @@ struct posix_file {
     }
     static void remove(const char* path) noexcept { ::unlink(path); }
 
-    /// Makes a hole, which reads as zero, in a file or a block device.
+    /// Makes a hole in a file or a block device. The hole reads as zero.
     [[nodiscard]] static int punch(int file, std::uint64_t at, std::uint64_t length) noexcept
     {
 #ifdef FALLOC_FL_PUNCH_HOLE
         return allocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, length);
 #else
-        return (void)file, (void)at, (void)length, lacking();
+        return (void)file, (void)at, (void)length, unsupported();
 #endif
     }
-    /// Makes a range read as zero, and keeps or gets storage for it.
+    /// Makes a range of a file read as zero, with storage allocated for it.
     [[nodiscard]] static int zero(int file, std::uint64_t at, std::uint64_t length) noexcept
     {
 #ifdef FALLOC_FL_ZERO_RANGE
         return allocate(file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, at, length);
 #else
-        return (void)file, (void)at, (void)length, lacking();
+        return (void)file, (void)at, (void)length, unsupported();
 #endif
     }
-    /// As zero, by whatever means a block device has, which may be slow.
+    /// Makes a range of a block device read as zero. May be slow: a device without zeroing is
+    /// written to.
     [[nodiscard]] static int zero_device(int file, std::uint64_t at, std::uint64_t length) noexcept
     {
 #ifdef BLKZEROOUT
         std::uint64_t range[] = {at, length};
         return repeat([&] { return ::ioctl(file, BLKZEROOUT, range); });
 #else
-        return (void)file, (void)at, (void)length, lacking();
+        return (void)file, (void)at, (void)length, unsupported();
 #endif
     }
-    /// Tells a block device that a range is not needed; what it reads as afterwards is up to it.
+    /// Tells a block device that a range is not needed. What the range reads as afterwards depends
+    /// on the device.
     [[nodiscard]] static int discard(int file, std::uint64_t at, std::uint64_t length) noexcept
     {
 #ifdef BLKDISCARD
         std::uint64_t range[] = {at, length};
         return repeat([&] { return ::ioctl(file, BLKDISCARD, range); });
 #else
-        return (void)file, (void)at, (void)length, lacking();
+        return (void)file, (void)at, (void)length, unsupported();
 #endif
     }
-    /// Starts to bring a range into the page cache.
+    /// Starts to read a range into the page cache.
     [[nodiscard]] static int will_need(int file, std::uint64_t at, std::uint64_t length) noexcept
     {
 #ifdef POSIX_FADV_WILLNEED
@@ -215,17 +219,18 @@ struct posix_file {
                                 POSIX_FADV_WILLNEED);
         return errno == 0 ? 0 : -1;
 #else
-        return (void)file, (void)at, (void)length, lacking();
+        return (void)file, (void)at, (void)length, unsupported();
 #endif
     }
-    /// The next data, or the next hole, from `at` on. ENXIO = there is none before the file's end. Moves
-    /// the file's position, which nothing here depends on.
+    /// *Returns* the offset of the next data, or of the next hole, from `at` on. *Errors*: ENXIO
+    /// where there is none before the end of the file. Moves the file position, which no other
+    /// member uses.
     [[nodiscard]] static off_t next_data(int file, std::uint64_t at) noexcept
     {
 #ifdef SEEK_DATA
         return ::lseek(file, static_cast<off_t>(at), SEEK_DATA);
 #else
-        return (void)file, (void)at, lacking();
+        return (void)file, (void)at, unsupported();
 #endif
     }
     [[nodiscard]] static off_t next_hole(int file, std::uint64_t at) noexcept
@@ -233,7 +238,7 @@ struct posix_file {
 #ifdef SEEK_HOLE
         return ::lseek(file, static_cast<off_t>(at), SEEK_HOLE);
 #else
-        return (void)file, (void)at, lacking();
+        return (void)file, (void)at, unsupported();
 #endif
     }
 
@@ -247,7 +252,7 @@ private:
                 return done;
         }
     }
-    [[maybe_unused]] static int lacking() noexcept
+    [[maybe_unused]] static int unsupported() noexcept
     {
         errno = ENOTSUP;
         return -1;

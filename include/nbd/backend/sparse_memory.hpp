@@ -22,18 +22,19 @@
 
 namespace nbd {
 
-/// A range of memory whose pages the kernel commits when they are first written. Reads as zero where
-/// nothing was written. Encapsulates memfd and mmap; without memfd it is private anonymous memory.
+/// A range of memory whose pages the kernel commits when they are first written. It reads as zero
+/// where nothing was written. Encapsulates memfd and mmap; without memfd it is private anonymous
+/// memory.
 ///
-/// *Thread safety*: all members are safe from any thread. Calls that use the same bytes at the same time
+/// *Thread safety*: all members are safe from any thread. Calls on the same bytes at the same time
 /// leave a mixture of their data.
 class sparse_memory {
 public:
     static constexpr std::uint64_t unlimited = ~std::uint64_t{0};
 
-    /// `size`: bytes of address space. `limit`: bytes of memory that `store_new` commits at most; ignored
-    /// where the system has no memfd.
-    /// *Errors*: std::system_error where the address space does not hold `size` bytes.
+    /// `size`: bytes of address space. `limit`: bytes of memory that `store_new` commits at most;
+    /// ignored where the system has no memfd.
+    /// *Errors*: std::system_error where the address space has no room for `size` bytes.
     explicit sparse_memory(std::uint64_t size, std::uint64_t limit = unlimited)
         : size_{size}, limit_{limit}
     {
@@ -84,7 +85,7 @@ public:
         static const auto bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
         return bytes;
     }
-    /// Whether the limit can be reached.
+    /// Whether the limit is in force: there is a memfd, and the limit is smaller than the size.
     [[nodiscard]] bool is_limited() const noexcept { return file_ >= 0 && limit_ < size_; }
     /// The memfd; -1 for private memory.
     [[nodiscard]] int file() const noexcept { return file_; }
@@ -93,8 +94,8 @@ public:
         return {data_ + offset, length};
     }
 
-    // Requests of several clients may use the same bytes at the same time; the result is a mixture, as on
-    // any disk. Atomic accesses keep ThreadSanitizer from reporting it.
+    // Requests of several clients may use the same bytes at the same time; the result is a mixture,
+    // as on any disk. Atomic accesses keep ThreadSanitizer from reporting it.
 #if defined(__SANITIZE_THREAD__)
     static constexpr bool watched_for_races = true;
 #elif defined(__has_feature)
@@ -113,7 +114,7 @@ public:
         else if (!to.empty())
             std::memcpy(to.data(), data_ + offset, to.size());
     }
-    /// Copies from the memory by a system call, which commits nothing.
+    /// Copies from the memory by a system call, which commits nothing. Without memfd, as load().
     void load_sparse(std::uint64_t offset, std::span<std::byte> to) const noexcept
     {
         while (file_ >= 0 && !to.empty()) {
@@ -125,7 +126,7 @@ public:
         }
         load(offset, to);
     }
-    /// Copies to the memory, whose pages were committed before: the kernel sends SIGBUS where it
+    /// Copies to memory whose pages were committed before. Elsewhere the kernel sends SIGBUS if it
     /// cannot commit a page.
     void store(std::uint64_t offset, std::span<const std::byte> from) noexcept
     {
@@ -138,15 +139,17 @@ public:
         else if (!from.empty())
             std::memcpy(data_ + offset, from.data(), from.size());
     }
-    /// Copies to the memory by a system call, and commits its pages within the limit.
-    /// *Errors*: ENOSPC where that would pass the limit, if what other threads store at the same time is
-    /// counted in full; the system's where it has no more memory. Part of the data may be stored then.
+    /// Copies to the memory by a system call and commits its pages within the limit.
+    /// *Errors*: ENOSPC where the data would pass the limit; the data that other threads store at
+    /// the same time count in full, even where their pages are committed already. The system's
+    /// error where it has no more memory; part of the data may be stored then.
     [[nodiscard]] std::error_code store_new(std::uint64_t offset,
                                             std::span<const std::byte> from) noexcept
     {
         const auto first = offset / page() * page();
         auto reserved = (offset + from.size() + page() - 1) / page() * page() - first;
-        // Which pages are there already is asked near the limit alone.
+        // Which pages are committed already matters only near the limit, so the kernel is asked
+        // only there.
         if (is_limited() && !reserve(reserved) && !reserve(reserved = uncommitted(first, reserved)))
             return std::make_error_code(std::errc::no_space_on_device);
         int error = 0;
@@ -179,8 +182,8 @@ public:
         else if (length != 0)
             std::memset(data_ + offset, 0, static_cast<std::size_t>(length));
     }
-    /// Gives a range of whole pages back to the kernel; it reads as zero. A range that is not of whole
-    /// pages needs a memfd, and costs a hundred times as much as `clear`.
+    /// Gives a range of whole pages back to the kernel; it reads as zero afterwards. A range that
+    /// is not of whole pages needs a memfd and costs about a hundred times as much as `clear`.
     [[nodiscard]] std::error_code discard(std::uint64_t offset, std::uint64_t length) noexcept
     {
         if (length != 0 && !punch(offset, length))
@@ -188,15 +191,16 @@ public:
         return {};
     }
 
-    /// Moves the range, which has the size of a huge page, begins at one and is all data, to such a page:
-    /// it is sent in fewer pieces then. Holes in it would be filled. False where it may be possible later.
+    /// Moves a range to a huge page, so that it is sent in fewer pieces. The range must be one
+    /// aligned huge page in size and be all data: holes in it would be filled. *Returns* false if a
+    /// later call may succeed.
     [[nodiscard]] bool make_huge([[maybe_unused]] std::uint64_t offset,
                                  [[maybe_unused]] std::uint64_t length) noexcept
     {
 #ifdef __linux__
         if (file_ < 0)
             return true;
-        constexpr int collapse = 25;  // MADV_COLLAPSE (Linux 6.1), which C libraries learn slowly
+        constexpr int collapse = 25;  // MADV_COLLAPSE (Linux 6.1); older C libraries lack the name
         return ::madvise(data_ + offset, static_cast<std::size_t>(length), collapse) == 0
             || errno != EAGAIN;  // pages of it are in use just now
 #else
@@ -205,7 +209,7 @@ public:
     }
 
 private:
-    /// A place for all of it, at the border of a huge page if it is that large.
+    /// Maps all of it, aligned to a huge page if it is that large.
     [[nodiscard]] void* map() const noexcept
     {
         const auto size = static_cast<std::size_t>(size_);
@@ -237,7 +241,8 @@ private:
             ::munmap(first + used, room - used);
         return at;
     }
-    /// Counts `length` bytes as about to be committed. False where that would pass the limit.
+    /// Counts `length` bytes as about to be committed. *Returns* false, and counts nothing, where
+    /// that would pass the limit.
     [[nodiscard]] bool reserve(std::uint64_t length) noexcept
     {
         if (length == 0)
@@ -250,7 +255,7 @@ private:
         storing_ += length;
         return true;
     }
-    /// Bytes of the pages in the range that are not committed.
+    /// *Returns* the bytes of the pages in the range that are not committed.
     [[nodiscard]] std::uint64_t uncommitted(std::uint64_t offset,
                                             std::uint64_t length) const noexcept
     {
@@ -270,7 +275,7 @@ private:
         }
         return missing;
     }
-    /// Visits the range in words where it has whole ones, else in bytes.
+    /// Visits the range in aligned words, and in bytes where it has no whole word.
     template <class Visit>
     void for_each_word(std::uint64_t offset, std::size_t n, Visit visit) const
     {
@@ -293,7 +298,7 @@ private:
                                static_cast<off_t>(offset), static_cast<off_t>(length))
                 == 0;
 #endif
-        // Private anonymous memory that is given back reads as zero again.
+        // Private anonymous memory reads as zero after MADV_DONTNEED.
         return ::madvise(data_ + offset, static_cast<std::size_t>(length), MADV_DONTNEED) == 0;
     }
 

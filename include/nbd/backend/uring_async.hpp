@@ -25,7 +25,7 @@
 
 namespace nbd {
 
-/// An operation and the handler that waits for its outcome, in the handler's memory.
+/// An operation with the handler of its outcome, in memory from the handler's allocator.
 template <class Outcome, class Handler>
 class uring_waiting : uring_operation {
     struct release {
@@ -68,7 +68,8 @@ private:
         if (!run)
             return;
         const auto executor = boost::asio::get_associated_executor(op->handler_);
-        // Until it is there, a cancellation may still come, and finds an operation that is over.
+        // The cancellation slot is cleared on the handler's executor: until then a cancellation may
+        // arrive, and it must find the operation, though finished.
         boost::asio::dispatch(executor, [op = std::move(op)]() mutable {
             auto slot = boost::asio::get_associated_cancellation_slot(op->handler_);
             if (slot.is_connected())
@@ -84,10 +85,13 @@ private:
     Handler handler_;
 };
 
-/// Does what `request` says by the io_uring of the io_context that the token's executor belongs to.
-/// Completes there, with an Outcome, when all of it is done, or why it is not: a failure as clients
-/// should hear it, or the system's std::error_code, or uring_answer. What was cancelled, in whatever way, ends with
-/// std::errc::operation_canceled when the kernel has let go of the memory; a part of it may be done.
+/// Carries out `request` with the io_uring of the io_context that the token's executor belongs to,
+/// and completes on that executor when all of it is done or has failed.
+///
+/// `Outcome`: nbd::failure, with the error for the client; std::error_code, with the system's
+/// error; or uring_answer, with that and whether the operation was begun.
+/// *Cancellation*: every type is honoured. The operation ends with std::errc::operation_canceled
+/// when the kernel no longer uses the memory; a part of it may be done.
 template <class Outcome, class Token>
 auto async_uring(const uring_request& request, Token&& token)
 {
@@ -111,7 +115,7 @@ auto async_uring(const uring_request& request, Token&& token)
             else
                 boost::asio::post(executor, [handler = std::move(handler), asked, error]() mutable {
                     uring_operation refused{asked, nullptr};
-                    refused.is_refused(error);
+                    refused.refuse_with(error);
                     std::move(handler)(refused.outcome<Outcome>());
                 });
         },

@@ -33,14 +33,18 @@
 
 namespace nbd {
 
-/// A regular file or a block device, as file_backend serves it, whose requests wait in the kernel
-/// and in no thread: each io_context that awaits them has an io_uring. What is in the page cache is
-/// read at once, by the call itself. A read past a file's end, which somebody has cut off, is EIO.
+/// A backend for a regular file or a block device, as file_backend, that uses io_uring. A request
+/// that waits for the device holds no thread. Each io_context that awaits its calls has one
+/// io_uring. Data in the page cache are read by the call itself. A read behind the end of a file
+/// that another program has truncated fails with EIO.
 ///
-/// As on a real disk, what overlapping requests in flight at the same time leave is mixed. What was
-/// cancelled ends with std::errc::operation_canceled, and may be done in part.
-/// Spans must stay until the outcome is there. The executor's context must be an io_context.
-/// Thread safety: parallel.
+/// Overlapping requests in flight at the same time leave a mixture of their data, as on a real
+/// disk.
+/// *Thread safety*: parallel.
+/// *Cancellation*: a cancelled call ends with std::errc::operation_canceled; a part of it may be
+/// done.
+/// *Lifetime*: spans must stay valid until the call completes. The executor's context must be an
+/// io_context.
 template <class Executor, class Request = uring_request>
 class basic_uring_file_backend {
     using token = boost::asio::use_awaitable_t<Executor>;
@@ -54,8 +58,8 @@ public:
 
     using awaited = boost::asio::awaitable<failure, Executor>;
 
-    /// Errors: std::system_error, which says so where the kernel refuses io_uring, and otherwise names
-    /// the path and says what was expected there.
+    /// *Errors*: std::system_error. Its text says that the kernel refuses io_uring, or names the
+    /// path and what was expected there.
     explicit basic_uring_file_backend(const std::string& path, const file_settings& s = {})
         : device_{(uring_service::probe(), path), s}
     {
@@ -67,19 +71,19 @@ public:
     awaited read(std::uint64_t offset, std::span<std::byte> to)
     {
         if (!device_.aligned(to.data()))
-            return read_aside(offset, to);
+            return read_bounced(offset, to);
         const auto now = read_now(offset, to);
         if (now == to.size())
-            return at_once({});
+            return completed({});
         return async_uring<failure>(
             Request::read(device_.descriptor(), offset + now, to.subspan(now)), token{});
     }
     awaited write(std::uint64_t offset, std::span<const std::byte> from, write_flags flags = {})
     {
         if (device_.read_only())
-            return at_once(file_failure(EROFS));
+            return completed(file_failure(EROFS));
         if (!device_.aligned(from.data()))
-            return write_aside(offset, from, flags);
+            return write_bounced(offset, from, flags);
         if (flags.fua)
             return write_durably(offset, from);
         return async_uring<failure>(Request::write(device_.descriptor(), offset, from, 0), token{});
@@ -94,8 +98,8 @@ public:
             co_await async_uring<uring_answer>(Request::sync(device_.descriptor()), token{});
         if (!answer.code)
             co_return device_.sync_succeeded();
-        co_return has_failed(answer) ? device_.sync_failed(answer.code.value())
-                                     : heard(answer.code);
+        co_return lost_data(answer) ? device_.sync_failed(answer.code.value())
+                                    : for_client(answer.code);
     }
 
     awaited trim(std::uint64_t offset, std::uint64_t length)
@@ -105,11 +109,11 @@ public:
         const auto [first, last] = device_.whole_sectors(offset, length);
         if (first >= last)
             co_return failure{};
-        const auto said = co_await allocate(punches_, punch, first, last - first);
-        if (!cannot(said))
-            co_return heard(said);
-        // Advice: where the system cannot do it, nothing happens. A device may discard what it cannot make a
-        // hole of, though no ring can ask for that.
+        const auto error = co_await allocate(punches_, punch, first, last - first);
+        if (!is_impossible(error))
+            co_return for_client(error);
+        // Advice: it succeeds without effect where the system cannot do it. A device may support
+        // discard and no holes; io_uring has no discard, so the call itself carries it out.
         co_return device_.is_block_device() ? device_.trim(first, last - first) : failure{};
     }
     awaited write_zeroes(std::uint64_t offset, std::uint64_t length, zero_flags flags)
@@ -121,15 +125,15 @@ public:
         if (!device_.in_sectors(offset, length))
             co_return std::make_error_code(std::errc::not_supported);
         if (!flags.no_hole) {
-            const auto said = co_await allocate(punches_, punch, offset, length);
-            if (!cannot(said))
-                co_return heard(said);
+            const auto error = co_await allocate(punches_, punch, offset, length);
+            if (!is_impossible(error))
+                co_return for_client(error);
         }
-        // A device may have to write them.
+        // With `fast`, not on a device, which may have to write the zeroes.
         if (!device_.is_block_device() || !flags.fast) {
-            const auto said = co_await allocate(zeroes_, zero, offset, length);
-            if (!cannot(said))
-                co_return heard(said);
+            const auto error = co_await allocate(zeroes_, zero, offset, length);
+            if (!is_impossible(error))
+                co_return for_client(error);
         }
         co_return std::make_error_code(std::errc::not_supported);
     }
@@ -137,16 +141,18 @@ public:
     {
         while (length != 0 && !device_.direct()) {
             const auto part = std::min(length, std::uint64_t{1} << 30);
-            const auto said = co_await ask(Request::will_need(device_.descriptor(), offset, part));
-            if (said)
-                co_return is_lacking(said) ? failure{} : heard(said);
+            const auto error =
+                co_await submit(Request::will_need(device_.descriptor(), offset, part));
+            if (error)
+                co_return is_unsupported(error) ? failure{} : for_client(error);
             offset += part;
             length -= part;
         }
         co_return failure{};
     }
-    /// Asks the file system in the call itself: its tables are in memory as a rule. While it is busy with
-    /// them (it punches a large hole, say), the clients of this thread wait.
+    /// Asks the file system in the call itself, because its tables are usually in memory. While the
+    /// file system is busy with them (it punches a large hole, for example), the clients of this
+    /// thread wait.
     awaited extents(std::uint64_t offset, std::uint64_t length, extent_list& to)
     {
         co_return device_.extents(offset, length, to);
@@ -157,48 +163,54 @@ private:
     static constexpr int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     static constexpr int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
-    /// What a file may turn out not to have.
+    /// Whether the file supports an operation: assumed until an attempt shows that it does not.
     class ability {
     public:
         ability() = default;
-        ability(ability&& other) noexcept : there_{other.there_.load()} {}
+        ability(ability&& other) noexcept : supported_{other.supported_.load()} {}
         ability& operator=(ability&& other) noexcept
         {
-            there_ = other.there_.load();
+            supported_ = other.supported_.load();
             return *this;
         }
-        explicit operator bool() const noexcept { return there_.load(std::memory_order_relaxed); }
-        void is_lacking() noexcept { there_.store(false, std::memory_order_relaxed); }
+        explicit operator bool() const noexcept
+        {
+            return supported_.load(std::memory_order_relaxed);
+        }
+        void set_unsupported() noexcept { supported_.store(false, std::memory_order_relaxed); }
 
     private:
-        std::atomic<bool> there_ = true;
+        std::atomic<bool> supported_ = true;
     };
 
-    static awaited at_once(failure said) { co_return said; }
+    static awaited completed(failure outcome) { co_return outcome; }
 
-    static auto ask(const uring_request& request)
+    static auto submit(const uring_request& request)
     {
         return async_uring<std::error_code>(request, token{});
     }
-    static bool is_lacking(const std::error_code& said) noexcept
+    static bool is_unsupported(const std::error_code& error) noexcept
     {
-        return file_device::is_lacking(said.value());
+        return file_device::is_unsupported(error.value());
     }
-    static bool cannot(const std::error_code& said) noexcept
+    static bool is_impossible(const std::error_code& error) noexcept
     {
-        return file_device::cannot(said.value());
+        return file_device::is_impossible(error.value());
     }
-    /// Not if it was called off, or never begun: then the next sync will do its work.
-    static bool has_failed(const uring_answer& answer) noexcept
+    /// Whether the answer reports lost data. A sync that was cancelled or not begun does not: the
+    /// next sync does its work.
+    static bool lost_data(const uring_answer& answer) noexcept
     {
         return answer.begun && answer.code && answer.code != std::errc::operation_canceled;
     }
-    /// What the system said, as clients should hear it.
-    static failure heard(const std::error_code& said)
+    /// Converts the system's error to the failure for the client. A cancellation remains one.
+    static failure for_client(const std::error_code& error)
     {
-        return said && said != std::errc::operation_canceled ? file_failure(said.value()) : said;
+        return error && error != std::errc::operation_canceled ? file_failure(error.value())
+                                                               : error;
     }
-    /// How many bytes the page cache had, from the first on; it is not waited for.
+    /// Reads what the page cache holds, without waiting. *Returns* the bytes read, from the start
+    /// of `to`.
     std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
     {
         if (device_.direct() || !reads_now_)
@@ -207,7 +219,7 @@ private:
         const auto done =
             ::preadv2(device_.descriptor(), &all, 1, static_cast<::off_t>(offset), RWF_NOWAIT);
         if (done < 0 && errno == EOPNOTSUPP)
-            reads_now_.is_lacking();
+            reads_now_.set_unsupported();
         return done < 0 ? 0 : static_cast<std::size_t>(done);
     }
 
@@ -219,37 +231,38 @@ private:
             Request::write(device_.descriptor(), offset, from, RWF_DSYNC), token{});
         if (!answer.code)
             co_return device_.sync_succeeded();
-        if (!has_failed(answer))
-            co_return heard(answer.code);
-        // Not awaited, for a client that is gone awaits nothing more, and what it was told all others
-        // have to know.
-        if (!is_lacking(answer.code) && answer.code != std::errc::invalid_argument)
+        if (!lost_data(answer))
+            co_return for_client(answer.code);
+        // Not awaited: the await of a client that has left is cancelled, and the failure must be
+        // recorded for the other clients.
+        if (!is_unsupported(answer.code) && answer.code != std::errc::invalid_argument)
             co_return device_.durable_write_failed(answer.code.value(), offset, from);
-        // The system has no such writes, or none of these data.
+        // RWF_DSYNC is not supported, or not for this write.
         if (auto refused = co_await async_uring<failure>(
                 Request::write(device_.descriptor(), offset, from, 0), token{}))
             co_return refused;
         co_return co_await flush();
     }
 
-    /// Tries what this file may lack. Once it does, it is not tried again.
+    /// Makes a call that this file may not support. Once it was found unsupported, it is not made
+    /// again.
     boost::asio::awaitable<std::error_code, Executor>
     allocate(ability& can, int mode, std::uint64_t offset, std::uint64_t length)
     {
         if (!can)
             co_return std::make_error_code(std::errc::not_supported);
-        const auto said =
-            co_await ask(Request::allocate(device_.descriptor(), mode, offset, length));
-        if (is_lacking(said))
-            can.is_lacking();
-        co_return said;
+        const auto error =
+            co_await submit(Request::allocate(device_.descriptor(), mode, offset, length));
+        if (is_unsupported(error))
+            can.set_unsupported();
+        co_return error;
     }
 
     struct free_memory {
         void operator()(std::byte* p) const noexcept { std::free(p); }
     };
-    /// Memory that direct I/O takes, for a span that it does not.
-    [[nodiscard]] std::unique_ptr<std::byte[], free_memory> aside(std::size_t n) const
+    /// Allocates `n` bytes that are aligned for direct I/O, for a span that is not.
+    [[nodiscard]] std::unique_ptr<std::byte[], free_memory> allocate_aligned(std::size_t n) const
     {
         const std::size_t line = device_.memory_alignment();
         void* const p = std::aligned_alloc(line, (n + line - 1) / line * line);
@@ -257,17 +270,17 @@ private:
             throw std::bad_alloc{};
         return std::unique_ptr<std::byte[], free_memory>{static_cast<std::byte*>(p)};
     }
-    awaited read_aside(std::uint64_t offset, std::span<std::byte> to)
+    awaited read_bounced(std::uint64_t offset, std::span<std::byte> to)
     {
-        const auto memory = aside(to.size());
+        const auto memory = allocate_aligned(to.size());
         auto failed = co_await read(offset, std::span{memory.get(), to.size()});
         if (!failed)
             std::copy_n(memory.get(), to.size(), to.data());
         co_return failed;
     }
-    awaited write_aside(std::uint64_t offset, std::span<const std::byte> from, write_flags flags)
+    awaited write_bounced(std::uint64_t offset, std::span<const std::byte> from, write_flags flags)
     {
-        const auto memory = aside(from.size());
+        const auto memory = allocate_aligned(from.size());
         std::copy_n(from.data(), from.size(), memory.get());
         co_return co_await write(offset, std::span<const std::byte>{memory.get(), from.size()},
                                  flags);
@@ -279,8 +292,8 @@ private:
     ability zeroes_;
 };
 
-/// On a private io_context for each thread, as strand_pool and per_client_threads have them, or on
-/// one of the user's that a single thread runs.
+/// For policies with a private io_context for each thread (strand_pool, per_client_threads), or for
+/// an io_context of the program that a single thread runs.
 using uring_file_backend = basic_uring_file_backend<boost::asio::io_context::executor_type>;
 
 }  // namespace nbd

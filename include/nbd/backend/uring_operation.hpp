@@ -17,8 +17,8 @@
 
 namespace nbd {
 
-/// What the kernel is asked to do with a file, in the words of a submission queue entry. The memory
-/// stays the caller's, who keeps it until the operation has completed.
+/// One operation on a file, with the fields of a submission queue entry.
+/// *Lifetime*: the caller keeps the memory valid until the operation has completed.
 struct uring_request {
     std::uint8_t opcode = IORING_OP_NOP;
     int file = -1;
@@ -36,7 +36,7 @@ struct uring_request {
     {
         return {IORING_OP_WRITE, file, offset, address_of(from.data()), from.size(), flags};
     }
-    /// Data, and what it takes to find them again, to stable storage.
+    /// Brings written data, and the metadata needed to find them, to stable storage.
     static uring_request sync(int file) noexcept
     {
         return {IORING_OP_FSYNC, file, 0, 0, 0, IORING_FSYNC_DATASYNC};
@@ -47,13 +47,13 @@ struct uring_request {
         return {IORING_OP_FALLOCATE, file, offset, length, static_cast<std::uint64_t>(mode), 0};
     }
 
-    /// Starts to bring a range, of less than 4 GiB, into the page cache.
+    /// Starts to read a range of less than 4 GiB into the page cache.
     static uring_request will_need(int file, std::uint64_t offset, std::uint64_t length) noexcept
     {
         return {IORING_OP_FADVISE, file, offset, 0, length, POSIX_FADV_WILLNEED};
     }
 
-    /// Reading and writing go on until all bytes are moved.
+    /// Whether it is a read or a write, which is submitted again until all bytes are moved.
     [[nodiscard]] bool is_transfer() const noexcept
     {
         return opcode == IORING_OP_READ || opcode == IORING_OP_WRITE;
@@ -61,7 +61,8 @@ struct uring_request {
 
     void write_to(io_uring_sqe& entry) const noexcept
     {
-        constexpr std::uint64_t most_at_once = std::uint64_t{1} << 30;  // the kernel moves no more
+        // The length of an entry has 32 bits, and the kernel moves less than 2 GiB at once.
+        constexpr std::uint64_t most_at_once = std::uint64_t{1} << 30;
         io_uring_prep_rw(opcode, &entry, file, nullptr,
                          static_cast<unsigned>(std::min(length, most_at_once)), offset);
         entry.addr = address;
@@ -75,15 +76,15 @@ private:
     }
 };
 
-/// How a request ended, in the system's words.
+/// The result of a request, as the system reported it.
 struct uring_answer {
     std::error_code code;
-    bool begun =
-        true;  ///< false: the kernel has not tried it, and so the error tells nothing of the file
+    /// False: the kernel has not tried the operation, so `code` tells nothing about the file.
+    bool begun = true;
 };
 
-/// A request under way, in memory that whoever waits for it owns. It is always on one of the lists of
-/// one uring_service, under whose lock everything here stands.
+/// A request in progress. Its memory belongs to the caller of uring_service::start. It is always on
+/// one list of a uring_service, whose mutex guards all members.
 struct uring_operation {
     enum class stage : std::uint8_t { fresh, waiting, submitted, cancelling, cancelled, finished };
 
@@ -91,13 +92,13 @@ struct uring_operation {
     uring_operation* next = nullptr;
     uring_request request;
     int error = 0;
-    /// Ends the operation and its memory: calls its handler, or drops that, where `run` is false.
+    /// Frees the operation and, if `run` is true, calls its handler.
     void (*end)(uring_operation*, bool run) = nullptr;
     stage at = stage::fresh;
     bool cancel_wanted = false;
     bool begun = true;
-    bool moved = false;  // some of it
-    std::uint8_t refusals = 0;
+    bool moved = false;         ///< some bytes were read or written
+    std::uint8_t refusals = 0;  ///< how often the kernel has asked to try again
 
     uring_operation(const uring_request& r, void (*e)(uring_operation*, bool)) noexcept
         : request{r}, end{e}
@@ -106,55 +107,58 @@ struct uring_operation {
     uring_operation(const uring_operation&) = delete;
     uring_operation& operator=(const uring_operation&) = delete;
 
-    /// Takes the kernel's answer. True: the rest of the request must be submitted again.
+    /// Records the kernel's answer. *Returns* true if the rest of the request must be submitted
+    /// again.
     [[nodiscard]] bool unfinished_after(int result) noexcept
     {
-        // A thread that ends takes back what it had submitted, though nobody asked for that.
+        // ECANCELED without a cancellation: the kernel cancels the operations of a thread that
+        // ends.
         if (result == -EINTR || result == -EAGAIN || result == -ECANCELED)
-            return cancel_wanted ? fails(ECANCELED)
-                                 : ++refusals < most_refusals || is_refused(-result);
-        // Direct I/O shows a file's end by a length that is no block, and cannot go on from there.
+            return cancel_wanted ? fail_with(ECANCELED)
+                                 : ++refusals < most_refusals || refuse_with(-result);
+        // EINVAL in the middle, with direct I/O: the previous part ended at the end of the file, at
+        // an offset that is not a multiple of the alignment.
         if (result < 0)
-            return fails(moved && result == -EINVAL ? EIO : -result);
+            return fail_with(moved && result == -EINVAL ? EIO : -result);
         if (!request.is_transfer() || request.length == 0)
             return false;
-        if (result == 0)  // the file is shorter than it was
-            return fails(EIO);
+        if (result == 0)  // the end of the file, which was truncated
+            return fail_with(EIO);
         moved = true;
         const auto n = static_cast<std::uint64_t>(result);
         request.offset += n;
         request.address += n;
         request.length -= n;
-        return request.length != 0 && (!cancel_wanted || fails(ECANCELED));
+        return request.length != 0 && (!cancel_wanted || fail_with(ECANCELED));
     }
 
     /// Always false.
-    bool fails(int number) noexcept
+    bool fail_with(int number) noexcept
     {
         error = number;
         return false;
     }
 
     /// Always false.
-    bool is_refused(int number) noexcept
+    bool refuse_with(int number) noexcept
     {
         begun = false;
-        return fails(number);
+        return fail_with(number);
     }
 
-    /// As the kernel said it, or as clients should hear it.
+    /// *Returns* the result: as the kernel reported it or, in a failure, as it is sent to clients.
     template <class Outcome>
     [[nodiscard]] Outcome outcome() const
     {
-        const std::error_code said{error, std::system_category()};
+        const std::error_code code{error, std::system_category()};
         if constexpr (std::same_as<Outcome, uring_answer>) {
-            return {said, begun};
+            return {code, begun};
         } else {
             if constexpr (std::same_as<Outcome, failure>) {
                 if (error != 0 && error != ECANCELED)
                     return file_failure(error, request.offset);
             }
-            return said;
+            return code;
         }
     }
 
@@ -162,7 +166,7 @@ private:
     static constexpr std::uint8_t most_refusals = 100;
 };
 
-/// Operations one after the other, linked through themselves.
+/// A list of operations, linked through their members. It does not own them.
 class uring_operation_list {
 public:
     [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
@@ -181,7 +185,7 @@ public:
         (op.previous == nullptr ? first_ : op.previous->next) = op.next;
         (op.next == nullptr ? last_ : op.next->previous) = op.previous;
     }
-    /// Null where there is none.
+    /// *Returns* null if the list is empty.
     uring_operation* pop() noexcept
     {
         auto* const op = first_;

@@ -21,28 +21,32 @@
 
 namespace nbd {
 
-/// The io_uring of an io_context, made when the context's first operation needs it. What is started
-/// in one turn of the event loop is submitted by one system call at the end of that turn, and one
-/// wake takes all that has completed since. The context has work while an operation is under way.
+/// The io_uring of an io_context, created when the context's first operation starts. All operations
+/// that are started in one turn of the event loop are submitted by one system call at the end of
+/// that turn. One wake-up takes all completions that have arrived. The context has work while an
+/// operation is in progress.
 ///
-/// Thread safety: any thread may start and cancel; any number of them may run the context. A context
-/// that is destroyed cancels what is under way, and waits until the kernel has let go of its memory.
+/// *Thread safety*: any thread may start and cancel; any number of threads may run the context.
+/// *Lifetime*: the destruction of the context cancels the operations in progress and waits until
+/// the kernel no longer uses their memory.
 class uring_service : public boost::asio::execution_context::service {
 public:
     static inline boost::asio::execution_context::id id{};
     using key_type = uring_service;
 
-    /// Errors: std::system_error where the kernel refuses another ring.
+    /// *Errors*: std::system_error where the kernel refuses another ring.
     explicit uring_service(boost::asio::io_context& context)
-        : service{context}, context_{context}, events_{context, ring_.ring_fd}, pause_{context}
+        : service{context}, context_{context}, events_{context, ring_.ring_fd},
+          retry_timer_{context}
     {
     }
 
-    /// Errors: std::system_error that says so where the kernel refuses io_uring.
+    /// Checks that the kernel allows io_uring. *Errors*: std::system_error, whose text names the
+    /// reasons why it may not.
     static void probe() { const ring tried{1}; }
 
-    /// The operation must stay where it is until its `end` is called, which happens on a thread that
-    /// runs the context, and never before start() returns to the event loop.
+    /// Starts an operation. The operation must stay at its address until its `end` is called: on a
+    /// thread that runs the context, and not before start() has returned to the event loop.
     void start(uring_operation& op)
     {
         const std::lock_guard lock{mutex_};
@@ -50,8 +54,8 @@ public:
         waiting_.push(op, uring_operation::stage::waiting);
     }
 
-    /// Asks the kernel to give the operation up. It ends as ever: with operation_canceled, or with
-    /// its result where it was too late.
+    /// Asks the kernel to cancel the operation. Its `end` is called as usual: with
+    /// operation_canceled, or with its result if the cancellation came too late.
     void cancel(uring_operation& op)
     {
         using enum uring_operation::stage;
@@ -62,7 +66,7 @@ public:
         plan_turn();
         if (op.at == waiting) {
             waiting_.remove(op);
-            op.fails(ECANCELED);
+            op.fail_with(ECANCELED);
             finished_.push(op, finished);
         } else {
             submitted_.remove(op);
@@ -74,7 +78,8 @@ private:
     struct ring : io_uring {
         explicit ring(unsigned size) : io_uring{}
         {
-            // Completions wait until a thread is in the kernel anyway, instead of interrupting it.
+            // Completions are processed when a thread enters the kernel next, without interrupting
+            // it.
             int error = io_uring_queue_init(size, this, IORING_SETUP_COOP_TASKRUN);
             if (error == -EINVAL)  // before Linux 5.19
                 error = io_uring_queue_init(size, this, 0);
@@ -94,17 +99,17 @@ private:
         }
     };
 
-    /// Entries of the submission queue. The completion queue has twice as many, and so has room for
-    /// as many operations and for the cancellation of each: it cannot overflow.
+    /// Entries of the submission queue. The completion queue has twice as many: room for as many
+    /// operations and the cancellation of each, so it cannot overflow.
     static constexpr unsigned entries = 128;
 
-    /// Nobody else uses the context any more.
+    /// Called when no other thread uses the context.
     void shutdown() noexcept override
     {
         using enum uring_operation::stage;
         events_.release();
-        pause_.cancel();
-        turn_planned_ = true;  // and will not come
+        retry_timer_.cancel();
+        turn_planned_ = true;  // the event loop has ended, so plan no turn
         while (auto* const op = waiting_.pop())
             finished_.push(*op, finished);
         while (auto* const op = submitted_.pop()) {
@@ -112,7 +117,7 @@ private:
             cancelling_.push(*op, cancelling);
         }
         while (under_way_ != 0) {
-            is_short_ = false;
+            kernel_short_ = false;
             submit();
             reap();
             ::pollfd wanted{.fd = ring_.ring_fd, .events = POLLIN, .revents = 0};
@@ -123,7 +128,8 @@ private:
             op->end(op, false);
     }
 
-    /// Once in a turn of the event loop, after what else it has to do, and at each wake.
+    /// Submits and reaps. Runs after the other handlers of a turn of the event loop, and at each
+    /// wake-up.
     void turn()
     {
         uring_operation_list ended;
@@ -134,10 +140,10 @@ private:
             if (under_way_ != 0 && !listening_)
                 listen();
             else if (under_way_ == 0 && listening_)
-                events_.cancel();  // or the context would never be out of work
+                events_.cancel();  // otherwise the context never runs out of work
             if (has_more_to_submit()) {
-                if (is_short_)
-                    pause();
+                if (kernel_short_)
+                    retry_later();
                 else
                     plan_turn();
             }
@@ -146,7 +152,7 @@ private:
         try {
             while (auto* const op = ended.pop())
                 op->end(op, true);
-        } catch (...) {  // thrown by somebody's handler: the others get their turn all the same
+        } catch (...) {  // thrown by a handler; a later turn ends the other operations
             const std::lock_guard lock{mutex_};
             while (auto* const op = ended.pop())
                 finished_.push(*op, uring_operation::stage::finished);
@@ -167,8 +173,8 @@ private:
         });
         turn_planned_ = true;
     }
-    /// The descriptor of a ring is readable while there are completions. Asking for that anew looks
-    /// at once, so none that come meanwhile are missed, and none has to be read to be silenced.
+    /// Waits until the ring's descriptor is readable, which it is while there are completions. Each
+    /// new wait checks at once, so no completion is missed and the descriptor needs no read.
     void listen()
     {
         events_.async_wait(events_.wait_read, [this](const boost::system::error_code&) {
@@ -180,21 +186,21 @@ private:
         });
         listening_ = true;
     }
-    /// The kernel lacks what it needs to take more. It is asked again when something has ended, and
-    /// may have given some of that back, or after a while.
-    void pause()
+    /// Plans another attempt, in 10 ms, after the kernel has run short of resources. A completion
+    /// also causes one, because it may have freed resources.
+    void retry_later()
     {
-        if (pausing_)
+        if (retry_planned_)
             return;
-        pause_.expires_after(std::chrono::milliseconds{10});
-        pause_.async_wait([this](const boost::system::error_code&) {
+        retry_timer_.expires_after(std::chrono::milliseconds{10});
+        retry_timer_.async_wait([this](const boost::system::error_code&) {
             {
                 const std::lock_guard lock{mutex_};
-                is_short_ = pausing_ = false;
+                kernel_short_ = retry_planned_ = false;
             }
             turn();
         });
-        pausing_ = true;
+        retry_planned_ = true;
     }
 
     [[nodiscard]] bool has_more_to_submit() const noexcept
@@ -206,22 +212,22 @@ private:
     }
     void submit() noexcept
     {
-        if (is_short_)
+        if (kernel_short_)
             return;
         if (broken_ == 0)
             fill();
         const int result = broken_ == 0 ? io_uring_submit(&ring_) : -broken_;
-        is_short_ = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
-        if (result >= 0 || result == -EINTR || is_short_)
+        kernel_short_ = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+        if (result >= 0 || result == -EINTR || kernel_short_)
             return;
-        // It will not get better. What the kernel has not taken it never will.
+        // A permanent error: the kernel will never take the entries that it has not taken yet.
         if (broken_ == 0) {
             broken_ = -result;
             for (auto n = io_uring_sq_ready(&ring_); n != 0; --n)
                 settle(ring_.sq.sqes[(ring_.sq.sqe_tail - n) % entries].user_data, result, false);
         }
         while (auto* const op = waiting_.pop()) {
-            op->is_refused(broken_);
+            op->refuse_with(broken_);
             finished_.push(*op, uring_operation::stage::finished);
         }
     }
@@ -253,7 +259,7 @@ private:
         io_uring_cqe* completion = nullptr;
         io_uring_for_each_cqe(&ring_, head, completion)
         {
-            is_short_ = completion->res == -EAGAIN;
+            kernel_short_ = completion->res == -EAGAIN;
             settle(completion->user_data, completion->res, true);
             ++taken;
         }
@@ -263,7 +269,7 @@ private:
     {
         using enum uring_operation::stage;
         --under_way_;
-        if (user_data == 0)  // of a cancellation
+        if (user_data == 0)  // a cancellation
             return;
         auto& op = *reinterpret_cast<uring_operation*>(static_cast<std::uintptr_t>(user_data));
         --operations_;
@@ -271,7 +277,7 @@ private:
              : op.at == cancelling ? cancelling_
                                    : cancelled_)
             .remove(op);
-        if (begun ? op.unfinished_after(result) : op.is_refused(-result))
+        if (begun ? op.unfinished_after(result) : op.refuse_with(-result))
             waiting_.push(op, waiting);
         else
             finished_.push(op, finished);
@@ -280,20 +286,20 @@ private:
     boost::asio::io_context& context_;
     ring ring_{entries};
     boost::asio::posix::basic_stream_descriptor<boost::asio::io_context::executor_type> events_;
-    boost::asio::steady_timer pause_;
+    boost::asio::steady_timer retry_timer_;
     std::mutex mutex_;
-    uring_operation_list waiting_;     // for room in the ring
-    uring_operation_list submitted_;   // the kernel's
-    uring_operation_list cancelling_;  // the kernel's, which is to be told
-    uring_operation_list cancelled_;   // the kernel's, which has been told
-    uring_operation_list finished_;    // to be ended
-    unsigned operations_ = 0;          // the kernel's
-    unsigned under_way_ = 0;           // completions that will come, of cancellations too
-    int broken_ = 0;                   // why the kernel takes no more
+    uring_operation_list waiting_;     // not submitted
+    uring_operation_list submitted_;   // in the kernel
+    uring_operation_list cancelling_;  // in the kernel; the cancellation is not submitted
+    uring_operation_list cancelled_;   // in the kernel; the cancellation is submitted
+    uring_operation_list finished_;    // their `end` is to be called
+    unsigned operations_ = 0;          // in the kernel
+    unsigned under_way_ = 0;           // expected completions, with those of cancellations
+    int broken_ = 0;                   // the permanent error of the ring
     bool turn_planned_ = false;
     bool listening_ = false;
-    bool is_short_ = false;  // the kernel, of memory, since it was last asked
-    bool pausing_ = false;
+    bool kernel_short_ = false;  // the kernel was short of resources when last asked
+    bool retry_planned_ = false;
 };
 
 }  // namespace nbd

@@ -10,10 +10,11 @@
 
 namespace nbd {
 
-/// Which parts of a sparse memory were ever written. Reading a page of shared memory takes it from
-/// the kernel even where it is a hole, so a server that would only look must know where not to.
-/// One bit for 4 KiB, or for more where the memory is so large (64 GiB) that the map would be.
-/// Thread safety: all members from any thread.
+/// Records which parts of a sparse memory were written. Reading a page of shared memory through its
+/// mapping commits the page even where it is a hole, so the backend must know which pages not to
+/// read. One bit stands for 4 KiB, or for more in a memory larger than 64 GiB, to limit the size of
+/// the map.
+/// *Thread safety*: all members are safe from any thread.
 class written_map {
 public:
     static constexpr std::uint64_t least_part = 4096;
@@ -26,14 +27,14 @@ public:
     {
     }
 
-    /// Bytes that one bit stands for.
+    /// The bytes that one bit stands for, a power of two.
     [[nodiscard]] std::uint64_t part() const noexcept { return std::uint64_t{1} << shift_; }
 
     [[nodiscard]] bool touched(std::uint64_t offset) const noexcept
     {
         return all_touched(offset, 1);
     }
-    /// Whether every part of the range was; the length is not zero.
+    /// Whether every part of the range was written; `length` is not zero.
     [[nodiscard]] bool all_touched(std::uint64_t offset, std::uint64_t length) const noexcept
     {
         return each_word(offset >> shift_, (offset + length - 1) >> shift_,
@@ -41,20 +42,20 @@ public:
                              return (w.load(std::memory_order_acquire) & mask) == mask;
                          });
     }
-    /// The end of the parts from the one at `offset` on that are all touched, or all not, as it is; at
-    /// most `end`, which is behind `offset`.
+    /// *Returns* the end of the run of parts that begins at `offset` and has one state, written or
+    /// not; at most `end`, which is greater than `offset`.
     [[nodiscard]] std::uint64_t run_end(std::uint64_t offset, std::uint64_t end) const noexcept
     {
-        const bool as_it_is = touched(offset);
+        const bool is_touched = touched(offset);
         const auto first = offset >> shift_;
         auto at = first / 64 * 64;
-        const auto odd = [&](const word& w, std::uint64_t mask) {
+        const auto skip_same = [&](const word& w, std::uint64_t mask) {
             const auto bits = w.load(std::memory_order_acquire);
-            const auto other = (as_it_is ? ~bits : bits) & mask;
+            const auto other = (is_touched ? ~bits : bits) & mask;
             at += other != 0 ? static_cast<std::uint64_t>(std::countr_zero(other)) : 64;
             return other == 0;
         };
-        const bool all = each_word(first, (end - 1) >> shift_, odd);
+        const bool all = each_word(first, (end - 1) >> shift_, skip_same);
         return all ? end : std::min(at << shift_, end);
     }
     void touch(std::uint64_t offset, std::uint64_t length) noexcept
@@ -69,7 +70,7 @@ public:
                   });
     }
 
-    /// Forgets the parts that lie wholly in the range.
+    /// Marks the parts that lie wholly in the range as not written.
     void forget(std::uint64_t offset, std::uint64_t length) noexcept
     {
         const auto begin = (offset + part() - 1) >> shift_;
@@ -86,8 +87,8 @@ public:
 private:
     using word = std::atomic<std::uint64_t>;
 
-    /// Visits the words of the bits from `first` to `last`, with a mask of these bits, as long as
-    /// `visit` says true. Whether it always did.
+    /// Calls `visit` with each word that holds bits from `first` to `last` and with a mask of these
+    /// bits, until it returns false. *Returns* whether it always returned true.
     template <class Visit>
     bool each_word(std::uint64_t first, std::uint64_t last, Visit visit) const noexcept
     {
