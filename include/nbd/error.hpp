@@ -10,32 +10,34 @@
 
 namespace nbd {
 
-/// Why a client was let go, or why a server could not start. Observers get the first kind in
-/// `at_disconnect`; `server::start` reports the second. Errors of the operating system keep
-/// their own category.
+/// Why a client was disconnected, or why a server could not start. Observers get the first kind in
+/// `at_disconnect`; `server::start` reports the second. Errors of the operating system keep their
+/// own category.
 enum class errc {
-    /// Something other than an option, or than a request, came where one was due.
+    /// The client sent something other than an option, or a request, where one was expected.
     bad_option_magic = 1,
     bad_request_magic,
-    /// Client flags that were not offered (point 14).
+    /// The client set client flags that were not offered (point 14).
     unknown_client_flags,
-    /// More option data than settings.handshake_bytes allows.
+    /// The client sent more option data than settings.handshake_bytes allows.
     handshake_too_long,
-    /// More options than settings.options_per_handshake allows.
+    /// The client sent more options than settings.options_per_handshake allows.
     too_many_options,
-    /// EXPORT_NAME that cannot be answered: only closing is left (point 28).
+    /// An EXPORT_NAME was refused. It has no error reply, so the connection is closed (point 28).
     export_name_refused,
-    /// A WRITE longer than could be consumed without harm (point 78).
+    /// A WRITE was refused whose payload is too long to be received and discarded (point 78).
     payload_too_long,
     /// The connection ended in the middle of a message.
     cut_short,
-    /// settings.handshake_deadline, progress_timeout, send_timeout or idle_timeout passed.
+    /// One of settings.handshake_deadline, progress_timeout, send_timeout or idle_timeout has
+    /// passed.
     handshake_timeout,
     progress_timeout,
     send_timeout,
     idle_timeout,
-    /// The client was disconnected for another one: in its handshake, when all places were taken, see
-    /// settings.max_connections; or stalled, when memory was short, see settings.server_memory.
+    /// The client was disconnected in favour of another: when all places were taken, during its
+    /// handshake or while it was idle, see settings.max_connections; or when memory was short,
+    /// because it was stalled, see settings.server_memory.
     evicted,
     /// The server stopped.
     server_stopped,
@@ -43,17 +45,18 @@ enum class errc {
     disconnected,
     /// The program's admission function refused the connection.
     admission_refused,
-    /// The peer has settings.max_connections_per_peer connections, and none of them can give way.
+    /// The peer has settings.max_connections_per_peer connections, none of which may be closed for
+    /// a new one.
     too_many_connections,
 
-    /// There is no export of the name that the client asked for.
+    /// There is no export with the requested name.
     unknown_export,
 
-    /// start() was called before; a server runs once.
+    /// start() was called before; a server can be started once.
     already_started,
     /// The server was not started, or has stopped.
     not_running,
-    /// The socket's path is taken by something that is not a socket.
+    /// Something other than a socket exists at the socket's path.
     not_a_socket,
     /// A UNIX socket's path is longer than the system allows (107 bytes on Linux).
     path_too_long,
@@ -61,8 +64,8 @@ enum class errc {
 
 }  // namespace nbd
 
-// The one class with virtual functions is the standard's own idea of a category. It stands outside
-// namespace nbd so that "no vtable in nbd::" can be checked to the letter.
+// The only class with virtual functions, which std::error_category requires. It is outside
+// namespace nbd, so that a check can require that nbd:: has no vtable.
 class nbd_error_category final : public std::error_category {
 public:
     [[nodiscard]] const char* name() const noexcept override { return "nbd"; }
@@ -81,7 +84,7 @@ public:
         case errc::too_many_options:
             return "the client sent too many options";
         case errc::export_name_refused:
-            return "the export asked for cannot be served";
+            return "the requested export cannot be served";
         case errc::payload_too_long:
             return "the client sent a payload that is too long";
         case errc::cut_short:
@@ -128,8 +131,9 @@ namespace nbd {
     return category;
 }
 
-/// The error code of the exception that is being handled: to be called in a `catch (...)`. Asio's
-/// system_error is not the standard's; what is neither, nor bad_alloc, is an I/O error.
+/// *Returns* the error code of the exception that is being handled. Call it in a `catch (...)`. The
+/// code of std::system_error and of Boost's system_error, which is another type; ENOMEM for
+/// std::bad_alloc; EIO for every other exception.
 [[nodiscard]] inline std::error_code current_error() noexcept
 {
     std::error_code code;

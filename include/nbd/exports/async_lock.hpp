@@ -28,8 +28,8 @@ private:
 };
 
 /// Awaits the lock of `m`. The coroutine resumes on its own executor.
-/// Cancellation: none; the wait ends when the mutex is free.
-/// Lifetime: `m` outlives the lock.
+/// *Cancellation*: none; the wait ends when the mutex is free.
+/// *Lifetime*: `m` outlives the lock.
 template <class Executor>
 [[nodiscard]] boost::asio::awaitable<async_lock, Executor> lock(async_mutex& m)
 {

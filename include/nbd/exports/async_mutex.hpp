@@ -9,10 +9,10 @@
 namespace nbd::exports {
 
 /// A mutex whose waiters do not block a thread. Waiters get the lock in the order in which they came.
-/// Thread safety: every member may be called from any thread.
+/// *Thread safety*: every member may be called from any thread.
 class async_mutex {
 public:
-    /// Lifetime: from a `lock` that returned false until `granted` was called.
+    /// *Lifetime*: from a `lock` that returned false until `granted` was called.
     struct waiter {
         /// Called by `unlock`, on the thread that unlocks and with an internal mutex held, when the
         /// waiter has the lock. It only schedules what comes next. Returns false where it cannot:

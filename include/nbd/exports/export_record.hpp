@@ -29,7 +29,7 @@ namespace nbd::exports {
 
 /// An export as export_set stores it: the backend, its settings and what serialises its calls.
 /// Shared by the set and by the clients that have the export open.
-/// Thread safety: the constant members and the atomics from any thread; the backend as its promise
+/// *Thread safety*: the constant members and the atomics from any thread; the backend as its promise
 /// `concurrency` says.
 template <class Backend>
 struct export_record {
@@ -54,7 +54,7 @@ struct export_record {
     }
 
     /// What clients are told of an export whose calls `disk` serves, `size` bytes long.
-    /// Errors: std::invalid_argument where the export's blocks are smaller than the backend's, which
+    /// *Errors*: std::invalid_argument where the export's blocks are smaller than the backend's, which
     /// could not serve them.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
@@ -80,7 +80,7 @@ struct export_record {
         return terms;
     }
 
-    /// Errors: std::invalid_argument, with the rule that the terms break.
+    /// *Errors*: std::invalid_argument, with the rule that the terms break.
     static void check(const protocol::export_terms& t)
     {
         if (t.size > most_bytes)

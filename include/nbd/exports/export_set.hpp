@@ -34,8 +34,8 @@ namespace nbd {
 
 /// The exports of a server, by name. Exports can be added and removed while clients are connected.
 /// The empty name means the default export: the first one that was added, until `set_default`.
-/// Thread safety: every member may be called from any thread at any time, but the destructor.
-/// Lifetime: every server that uses the set shares its ownership.
+/// *Thread safety*: every member may be called from any thread at any time, but the destructor.
+/// *Lifetime*: every server that uses the set shares its ownership.
 template <class Backend>
 class export_set {
     using record = exports::export_record<Backend>;
@@ -54,9 +54,9 @@ public:
 
     /// Adds an export. `name` and the description are UTF-8 of at most 4096 bytes, without NUL.
     /// Returns the backend, for a program that keeps using it.
-    /// Errors: std::invalid_argument for a name that is taken, and for a name, a size or block sizes
+    /// *Errors*: std::invalid_argument for a name that is taken, and for a name, a size or block sizes
     /// that are not allowed; the set is unchanged then.
-    /// Lifetime: the backend lives until the export is removed and its last client has left.
+    /// *Lifetime*: the backend lives until the export is removed and its last client has left.
     std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
     {
         static_assert(std::move_constructible<Backend>,
@@ -107,7 +107,7 @@ public:
     /// Changes the size of an export to `size` bytes, by the backend's `resize`. Blocks as long as that
     /// takes. Requests past a smaller end fail from the beginning; space that is added can be used at
     /// the end. INFO and GO tell the new size.
-    /// Errors: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of the
+    /// *Errors*: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of the
     /// minimum block size; the backend's. The size is unchanged then.
     [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
         requires(record::resizable && !awaits_resize<Backend>)
@@ -121,8 +121,8 @@ public:
     /// The same for a backend whose `resize` is awaited, as an asynchronous operation with the
     /// signature void(std::error_code). The backend's `resize` runs on the executor `on`; so does the
     /// completion handler, unless it has an associated executor.
-    /// Cancellation: none.
-    /// Lifetime: the set may be destroyed before the operation completes, `on` must not.
+    /// *Cancellation*: none.
+    /// *Lifetime*: the set may be destroyed before the operation completes, `on` must not.
     template <class Executor, class Token>
     auto async_resize(const Executor& on, std::string_view name, std::uint64_t size, Token&& token)
         requires(record::resizable && awaits_resize<Backend>)

@@ -26,7 +26,7 @@
 namespace nbd::exports {
 
 /// An export as one client has it open.
-/// Lifetime: the backend lives as long as this object, also after the export was removed.
+/// *Lifetime*: the backend lives as long as this object, also after the export was removed.
 template <class Backend>
 class opened_export {
     using record = export_record<Backend>;
@@ -36,7 +36,7 @@ public:
     /// What the backend's `open` returned; nothing for a backend without `open`.
     using state_type = std::conditional_t<has_open<Backend>, backend_type, std::monostate>;
 
-    /// Errors: std::invalid_argument where the size or the block sizes of `state` are not allowed.
+    /// *Errors*: std::invalid_argument where the size or the block sizes of `state` are not allowed.
     opened_export(std::shared_ptr<record> r, state_type state)
         : record_{std::move(r)}, state_{std::move(state)},
           terms_{record::terms_of(backend(), record_->settings, first_size())}
@@ -149,7 +149,7 @@ template <class Backend>
 }
 
 /// The same for a backend whose `open` is awaited.
-/// Cancellation: none. Lifetime: `who` and `why` outlive the coroutine.
+/// *Cancellation*: none. *Lifetime*: `who` and `why` outlive the coroutine.
 template <awaits_open Backend>
 [[nodiscard]] boost::asio::awaitable<
     std::optional<opened_export<Backend>>,

@@ -28,7 +28,7 @@ namespace nbd::handshake {
 /// bytes out.
 ///
 /// The session receives `bytes_needed()` bytes, calls `process`, and carries out the action.
-/// Lifetime: `limits` outlives the negotiator. Received bytes stay unchanged until the next `process`:
+/// *Lifetime*: `limits` outlives the negotiator. Received bytes stay unchanged until the next `process`:
 /// names are views into them.
 class negotiator {
 public:
@@ -113,7 +113,7 @@ public:
 
     // --- after action::open_export --------------------------------------------------------------
 
-    /// Lifetime: as the bytes that were processed last.
+    /// *Lifetime*: as the bytes that were processed last.
     [[nodiscard]] std::string_view requested_name() const noexcept { return requested_.name; }
 
     /// Call it before the backend's `open`. Returns false where the client has caused too many calls;

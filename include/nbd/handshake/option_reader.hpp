@@ -64,7 +64,7 @@ public:
     [[nodiscard]] std::uint32_t client_flags() const noexcept { return client_flags_; }
     /// The last option, also while its data are not complete.
     [[nodiscard]] const protocol::option_header& option() const noexcept { return option_; }
-    /// Lifetime: as the bytes that were processed last.
+    /// *Lifetime*: as the bytes that were processed last.
     [[nodiscard]] std::span<const std::byte> data() const noexcept { return data_; }
     [[nodiscard]] errc violation() const noexcept { return violation_; }
 

@@ -17,7 +17,7 @@ namespace nbd::handshake {
 
 using reply_bytes = std::vector<std::byte>;
 
-/// Appends `n` bytes and returns them, to be filled. Lifetime: until the next append.
+/// Appends `n` bytes and returns them, to be filled. *Lifetime*: until the next append.
 [[nodiscard]] inline std::span<std::byte> append(reply_bytes& to, std::size_t n)
 {
     to.resize(to.size() + n);

@@ -28,12 +28,12 @@
 
 namespace nbd::io {
 
-/// The asynchronous kind of I/O: an operation is one of Asio's, awaited on a concrete executor. The handlers of
-/// a client must not run at the same time on it. The executor is named everywhere, because Asio's default
-/// erases its type and costs a virtual call.
+/// Asynchronous I/O: an operation is one of Asio's, awaited on a concrete executor. The handlers of
+/// one client must not run concurrently on it. The type of the executor is a parameter, because
+/// Asio's default executor erases the type and costs a virtual call.
 ///
-/// `Polls` says that the thread that runs the executor's io_context is the library's own, so that its event
-/// loop may poll for a short time where that pays.
+/// `Polls`: the library runs the executor's io_context on a thread of its own, so the event loop
+/// may poll for a short time before it sleeps.
 template <class Executor, bool Polls = false>
 class asynchronous {
 public:
@@ -61,7 +61,7 @@ public:
             [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
     }
 
-    /// As above. Lets the event loop poll meanwhile where that pays.
+    /// As above. The event loop polls during the wait where that pays.
     template <class Stream, class Buffers>
     [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
                                  [[maybe_unused]] busy_poll& poll)
@@ -86,8 +86,9 @@ public:
             [&stream, from](auto handler) { stream.async_write_some(from, std::move(handler)); });
     }
 
-    /// Sends some of what was gathered, see send_next, if the socket takes it now. *Errors*: also
-    /// asio::error::would_block: await `send_some` then; a stream that is no socket always returns it.
+    /// Sends some of the gathered data, see send_next, without waiting. *Errors*: also
+    /// asio::error::would_block, after which the caller awaits `send_some`. A stream that is not a
+    /// socket always returns it.
     template <class Stream, class Gathered>
     [[nodiscard]] static transfer try_send(Stream& stream, const Gathered& from)
     {
@@ -120,7 +121,7 @@ public:
         }
     }
 
-    /// Whether there is something to receive, or becomes so within `time`. Looks every 5 ms, so it is for
+    /// Whether there are bytes to receive, now or within `time`. Checks every 5 ms, so it is for
     /// rare cases.
     template <class Stream>
     [[nodiscard]] static task<bool> readable_within(Stream& stream, std::chrono::milliseconds time)

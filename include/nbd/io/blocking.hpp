@@ -26,9 +26,9 @@
 
 namespace nbd::io {
 
-/// The blocking kind of I/O: an operation is a system call on the calling thread, and a task is a coroutine
-/// that starts at once and never suspends. A session that is written over a kind of I/O runs as plain
-/// blocking code with this one.
+/// Blocking I/O: an operation is a system call on the calling thread, and a task is a coroutine
+/// that starts at once and never suspends. A session that is written as coroutines runs as plain
+/// blocking code with it.
 class blocking {
     template <class T>
     struct result {
@@ -105,7 +105,7 @@ public:
         return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
     }
 
-    /// As above, and polls for a while before the thread sleeps, where that pays.
+    /// As above. Polls for a short time before the thread sleeps, where that pays.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
                                                    busy_poll& poll)
@@ -136,13 +136,14 @@ public:
             retried([&](auto& error) { return stream.write_some(from, error); })};
     }
 
-    /// Sends some of what was gathered, see send_next. A stream that is no socket always returns
-    /// asio::error::would_block: await `send_some` then.
+    /// Sends some of the gathered data, see send_next. A stream that is not a socket always returns
+    /// asio::error::would_block, after which the caller awaits `send_some`.
     template <class Stream, class Gathered>
     [[nodiscard]] static transfer try_send(Stream& stream, const Gathered& from) noexcept
     {
         if constexpr (socket<Stream>) {
-            // A large send returns when some is sent, so that a slow client is seen to make progress.
+            // A large send returns when a part is sent, so that the progress of a slow client is
+            // seen.
             const int flags = from.gathered() > at_a_time ? MSG_DONTWAIT : 0;
             for (;;) {
                 const auto result = send_next(stream.native_handle(), from, flags, at_a_time);
@@ -165,7 +166,7 @@ public:
             return write_some(stream, from.pieces());
     }
 
-    /// Whether there is something to receive, or becomes so within `time`. True for a stream that has no
+    /// Whether there are bytes to receive, now or within `time`. True for a stream that has no
     /// descriptor.
     template <class Stream>
     [[nodiscard]] static ready<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
@@ -177,15 +178,15 @@ public:
         }
     }
 
-    /// Whether the next receive will wait, so that memory should be released before it. False: a thread
-    /// of its own keeps its memory.
+    /// Whether the next receive will wait, so that memory should be released before it. Always
+    /// false: each client has a thread, which keeps its memory.
     template <class Stream>
     [[nodiscard]] static bool must_wait(Stream&) noexcept
     {
         return false;
     }
 
-    /// Lets other clients run. Threads that block need not do anything for it.
+    /// Does nothing: other clients have their own threads.
     template <class Stream>
     [[nodiscard]] static std::suspend_never yield(Stream&) noexcept
     {
@@ -199,7 +200,7 @@ private:
         return ::poll(&wanted, 1, milliseconds) > 0;
     }
 
-    /// What can be received without waiting; nothing if that is nothing.
+    /// Receives without waiting. *Returns* nothing if no bytes are available.
     [[nodiscard]] static std::optional<transfer> receive_now(int descriptor, void* to,
                                                              std::size_t n) noexcept
     {
@@ -213,7 +214,7 @@ private:
         return transfer{boost::system::error_code{errno, boost::system::system_category()}, 0};
     }
 
-    /// Bytes that one call may send, so that a client that takes them slowly is seen to make progress.
+    /// Largest number of bytes for one call, so that the progress of a slow client is seen.
     static constexpr std::size_t at_a_time = std::size_t{1} << 20;
 
     /// Repeats an operation that a signal handler has interrupted.

@@ -8,21 +8,22 @@
 
 namespace nbd::io {
 
-/// Decides whether a thread polls a socket before it sleeps. To wake a sleeping thread takes tens of
-/// microseconds, so polling pays for a client that answers sooner. It learns from the length of the last
-/// waits, so that an idle client costs nothing.
+/// Decides whether a thread polls a socket before it sleeps. Waking a sleeping thread takes tens of
+/// microseconds, so polling pays for a client that answers sooner. The decision follows the length
+/// of the last waits, so that an idle client costs nothing.
 class busy_poll {
 public:
     using clock = std::chrono::steady_clock;
 
-    /// `budget`: the longest time to poll; zero = never.
+    /// `budget`: the longest time to poll; zero: never.
     explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
 
     [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
     [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
     [[nodiscard]] bool pays() const noexcept { return enabled() && late_ == 0 && sent_ <= much; }
-    /// Whether to ask with poll(2) before recv(2). To try recv at once saves a call, but it disturbs a client
-    /// that is about to send, and receives its requests in smaller parts.
+    /// Whether to call poll(2) before recv(2). Calling recv(2) at once saves a system call, but it
+    /// disturbs a client that is about to send, and it receives the client's requests in smaller
+    /// parts.
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
 
     /// Calls `found()` until it returns true or the budget is spent. *Returns* whether it was true.
@@ -38,12 +39,12 @@ public:
         return false;
     }
 
-    /// `bytes` were sent since the last wait. A client that received much works on it before it asks again, so
-    /// the time to wake a thread does not delay it.
+    /// Reports the bytes sent since the last wait. A client processes a large reply before it sends
+    /// its next request, so the time to wake a thread does not delay it, and polling does not pay.
     void sent(std::size_t bytes) noexcept { sent_ = bytes; }
 
-    /// The last wait took `time`. A wait that was too long ends the polling until several waits in a row, with
-    /// the time to wake, were short.
+    /// Reports the length of a wait. A wait that is too long ends the polling, until several waits
+    /// in a row, each with the time to wake, are short.
     void waited(std::chrono::nanoseconds time) noexcept
     {
         if (time > budget_ * waking_costs)
@@ -52,7 +53,8 @@ public:
             --late_;
     }
 
-    /// Measures a wait that another thread's event loop makes; `wait_ended` without `wait_begins` does nothing.
+    /// Measures a wait of an event loop: calls `waited` with the time since `wait_begins`.
+    /// `wait_ended` without `wait_begins` does nothing.
     void wait_begins() noexcept { begun_ = clock::now(); }
     void wait_ended() noexcept
     {

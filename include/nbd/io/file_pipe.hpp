@@ -12,8 +12,9 @@
 
 namespace nbd::io {
 
-/// A pipe through which a part of a file goes to a socket without a copy. Its content has been read from
-/// the file, so an error of the disk is known before the reply header is sent.
+/// A pipe that carries a part of a file to a socket without a copy in user space. The content is
+/// read from the file when the pipe is filled, so that a disk error is known before the reply
+/// header is sent.
 class file_pipe {
 public:
     file_pipe() = default;
@@ -21,7 +22,7 @@ public:
     file_pipe& operator=(const file_pipe&) = delete;
     ~file_pipe() { close(); }
 
-    /// The content was sent, or was dropped. The pipe can be filled again.
+    /// Prepares the pipe to be filled again. Requires that the content was sent or dropped.
     void begin() noexcept
     {
         if (spoiled_)
@@ -29,10 +30,11 @@ public:
         used_pages_ = 0;
     }
 
-    /// The content since begin() will not be sent.
+    /// Drops the content since begin(): it will not be sent.
     void drop() noexcept { spoiled_ = spoiled_ || used_pages_ != 0; }
 
-    /// Appends `n` bytes of a file. False if that fails; a read of the same bytes shows the error.
+    /// Appends `n` bytes of a file. *Returns* false on failure; a read of the same bytes then gives
+    /// the error.
     [[nodiscard]] bool fill(int file, std::uint64_t offset, std::size_t n) noexcept
     {
         if (spoiled_ || unable_ || !open())
@@ -55,7 +57,7 @@ public:
         return true;
     }
 
-    /// There is content since begin().
+    /// Whether there is content since begin() that was not dropped.
     [[nodiscard]] bool in_use() const noexcept { return used_pages_ != 0 && !spoiled_; }
 
     /// The end to read from.

@@ -22,14 +22,15 @@ namespace nbd::io {
 /// The error of a transfer and the bytes that it moved.
 using transfer = std::tuple<boost::system::error_code, std::size_t>;
 
-/// Buffers that one system call takes at most. Asio passes 64.
+/// Largest number of buffers for one system call. Asio passes 64.
 inline constexpr std::size_t most_gathered = IOV_MAX;
 inline constexpr std::size_t no_limit = std::numeric_limits<std::size_t>::max();
 
-/// One sendmsg(2) of the first buffers of `from`: up to most_gathered, and up to the one that makes
-/// `most_bytes`. `flags` are those of sendmsg. No signal is raised.
+/// Sends the first buffers of `from` with one sendmsg(2): at most most_gathered buffers and at most
+/// `most_bytes` bytes. `flags`: those of sendmsg. No signal is raised. An interrupted call is
+/// repeated.
 /// *Returns* the bytes sent. *Errors*: asio::error::would_block with MSG_DONTWAIT, or when the send
-/// timeout of the socket passes; otherwise that of sendmsg. A signal that interrupts the call is no error.
+/// timeout of the socket passes; otherwise the error of sendmsg.
 template <class Buffers>
 [[nodiscard]] transfer send_gathered(int socket, const Buffers& from, int flags,
                                      std::size_t most_bytes = no_limit) noexcept
@@ -58,8 +59,9 @@ template <class Buffers>
     }
 }
 
-/// One system call for what was gathered: `from.pieces()` in memory, or `from.file()` where there are none.
-/// As above otherwise. *Errors*: also asio::error::eof, where the file has become too short.
+/// Sends gathered data with one system call: `from.pieces()` in memory, or `from.file()` if there
+/// are no pieces. Otherwise as send_gathered. *Errors*: also asio::error::eof, if the file has
+/// become too short.
 template <class Gathered>
 [[nodiscard]] transfer send_next(int socket, const Gathered& from, int flags,
                                  std::size_t most_bytes = no_limit) noexcept

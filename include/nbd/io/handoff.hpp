@@ -11,7 +11,7 @@
 
 namespace nbd::io {
 
-/// Memory for one handler at a time, so that posting takes none from the heap.
+/// Memory for one handler at a time, so that posting it allocates nothing.
 class handler_memory {
 public:
     handler_memory() = default;
@@ -59,15 +59,17 @@ private:
     bool used_ = false;
 };
 
-/// Takes items from any thread to the executor of their owner. Items have a `next` of their own type
-/// and arrive in the order in which they were put in.
-/// The owner lives until every item that it awaits has come.
+/// Passes items from any thread to the executor of their owner, in the order of the calls. Each
+/// item has a member `next`, a pointer to its own type.
+/// *Thread safety*: any thread may call `put`.
+/// *Lifetime*: the owner lives until it has received every item that it expects.
 template <class Executor, class Item>
 class handoff {
 public:
     explicit handoff(const Executor& executor) : executor_{executor} {}
 
-    /// Calls `receive(first)` on the executor, where the items that have come meanwhile hang together.
+    /// Queues `item` and calls `receive(first)` on the executor, once for all items that were
+    /// queued by then, linked through `next`.
     template <class Receive>
     void put(Item& item, Receive receive)
     {
@@ -79,7 +81,7 @@ public:
             if (std::exchange(posted_, true))
                 return;
         }
-        // Nothing of this object is touched after that: its owner may be gone.
+        // The owner may destroy this object from here on, so nothing below uses its members.
         boost::asio::post(
             executor_,
             boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},

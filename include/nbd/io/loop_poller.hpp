@@ -15,13 +15,14 @@
 
 namespace nbd::io {
 
-/// Makes the event loop of an io_context poll for a short time instead of sleeping in the kernel, which costs the
-/// next client the time of a wake-up. A handler that posts itself again keeps the loop from waiting: Asio asks the
-/// kernel for events without a timeout while handlers are queued. Nothing is allocated.
+/// Makes the event loop of an io_context poll for a short time instead of sleeping in the kernel,
+/// which saves the time to wake the thread. A handler that posts itself again keeps the loop from
+/// waiting: Asio asks the kernel for events without a timeout while handlers are queued. Nothing is
+/// allocated.
 ///
-/// It is a service of its context, which is created for the first session that polls. The library does not
+/// It is a service of its context, created for the first session that polls. The library does not
 /// poll on contexts that the program runs.
-/// Thread safety: on the thread that runs the context, which must be one.
+/// *Thread safety*: only the thread that runs the context, which must be a single one.
 class loop_poller : public boost::asio::execution_context::service {
 public:
     using clock = std::chrono::steady_clock;
@@ -30,13 +31,14 @@ public:
 
     explicit loop_poller(boost::asio::io_context& context) : service{context}, context_{context} {}
 
-    /// The poller of an executor's context. Errors: std::bad_alloc where it must be created.
+    /// *Returns* the poller of an executor's context. *Errors*: std::bad_alloc when it must be
+    /// created.
     [[nodiscard]] static loop_poller& of(const boost::asio::io_context::executor_type& executor)
     {
         return boost::asio::use_service<loop_poller>(executor.context());
     }
 
-    /// The loop does not sleep before `budget` has passed.
+    /// Keeps the loop from sleeping until `budget` has passed.
     void poll_for(clock::duration budget)
     {
         until_ = std::max(until_, clock::now() + budget);

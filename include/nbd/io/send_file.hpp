@@ -16,12 +16,12 @@
 
 namespace nbd::io {
 
-/// A stream whose bytes are those of a socket, without a layer in between.
+/// A stream that is a plain socket, without a layer such as TLS.
 template <class Stream>
 concept socket = requires(Stream& s) { s.native_handle(); };
 
-/// Blocks SIGPIPE in this scope; sendfile(2) has no MSG_NOSIGNAL. The threads of a server block it always,
-/// and then this costs nothing.
+/// Blocks SIGPIPE in this scope, because sendfile(2) has no MSG_NOSIGNAL. On the threads of a
+/// server, which always block it, this costs nothing.
 class no_pipe_signal {
 public:
     no_pipe_signal() noexcept
@@ -61,11 +61,11 @@ private:
     bool restore_ = false;
 };
 
-/// In place of an offset: the file is a pipe.
+/// The value of an offset which means that the file is a pipe.
 inline constexpr std::uint64_t next_in_pipe = ~std::uint64_t{0};
 
-/// One system call: sends some of a part of a file, or of the content of a pipe. *Errors*: asio::error::eof
-/// at the end of the file; asio::error::would_block; those of sendfile and splice.
+/// Sends some of a part of a file, or of the content of a pipe, with one system call. *Errors*:
+/// asio::error::eof at the end of the file; asio::error::would_block; those of sendfile and splice.
 template <class Part>
 [[nodiscard]] std::tuple<boost::system::error_code, std::size_t>
 send_file_now(int socket, const Part& part) noexcept

@@ -16,8 +16,9 @@
 
 namespace nbd::io {
 
-/// One wait for another thread, on the calling thread: the blocking kind.
-/// Thread safety: `notify` from any thread, once for each `wait`, before or after it begins.
+/// Lets the calling thread wait until another thread notifies it. For blocking I/O.
+/// *Thread safety*: any thread may call `notify`, once for each `wait`, before or after the wait
+/// begins.
 class thread_wakeup {
 public:
     template <class Stream>
@@ -29,7 +30,7 @@ public:
     {
         const std::lock_guard lock{mutex_};
         notified_ = true;
-        changed_.notify_one();  // under the lock: afterwards this object may be gone
+        changed_.notify_one();  // under the lock: the waiter may destroy this object afterwards
     }
     std::suspend_never wait()
     {
@@ -45,10 +46,11 @@ private:
     bool notified_ = false;
 };
 
-/// The asynchronous kind: a coroutine on the stream's executor waits, and no thread is held. It waits for
-/// a timer that never expires, so that an executor that is destroyed destroys the coroutine.
-/// Thread safety: `notify` from any thread, once for each `wait`; the wait must begin on the executor before
-/// a handler that `notify` posts there can run.
+/// Lets a coroutine on the stream's executor wait until another thread notifies it. For
+/// asynchronous I/O: no thread is held. It waits for a timer that never expires, so that destroying
+/// the executor's context destroys the coroutine.
+/// *Thread safety*: any thread may call `notify`, once for each `wait`. The wait must begin on the
+/// executor before a handler that `notify` posts there can run.
 template <class Executor>
 class strand_wakeup {
     using clock = std::chrono::steady_clock;
@@ -59,7 +61,7 @@ public:
     {
     }
 
-    /// Errors: std::bad_alloc where an executor of the program needs memory to post; nothing was notified
+    /// *Errors*: std::bad_alloc where an executor of the program needs memory to post; nothing was notified
     /// then.
     void notify()
     {

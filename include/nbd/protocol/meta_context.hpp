@@ -32,7 +32,7 @@ struct selected_context {
 
 /// The data of LIST_META_CONTEXT and SET_META_CONTEXT:
 /// `u32 name length | export name | u32 n | n x (u32 length | query)`.
-/// Lifetime: views into the option's data.
+/// *Lifetime*: views into the option's data.
 struct meta_request {
     std::string_view export_name;
     std::uint32_t count = 0;

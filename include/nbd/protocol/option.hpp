@@ -44,7 +44,7 @@ inline void encode_option_reply(std::span<std::byte, option_reply_header_bytes> 
 }
 
 /// The data of INFO and GO: `u32 name length | name | u16 n | n x u16`.
-/// Lifetime: views into the option's data.
+/// *Lifetime*: views into the option's data.
 struct info_request {
     std::string_view name;
     std::span<const std::byte> types;  ///< n big-endian u16

@@ -36,7 +36,7 @@ public:
 
     /// Begins an admitted request. A refused request has no calls.
     /// - `most_extents`: the most descriptors of one chunk.
-    /// Errors: std::bad_alloc.
+    /// *Errors*: std::bad_alloc.
     [[nodiscard]] std::optional<refusal>
     begin(const protocol::request& r, const protocol::export_terms& terms,
           std::span<const protocol::selected_context> selected, protocol::reply_style style,
@@ -87,7 +87,7 @@ public:
     /// The list that the call fills.
     [[nodiscard]] extent_list& list() noexcept { return list_; }
 
-    /// The outcome of the call that `next` named. Errors: std::bad_alloc.
+    /// The outcome of the call that `next` named. *Errors*: std::bad_alloc.
     void completed(failure&& outcome)
     {
         if (!outcome && list_.empty())

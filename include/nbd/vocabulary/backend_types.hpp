@@ -5,13 +5,14 @@
 
 namespace nbd {
 
-/// The flags of a WRITE that a backend with native FUA is told of.
+/// The flags of a WRITE, for a backend with native FUA.
 struct write_flags {
     bool fua = false;  ///< the data must be on stable storage before the call returns
 };
 
-/// The flags of a WRITE_ZEROES. FUA is not among them: it becomes a flush afterwards. A write_zeroes
-/// that answers std::errc::not_supported without `fast` has the server write the zeroes.
+/// The flags of a WRITE_ZEROES. There is none for FUA: the server flushes after the call instead.
+/// If write_zeroes returns std::errc::not_supported and `fast` is not set, the server writes the
+/// zeroes.
 struct zero_flags {
     bool no_hole = false;  ///< the range must be fully provisioned afterwards
     bool fast = false;  ///< fail at once with std::errc::not_supported unless faster than writing
@@ -24,12 +25,12 @@ enum class concurrency {
     parallel,          ///< any number, from any threads
 };
 
-/// A place in an open file, whose descriptor stays the backend's; -1 = none.
+/// A place in an open file. The backend keeps the descriptor open; -1: none.
 struct file_range {
     int file = -1;
     std::uint64_t offset = 0;  ///< bytes, in the file
-    /// Reading it cannot fail, as of a file in memory. Of another it is tried before the reply begins, which
-    /// cannot be taken back.
+    /// Reading cannot fail: the file is in memory, for example. Other files are read before the
+    /// reply begins, because a reply that has begun cannot become an error.
     bool sure = false;
 };
 

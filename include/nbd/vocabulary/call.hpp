@@ -12,14 +12,15 @@
 
 namespace nbd {
 
-/// One request, handed whole to a backend that has `handle(call&)`, and the way to answer it.
+/// One request, for a backend that has `handle(call&)`, and the means to answer it. The server has
+/// checked that the export offers the command, the flags and the range.
 ///
-/// The request was admitted: its range, flags and command are ones that the export offers.
-/// An answer is `reply()`, or for a READ one or more `send(...)`, or `fail(error)`. Data are
-/// collected until the handler returns, so a `fail` after half of them is still a clean error on the
-/// wire. A handler that returns without an answer, or with fewer data than a READ asked for, has
-/// failed with EIO.
-/// Lifetime: until the handler returns, or completes where it is awaited. Thread safety: for the thread of the handler.
+/// The handler answers with `reply()`, for a READ with one or more `send(...)`, or with
+/// `fail(error)`. The data are sent after the handler has returned, so that a `fail` after some of
+/// them is still an error reply. A handler that returns without an answer, or with less data than a
+/// READ requests, has failed with EIO.
+/// *Thread safety*: one thread at a time: the one that runs the handler.
+/// *Lifetime*: until the handler returns or, if it is awaited, completes.
 class call {
 public:
     call(const protocol::request& r, std::span<const std::byte> payload,
@@ -31,21 +32,21 @@ public:
     call& operator=(const call&) = delete;
 
     [[nodiscard]] protocol::command command() const noexcept { return request_.command; }
-    /// The command flags as they came, protocol::command_flag bits.
+    /// The command flags of the request: protocol::command_flag bits.
     [[nodiscard]] std::uint16_t flags() const noexcept { return request_.flags; }
-    /// True where what this call writes must be on stable storage when it returns.
+    /// Whether what this call writes must be on stable storage when the handler returns.
     [[nodiscard]] bool fua() const noexcept { return request_.has(protocol::command_flag::fua); }
     [[nodiscard]] std::uint64_t cookie() const noexcept { return request_.cookie; }
     [[nodiscard]] std::uint64_t offset() const noexcept { return request_.offset; }  ///< bytes
     [[nodiscard]] std::uint64_t length() const noexcept { return request_.length; }  ///< bytes
-    /// What a WRITE carries; empty for any other command.
+    /// The payload of a WRITE; empty for any other command.
     [[nodiscard]] std::span<const std::byte> payload() const noexcept { return payload_; }
 
-    /// Starts a reply of success. A READ still has to `send` its data.
+    /// Reports success. A READ must `send` its data too.
     void reply() noexcept { started_ = true; }
 
-    /// Streams the next data of a READ, and starts the reply if need be.
-    /// More than the request asked for is an error of the handler: the reply becomes EIO.
+    /// Appends the next data of a READ, and reports success. More data than the request asked for
+    /// are an error of the handler: the reply becomes EIO.
     void send(std::span<const std::byte> next) noexcept
     {
         const auto to = space();
@@ -57,7 +58,8 @@ public:
         sent(next.size());
     }
 
-    /// What a READ still has to fill, for a handler that writes in place; then `sent(n)`.
+    /// The part of the data of a READ that is not filled yet, for a handler that writes in place.
+    /// Write to its start, then call `sent` with the number of bytes.
     [[nodiscard]] std::span<std::byte> space() const noexcept { return data_.subspan(filled_); }
     void sent(std::size_t n) noexcept
     {
@@ -65,14 +67,15 @@ public:
         filled_ += std::min(n, data_.size() - filled_);
     }
 
-    /// Answers with an error; it stands, whatever is said before or after.
+    /// Reports an error. The first error is kept, whatever is reported before or after it.
     void fail(std::error_code why) noexcept
     {
         if (!error_)
             error_ = why;
     }
 
-    /// What the handler has said in all.
+    /// *Returns* the outcome of the request: the first error; EIO for an answer that is missing or
+    /// incomplete; otherwise success.
     [[nodiscard]] std::error_code result() const noexcept
     {
         if (error_)

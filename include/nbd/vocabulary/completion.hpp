@@ -8,8 +8,9 @@
 
 namespace nbd {
 
-/// The handler that a backend with callbacks gets as the last argument of `async_read` and its siblings.
-/// Call it once with the outcome; a completion that is destroyed without a call fails the request with EIO.
+/// The completion handler that a backend with callbacks gets as the last argument of `async_read`
+/// and its siblings. Call it once with the outcome. A completion that is destroyed without a call
+/// fails the request with EIO.
 ///
 ///     void async_read(std::uint64_t offset, std::span<std::byte> to, nbd::completion done)
 ///     {
@@ -17,12 +18,12 @@ namespace nbd {
 ///     }
 ///
 /// *Thread safety*: any thread may call or destroy it, also before the member returns.
-/// *Lifetime*: the spans and the extent_list of the call are valid until then. The server waits for it when a
-/// client leaves and when it stops, so a completion must not be kept for ever.
+/// *Lifetime*: the spans and the extent_list of the call are valid until then. The server waits for
+/// the completion when a client leaves and when it stops, so a completion must not be kept forever.
 /// *Cost*: one pointer; no allocation.
 class completion {
 public:
-    /// Where the outcome goes; for who implements a server.
+    /// The receiver of the outcome, which the server implements.
     struct receiver {
         void (*complete)(receiver&, failure&&) noexcept = nullptr;
     };
@@ -40,18 +41,18 @@ public:
             (*this)(std::make_error_code(std::errc::io_error));
     }
 
-    /// Ends the call with `outcome`: a failure, an error code of std's or Boost's, or success. A second call
-    /// does nothing.
+    /// Completes the call with `outcome`: a failure, a std or Boost error code, or success. A
+    /// second call does nothing.
     void operator()(failure outcome = {}) noexcept
     {
         if (receiver* const to = std::exchange(to_, nullptr))
             to->complete(*to, std::move(outcome));
     }
 
-    /// Gives up the completion for a pointer, which an interface in C can keep as its argument. The pointer
-    /// must go to `adopt` once.
+    /// Converts the completion to a pointer, for the context argument of a C interface. The pointer
+    /// must be passed to `adopt` once.
     [[nodiscard]] void* release() noexcept { return std::exchange(to_, nullptr); }
-    /// The completion that `release` gave up.
+    /// Converts a pointer from `release` back to the completion.
     [[nodiscard]] static completion adopt(void* released) noexcept
     {
         return completion{*static_cast<receiver*>(released)};

@@ -17,12 +17,12 @@ struct extent {
     friend bool operator==(const extent&, const extent&) = default;
 };
 
-/// What a backend tells about a range: extents that follow each other from the range's start. Whatever a
-/// backend says, the list stays inside the range and inside its limit, holds no empty extent, and
-/// no two neighbours of the same status.
+/// The extents that a backend reports for a range; each follows the one before, from the start of
+/// the range. The list stays inside the range and its limit, holds no empty extent and joins
+/// neighbours of the same status, whatever the backend adds.
 class extent_list {
 public:
-    /// Begins anew for a range of `length` bytes and at most `most` extents.
+    /// Clears the list for a range of `length` bytes and at most `most` extents.
     void begin(std::uint64_t length, std::size_t most)
     {
         list_.clear();
@@ -30,8 +30,9 @@ public:
         most_ = most;
     }
 
-    /// The next `length` bytes have this status. False when no more is wanted: the range is covered,
-    /// or the limit is reached; a backend can stop then.
+    /// Appends an extent: the next `length` bytes have this status. *Returns* false when no more is
+    /// needed, because the range is covered or the limit is reached; the backend can stop then.
+    /// *Errors*: std::bad_alloc.
     bool add(std::uint64_t length, std::uint64_t flags)
     {
         length = std::min(length, left_);

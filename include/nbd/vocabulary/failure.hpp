@@ -10,13 +10,13 @@
 
 namespace nbd {
 
-/// Why a request failed, in as much detail as a backend cares to give; none by default. An error
-/// code converts to one, so most backends never name this type.
+/// Why a request failed; empty by default, which is success. Error codes convert to it, so most
+/// backends never name this type.
 struct failure {
     std::error_code code{};
-    /// For people. Sent to clients with structured replies, and to the observer. Empty: clients get a
-    /// fixed message for the error value, and the observer the message of `code`. UTF-8; at most 256
-    /// bytes are sent.
+    /// A text for people. Sent to clients with structured replies, and to the observer. If it is
+    /// empty, clients get a fixed message for the error value, and the observer the message of
+    /// `code`. UTF-8; at most 256 bytes are sent.
     std::string text{};
     /// The first byte of the export that failed, if that is known and inside the request.
     std::optional<std::uint64_t> offset{};
@@ -25,7 +25,7 @@ struct failure {
     bool thrown = false;
 
     failure() = default;
-    /// From any error code, Boost's too.
+    /// Converts from any error code, including Boost's.
     template <std::convertible_to<std::error_code> Code>
     failure(Code c) : code{c}
     {

@@ -5,7 +5,8 @@
 
 namespace nbd {
 
-/// First in, first out, of things that have a place `behind` for it.
+/// A first-in, first-out queue of elements that link themselves by a member `T* behind`. It does
+/// not own them and allocates nothing. *Thread safety*: none.
 template <class T>
 class intrusive_queue {
 public:
@@ -31,7 +32,7 @@ public:
         *this = others;
         return found;
     }
-    /// Requires that it is not empty.
+    /// Removes the first element. Requires that the queue is not empty.
     [[nodiscard]] T& pop() noexcept { return *std::exchange(first_, first_->behind); }
 
 private:

@@ -5,15 +5,16 @@
 
 namespace nbd {
 
-/// A call that may block, for a policy that has threads for those. It stays until it was run.
+/// A call that may block, for a policy that has threads for such calls. *Lifetime*: until `run` is
+/// called.
 struct offloaded_call {
     void (*run)(offloaded_call&) noexcept = nullptr;
-    offloaded_call* behind = nullptr;  ///< the policy's
+    offloaded_call* behind = nullptr;  ///< for the policy's queue
 };
-/// The calls of one client that wait for a thread; the policy's. Stays until the last was run.
+/// The queued calls of one client, managed by the policy. *Lifetime*: until the last call has run.
 struct offloaded_calls {
     intrusive_queue<offloaded_call> calls;
-    offloaded_calls* behind = nullptr;
+    offloaded_calls* behind = nullptr;  ///< for the policy's queue
 };
 
 }  // namespace nbd

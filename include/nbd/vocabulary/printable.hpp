@@ -7,8 +7,8 @@
 
 namespace nbd {
 
-/// `name` as it can be shown in a log or an error text: control characters, quotes and non-ASCII
-/// escaped, and cut to 80 characters.
+/// *Returns* `name` in a form that is safe in a log or an error text: control characters, quotes,
+/// backslashes and non-ASCII bytes are escaped, and the result is cut after about 80 characters.
 [[nodiscard]] inline std::string printable(std::string_view name)
 {
     constexpr std::size_t longest = 80;
