@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// expect: nbd: resize can be awaited where the other members of a backend are awaited too
+// expect: nbd: a backend's resize can be awaited only if its other members are awaited too
 #include <nbd/server.hpp>
 
 #include <boost/asio/awaitable.hpp>

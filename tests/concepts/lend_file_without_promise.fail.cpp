@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// expect: nbd: lent memory is used outside any lock, so a backend that lends promises
+// expect: nbd: lent memory is used outside any lock, so a backend that lends must promise
 #include <nbd/server.hpp>
 
 struct disk {

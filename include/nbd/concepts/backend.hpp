@@ -74,8 +74,8 @@ class call;  // vocabulary/call.hpp
 // --- Presence: each concept is satisfied where the member exists in its right shape ---------------
 // Arguments are const, so that a member that takes one by reference to non-const is refused.
 
-/// The size of the export. Called once for an export or, where there is `open`, for a client; the size
-/// changes by `resize` alone.
+/// The size of the export. Called once for each export or, for a backend with `open`, once for each
+/// client. Only `resize` changes the size.
 template <class B>
 concept has_size = requires(const B& b) {
     { b.size() } -> std::convertible_to<std::uint64_t>;
@@ -86,7 +86,8 @@ concept has_async_read =
     requires(B& b, const std::uint64_t offset, const std::span<std::byte> to, completion done) {
         { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
     };
-/// Reads `to.size()` bytes. What it leaves unwritten is sent as zero, unless `fills_reads` is promised.
+/// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless `fills_reads` is
+/// promised.
 template <class B>
 concept has_read =
     has_async_read<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
@@ -165,17 +166,17 @@ concept has_extents =
            { b.async_extents(offset, length, to, std::move(done)) } -> std::same_as<void>;
        };
 
-/// A range that does not own its elements, or a reference to one that outlives the call. A container
-/// that is returned by value is none: the span that is made of it would dangle.
+/// A range that does not own its elements, or a reference to one that outlives the call. A
+/// container that is returned by value does not qualify: a span of it would dangle.
 template <class T, class Element>
 concept lent_range = std::convertible_to<T, std::span<Element>>
     && (std::is_lvalue_reference_v<T>
         || std::ranges::enable_borrowed_range<std::remove_cvref_t<T>>);
 
-/// Metadata contexts of the backend's own namespaces: `meta_contexts() const` lists them, which must not
-/// change while the backend lives, and `context_extents(index, offset, length, to)` reports the extents of
-/// the one at `index`, as `extents` does. A block of the minimum block size gets the union of the bits of its
-/// parts.
+/// Metadata contexts in namespaces of the backend. `meta_contexts() const` lists them; the list
+/// must not change while the backend lives. `context_extents(index, offset, length, to)` reports
+/// the extents of the context at `index`, as `extents` does. A block of the minimum block size gets
+/// the union of the bits of its parts.
 template <class B>
 concept has_meta_contexts = requires(const B& b) {
     { b.meta_contexts() } -> lent_range<const meta_context>;
@@ -187,46 +188,49 @@ concept has_meta_contexts = requires(const B& b) {
     { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
 });
 
-/// Lends `length` bytes of memory to send from, or returns an empty span: then the data are read. The memory
-/// must stay valid while the backend lives. It is read outside any lock, so `parallel` must be promised.
+/// Lends `length` bytes of memory to send from. If it returns an empty span, the data are read
+/// instead. The memory must stay valid while the backend lives. The server reads it without a lock,
+/// so `parallel` must be promised.
 template <class B>
 concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
 };
 
-/// Says where in a file the data are, or returns no file: then the data are read. A range with `sure` must not
-/// be cut off the file while it is sent. `parallel` must be promised. Called by the loop that carries out
-/// requests in order, so not for awaited backends, nor for those that strand_pool calls on other threads.
+/// Returns the place of the data in a file. If it returns no file, the data are read instead. A
+/// range with `sure` must not be truncated while it is sent. `parallel` must be promised. Called by
+/// the loop that carries out requests in order: not for awaited backends, and not for those that
+/// strand_pool calls on other threads.
 template <class B>
 concept has_lend_file = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
 
-/// Lends `length` bytes of memory to receive the payload of a large WRITE into, or returns an empty span: then
-/// the payload is received into a buffer and `write` is called, as for small payloads. A client that leaves
-/// in the middle leaves a part of the new data there. Called where lend_file is.
+/// Lends `length` bytes of memory to receive the payload of a large WRITE into. If it returns an
+/// empty span, the payload is received into a buffer and `write` is called, as for small payloads.
+/// A client that leaves in the middle leaves a part of the new data there. Called where lend_file
+/// is.
 template <class B>
 concept has_lend_for_write = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend_for_write(offset, length) } noexcept -> lent_range<std::byte>;
 };
 
-/// Called when all of a range that lend_for_write lent has been received. Optional.
+/// Called when the whole range that lend_for_write lent has been received. Optional.
 template <class B>
 concept has_lent_written = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lent_written(offset, length) } noexcept;
 };
 
-/// Block sizes. *Thread safety*: called beside any other member.
+/// The block sizes of the export. *Thread safety*: called at the same time as other members.
 template <class B>
 concept has_block_sizes = requires(const B& b) {
     { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
 };
 
-/// Changes the size. Data behind the new end are lost; added bytes read as zero. Called by
-/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one at a time
-/// for each export. An awaited backend may await it. With `serialize_all` no other call runs at the same
-/// time. With `parallel`, calls that were admitted before may run behind the new end, and lent memory may be
-/// in use.
+/// Changes the size. Data after the new end are lost; added bytes read as zero. Called by
+/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one
+/// call at a time for each export. An awaited backend may await it. With `serialize_all`, no other
+/// call runs at the same time. With `parallel`, calls that were admitted before may run past the
+/// new end, and lent memory may be in use.
 template <class B>
 concept has_resize = requires(B& b, const std::uint64_t size) {
     { b.resize(size) } -> outcome;
@@ -236,34 +240,35 @@ concept awaits_resize = requires(B& b, const std::uint64_t size) {
     { b.resize(size) } -> awaited_outcome;
 };
 
-/// Makes the backend of one client: returns, by value, an object that serves that client alone. Its
-/// members and promises count; the outer type needs no others. Called by the first option of a
-/// handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT, SET_META_CONTEXT), never
-/// earlier. The object serves the options that follow and the transmission phase. It is destroyed when
-/// the client asks for another export, when the export is removed before GO, or when the client leaves.
-/// A client can cause settings.options_per_handshake calls, and one more for each export that LIST
-/// named. With `serialize_all`, the default, calls of all clients and `open` run one at a time;
-/// `serialize_client` is usual for such an object. Calls of asynchronous members may run beside an
-/// `open` that is not awaited. An exception refuses the client.
+/// Creates the backend of one client: returns, by value, an object that serves that client only.
+/// The server uses the members and promises of that object; the outer type needs no others. Called
+/// by the first option of a handshake that needs the export (INFO, GO, EXPORT_NAME,
+/// LIST_META_CONTEXT, SET_META_CONTEXT), never earlier. The object serves the options that follow
+/// and the transmission phase. It is destroyed when the client selects another export, when the
+/// export is removed before GO, or when the client leaves. A client can cause
+/// settings.options_per_handshake calls, and one more for each export that LIST named. With
+/// `serialize_all`, the default, calls of all clients and `open` run one at a time;
+/// `serialize_client` is usual for such an object. Calls of asynchronous members may run at the
+/// same time as an `open` that is not awaited. An exception refuses the client.
 ///
 /// `open` may return boost::asio::awaitable<state, Executor>, with a state whose members are
-/// asynchronous or with a policy whose clients do not block (strand_pool, on_executor). It is awaited
-/// to its end, also where the client has gone: it must come to an end by itself.
+/// asynchronous or with a policy whose clients do not block (strand_pool, on_executor). The server
+/// awaits it to its end, even if the client has left, so it must end by itself.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
     requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
-/// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp). A backend
-/// with `handle` offers WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE; the export's settings withhold what
-/// it does not do.
+/// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp). A
+/// backend with `handle` offers WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE. The export's
+/// settings withhold those that it does not carry out.
 template <class B>
 concept has_handle = requires(B& b, call& c) {
     { b.handle(c) } -> outcome;
 };
 
-/// A value that comes later: boost::asio::awaitable of anything but void.
+/// An awaited result of `open`: boost::asio::awaitable of anything but void.
 template <class T>
 concept awaited_state = requires {
     typename T::value_type;
@@ -308,7 +313,7 @@ concept asynchronous =
         { b.handle(c) } -> awaited_outcome;
     };
 
-/// The least that a server accepts.
+/// The members that a server requires.
 template <class B>
 concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
 

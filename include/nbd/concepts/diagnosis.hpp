@@ -98,7 +98,7 @@ consteval bool runs_on()
         return std::convertible_to<Executor, typename handle_of<B>::executor_type>;
 }
 
-/// The same for all that is awaited of a backend and of what its `open` returns.
+/// As runs_on, for everything that is awaited: the members, `open` and `resize`.
 template <class B, class Executor>
 consteval bool all_runs_on()
 {
@@ -113,14 +113,15 @@ consteval bool all_runs_on()
     return fits;
 }
 
-/// A policy whose clients block can await `open` only where they have a context for the other members.
+/// Whether `open` can be awaited with a policy. With a policy whose clients block, only if the
+/// other members are asynchronous, because only then a client's thread has a context to run.
 template <class B, class Policy>
 consteval bool can_await_open()
 {
     return !awaits_open<B> || !Policy::blocking || asynchronous<served_t<B>>;
 }
 
-/// Members that a backend with callbacks has instead of others.
+/// Checks the members that only a backend with callbacks has.
 template <class B>
 consteval void check_callbacks()
 {
@@ -162,7 +163,7 @@ consteval void check_callbacks()
                       "with `meta_contexts`");
 }
 
-/// True, or a compile error that says in one sentence what was expected.
+/// True, or a compile error that states in one sentence what was expected.
 template <class B>
 consteval bool served_is_sound()
 {
@@ -191,8 +192,8 @@ consteval bool served_is_sound()
     if constexpr (!has_handle<B>)
         static_assert(!names_handle<B>(),
                       "nbd: this backend's handle has the wrong shape; expected `void "
-                      "handle(nbd::call&)`, or the same returning void, nbd::failure or "
-                      "boost::asio::awaitable");
+                      "handle(nbd::call&)`, or the same returning std::error_code, nbd::failure "
+                      "or boost::asio::awaitable");
     if constexpr (!has_write<B>)
         static_assert(!names_write<B>(),
                       "nbd: this backend's write has the wrong shape; expected "
@@ -258,7 +259,7 @@ consteval bool served_is_sound()
                       "boost::asio::awaitable");
     static_assert(
         !awaits_resize<B> || (asynchronous<B> && !calls_back<B>),
-        "nbd: resize can be awaited where the other members of a backend are awaited too");
+        "nbd: a backend's resize can be awaited only if its other members are awaited too");
     if constexpr (!has_block_sizes<B>)
         static_assert(!names_block_sizes<B>(),
                       "nbd: this backend's block_sizes has the wrong shape; expected "
@@ -281,18 +282,18 @@ consteval bool served_is_sound()
     static_assert(
         !has_resize<B> || concurrency_of<B>() != concurrency::serialize_client,
         "nbd: a backend can be resized by one client while another is served, so one with "
-        "resize promises `concurrency::parallel` or `concurrency::serialize_all`");
+        "resize must promise `concurrency::parallel` or `concurrency::serialize_all`");
     static_assert(
         !(asynchronous<B> && has_resize<B>) || concurrency_of<B>() == concurrency::parallel,
-        "nbd: a backend whose members are awaited can be resized at any time, so it promises "
-        "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`; so does"
-        " one with callbacks");
+        "nbd: a backend whose members are awaited can be resized at any time, so it must promise "
+        "`static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel`; the same "
+        "holds for a backend with callbacks");
     static_assert(has_write<B> || has_handle<B>
                       || !(has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>),
                   "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
     static_assert(concurrency_of<B>() == concurrency::parallel
                       || !(has_lend<B> || has_lend_file<B> || has_lend_for_write<B>),
-                  "nbd: lent memory is used outside any lock, so a backend that lends promises"
+                  "nbd: lent memory is used outside any lock, so a backend that lends must promise"
                   " `static constexpr nbd::concurrency concurrency = "
                   "nbd::concurrency::parallel`");
     static_assert(
@@ -321,7 +322,7 @@ consteval bool backend_is_sound()
     static_assert(!awaits_open<B> || asynchronous<served_t<B>>
                       || concurrency_of<served_t<B>>() != concurrency::serialize_all,
                   "nbd: an `open` that is awaited cannot hold the lock that serialises calls which "
-                  "are not awaited, so what it returns promises `static constexpr nbd::concurrency "
+                  "are not awaited, so what it returns must promise `static constexpr nbd::concurrency "
                   "concurrency = nbd::concurrency::serialize_client` or `parallel`");
     return served_is_sound<served_t<B>>();
 }

@@ -3,12 +3,13 @@
 
 #include <type_traits>
 
-/// Defines `names_<member><T>()`: whether class T has a member of that name, of any shape or access. It tells
-/// an optional member of the wrong shape from one that is absent.
+/// Defines `names_<member><T>()`: whether class T has a member of that name, of any shape or
+/// access. It distinguishes an optional member of the wrong shape from one that is absent.
 ///
-/// `all` is a class that has an int of each such name. A class that inherits from both T and `all` finds the
-/// name twice, and so cannot take its address. A final class cannot be inherited from: there the address of
-/// the member itself tells, unless the member is overloaded or private.
+/// `all` is a class with an int of each such name. In a class that inherits from both T and `all`,
+/// a name that T has is ambiguous, so its address cannot be taken. A final class cannot be
+/// inherited from; for it, the address of the member itself is tried, which fails if the member is
+/// overloaded or private.
 #define NBD_NAMES_MEMBER(all, member)                                                              \
     template <class T>                                                                             \
     consteval bool names_##member()                                                                \

@@ -10,9 +10,9 @@
 #include <string_view>
 #include <system_error>
 
-/// An Observer is told of the events of a server: a class with any number, including zero, of these members.
-/// An event whose member is absent costs nothing. A misspelled member counts as absent; a member of one of
-/// these names with other parameters is a compile error.
+/// An Observer is notified of the events of a server: a class with any number, including zero, of
+/// these members. An event whose member is absent costs nothing. A misspelled member counts as
+/// absent; a member of one of these names with other parameters is a compile error.
 ///
 /// | member | called |
 /// |---|---|
@@ -25,10 +25,10 @@
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
 /// | `at_accept_error(std::error_code)` | when accept(2) failed |
 ///
-/// Names and texts can come from a client: use nbd::printable before they are shown.
+/// Names and texts can come from a client: pass them through nbd::printable before they are shown.
 /// *Errors*: members must not throw.
-/// *Thread safety*: members are called from the threads of all clients at the same time. The server keeps a
-/// copy of the observer, so counters and mutexes belong into an object that it points to.
+/// *Thread safety*: members are called from the threads of all clients at the same time. The server
+/// keeps a copy of the observer, so put counters and mutexes into an object that it points to.
 /// *Lifetime*: arguments are valid during the call.
 namespace nbd {
 
@@ -53,7 +53,7 @@ struct every_event {
         else                                                                                       \
             static_assert(!names_##hook<O>(),                                                      \
                           "nbd: this observer's " #hook " has the wrong shape; see "               \
-                          "nbd/concepts/observer.hpp for what it is called with");                 \
+                          "nbd/concepts/observer.hpp for its parameters");                         \
     }
 
 NBD_NOTIFY(at_connect)
@@ -66,7 +66,7 @@ NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
 
-/// Whether the observer has any member that can be called.
+/// Whether the observer has a member with the name of an event.
 template <class O>
 inline constexpr bool hears_anything = names_at_connect<O>() || names_at_option<O>()
     || names_at_export_opened<O>() || names_at_request<O>() || names_at_reply<O>()

@@ -23,7 +23,7 @@ concept awaited_outcome = requires {
     requires ready_outcome<typename T::value_type>;
 };
 
-/// What a member that carries out (a part of) a request returns.
+/// What a member returns that carries out a request or a part of one.
 template <class T>
 concept outcome = ready_outcome<T> || awaited_outcome<T>;
 

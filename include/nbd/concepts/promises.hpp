@@ -3,8 +3,8 @@
 
 #include <nbd/vocabulary/backend_types.hpp>
 
-/// Promises of a backend: `static constexpr` members that say what the compiler cannot detect. All are
-/// optional.
+/// Promises of a backend: `static constexpr` members that state what the compiler cannot detect.
+/// All are optional.
 ///
 /// | member | type | meaning | default |
 /// |---|---|---|---|
@@ -14,7 +14,7 @@
 /// | multi_conn | bool | a flush on one connection covers completed writes on all connections | false |
 /// | rotational | bool | seeks are expensive; a hint for clients | false |
 /// | fast_zero | bool | write_zeroes is faster than writing, or fails at once where `fast` is set | false |
-/// | fills_reads | bool | a successful read wrote every byte of its span; else the span is cleared first | false |
+/// | fills_reads | bool | a successful read writes every byte of its span; otherwise the server clears the span first | false |
 ///
 /// `cancellable` is for awaited members. Without it each of them runs to its end, also when its client has left: a
 /// backend that sends a message on a connection that all clients share is not interrupted in the middle. With it

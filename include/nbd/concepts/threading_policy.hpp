@@ -40,7 +40,7 @@ concept runs_here = requires(P& p) {
 };
 template <class P>
 concept join = requires(P& p) { p.join(); };
-/// Either none of the members of a policy for an executor of the program, or all.
+/// A policy for an executor of the program has all of these members; any other policy has none.
 template <class P>
 concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requires(const P& p) {
     { p.inner_executor() } -> std::same_as<typename P::inner_executor_type>;

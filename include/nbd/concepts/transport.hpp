@@ -53,22 +53,25 @@ concept close = requires(T& t) {
 
 }  // namespace transport_has
 
-/// A Transport decides how bytes arrive. It opens the acceptor and prepares accepted sockets; it has no loop.
+/// A Transport decides how clients connect. It opens the acceptor and prepares accepted sockets; it
+/// runs no loop.
 ///
 ///     struct settings                          where to listen, and how
 ///     explicit Transport(settings)
 ///     using protocol_type                      an Asio protocol, e.g. boost::asio::ip::tcp
-///     using peer_type                          the client of a connection: `std::string text() const` for
-///                                              people, and `bool same_origin(const peer_type&, const
-///                                              peer_type&)`, found by its argument: whether both count as
-///                                              one peer for settings.max_connections_per_peer
-///     std::error_code listen(acceptor&)        opens, binds and listens; leaves nothing behind on an error
+///     using peer_type                          the client's end of a connection, with
+///                                              `std::string text() const`, for logs, and
+///                                              `bool same_origin(const peer_type&, const peer_type&)`,
+///                                              found by its arguments: whether both count as one
+///                                              peer for settings.max_connections_per_peer
+///     std::error_code listen(acceptor&)        opens, binds and listens; after an error, it has
+///                                              closed and removed everything that it created
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket
-///     peer_type peer(socket&) const            the client at the other end
+///     peer_type peer(socket&) const            the client's end of the connection
 ///     std::string uri(endpoint, name) const    the NBD URI of an export (doc/uri.md)
-///     std::string where() const                where it is to listen, for people
-///     void close() noexcept                    removes what listen() left in the file system; may be called
-///                                              again
+///     std::string where() const                where it is configured to listen, for error texts
+///     void close() noexcept                    removes what listen() created in the file system;
+///                                              may be called again
 ///
 /// `acceptor`, `socket` and `endpoint` are those of protocol_type, on any concrete executor.
 /// *Thread safety*: one thread at a time, except uri: any thread.

@@ -13,7 +13,7 @@ namespace nbd::exports {
 /// Owns a locked async_mutex and unlocks it on destruction.
 class async_lock {
 public:
-    /// Adopts `m`, which the caller has locked.
+    /// Takes over `m`, which the caller has locked.
     explicit async_lock(async_mutex& m) noexcept : mutex_{&m} {}
     async_lock(async_lock&& other) noexcept : mutex_{std::exchange(other.mutex_, nullptr)} {}
     async_lock& operator=(async_lock&&) = delete;
@@ -28,7 +28,7 @@ private:
 };
 
 /// Awaits the lock of `m`. The coroutine resumes on its own executor.
-/// *Cancellation*: none; the wait ends when the mutex is free.
+/// *Cancellation*: none; the wait ends when the coroutine has the lock.
 /// *Lifetime*: `m` outlives the lock.
 template <class Executor>
 [[nodiscard]] boost::asio::awaitable<async_lock, Executor> lock(async_mutex& m)

@@ -8,20 +8,21 @@
 
 namespace nbd::exports {
 
-/// A mutex whose waiters do not block a thread. Waiters get the lock in the order in which they came.
-/// *Thread safety*: every member may be called from any thread.
+/// A mutex whose waiters do not block a thread. They get the lock in the order of their calls.
+/// *Thread safety*: any thread may call any member.
 class async_mutex {
 public:
-    /// *Lifetime*: from a `lock` that returned false until `granted` was called.
+    /// A queued request for the lock. *Lifetime*: from a `lock` that returned false until `granted`
+    /// is called.
     struct waiter {
-        /// Called by `unlock`, on the thread that unlocks and with an internal mutex held, when the
-        /// waiter has the lock. It only schedules what comes next. Returns false where it cannot:
-        /// the next waiter gets the lock then.
+        /// Called by `unlock` when the waiter has the lock: on the thread that unlocks and with an
+        /// internal mutex held, so it must only schedule the continuation. *Returns* false if it
+        /// cannot; the next waiter gets the lock then.
         bool (*granted)(waiter&) = nullptr;
-        waiter* behind = nullptr;
+        waiter* behind = nullptr;  ///< for the mutex's queue
     };
 
-    /// Returns true where the caller has the lock now. Otherwise `w` is queued, and `w.granted` is
+    /// *Returns* true if the caller has the lock now. Otherwise `w` is queued, and `w.granted` is
     /// called when it has the lock.
     [[nodiscard]] bool lock(waiter& w)
     {
@@ -42,7 +43,7 @@ public:
         }
         unlock();
     }
-    /// Hands the lock to the first waiter. Requires that the caller has it.
+    /// Passes the lock to the first waiter, if there is one. Requires that the caller has the lock.
     void unlock()
     {
         const std::lock_guard lock{mutex_};

@@ -20,7 +20,7 @@ template <awaits_resize Backend>
 using awaitable_resize = decltype(std::declval<Backend&>().resize(0));
 
 /// Resizes a backend whose `resize` is awaited. Resizes of one export run one after the other.
-/// Returns the failure, and leaves the size unchanged then; errc::unknown_export where `r` is null.
+/// *Returns* the failure, after which the size is unchanged; errc::unknown_export if `r` is null.
 template <awaits_resize Backend>
 [[nodiscard]] boost::asio::awaitable<failure, typename awaitable_resize<Backend>::executor_type>
 async_resize(std::shared_ptr<export_record<Backend>> r, std::uint64_t bytes)

@@ -27,20 +27,22 @@
 
 namespace nbd::exports {
 
-/// An export as export_set stores it: the backend, its settings and what serialises its calls.
-/// Shared by the set and by the clients that have the export open.
-/// *Thread safety*: the constant members and the atomics from any thread; the backend as its promise
-/// `concurrency` says.
+/// An export as export_set stores it: the backend, its settings and the locks that serialise its
+/// calls. The set and the clients that have the export open share it.
+/// *Thread safety*: constant members and atomics: any thread. The backend: as its promise
+/// `concurrency` allows.
 template <class Backend>
 struct export_record {
-    /// One backend serves all clients, and its size can be changed.
+    /// Whether one backend serves all clients and has `resize`.
     static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
-    /// `mutex` is held during each call of the backend, which does not promise to do without.
+    /// Whether `mutex` is held during each synchronous call, because the backend promises no more
+    /// than serialize_all.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
-    /// The same, for calls that take long: they wait at `turns`, without a thread.
-    static constexpr bool takes_turns =
+    /// Whether calls that may wait for long are serialised by `long_calls_mutex`, whose waiters
+    /// hold no thread: those of an asynchronous backend, or of one that promises `blocks`.
+    static constexpr bool serialises_long_calls =
         locks && (asynchronous<served_t<Backend>> || promises_blocks<served_t<Backend>>);
-    /// Clients and files count in signed 64 bits.
+    /// Clients and files use signed 64-bit offsets.
     static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
 
     template <class... Args>
@@ -53,9 +55,9 @@ struct export_record {
         }
     }
 
-    /// What clients are told of an export whose calls `disk` serves, `size` bytes long.
-    /// *Errors*: std::invalid_argument where the export's blocks are smaller than the backend's, which
-    /// could not serve them.
+    /// *Returns* the terms of an export of `size` bytes that `disk` serves.
+    /// *Errors*: std::invalid_argument if the export's minimum block size is below the backend's,
+    /// which could not serve such requests.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
     terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
@@ -64,7 +66,8 @@ struct export_record {
             .size = size,
             .flags = transmission::offered(transmission::capabilities<Served>(), e),
             .blocks = {}};
-        // A client must not resize what `open` returned for it: other clients have other sizes.
+        // A client must not resize the object that `open` returned for it: the objects of other
+        // clients would keep their size.
         if constexpr (has_open<Backend>)
             terms.flags &= static_cast<std::uint16_t>(~protocol::transmission_flag::send_resize);
         if constexpr (has_block_sizes<Served>) {
@@ -80,7 +83,8 @@ struct export_record {
         return terms;
     }
 
-    /// *Errors*: std::invalid_argument, with the rule that the terms break.
+    /// Checks terms. *Errors*: std::invalid_argument, whose text states the rule that the terms
+    /// break.
     static void check(const protocol::export_terms& t)
     {
         if (t.size > most_bytes)
@@ -95,7 +99,7 @@ struct export_record {
                                         + ") must be a multiple of its minimum block size ("
                                         + std::to_string(t.blocks.minimum) + ")"};
     }
-    /// The same for the whole record.
+    /// Checks the whole record. *Errors*: as above.
     void check() const
     {
         if (!protocol::valid_string(name))
@@ -121,7 +125,8 @@ struct export_record {
             return std::monostate{};
     }
 
-    /// Resizes a backend whose `resize` is not awaited; see async_resize.hpp for the other.
+    /// Resizes a backend whose `resize` is not awaited; for an awaited one, see async_resize.hpp.
+    /// *Returns* the failure, after which the size is unchanged.
     [[nodiscard]] failure resize(std::uint64_t bytes)
         requires(resizable && !awaits_resize<Backend>)
     {
@@ -138,26 +143,27 @@ struct export_record {
         size.store(failed ? before : bytes);
         return failed;
     }
-    /// Whether the export may have this size.
+    /// Whether the export may have this size in bytes.
     [[nodiscard]] bool can_be(std::uint64_t bytes) const
     {
         return bytes <= most_bytes
             && bytes % terms_of(backend, settings, bytes).blocks.minimum == 0;
     }
-    /// Refuses requests for what is to be cut off, before the backend cuts it off.
+    /// Makes the server refuse requests past a smaller end, before the backend removes the data
+    /// there.
     void begin_resize(std::uint64_t bytes) noexcept { size.store(std::min(size.load(), bytes)); }
 
     const std::string name;
     const export_settings settings;
     Backend backend;
-    std::vector<protocol::meta_context> contexts;  ///< unless the backend has `open`
-    std::atomic<std::uint64_t> size{0};            ///< bytes; unless the backend has `open`
+    std::vector<protocol::meta_context> contexts;  ///< empty if the backend has `open`
+    std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
     std::atomic<bool> gone{false};                 ///< removed from its set
-    /// Held for as long as a resize takes.
+    /// Held during a resize.
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, std::mutex>
         resizing;
     [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
-    [[no_unique_address]] std::conditional_t<takes_turns, async_mutex, std::monostate> turns;
+    [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate> long_calls_mutex;
 };
 
 }  // namespace nbd::exports

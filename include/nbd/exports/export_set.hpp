@@ -33,8 +33,8 @@
 namespace nbd {
 
 /// The exports of a server, by name. Exports can be added and removed while clients are connected.
-/// The empty name means the default export: the first one that was added, until `set_default`.
-/// *Thread safety*: every member may be called from any thread at any time, but the destructor.
+/// The empty name denotes the default export: the first one that was added, until `set_default`.
+/// *Thread safety*: any thread may call any member at any time, except the destructor.
 /// *Lifetime*: every server that uses the set shares its ownership.
 template <class Backend>
 class export_set {
@@ -45,7 +45,7 @@ public:
     /// An export as one client has it open.
     using opened = exports::opened_export<Backend>;
 
-    /// Calls of the backend take a lock, because it does not promise more than serialize_all.
+    /// Whether calls of the backend take a lock, because it promises no more than serialize_all.
     static constexpr bool locks = record::locks;
 
     export_set() = default;
@@ -53,10 +53,11 @@ public:
     export_set& operator=(const export_set&) = delete;
 
     /// Adds an export. `name` and the description are UTF-8 of at most 4096 bytes, without NUL.
-    /// Returns the backend, for a program that keeps using it.
-    /// *Errors*: std::invalid_argument for a name that is taken, and for a name, a size or block sizes
-    /// that are not allowed; the set is unchanged then.
-    /// *Lifetime*: the backend lives until the export is removed and its last client has left.
+    /// *Returns* the backend, for a program that keeps using it.
+    /// *Errors*: std::invalid_argument for a name that is in use, and for a name, a size or block
+    /// sizes that are not allowed; the set is unchanged then.
+    /// *Lifetime*: the backend lives until the export is removed and its last client has left, and
+    /// while the program keeps the returned pointer.
     std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
     {
         static_assert(std::move_constructible<Backend>,
@@ -66,7 +67,7 @@ public:
             return emplace(std::move(name), std::move(e), std::move(backend));
     }
 
-    /// The same for a backend that is constructed in place from `args`.
+    /// As `add`, for a backend that is constructed in place from `args`.
     template <class... Args>
     std::shared_ptr<Backend> emplace(std::string name, export_settings e, Args&&... args)
     {
@@ -86,12 +87,11 @@ public:
     }
 
     /// Removes an export. New clients cannot open it. Requests of clients that have it open are
-    /// answered ESHUTDOWN.
-    /// Returns false where there is no export of that name.
+    /// answered with ESHUTDOWN. *Returns* false if there is no export of that name.
     bool remove(std::string_view name)
     {
-        std::shared_ptr<record>
-            removed;  // destroyed after the lock: a backend's destructor may take long
+        // Destroyed after the unlock, because a backend's destructor may take long.
+        std::shared_ptr<record> removed;
         const std::unique_lock lock{mutex_};
         const auto at = records_.find(name);
         if (at == records_.end())
@@ -104,11 +104,11 @@ public:
         return true;
     }
 
-    /// Changes the size of an export to `size` bytes, by the backend's `resize`. Blocks as long as that
-    /// takes. Requests past a smaller end fail from the beginning; space that is added can be used at
-    /// the end. INFO and GO tell the new size.
-    /// *Errors*: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of the
-    /// minimum block size; the backend's. The size is unchanged then.
+    /// Changes the size of an export to `size` bytes with the backend's `resize`, and blocks until
+    /// that has ended. Requests past a smaller end fail from the beginning of the resize; added
+    /// space can be used after its end. INFO and GO report the new size.
+    /// *Errors*: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of
+    /// the minimum block size; the backend's. The size is unchanged then.
     [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
         requires(record::resizable && !awaits_resize<Backend>)
     {
@@ -118,11 +118,12 @@ public:
         return found->resize(size).code;
     }
 
-    /// The same for a backend whose `resize` is awaited, as an asynchronous operation with the
-    /// signature void(std::error_code). The backend's `resize` runs on the executor `on`; so does the
-    /// completion handler, unless it has an associated executor.
+    /// As `resize`, for a backend whose `resize` is awaited: an asynchronous operation with the
+    /// signature void(std::error_code). The backend's `resize` runs on the executor `on`; so does
+    /// the completion handler, unless it has an associated executor.
     /// *Cancellation*: none.
-    /// *Lifetime*: the set may be destroyed before the operation completes, `on` must not.
+    /// *Lifetime*: the set may be destroyed before the operation completes. `on` must stay valid
+    /// until then.
     template <class Executor, class Token>
     auto async_resize(const Executor& on, std::string_view name, std::uint64_t size, Token&& token)
         requires(record::resizable && awaits_resize<Backend>)
@@ -144,8 +145,8 @@ public:
             token, on, find(name), size);
     }
 
-    /// Chooses the export that the empty name means. nullopt: none. An export that is itself named by
-    /// the empty name goes before.
+    /// Sets the export that the empty name denotes; nullopt: none. An export whose own name is
+    /// empty takes precedence.
     void set_default(std::optional<std::string> name)
     {
         const std::unique_lock lock{mutex_};
@@ -153,7 +154,7 @@ public:
         default_chosen_ = true;
     }
 
-    /// Returns the names of all exports, sorted bytewise.
+    /// *Returns* the names of all exports, sorted bytewise.
     [[nodiscard]] std::vector<std::string> names() const
     {
         std::vector<std::string> all;
@@ -165,9 +166,9 @@ public:
 
     // --- for the sessions -----------------------------------------------------------------------
 
-    /// Calls `f(name, description)` for the exports after the name `position`, sorted bytewise, or for
-    /// all with nullopt, until it returns false. `f` must not call members of the set.
-    /// Returns false where `f` did.
+    /// Calls `f(name, description)` for each export after the name `position`, or for all with
+    /// nullopt, in bytewise order, until it returns false. `f` must not call members of the set.
+    /// *Returns* false if `f` did.
     template <class F>
     bool visit_after(const std::optional<std::string>& position, F&& f) const
     {
@@ -177,8 +178,8 @@ public:
             [&f](const auto& e) { return f(std::string_view{e.first}, e.second->description()); });
     }
 
-    /// Returns the export of that name, or the default export for the empty name; null where there is
-    /// none.
+    /// *Returns* the export of that name, or the default export for the empty name; null if there
+    /// is none.
     [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
     {
         const std::shared_lock lock{mutex_};
@@ -192,7 +193,7 @@ private:
     mutable std::shared_mutex mutex_;
     std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
     std::optional<std::string> default_;
-    bool default_chosen_ = false;  ///< by set_default; `add` does not change it then
+    bool default_chosen_ = false;  ///< set_default was called, so `add` sets no default
 };
 
 }  // namespace nbd

@@ -25,18 +25,18 @@
 
 namespace nbd::exports {
 
-/// An export as one client has it open.
-/// *Lifetime*: the backend lives as long as this object, also after the export was removed.
+/// An export that one client has open.
+/// *Lifetime*: the backend lives as long as this object, even if the export is removed.
 template <class Backend>
 class opened_export {
     using record = export_record<Backend>;
 
 public:
     using backend_type = served_t<Backend>;
-    /// What the backend's `open` returned; nothing for a backend without `open`.
+    /// The type that the backend's `open` returns; std::monostate for a backend without `open`.
     using state_type = std::conditional_t<has_open<Backend>, backend_type, std::monostate>;
 
-    /// *Errors*: std::invalid_argument where the size or the block sizes of `state` are not allowed.
+    /// *Errors*: std::invalid_argument if the size or the block sizes of `state` are not allowed.
     opened_export(std::shared_ptr<record> r, state_type state)
         : record_{std::move(r)}, state_{std::move(state)},
           terms_{record::terms_of(backend(), record_->settings, first_size())}
@@ -49,7 +49,7 @@ public:
 
     [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept { return r == record_; }
 
-    /// What the handshake tells of the export, with its size now.
+    /// *Returns* what the handshake tells the client, with the current size.
     [[nodiscard]] handshake::export_info info() const noexcept
     {
         auto terms = terms_;
@@ -57,7 +57,7 @@ public:
         return {record_->name, record_->description(), terms, contexts(),
                 record_->settings.require_block_sizes};
     }
-    /// The size now, in bytes. It changes by a resize only.
+    /// The current size in bytes. Only a resize changes it.
     [[nodiscard]] std::uint64_t size() const noexcept
     {
         if constexpr (has_open<Backend>)
@@ -72,13 +72,13 @@ public:
         else
             return record_->backend;
     }
-    /// True where the export was removed after it was opened.
+    /// Whether the export was removed after it was opened.
     [[nodiscard]] bool gone() const noexcept
     {
         return record_->gone.load(std::memory_order_relaxed);
     }
 
-    /// Carries out a RESIZE. ENOTSUP where the export cannot be resized.
+    /// Carries out a RESIZE. *Returns* the failure; ENOTSUP if the export cannot be resized.
     [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t bytes) noexcept
     {
         if constexpr (record::resizable && !nbd::awaits_resize<Backend>)
@@ -86,7 +86,7 @@ public:
         else
             return std::make_error_code(std::errc::not_supported);
     }
-    /// The RESIZE has to be awaited: async_resize instead of resize.
+    /// Whether a RESIZE is awaited, with async_resize instead of resize.
     static constexpr bool awaits_resize = record::resizable && nbd::awaits_resize<Backend>;
     [[nodiscard]] auto async_resize(std::uint64_t bytes)
         requires(awaits_resize)
@@ -94,13 +94,14 @@ public:
         return exports::async_resize(record_, bytes);
     }
 
-    /// Held during each call of the backend; empty where the backend needs no lock.
+    /// *Returns* the lock that is held during each synchronous call; an empty object if the backend
+    /// needs none.
     [[nodiscard]] auto lock() const { return record_->lock_backend(); }
-    /// Serialises calls that take long, where the backend's calls have to be serialised.
+    /// Serialises calls that may wait for long, if the backend's calls must be serialised.
     [[nodiscard]] exports::async_mutex& async_mutex() noexcept
-        requires(record::takes_turns)
+        requires(record::serialises_long_calls)
     {
-        return record_->turns;
+        return record_->long_calls_mutex;
     }
 
 private:
@@ -127,8 +128,8 @@ private:
         contexts_;
 };
 
-/// Opens an export for a client, and calls the backend's `open` where it has one.
-/// Returns nothing where that failed, and the cause in `why`.
+/// Opens an export for a client, and calls the backend's `open` if it has one. *Returns* nothing on
+/// failure, with the cause in `why`.
 template <class Backend>
     requires(!awaits_open<Backend>)
 [[nodiscard]] std::optional<opened_export<Backend>> open(std::shared_ptr<export_record<Backend>> r,
@@ -141,14 +142,15 @@ template <class Backend>
             [[maybe_unused]] const auto lock = r->lock_backend();
             result.emplace(r, r->backend.open(who));
         } else {
-            // Makes no call that needs the lock, which another client may hold for long.
+            // Without the lock, which a call for another client may hold for long: the constructor
+            // makes no call that needs it.
             result.emplace(std::move(r), std::monostate{});
         }
     });
     return result;
 }
 
-/// The same for a backend whose `open` is awaited.
+/// As `open`, for a backend whose `open` is awaited.
 /// *Cancellation*: none. *Lifetime*: `who` and `why` outlive the coroutine.
 template <awaits_open Backend>
 [[nodiscard]] boost::asio::awaitable<
@@ -159,9 +161,9 @@ async_open(std::shared_ptr<export_record<Backend>> r, const client& who, failure
     using executor_type = typename decltype(r->backend.open(who))::executor_type;
     std::optional<opened_export<Backend>> result;
     try {
-        std::optional<async_lock> turn;
-        if constexpr (export_record<Backend>::takes_turns)
-            turn.emplace(co_await lock<executor_type>(r->turns));
+        std::optional<async_lock> lock_of_calls;
+        if constexpr (export_record<Backend>::serialises_long_calls)
+            lock_of_calls.emplace(co_await lock<executor_type>(r->long_calls_mutex));
         auto state = co_await r->backend.open(who);
         result.emplace(r, std::move(state));
     } catch (...) {

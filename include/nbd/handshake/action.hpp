@@ -3,8 +3,8 @@
 
 namespace nbd::handshake {
 
-/// What the session does after the negotiator processed some bytes. It sends `reply()` first, if that
-/// is not empty, except for `list_exports` and `open_export`.
+/// What the session does next. It first sends `reply()`, if that is not empty, except for
+/// `list_exports` and `open_export`.
 enum class action {
     receive,       ///< receive `bytes_needed()` bytes, then call `process`
     list_exports,  ///< call `list_export` for exports after `list_position()`, then `continue_list`

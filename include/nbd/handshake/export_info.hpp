@@ -10,7 +10,7 @@
 namespace nbd::handshake {
 
 /// What the handshake tells a client about an export.
-/// *Lifetime*: the views are valid as long as the opened export that gave them.
+/// *Lifetime*: the views are valid as long as the opened export that returned them.
 struct export_info {
     std::string_view name;  ///< the name that the export was added with
     std::string_view description;

@@ -10,11 +10,11 @@
 
 namespace nbd::handshake {
 
-/// The answer to LIST, in pieces: it remembers the last name, so that nothing is held between two
-/// pieces.
+/// The answer to LIST, in pieces. Between two pieces it keeps only the last name, and no lock or
+/// export.
 class export_listing {
 public:
-    /// A piece ends with the export that makes it as long as this, in bytes.
+    /// A piece ends with the export that brings it to this size in bytes.
     static constexpr std::size_t piece_bytes = std::size_t{16} << 10;
 
     /// Begins a list of at most `most` exports.
@@ -23,13 +23,13 @@ public:
         position_.reset();
         left_ = most;
     }
-    /// The name of the last export that was added; nullopt at the beginning.
+    /// *Returns* the name of the last export that was added; nullopt at the beginning.
     [[nodiscard]] const std::optional<std::string>& position() const noexcept { return position_; }
-    /// The list has as many exports as it may have.
+    /// Whether the list has the largest allowed number of exports.
     [[nodiscard]] bool full() const noexcept { return left_ == 0; }
 
-    /// Appends an export to the piece in `to`. Returns false, and does not append it, where the piece or
-    /// the list is full.
+    /// Appends an export to the piece in `to`. *Returns* false, and appends nothing, if the piece
+    /// or the list is full.
     [[nodiscard]] bool add(reply_bytes& to, std::string_view name, std::string_view description)
     {
         if (full() || to.size() >= piece_bytes)

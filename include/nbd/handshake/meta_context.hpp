@@ -15,7 +15,7 @@
 
 namespace nbd::handshake {
 
-/// False for a context with a status of 64 bits unless the client has extended headers (point 85).
+/// Whether the client can use a context. One with 64-bit status needs extended headers (point 85).
 [[nodiscard]] inline bool usable(const protocol::meta_context& context,
                                  protocol::reply_style style) noexcept
 {
@@ -30,7 +30,7 @@ namespace nbd::handshake {
     return asked.wants(context.name, o) && usable(context, style);
 }
 
-/// The contexts that LIST_META_CONTEXT asks for, with the id 0 (point 41).
+/// Appends a reply, with the id 0, for each context that LIST_META_CONTEXT queries (point 41).
 inline void list_contexts(reply_bytes& to, const protocol::meta_request& asked,
                           const export_info& e, protocol::reply_style style)
 {
@@ -40,13 +40,13 @@ inline void list_contexts(reply_bytes& to, const protocol::meta_request& asked,
             append_meta_context(to, o, 0, context.name);
 }
 
-/// The contexts that the last SET_META_CONTEXT selected (points 42 and 43). They are kept by name: the
-/// export may be replaced by one with other contexts before the client sends GO.
+/// The contexts that the last SET_META_CONTEXT selected (points 42 and 43). They are stored by
+/// name, because the export may be replaced by one with other contexts before the client sends GO.
 class context_selection {
 public:
     void clear() noexcept { selected_.clear(); }
 
-    /// Replaces the selection by the contexts that `asked` names, and appends a reply for each.
+    /// Replaces the selection by the contexts that `asked` queries, and appends a reply for each.
     void select(reply_bytes& to, const protocol::meta_request& asked, const export_info& e,
                 protocol::reply_style style)
     {
@@ -62,8 +62,8 @@ public:
         }
     }
 
-    /// The selected contexts that the export has now, with the ids that the client was told.
-    /// Empty for another export than the one that they were selected for.
+    /// *Returns* the selected contexts that the export has now, with the ids that the client was
+    /// told; nothing for an export other than the one that they were selected for.
     [[nodiscard]] std::vector<selected_context> resolve(const export_info& e,
                                                         protocol::reply_style style) const
     {

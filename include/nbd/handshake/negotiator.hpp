@@ -24,15 +24,15 @@
 
 namespace nbd::handshake {
 
-/// The server's side of the newstyle handshake, without I/O: received bytes in, an action and reply
-/// bytes out.
+/// The server's side of the newstyle handshake, without I/O: it takes received bytes and returns an
+/// action and reply bytes.
 ///
 /// The session receives `bytes_needed()` bytes, calls `process`, and carries out the action.
-/// *Lifetime*: `limits` outlives the negotiator. Received bytes stay unchanged until the next `process`:
-/// names are views into them.
+/// *Lifetime*: `limits` outlives the negotiator. Received bytes stay unchanged until the next
+/// `process`, because names are views into them.
 class negotiator {
 public:
-    /// `reply()` holds the greeting.
+    /// Puts the greeting into `reply()`.
     explicit negotiator(const settings& limits)
         : limits_{limits}, reader_{limits}, opens_left_{limits.options_per_handshake}
     {
@@ -40,10 +40,10 @@ public:
         protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);
     }
 
-    /// The number of bytes that `process` takes next.
+    /// *Returns* the number of bytes that `process` takes next.
     [[nodiscard]] std::size_t bytes_needed() const noexcept { return reader_.bytes_needed(); }
 
-    /// What is to be sent. The session sends it and clears it.
+    /// The bytes to send. The session sends them and clears them.
     [[nodiscard]] reply_bytes& reply() noexcept { return reply_; }
 
     /// Processes exactly `bytes_needed()` bytes.
@@ -70,25 +70,25 @@ public:
     {
         return reader_.option();
     }
-    /// The next byte begins an option; otherwise a closed connection is cut short.
+    /// Whether the next byte begins an option. Otherwise, a closed connection was cut short.
     [[nodiscard]] bool between_options() const noexcept { return reader_.between_options(); }
-    /// Not even the client's flags were processed.
+    /// Whether no byte was processed.
     [[nodiscard]] bool untouched() const noexcept { return reader_.untouched(); }
-    /// Why the action was `close`; empty after ABORT.
+    /// *Returns* why the action was `close`; empty after ABORT.
     [[nodiscard]] std::error_code close_reason() const noexcept { return close_reason_; }
 
-    /// From now on, answers every option but ABORT with ERR_SHUTDOWN (point 24), also a LIST whose
-    /// answer is not complete.
+    /// Makes the negotiator answer every later option except ABORT with ERR_SHUTDOWN (point 24),
+    /// and also a LIST whose answer is not complete.
     void shut_down() noexcept { shutting_down_ = true; }
 
     // --- after action::list_exports -------------------------------------------------------------
 
-    /// The name of the last export that was listed; nullopt at the beginning of a list.
+    /// *Returns* the name of the last export that was listed; nullopt at the beginning of a list.
     [[nodiscard]] const std::optional<std::string>& list_position() const noexcept
     {
         return listing_.position();
     }
-    /// Adds an export to the answer. Returns false, and does not add it, where the reply must be sent
+    /// Adds an export to the answer. *Returns* false, and adds nothing, if the reply must be sent
     /// first or no more exports may be listed.
     [[nodiscard]] bool list_export(std::string_view name, std::string_view description)
     {
@@ -116,8 +116,8 @@ public:
     /// *Lifetime*: as the bytes that were processed last.
     [[nodiscard]] std::string_view requested_name() const noexcept { return requested_.name; }
 
-    /// Call it before the backend's `open`. Returns false where the client has caused too many calls;
-    /// then call export_refused with errc::too_many_options.
+    /// Counts a call of the backend's `open`; call this before it. *Returns* false if the client
+    /// has caused too many calls; then call export_refused with errc::too_many_options.
     [[nodiscard]] bool may_open() noexcept
     {
         if (opens_left_ == 0)
@@ -126,7 +126,7 @@ public:
         return true;
     }
 
-    /// Answers the option with what is known of the export.
+    /// Answers the option with the information about the export.
     [[nodiscard]] action export_opened(const export_info& e)
     {
         switch (option().option) {
@@ -155,7 +155,7 @@ public:
         return error(protocol::option_reply::err_unknown, "the export does not open");
     }
 
-    /// What was negotiated, after action::transmit.
+    /// *Returns* the result of the negotiation, after action::transmit.
     [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
 
 private:
@@ -276,7 +276,8 @@ private:
         return ack();
     }
 
-    // "NBD_OPT_SET_META_CONTEXT": it clears the earlier selection, also where it fails (point 42).
+    // "NBD_OPT_SET_META_CONTEXT": the option clears the earlier selection, even if it fails (point
+    // 42).
     action answer_meta_context(std::span<const std::byte> data)
     {
         if (option().option == protocol::option::set_meta_context)
@@ -291,7 +292,7 @@ private:
         return action::open_export;
     }
 
-    /// EXPORT_NAME, INFO and GO of an export that was opened.
+    /// Answers EXPORT_NAME, INFO or GO for an export that was opened.
     action answer_info(const export_info& e)
     {
         const auto o = option().option;

@@ -13,10 +13,11 @@
 
 namespace nbd::handshake {
 
-/// Splits what a client sends into its flags and its options, within the limits of nbd::settings.
+/// Splits the bytes from a client into the client flags and options, within the limits of
+/// nbd::settings.
 class option_reader {
 public:
-    /// What the bytes that were processed last have completed.
+    /// What `process` has completed.
     enum class found {
         nothing,           ///< more bytes are needed
         client_flags,      ///< `client_flags()`
@@ -31,8 +32,8 @@ public:
     {
     }
 
-    /// The number of bytes that `process` takes next: at most settings.option_bytes, or 4096 if that
-    /// is less.
+    /// *Returns* the number of bytes that `process` takes next: at most settings.option_bytes or
+    /// 4096, whichever is larger.
     [[nodiscard]] std::size_t bytes_needed() const noexcept { return bytes_needed_; }
 
     /// Processes exactly `bytes_needed()` bytes.
@@ -62,18 +63,18 @@ public:
     }
 
     [[nodiscard]] std::uint32_t client_flags() const noexcept { return client_flags_; }
-    /// The last option, also while its data are not complete.
+    /// *Returns* the header of the last option, also while its data are incomplete.
     [[nodiscard]] const protocol::option_header& option() const noexcept { return option_; }
     /// *Lifetime*: as the bytes that were processed last.
     [[nodiscard]] std::span<const std::byte> data() const noexcept { return data_; }
     [[nodiscard]] errc violation() const noexcept { return violation_; }
 
-    /// No byte was processed.
+    /// Whether no byte was processed.
     [[nodiscard]] bool untouched() const noexcept { return phase_ == phase::client_flags; }
-    /// The next byte begins an option.
+    /// Whether the next byte begins an option.
     [[nodiscard]] bool between_options() const noexcept { return phase_ == phase::header; }
 
-    /// Allows `n` options more than the settings.
+    /// Allows `n` more options than the settings do.
     void allow_more(std::size_t n) noexcept { options_left_ += n; }
 
 private:
@@ -111,7 +112,7 @@ private:
         if (option_.length <= most_option_bytes_) {
             expect(phase::data, option_.length);
         } else if (option_.option == protocol::option::export_name) {
-            // No export has a name that long, and EXPORT_NAME has no error reply.
+            // No export has such a long name, and EXPORT_NAME has no error reply.
             return refuse(errc::export_name_refused);
         } else {
             excess_ = option_.length;
@@ -123,7 +124,7 @@ private:
     const std::size_t most_option_bytes_;
     std::size_t options_left_;
     std::size_t bytes_left_;
-    std::size_t excess_ = 0;  ///< bytes of an oversized option that are still to come
+    std::size_t excess_ = 0;  ///< bytes of an oversized option that were not received yet
     std::size_t bytes_needed_ = protocol::client_flags_bytes;
     phase phase_ = phase::client_flags;
     std::uint32_t client_flags_ = 0;

@@ -17,14 +17,15 @@ namespace nbd::handshake {
 
 using reply_bytes = std::vector<std::byte>;
 
-/// Appends `n` bytes and returns them, to be filled. *Lifetime*: until the next append.
+/// Appends `n` bytes. *Returns* them, for the caller to fill. *Lifetime*: until the next append.
 [[nodiscard]] inline std::span<std::byte> append(reply_bytes& to, std::size_t n)
 {
     to.resize(to.size() + n);
     return std::span{to}.last(n);
 }
 
-/// Appends the header of an option reply and `length` bytes of data; returns the data, to be filled.
+/// Appends the header of an option reply and `length` bytes of data. *Returns* the data, for the
+/// caller to fill.
 [[nodiscard]] inline std::span<std::byte>
 append_reply(reply_bytes& to, protocol::option o, protocol::option_reply type, std::size_t length)
 {
@@ -35,15 +36,15 @@ append_reply(reply_bytes& to, protocol::option o, protocol::option_reply type, s
     return room.subspan(header);
 }
 
-/// Appends an option reply whose data are a text: an error with its explanation (point 22), or an ACK
-/// with an empty one.
+/// Appends an option reply whose data are a text: an error with its explanation (point 22), or an
+/// ACK with an empty text.
 inline void append_reply(reply_bytes& to, protocol::option o, protocol::option_reply type,
                          std::string_view text)
 {
     protocol::writer{append_reply(to, o, type, text.size())}.put_text(text);
 }
 
-/// INFO_EXPORT: `u16 0 | u64 size | u16 flags` (point 45).
+/// Appends INFO_EXPORT: `u16 0 | u64 size | u16 flags` (point 45).
 inline void append_info_export(reply_bytes& to, protocol::option o, const protocol::export_terms& t)
 {
     protocol::writer{append_reply(to, o, protocol::option_reply::info, 12)}
@@ -52,7 +53,7 @@ inline void append_info_export(reply_bytes& to, protocol::option o, const protoc
         .put(t.flags);
 }
 
-/// INFO_BLOCK_SIZE: `u16 3 | u32 minimum | u32 preferred | u32 maximum payload` (point 45).
+/// Appends INFO_BLOCK_SIZE: `u16 3 | u32 minimum | u32 preferred | u32 maximum payload` (point 45).
 inline void append_info_block_size(reply_bytes& to, protocol::option o,
                                    const protocol::block_sizes& b)
 {
@@ -63,7 +64,7 @@ inline void append_info_block_size(reply_bytes& to, protocol::option o,
         .put(b.maximum);
 }
 
-/// INFO_NAME and INFO_DESCRIPTION: `u16 type | text` (point 45).
+/// Appends INFO_NAME or INFO_DESCRIPTION: `u16 type | text` (point 45).
 inline void append_info_text(reply_bytes& to, protocol::option o, protocol::info type,
                              std::string_view text)
 {
@@ -72,7 +73,8 @@ inline void append_info_text(reply_bytes& to, protocol::option o, protocol::info
         .put_text(text);
 }
 
-/// The answer to INFO and GO: INFO_EXPORT, and the other information that the client requested.
+/// Appends the answer to INFO and GO: INFO_EXPORT, and the other information that the client
+/// requested.
 inline void append_info(reply_bytes& to, protocol::option o,
                         const protocol::info_request& requested, const export_info& e,
                         const protocol::export_terms& terms)
@@ -86,7 +88,7 @@ inline void append_info(reply_bytes& to, protocol::option o,
         append_info_block_size(to, o, terms.blocks);
 }
 
-/// REP_SERVER: `u32 name length | name | description` (point 26).
+/// Appends REP_SERVER: `u32 name length | name | description` (point 26).
 inline void append_server(reply_bytes& to, std::string_view name, std::string_view description)
 {
     protocol::writer{append_reply(to, protocol::option::list, protocol::option_reply::server,
@@ -96,7 +98,7 @@ inline void append_server(reply_bytes& to, std::string_view name, std::string_vi
         .put_text(description);
 }
 
-/// REP_META_CONTEXT: `u32 id | name` (point 26).
+/// Appends REP_META_CONTEXT: `u32 id | name` (point 26).
 inline void append_meta_context(reply_bytes& to, protocol::option o, std::uint32_t id,
                                 std::string_view name)
 {
@@ -105,8 +107,8 @@ inline void append_meta_context(reply_bytes& to, protocol::option o, std::uint32
         .put_text(name);
 }
 
-/// The answer to EXPORT_NAME, which has no header: `u64 size | u16 flags`, and 124 zeroes unless
-/// NO_ZEROES was negotiated (point 28).
+/// Appends the answer to EXPORT_NAME, which has no header: `u64 size | u16 flags`, and 124 zeroes
+/// unless NO_ZEROES was negotiated (point 28).
 inline void append_export_name(reply_bytes& to, const protocol::export_terms& t, bool no_zeroes)
 {
     protocol::writer{append(to, 10)}.put(t.size).put(t.flags);

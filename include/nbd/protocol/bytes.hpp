@@ -12,8 +12,8 @@
 
 namespace nbd::protocol {
 
-/// Loads a big-endian integer from the first bytes of `from`, which need not be aligned ("Conventions":
-/// all integers are unsigned and big-endian). Requires at least sizeof(T) bytes.
+/// *Returns* the big-endian integer in the first bytes of `from`, which need not be aligned
+/// ("Conventions": all integers are unsigned and big-endian). Requires at least sizeof(T) bytes.
 template <class T>
     requires std::is_unsigned_v<T>
 [[nodiscard]] inline T load(std::span<const std::byte> from) noexcept
@@ -24,7 +24,8 @@ template <class T>
     return boost::endian::big_to_native(value);
 }
 
-/// Stores a big-endian integer into the first bytes of `to`; as `load` otherwise.
+/// Stores a big-endian integer into the first bytes of `to`. Requires at least sizeof(T) bytes;
+/// `to` need not be aligned.
 template <class T>
     requires std::is_unsigned_v<T>
 inline void store(std::span<std::byte> to, T value) noexcept
@@ -35,12 +36,12 @@ inline void store(std::span<std::byte> to, T value) noexcept
 }
 
 /// Decodes fields one after the other from received bytes. A field past the end is empty and makes
-/// `ok()` false for good: a decoder reads all fields and checks once.
+/// `ok()` permanently false, so a decoder can read all fields and check once.
 class reader {
 public:
     explicit reader(std::span<const std::byte> bytes) noexcept : rest_{bytes} {}
 
-    /// The next integer; 0 where there are too few bytes.
+    /// *Returns* the next integer; 0 if there are too few bytes.
     template <class T>
     [[nodiscard]] T take() noexcept
     {
@@ -48,7 +49,7 @@ public:
         return ok_ ? load<T>(field) : T{};
     }
 
-    /// The next `n` bytes; empty where there are fewer.
+    /// *Returns* the next `n` bytes; nothing if there are fewer.
     [[nodiscard]] std::span<const std::byte> take_bytes(std::size_t n) noexcept
     {
         if (!ok_ || n > rest_.size()) {
@@ -60,16 +61,16 @@ public:
         return field;
     }
 
-    /// The same as text.
+    /// As take_bytes, as text.
     [[nodiscard]] std::string_view take_string(std::size_t n) noexcept
     {
         const auto field = take_bytes(n);
         return {reinterpret_cast<const char*>(field.data()), field.size()};
     }
 
-    /// No field was read past the end.
+    /// Whether no field was read past the end.
     [[nodiscard]] bool ok() const noexcept { return ok_; }
-    /// Bytes that were not read.
+    /// *Returns* the number of bytes that were not read.
     [[nodiscard]] std::size_t left() const noexcept { return rest_.size(); }
 
 private:

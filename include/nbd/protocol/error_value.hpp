@@ -10,9 +10,10 @@
 
 namespace nbd::protocol {
 
-/// Returns the error value for a backend's error ("Error values", points 86 and 87). Codes of other
-/// categories than generic and system are EIO. EOVERFLOW and ENOTSUP are EINVAL: only a READ with DF and
-/// a WRITE_ZEROES with FAST_ZERO may be answered so; see the overload with command flags.
+/// *Returns* the error value for a backend's error ("Error values", points 86 and 87). Codes of
+/// categories other than generic and system become EIO. EOVERFLOW and ENOTSUP become EINVAL,
+/// because only a READ with DF and a WRITE_ZEROES with FAST_ZERO may be answered with them; see the
+/// overload with command flags.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec) noexcept
 {
     if (!ec)
@@ -65,7 +66,8 @@ namespace nbd::protocol {
     return "unknown error";
 }
 
-/// The same with the command flags of the request that failed.
+/// As above, with the command flags of the failed request: DF allows EOVERFLOW, and FAST_ZERO
+/// allows ENOTSUP.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec,
                                                 std::uint16_t command_flags) noexcept
 {

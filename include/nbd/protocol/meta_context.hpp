@@ -38,9 +38,9 @@ struct meta_request {
     std::uint32_t count = 0;
     std::span<const std::byte> queries;
 
-    /// Whether a query of the option `o` matches the context `name`. In LIST, a query with an empty leaf
-    /// matches all contexts of its namespace, and no query matches all contexts. In SET neither matches
-    /// any (points 40 to 42, 82).
+    /// Whether a query of the option `o` matches the context `name`. In LIST, a query with an empty
+    /// leaf matches all contexts of its namespace, and a list without queries matches all contexts.
+    /// In SET, neither matches any context (points 40 to 42, 82).
     [[nodiscard]] bool wants(std::string_view name, option o) const noexcept
     {
         if (o == option::list_meta_context && count == 0)
@@ -58,8 +58,8 @@ struct meta_request {
     }
 };
 
-/// Returns nullopt where the lengths do not add up to the length of the option, or a string is not
-/// valid.
+/// Decodes the data of the option. *Returns* nullopt if the lengths do not add up to the length of
+/// the option, or if a string is not valid.
 [[nodiscard]] inline std::optional<meta_request>
 decode_meta_request(std::span<const std::byte> data) noexcept
 {

@@ -26,7 +26,8 @@ inline void encode_greeting(std::span<std::byte, greeting_bytes> to, std::uint16
     writer{to}.put(init_magic).put(option_magic).put(flags);
 }
 
-/// Returns nullopt where the magic is wrong. `option` may have a value without an enumerator.
+/// Decodes the header of an option. *Returns* nullopt if the magic is wrong. `option` may have a
+/// value without an enumerator.
 [[nodiscard]] inline std::optional<option_header>
 decode_option_header(std::span<const std::byte, option_header_bytes> bytes) noexcept
 {
@@ -59,7 +60,8 @@ struct info_request {
     }
 };
 
-/// Returns nullopt where the lengths do not add up to the length of the option (point 33).
+/// Decodes the data of INFO and GO. *Returns* nullopt if the lengths do not add up to the length of
+/// the option (point 33).
 [[nodiscard]] inline std::optional<info_request>
 decode_info_request(std::span<const std::byte> data) noexcept
 {

@@ -25,7 +25,7 @@ inline void encode_reply(std::span<std::byte, simple_reply_bytes> to,
     writer{to}.put(simple_reply_magic).put(r.error).put(r.cookie);
 }
 
-/// Decodes a simple reply, as a client does. Returns nullopt where the magic is wrong.
+/// Decodes a simple reply, as a client does. *Returns* nullopt if the magic is wrong.
 [[nodiscard]] inline std::optional<simple_reply>
 decode_simple_reply(std::span<const std::byte, simple_reply_bytes> bytes) noexcept
 {

@@ -24,8 +24,8 @@ struct request {
     {
         return (flags & flag) != 0;
     }
-    /// The length of the payload behind the header, in bytes. A compact WRITE has one, and an extended
-    /// request with PAYLOAD_LEN.
+    /// The length in bytes of the payload that follows the header. A compact WRITE has a payload,
+    /// and an extended request with PAYLOAD_LEN.
     [[nodiscard]] constexpr std::uint64_t payload() const noexcept
     {
         const bool carries =
@@ -36,8 +36,8 @@ struct request {
     friend bool operator==(const request&, const request&) = default;
 };
 
-/// Decodes a compact request. Returns nullopt where the magic is wrong: the server cannot find the next
-/// request in the stream then (point 47). `command` may have a value without an enumerator.
+/// Decodes a compact request. *Returns* nullopt if the magic is wrong: the server cannot find the
+/// next request in the stream then (point 47). `command` may have a value without an enumerator.
 [[nodiscard]] inline std::optional<request>
 decode_request(std::span<const std::byte, request_bytes> bytes) noexcept
 {
@@ -50,7 +50,7 @@ decode_request(std::span<const std::byte, request_bytes> bytes) noexcept
                    .length = load<std::uint32_t>(bytes.subspan<24, 4>())};
 }
 
-/// Decodes an extended request (point 50); as decode_request otherwise.
+/// Decodes an extended request (point 50). Otherwise as decode_request.
 [[nodiscard]] inline std::optional<request>
 decode_extended_request(std::span<const std::byte, extended_request_bytes> bytes) noexcept
 {

@@ -17,22 +17,23 @@ struct block_sizes {
     friend bool operator==(const block_sizes&, const block_sizes&) = default;
 };
 
-/// Whether block sizes keep the rules of the specification (point 76).
+/// Whether block sizes satisfy the rules of the specification (point 76).
 [[nodiscard]] constexpr bool valid(const block_sizes& b) noexcept
 {
     return std::has_single_bit(b.minimum) && b.minimum <= 65536 && std::has_single_bit(b.preferred)
         && b.preferred >= b.minimum && b.preferred >= 512 && b.maximum >= b.preferred;
 }
 
-/// What the handshake tells one client about its export, and what its requests are checked against.
+/// The terms that the handshake tells one client about its export. The client's requests are
+/// checked against them.
 struct export_terms {
     std::uint64_t size = 0;   ///< bytes
     std::uint16_t flags = 0;  ///< transmission_flag bits
     block_sizes blocks;
-    /// The largest size that the client was told, in bytes. A resize cut off what is past `size` and not
-    /// past this.
+    /// The largest size in bytes that the client was told. If it is more than `size`, a resize has
+    /// removed the bytes between the two.
     std::uint64_t told = 0;
-    /// Meta contexts were selected: BLOCK_STATUS can be answered.
+    /// Whether meta contexts were selected, so that BLOCK_STATUS can be answered.
     bool block_status = false;
 
     [[nodiscard]] constexpr bool has(std::uint16_t flag) const noexcept

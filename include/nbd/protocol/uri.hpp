@@ -6,7 +6,7 @@
 
 namespace nbd::protocol {
 
-/// Percent-encodes all characters but `/` and the unreserved ones of RFC 3986.
+/// Percent-encodes all characters except `/` and the unreserved ones of RFC 3986.
 [[nodiscard]] inline std::string percent_encode(std::string_view text)
 {
     constexpr std::string_view plain =

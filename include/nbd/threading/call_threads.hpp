@@ -12,16 +12,17 @@
 
 namespace nbd::threading {
 
-/// Threads for calls that block, and the queue of these calls. Clients are served round-robin, so that
-/// one client with many calls delays the others by one call at most. Threads are created on demand.
-/// *Thread safety*: any member from any thread; `end` once at a time.
+/// Threads for calls that block, and the queue of these calls. Clients are served round-robin, so
+/// that one client with many calls delays the others by at most one call. Threads are created on
+/// demand.
+/// *Thread safety*: any thread may call any member; `end` once at a time.
 class call_threads {
 public:
     explicit call_threads(std::size_t most) noexcept : most_{most} {}
     call_threads(const call_threads&) = delete;
     call_threads& operator=(const call_threads&) = delete;
 
-    /// *Errors*: std::system_error where there is no thread and none can be created.
+    /// Queues a call. *Errors*: std::system_error if there is no thread and none can be created.
     void offload(offloaded_calls& client, offloaded_call& call)
     {
         bool wake = false;
@@ -42,10 +43,10 @@ public:
             wake = wake_another();
         }
         if (wake)
-            more_.notify_one();  // after the unlock: the thread would only wait for the mutex
+            more_.notify_one();  // after the unlock; otherwise the thread would wait for the mutex
     }
 
-    /// Whether the calling thread is one of these.
+    /// Whether the calling thread is one of these threads.
     [[nodiscard]] bool runs_here() const noexcept { return running == this; }
 
     /// Runs the queued calls, then ends the threads.
@@ -92,8 +93,9 @@ private:
         }
     }
 
-    /// Whether to notify an idle thread. Threads are woken one at a time, each by the one before: a client
-    /// with many calls would otherwise spend its time on notifications, and the threads would contend.
+    /// Whether to notify an idle thread. Each thread that takes a call wakes the next, so one
+    /// thread at a time is woken. Otherwise a client with many calls would spend its time on
+    /// notifications, and the threads would contend for the mutex.
     [[nodiscard]] bool wake_another() noexcept
     {
         if (clients_.empty() || waking_ || idle_ == 0)

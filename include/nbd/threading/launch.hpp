@@ -10,7 +10,8 @@
 /// Functions that several policies use.
 namespace nbd::threading {
 
-/// Blocks SIGPIPE on the calling thread, so that a write to a closed connection is an error code.
+/// Blocks SIGPIPE on the calling thread, so that a write to a closed connection returns an error
+/// code.
 inline void block_sigpipe() noexcept
 {
     ::sigset_t pipe;
@@ -19,16 +20,17 @@ inline void block_sigpipe() noexcept
     ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
 }
 
-/// The `launch` of a policy with asynchronous I/O.
+/// Implements `launch` for a policy with asynchronous I/O.
 ///
-/// The frame of the coroutine owns `session`. Asio destroys a coroutine without a call of its completion
-/// handler when the initiation of an operation throws; the destructor of `session` runs even then.
+/// The frame of the coroutine owns `session`. If the initiation of an operation throws, Asio
+/// destroys the coroutine and does not call its completion handler; the destructor of `session`
+/// runs even then.
 template <class Executor, class Session>
 void launch_awaited(const Executor& executor, Session session) noexcept
 {
     try {
         boost::asio::co_spawn(executor, std::move(session), boost::asio::detached);
-    } catch (...) {  // no memory for the coroutine; the destructor of `session` reports the end
+    } catch (...) {  // no memory for the coroutine: the destructor of `session` reports the end
     }
 }
 

@@ -14,8 +14,8 @@
 
 namespace nbd {
 
-/// Serves on an executor of the program, such as that of its io_context: the server creates no thread, and
-/// everything that it does is a handler on that executor.
+/// Serves on an executor of the program, such as that of its io_context. The server creates no
+/// thread; all its work runs in handlers on that executor.
 ///
 ///     boost::asio::io_context io;
 ///     nbd::server<nbd::unix_transport, my_disk, nbd::on_executor<>> server{
@@ -23,17 +23,18 @@ namespace nbd {
 ///     server.start();
 ///     io.run();
 ///
-/// `Executor` is a plain executor, `boost::asio::any_io_executor`, or a strand. A plain executor requires
-/// that one thread runs its context. Where several threads run it, pass a strand, from
-/// boost::asio::make_strand: each client then gets a strand of its own. An executor that says that it has
-/// several threads (boost::asio::thread_pool, system_executor) is refused at compile time without a strand;
-/// an io_context, and what any_io_executor holds, cannot be checked.
+/// `Executor` is a plain executor, `boost::asio::any_io_executor`, or a strand. With a plain
+/// executor, a single thread must run its context. If several threads run it, pass a strand, from
+/// boost::asio::make_strand: each client then gets its own strand. An executor that reports several
+/// threads (boost::asio::thread_pool, system_executor) is refused at compile time without a strand;
+/// an io_context, and the executor in an any_io_executor, cannot be checked.
 ///
 /// A backend that blocks delays every other handler of the executor.
-/// *Lifetime*: the library never runs the context. The handlers and sessions keep everything that they use
-/// alive, so the server may be destroyed at any time, also in a handler; its clients are then disconnected
-/// as by stop(), as far as the context is run. If no thread runs the context any more, the connections stay
-/// open until the context is destroyed, which may happen before or after the server's destruction.
+/// *Lifetime*: the library never runs the context. The handlers and sessions keep everything that
+/// they use alive, so the server may be destroyed at any time, also in a handler. Its clients are
+/// then disconnected as by stop(), while the context is run. If no thread runs the context any
+/// more, the connections stay open until the context is destroyed, which may happen before or after
+/// the server's destruction.
 template <class Executor = boost::asio::io_context::executor_type>
 class on_executor {
     template <class T>
@@ -74,7 +75,7 @@ public:
         threading::launch_awaited(executor, std::move(session));
     }
 
-    /// False where the executor cannot tell (any_io_executor).
+    /// Whether the calling thread runs the executor; false if that is unknown (any_io_executor).
     [[nodiscard]] bool runs_here() const
     {
         if constexpr (requires { inner_executor().running_in_this_thread(); })

@@ -17,8 +17,9 @@
 
 namespace nbd {
 
-/// One thread for each client, with blocking system calls: the lowest latency, and the highest throughput
-/// for a few busy clients. A call of a `parallel` backend that blocks delays its own client only.
+/// One thread for each client, with blocking system calls: the lowest latency, and the highest
+/// throughput for a few busy clients. A call of a `parallel` backend that blocks delays only its
+/// own client.
 class per_client_threads {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -85,8 +86,9 @@ private:
         std::list<std::thread> running;
         std::thread retired;
 
-        /// A thread cannot join itself. It joins the thread that ended before it and leaves its own handle
-        /// to the next one, so that at most one ended thread is kept.
+        /// Called by a thread at its end. A thread cannot join itself, so it joins the thread that
+        /// ended before it and leaves its own handle to the next one. At most one ended thread is
+        /// kept.
         void retire(std::list<std::thread>::iterator self)
         {
             std::thread before;

@@ -22,16 +22,16 @@ namespace nbd {
 
 /// A fixed number of threads for any number of clients, with asynchronous I/O.
 ///
-/// Each thread runs its own io_context. A client stays on one of them, which serves as its strand: there is
-/// no lock and no change of threads on the path of a request. A backend that blocks delays the other
-/// clients of its thread, unless it promises `blocks`: then its calls run on threads of their own.
+/// Each thread runs its own io_context. A client stays on one of them, which serves as its strand:
+/// a request takes no lock and does not change threads. A backend that blocks delays the other
+/// clients of its thread, unless it promises `blocks`: then its calls run on separate threads.
 class strand_pool {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = false;
     static constexpr bool polls = true;
 
-    /// One thread for each core.
+    /// Creates one thread for each processor.
     strand_pool() : strand_pool{std::max(1U, std::thread::hardware_concurrency())} {}
 
     /// *Errors*: std::invalid_argument if `threads` is 0.
@@ -41,7 +41,7 @@ public:
             throw std::invalid_argument{"nbd: strand_pool: threads must be at least 1"};
     }
 
-    /// *Errors*: std::system_error where threads or descriptors run out; all threads have ended then.
+    /// *Errors*: std::system_error if threads or descriptors run out; all threads have ended then.
     void start()
     {
         try {

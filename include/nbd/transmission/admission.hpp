@@ -10,7 +10,8 @@
 
 namespace nbd::transmission {
 
-/// The command flags that a client of this export may set on this command (points 58 and 65).
+/// *Returns* the command flags that a client of this export may set on this command (points 58 and
+/// 65).
 [[nodiscard]] constexpr std::uint16_t flags_allowed(protocol::command c,
                                                     const protocol::export_terms& terms) noexcept
 {
@@ -41,8 +42,8 @@ namespace nbd::transmission {
     return static_cast<std::uint16_t>(flags);
 }
 
-/// Whether the export offers a command. READ and WRITE are always offered: a WRITE to a read-only export has its own
-/// error.
+/// Whether the export offers a command. READ and WRITE are always offered: a WRITE to a read-only
+/// export has an error of its own.
 [[nodiscard]] constexpr bool offered(protocol::command c,
                                      const protocol::export_terms& terms) noexcept
 {
@@ -77,16 +78,19 @@ namespace nbd::transmission {
     return c == command::write || c == command::trim || c == command::write_zeroes;
 }
 
-/// Whether a request, or a call of one, ends at or before `size`. Computed without a sum that could wrap.
+/// Whether a request, or one call of its plan, ends at or before `size`. The computation cannot
+/// overflow.
 template <class Range>
 [[nodiscard]] constexpr bool inside(const Range& r, std::uint64_t size) noexcept
 {
     return r.length <= size && r.offset <= size - r.length;
 }
 
-/// Whether a request may reach the backend. Returns `none`, or the error value of the refusal.
+/// Checks whether a request may reach the backend. *Returns* `none`, or the error value of the
+/// refusal.
 ///
-/// The order of the checks is fixed: permission, command, flags, shape, range (points 58, 65, 79, 80, 87, 97).
+/// The order of the checks is fixed: permission, command, flags, shape, range (points 58, 65, 79,
+/// 80, 87, 97).
 [[nodiscard]] constexpr protocol::error_value admit(const protocol::request& r,
                                                     const protocol::export_terms& terms) noexcept
 {
@@ -99,7 +103,7 @@ template <class Range>
         return error_value::einval;
     auto flags = r.flags;
     if (r.extended && r.command == command::write) {
-        // "Extended request": a WRITE MUST say that its payload follows (point 55).
+        // "Extended request": a WRITE MUST set PAYLOAD_LEN (point 55).
         if (!r.has(protocol::command_flag::payload_len))
             return error_value::einval;
         flags &= static_cast<std::uint16_t>(~protocol::command_flag::payload_len);
@@ -114,8 +118,8 @@ template <class Range>
         return r.offset == 0 && r.length == 0 ? error_value::none : error_value::einval;
     if (r.command == command::block_status && r.length == 0)
         return error_value::einval;
-    // "Error values": past the end it is ENOSPC for a write and for a range that a resize has cut off, EINVAL
-    // otherwise (points 67 and 87).
+    // "Error values": a range past the end gets ENOSPC for a write, and for bytes that a resize has
+    // removed; otherwise EINVAL (points 67 and 87).
     if (!inside(r, terms.size))
         return r.command == command::write || r.command == command::write_zeroes
                 || inside(r, terms.told)
@@ -148,8 +152,9 @@ template <class Range>
     }
 }
 
-/// Bytes of the longest payload that is consumed when its WRITE is refused, so that the stream stays in step. A longer
-/// payload ends the connection (point 78: the limit is at least 32 MiB).
+/// The longest payload in bytes that is received and discarded when its WRITE is refused, so that
+/// the next request can be found. A longer payload ends the connection (point 78: the limit is at
+/// least 32 MiB).
 [[nodiscard]] constexpr std::uint64_t longest_payload(const protocol::export_terms& terms) noexcept
 {
     return std::max(terms.blocks.maximum, protocol::default_maximum_payload);

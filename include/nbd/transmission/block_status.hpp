@@ -15,7 +15,8 @@
 /// BLOCK_STATUS: turns the extents of a backend into valid descriptors, whatever the backend reported.
 namespace nbd::transmission {
 
-/// The contexts of a backend: base:allocation first, if it has extents; then its own.
+/// *Returns* the meta contexts of a backend: base:allocation first, if it has extents; then its
+/// own.
 template <class B>
 [[nodiscard]] std::vector<protocol::meta_context> contexts_of(const B& backend)
 {
@@ -29,9 +30,9 @@ template <class B>
     return all;
 }
 
-/// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block size"). A block whose
-/// parts differ gets the bits that all parts have (base:allocation), or the bits that any part has (other contexts).
-/// Requires that `extents` begin at the start of a block.
+/// Rounds extents to whole blocks ("descriptor lengths MUST be multiples of the minimum block
+/// size"). A block whose parts differ gets the bits that all parts have (base:allocation), or the
+/// bits that any part has (other contexts). Requires that `extents` begin at the start of a block.
 inline void align(std::vector<extent>& extents, std::uint64_t block, bool allocation)
 {
     std::vector<extent> aligned;
@@ -93,7 +94,7 @@ struct status_payload {
     std::vector<std::uint32_t> ids;
 };
 
-/// Nothing if the length is not 8 + 4n, or an id occurs twice.
+/// Decodes the payload. *Returns* nullopt if the length is not 8 + 4n, or if an id occurs twice.
 [[nodiscard]] inline std::optional<status_payload>
 decode_status_payload(std::span<const std::byte> payload)
 {

@@ -13,8 +13,8 @@ namespace nbd::transmission {
 template <class B>
 concept can_fua = has_fua_write<B> || (has_plain_write<B> && has_flush<B>);
 
-/// The transmission flags of a backend's type ("Transmission flags", point 12: a flag MUST NOT be set for something
-/// unsupported).
+/// *Returns* the transmission flags for the type of a backend ("Transmission flags", point 12: a
+/// flag MUST NOT be set for something unsupported).
 template <class B>
 [[nodiscard]] consteval std::uint16_t capabilities() noexcept
 {
@@ -39,13 +39,14 @@ template <class B>
     return static_cast<std::uint16_t>(flags);
 }
 
-/// The flags that an export can withhold. An export cannot add a flag.
+/// The transmission flags that an export can withhold. An export cannot add one of them.
 inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_flush
     | protocol::transmission_flag::send_fua | protocol::transmission_flag::send_trim
     | protocol::transmission_flag::send_write_zeroes | protocol::transmission_flag::send_fast_zero
     | protocol::transmission_flag::send_cache | protocol::transmission_flag::can_multi_conn;
 
-/// The flags that the clients of an export see: the backend's, less those that the export withholds.
+/// *Returns* the transmission flags for the clients of an export: the backend's, without those that
+/// the export withholds.
 [[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,
                                               const export_settings& e) noexcept
 {

@@ -21,7 +21,8 @@
 /// Makes the calls that a plan names. No exception of a backend leaves these functions.
 namespace nbd::transmission {
 
-/// The exception that is being handled, as a failure with its text. Call it in a `catch (...)`.
+/// *Returns* the exception that is being handled, as a failure with its text. Call it in a `catch
+/// (...)`.
 [[nodiscard]] inline failure current_failure() noexcept
 {
     try {
@@ -63,8 +64,8 @@ struct request_data {
     extent_list* extents = nullptr;
 };
 
-/// Clears the data of a READ before the call, unless the backend promises to fill them: a backend that reports success
-/// and fills less must not disclose old memory to a client.
+/// Clears the data of a READ before the call, unless the backend promises to fill them. A backend
+/// that reports success and fills less must not disclose old memory to a client.
 template <class B>
 void clear_unless_filled([[maybe_unused]] std::span<std::byte> data) noexcept
 {
@@ -72,8 +73,9 @@ void clear_unless_filled([[maybe_unused]] std::span<std::byte> data) noexcept
         std::fill(data.begin(), data.end(), std::byte{0});
 }
 
-/// Passes to `visit` a function that calls the member named by `c`. That function returns what the member returns.
-/// It holds the arguments, for members that take them by reference. A member that the backend lacks fails with EINVAL.
+/// Passes to `visit` a function that calls the member named by `c`, and that returns what the
+/// member returns. The function holds the arguments, for members that take them by reference. A
+/// member that the backend lacks fails with EINVAL.
 template <class B, class Visit>
 decltype(auto) visit_member(B& backend, const backend_call& c, const request_data& d, Visit&& visit)
 {
@@ -140,20 +142,22 @@ decltype(auto) visit_member(B& backend, const backend_call& c, const request_dat
     return visit([] { return std::make_error_code(std::errc::invalid_argument); });
 }
 
-/// The outcome of a call whose range lies behind the end of the export, because a resize has cut it off since the
-/// request was admitted.
+/// The outcome of a call whose range is past the end of the export, because the export was resized
+/// after the request was admitted.
 [[nodiscard]] inline failure cut_off() noexcept
 {
     return std::make_error_code(std::errc::no_space_on_device);
 }
 
-/// The outcome of a call that is not made because nothing needs its result any more.
+/// The outcome of a call that is not made because the server is stopping or the connection is
+/// closed.
 [[nodiscard]] inline failure given_up() noexcept
 {
     return std::error_code{ESHUTDOWN, std::generic_category()};
 }
 
-/// Makes one call while it holds `guard.lock()`. A range that does not end before `guard.size()` is `cut_off()`.
+/// Makes one call while it holds `guard.lock()`. *Returns* `cut_off()` for a range that ends after
+/// `guard.size()`.
 template <class Guard, class F>
 [[nodiscard]] failure make_guarded(const Guard& guard, const backend_call& c, F&& member) noexcept
 {
@@ -182,8 +186,9 @@ template <class B, class Guard>
 
 /// Makes the calls of a plan, of any kind, until none is left.
 /// - `data()` returns the request_data for the next call.
-/// - `over(length)` is asked before each partial call. True gives the request up.
-/// Returns false when other requests should have the thread in between; call it again then.
+/// - `over(length)` is called before each partial call of that length; true abandons the request.
+///
+/// *Returns* false when other requests should use the thread first; call it again then.
 template <class B, class Plan, class Data, class Guard, class Over>
 [[nodiscard]] bool make_some(B& backend, Plan& p, Data&& data, const Guard& guard, Over&& over)
 {

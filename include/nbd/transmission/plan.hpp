@@ -12,9 +12,10 @@
 #include <optional>
 #include <system_error>
 
-/// A plan turns an admitted request into calls of the backend, one after the other. It names the calls and does not
-/// make them, so that the same plan serves backends that are called and backends that are awaited. It emulates what
-/// the backend lacks: FUA by a flush, WRITE_ZEROES by writes of zeroes.
+/// A plan translates an admitted request into calls of the backend, one after the other. It names
+/// the calls and does not make them, so the same plan serves backends that are called and backends
+/// that are awaited. It emulates what the backend lacks: FUA by a flush, WRITE_ZEROES by writes of
+/// zeroes.
 namespace nbd::transmission {
 
 /// One call of a member of the backend.
@@ -36,10 +37,10 @@ struct backend_call {
     bool fua = false;  ///< native FUA, where the backend's write takes it
     zero_flags zero{};
     std::size_t index = 0;
-    bool partial = false;  ///< one of many of a long request, which can be given up before it
+    bool partial = false;  ///< one of several for a long request, which can be abandoned before it
 };
 
-/// Bytes of the longest write that a plan makes up.
+/// The longest write in bytes that a plan generates.
 [[nodiscard]] constexpr std::uint32_t largest_write(const protocol::export_terms& t) noexcept
 {
     return t.blocks.maximum - t.blocks.maximum % t.blocks.minimum;
@@ -47,18 +48,20 @@ struct backend_call {
 
 /// Zeroes to write from. Zero-initialised, so the program file does not grow.
 alignas(4096) inline std::array<std::byte, std::size_t{64} << 10> zero_block{};
-/// Bytes of zeroes that are written before other requests may have the thread.
+/// Bytes of zeroes that are written before other requests may use the thread.
 inline constexpr std::uint64_t zeroes_at_a_time = std::uint64_t{8} << 20;
-/// Bytes that one call of trim, write_zeroes or cache covers at most. A longer request becomes many
-/// calls, each of which ends at a multiple of this: a call cannot be interrupted, a request can.
+/// Bytes that one call of trim, write_zeroes or cache covers at most. A longer request is divided
+/// into calls that end at multiples of this number, because a request can be interrupted between
+/// two calls and not during one.
 inline constexpr std::uint64_t longest_call = std::uint64_t{256} << 20;
 
-/// The calls of a request whose reply has no data: all commands but READ, BLOCK_STATUS, RESIZE and DISC. Call `next`,
-/// make that call and pass its outcome to `completed`, until there is no next call.
+/// The calls of a request whose reply has no data: all commands except READ, BLOCK_STATUS, RESIZE
+/// and DISC. Call `next`, make that call and pass its outcome to `completed`, until there is no
+/// next call.
 template <class B>
 class plan {
 public:
-    /// No write that the plan makes up is longer than `largest_write` bytes.
+    /// `largest_write`: the longest write in bytes that the plan may generate.
     plan(const protocol::request& r, std::uint64_t largest_write) noexcept
         : command_{r.command}, at_{r.offset}, left_{r.length},
           piece_{std::min<std::uint64_t>(zero_block.size(), largest_write)},
@@ -68,15 +71,15 @@ public:
     {
         using protocol::command;
         if constexpr (!has_handle<B>)
-            is_cut_ = left_ > longest_call
+            is_divided_ = left_ > longest_call
                 && (command_ == command::trim || command_ == command::write_zeroes
                     || command_ == command::cache);
-        // A request without length succeeds without a call (point 68). TRIM is advice: a TRIM that cannot be made
-        // durable, as FUA asks, is ignored.
+        // A request of length 0 succeeds without a call (point 68). TRIM is advice: a TRIM with FUA
+        // is ignored if it cannot be made durable.
         if ((left_ == 0 && command_ != command::flush)
             || (!has_handle<B> && command_ == command::trim && fua_ && !has_flush<B>))
             now_ = phase::over;
-        // Without a flush, zeroes are durable only by the FUA of the write itself.
+        // Without a flush, only a write with native FUA makes zeroes durable.
         else if (!has_handle<B> && command_ == command::write_zeroes
                  && !(has_write_zeroes<B> && (has_flush<B> || !fua_)))
             write_blocks();
@@ -99,7 +102,7 @@ public:
                                 .length = whole_length(),
                                 .fua = fua_ && command_ == protocol::command::write,
                                 .zero = zero_,
-                                .partial = is_cut_};
+                                .partial = is_divided_};
         case phase::blocks:
             // Native FUA covers one block; a flush at the end covers all of them.
             return backend_call{.what = backend_call::member::write_block,
@@ -114,13 +117,14 @@ public:
         }
     }
 
-    /// The outcome of the call that `next` named.
+    /// Reports the outcome of the call that `next` named.
     void completed(failure&& outcome) noexcept
     {
         if (now_ == phase::whole && command_ == protocol::command::write_zeroes && !has_handle<B>
             && (outcome == std::errc::not_supported
                 || outcome == std::errc::operation_not_supported)) {
-            // "WRITE_ZEROES": ENOTSUP is for FAST_ZERO alone, so the zeroes are written instead.
+            // "WRITE_ZEROES": only FAST_ZERO may be answered with ENOTSUP, so the zeroes are
+            // written instead.
             write_blocks();
             return;
         }
@@ -133,7 +137,8 @@ public:
             const auto done = now_ == phase::blocks ? std::min(left_, piece_) : whole_length();
             at_ += done;
             left_ -= done;
-            // What has begun to change must not end with ENOTSUP ("WRITE_ZEROES", FAST_ZERO).
+            // A range that was changed in part must not end with ENOTSUP ("WRITE_ZEROES",
+            // FAST_ZERO).
             zero_.fast = false;
             if (left_ != 0)
                 return;
@@ -151,10 +156,10 @@ public:
 private:
     enum class phase { whole, blocks, flush, over };
 
-    /// Bytes of the next call, unless it writes a block.
+    /// The length in bytes of the next call, unless it writes a block of zeroes.
     [[nodiscard]] std::uint64_t whole_length() const noexcept
     {
-        return is_cut_ ? std::min(left_, longest_call - at_ % longest_call) : left_;
+        return is_divided_ ? std::min(left_, longest_call - at_ % longest_call) : left_;
     }
 
     void write_blocks() noexcept
@@ -190,7 +195,7 @@ private:
     std::uint64_t left_;
     std::uint64_t piece_;
     bool fua_;
-    bool is_cut_ = false;  ///< into calls that are not longer than longest_call
+    bool is_divided_ = false;  ///< into calls of at most longest_call bytes
     zero_flags zero_;
     phase now_ = phase::whole;
     failure result_;

@@ -14,15 +14,15 @@
 
 namespace nbd::transmission {
 
-/// The calls of a READ: one `read`; or, where holes are left out, one `extents` and a `read` for each piece of data.
-/// The object is reused for the next READ and keeps its memory.
+/// The calls of a READ: one `read`; or, if holes are left out, one `extents` and a `read` for each
+/// piece of data. The object is reused for the next READ and keeps its memory.
 template <class B>
 class read_plan {
 public:
-    /// The most pieces that holes cut a READ into.
+    /// The largest number of pieces into which holes divide a READ.
     static constexpr std::size_t most_extents = 24;
 
-    /// `sparse` asks for holes.
+    /// Begins a READ. `sparse`: leave holes out, if the backend reports extents.
     void begin(const protocol::request& r, bool sparse) noexcept
     {
         range_ = r;
@@ -30,11 +30,11 @@ public:
         if (result_)
             result_ = {};
         piece_ = 0;
-        // A backend with `handle` answers a READ whole.
+        // A backend with `handle` answers a READ in one call.
         asking_ = has_extents<B> && !has_handle<B> && sparse;
         pieces_.begin(r.length, most_extents);
     }
-    /// The next call asks for the extents.
+    /// Whether the next call is `extents`.
     [[nodiscard]] bool asking() const noexcept { return asking_; }
 
     [[nodiscard]] std::optional<backend_call> next() const noexcept
@@ -53,11 +53,11 @@ public:
     /// The list that the `extents` call fills.
     [[nodiscard]] extent_list& list() noexcept { return pieces_; }
 
-    /// The outcome of the call that `next` named.
+    /// Reports the outcome of the call that `next` named.
     void completed(failure&& outcome) noexcept
     {
         if (std::exchange(asking_, false)) {
-            // Extents only save work here: what they do not cover is read.
+            // Extents are an optimisation here: bytes that they do not cover are read.
             if (outcome)
                 pieces_.begin(range_.length, most_extents);
             skip_zeroes();
@@ -77,7 +77,7 @@ public:
 
     /// Valid when there is no next call.
     [[nodiscard]] const failure& result() const noexcept { return result_; }
-    /// The pieces from the start of the request. What they do not cover is data.
+    /// The pieces, from the start of the request. Bytes that they do not cover are data.
     [[nodiscard]] std::span<const extent> pieces() const noexcept { return pieces_.extents(); }
     [[nodiscard]] bool has_holes() const noexcept
     {

@@ -23,8 +23,9 @@
 
 namespace nbd::transmission {
 
-/// The calls of a BLOCK_STATUS, and its reply: one chunk for each context that was selected, or that the payload of
-/// the request names (points 56 and 66). The object is reused for the next BLOCK_STATUS and keeps its memory.
+/// The calls of a BLOCK_STATUS, and its reply: one chunk for each context that was selected, or
+/// that the payload of the request names (points 56 and 66). The object is reused for the next
+/// BLOCK_STATUS and keeps its memory.
 template <class B>
 class status_plan {
 public:
@@ -34,9 +35,9 @@ public:
         std::string_view text;
     };
 
-    /// Begins an admitted request. A refused request has no calls.
-    /// - `most_extents`: the most descriptors of one chunk.
-    /// *Errors*: std::bad_alloc.
+    /// Begins an admitted request. `most_extents`: the largest number of descriptors in one chunk.
+    /// *Returns* the refusal of a request with a wrong payload, which has no calls. *Errors*:
+    /// std::bad_alloc.
     [[nodiscard]] std::optional<refusal>
     begin(const protocol::request& r, const protocol::export_terms& terms,
           std::span<const protocol::selected_context> selected, protocol::reply_style style,
@@ -61,8 +62,8 @@ public:
             if (!asked || !choose(asked->ids)) {
                 contexts_.clear();
                 return refusal{protocol::error_value::einval,
-                               "the payload names contexts that were not selected, or not each "
-                               "once"};
+                               "the payload is malformed, or it names no context, one twice, or one "
+                               "that was not selected"};
             }
             range_.length = asked->length;
             range_.flags &= static_cast<std::uint16_t>(~protocol::command_flag::payload_len);
@@ -87,7 +88,7 @@ public:
     /// The list that the call fills.
     [[nodiscard]] extent_list& list() noexcept { return list_; }
 
-    /// The outcome of the call that `next` named. *Errors*: std::bad_alloc.
+    /// Reports the outcome of the call that `next` named. *Errors*: std::bad_alloc.
     void completed(failure&& outcome)
     {
         if (!outcome && list_.empty())
@@ -104,14 +105,14 @@ public:
         list_.begin(range_.length, most_);
     }
 
-    /// Discards the reply and frees its memory, but for `kept_bytes`.
+    /// Discards the reply and frees its memory, except `kept_bytes`.
     void give_back() noexcept
     {
         if (reply_.capacity() > kept_bytes)
             reply_ = std::vector<std::byte>{};  // `= {}` keeps the memory
         std::ignore = keep_reply();
     }
-    /// Frees all memory but the reply's, and `kept_bytes`. *Returns* the bytes of the reply.
+    /// Frees all memory except the reply's and `kept_bytes`. *Returns* the bytes of the reply.
     [[nodiscard]] std::size_t keep_reply() noexcept
     {
         if (extents_.capacity() > kept_bytes / sizeof(extent))
@@ -119,8 +120,8 @@ public:
         list_.give_back(kept_bytes / sizeof(extent));
         return reply_.capacity() > kept_bytes ? reply_.capacity() : 0;
     }
-    /// Bytes that a request allocates at most, beyond `kept_bytes`; zero for few extents.
-    /// - `most_extents`: the most descriptors of one chunk.
+    /// *Returns* the largest number of bytes that a request allocates beyond `kept_bytes`; zero for
+    /// few extents. `most_extents`: the largest number of descriptors in one chunk.
     [[nodiscard]] static std::size_t most_bytes(const protocol::request& r, std::size_t contexts,
                                                 protocol::reply_style style,
                                                 std::size_t most_extents) noexcept
@@ -129,15 +130,17 @@ public:
         if (r.has(protocol::command_flag::req_one) || most_extents * sizeof(extent) <= kept_bytes)
             return 0;
         const auto most = payload ? most_extents : std::min<std::uint64_t>(most_extents, r.length);
-        // Extents of 16 bytes: a list while it grows and the copy of the last one, or a copy and its rounding to
-        // blocks, which may double it, while that grows. The reply is allocated exactly, and again with
-        // each further context.
+        // An extent has 16 bytes. The peak is four extents for each descriptor: the backend's list
+        // while it grows and the copy of the previous context's list; or that copy and its version
+        // rounded to blocks, which can have twice as many extents, while it grows. The reply is
+        // allocated exactly, and again for each further context.
         const auto copies_of_reply = contexts < 2 ? 1 : 2 * contexts;
         return static_cast<std::size_t>(64 * std::bit_ceil(most)
                                         + copies_of_reply * descriptor_bytes(style) * most)
             + contexts * 64;
     }
-    /// The most descriptors of one chunk, at most `most_extents`, for which `memory` bytes are enough.
+    /// *Returns* the largest number of descriptors in one chunk, up to `most_extents`, for which
+    /// `memory` bytes are enough.
     [[nodiscard]] static std::size_t fitting_extents(std::size_t contexts,
                                                      protocol::reply_style style,
                                                      std::size_t most_extents,
@@ -152,13 +155,14 @@ public:
 
     /// Valid when there is no next call.
     [[nodiscard]] const failure& result() const noexcept { return result_; }
-    /// The whole reply, if the result is no failure. Valid until the next `begin`.
+    /// The whole reply, if the result is success. Valid until the next `begin`.
     [[nodiscard]] std::span<const std::byte> reply() const noexcept { return reply_; }
 
 private:
     static constexpr std::size_t kept_bytes = std::size_t{1} << 10;
 
-    /// Keeps the contexts that `ids` (sorted) names. False if it names another context, or none.
+    /// Keeps the contexts that `ids` (sorted) names. *Returns* false if it names none, or one that
+    /// was not selected.
     [[nodiscard]] bool choose(std::span<const std::uint32_t> ids)
     {
         std::erase_if(contexts_, [&](const auto& context) {

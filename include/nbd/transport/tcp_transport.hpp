@@ -24,10 +24,10 @@ namespace nbd {
 
 /// The client's end of a TCP connection.
 struct tcp_peer {
-    /// An IPv4 address that was mapped into IPv6 is an IPv4 address here.
+    /// An IPv4 address that is mapped into IPv6 is stored as an IPv4 address.
     boost::asio::ip::tcp::endpoint endpoint;
 
-    /// "127.0.0.1:10809", "[::1]:10809"
+    /// *Returns* a text such as "127.0.0.1:10809" or "[::1]:10809".
     [[nodiscard]] std::string text() const { return text_of(endpoint); }
     [[nodiscard]] static std::string text_of(const boost::asio::ip::tcp::endpoint& at)
     {
@@ -54,12 +54,13 @@ struct tcp_peer {
 class tcp_transport {
 public:
     struct settings {
-        /// A numeric address, or a host name, of whose addresses the first that works is taken. The default
-        /// admits this machine only. "::" admits IPv6 and IPv4 from everywhere.
+        /// A numeric address, or a host name: the first of its addresses that works is used. The
+        /// default accepts connections from this machine only. "::" accepts connections from
+        /// everywhere, by IPv6 and IPv4.
         std::string address = "127.0.0.1";
-        /// 0 = any free port; see server::local_endpoint.
+        /// The port; 0: any free port, see server::local_endpoint.
         std::uint16_t port = protocol::default_port;
-        /// Connections that wait to be accepted.
+        /// Largest number of connections that wait to be accepted.
         int backlog = 100;
         /// Sends small replies without delay (proto.md asks for it).
         bool no_delay = true;
@@ -96,7 +97,7 @@ public:
     {
         boost::system::error_code ignored;
         socket.set_option(protocol_type::no_delay{settings_.no_delay}, ignored);
-        // Finds a peer whose host vanished; NBD has no ping.
+        // Detects a peer whose host is down or unreachable, because NBD has no ping.
         socket.set_option(boost::asio::socket_base::keep_alive{true}, ignored);
 #ifdef TCP_USER_TIMEOUT
         using user_timeout =

@@ -26,9 +26,9 @@
 
 namespace nbd {
 
-/// The process that made the client's end of a UNIX connection.
+/// The process that created the client's end of a UNIX connection.
 struct unix_peer {
-    ::pid_t process = 0;  ///< 0 where the system does not tell
+    ::pid_t process = 0;  ///< 0 if the system does not report it
     ::uid_t user = 0;
     ::gid_t group = 0;
 
@@ -47,15 +47,16 @@ struct unix_peer {
 /// UNIX stream sockets.
 class unix_transport {
 public:
-    /// What start() does where the path is a socket on which no process listens, as a killed server leaves it.
+    /// What start() does if a socket on which no process listens exists at the path, as after a
+    /// server was killed.
     enum class stale_file { replace, refuse };
 
     struct settings {
         /// The path of the socket. A first byte of 0 makes it abstract: no file (Linux).
         std::string path;
-        /// Connections that wait to be accepted.
+        /// Largest number of connections that wait to be accepted.
         int backlog = 100;
-        /// Permissions of the socket file; the default is for its owner alone.
+        /// Permissions of the socket file. The default allows only the owner.
         ::mode_t mode = 0600;
         stale_file stale = stale_file::replace;
     };
@@ -65,10 +66,12 @@ public:
 
     explicit unix_transport(settings s) : settings_{std::move(s)} {}
 
-    /// Opens the socket. Servers of this library that start on one path at the same time lock its folder, so
-    /// that one of them succeeds; a folder without read permission cannot be locked.
+    /// Opens, binds and listens. Servers of this library that start on one path at the same time
+    /// lock its folder, so that one of them succeeds. A folder without read permission cannot be
+    /// locked.
     /// *Errors*: invalid_argument for an empty path; errc::path_too_long; errc::not_a_socket;
-    /// address_in_use where a process listens on the socket; the system's. On an error nothing is left behind.
+    /// address_in_use if a process listens on the socket, or if the socket is stale and `stale` is
+    /// `refuse`; the system's. After an error, the socket is closed and its file is removed.
     template <class Acceptor>
     [[nodiscard]] std::error_code listen(Acceptor& acceptor)
     {
@@ -88,7 +91,8 @@ public:
         }
         const folder_lock lock{abstract() ? std::string{} : settings_.path};
         failed = remove_stale(endpoint);
-        // The file takes the mode of the socket, so that it is never wider than asked for.
+        // bind(2) creates the file with the mode of the socket, so its permissions are never wider
+        // than `mode`.
         if (!failed && !abstract())
             ::fchmod(fd, settings_.mode);
         if (!failed)
@@ -105,7 +109,7 @@ public:
         return failed;
     }
 
-    /// A large send buffer takes a whole batch of replies in one system call.
+    /// Sets a large send buffer, so that one system call can send a whole batch of replies.
     template <class Socket>
     void prepare(Socket& socket) noexcept
     {
@@ -133,7 +137,7 @@ public:
 
     [[nodiscard]] std::string where() const { return settings_.path; }
 
-    /// Removes the socket file, if it is still the one that listen() made.
+    /// Removes the socket file, if it is still the one that listen() created.
     void close() noexcept
     {
         if (const auto made = std::exchange(file_, {}); made && identity(settings_.path) == made)
@@ -147,8 +151,8 @@ private:
         friend bool operator==(const file_identity&, const file_identity&) = default;
     };
 
-    /// Excludes other holders of the lock on the folder of a path, while it can be had: a process that holds it
-    /// for longer than a second is not waited for.
+    /// An exclusive flock(2) on the folder of a path. After one second without success, it goes on
+    /// without the lock.
     class folder_lock {
     public:
         explicit folder_lock(const std::string& path)
@@ -175,7 +179,7 @@ private:
 
     [[nodiscard]] bool abstract() const noexcept { return settings_.path.front() == '\0'; }
 
-    /// Of the socket at a path; nothing where there is none.
+    /// *Returns* the identity of the socket at a path; nothing if there is none.
     [[nodiscard]] static std::optional<file_identity> identity(const std::string& path) noexcept
     {
         struct ::stat there {};
@@ -184,7 +188,7 @@ private:
         return file_identity{there.st_dev, there.st_ino};
     }
 
-    /// Remembers the file that bind() made, and sets its mode where the process's mask removed bits.
+    /// Records the file that bind() created, and sets its mode if the umask removed bits.
     [[nodiscard]] std::error_code adopt_file()
     {
         struct ::stat made {};
@@ -197,7 +201,8 @@ private:
         return {};
     }
 
-    /// Removes a stale socket. Anything else at the path stays.
+    /// Removes a stale socket. Anything else at the path is kept. *Errors*: errc::not_a_socket;
+    /// address_in_use.
     [[nodiscard]] std::error_code remove_stale(const protocol_type::endpoint& endpoint) const
     {
         struct ::stat there {};
@@ -216,8 +221,8 @@ private:
         if (!dead || settings_.stale == stale_file::refuse)
             return std::make_error_code(std::errc::address_in_use);
 
-        // Another program may have put a file in its place meanwhile. So it is moved, looked at, and only
-        // then removed.
+        // Another program may have replaced the file since lstat(2). So it is renamed, checked
+        // again, and only then removed.
         const auto aside = settings_.path + ".stale-" + std::to_string(::getpid());
         if (::rename(settings_.path.c_str(), aside.c_str()) != 0)
             return {errno, std::system_category()};
