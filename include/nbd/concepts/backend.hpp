@@ -17,9 +17,10 @@
 #include <type_traits>
 #include <utility>
 
-/// A Backend is a class that stores the data of a block device. `size` and `read` are required; every other
-/// member is optional and adds an ability. The server computes the transmission flags from the members that
-/// the type has. Offsets and lengths are in bytes. The order of the parameters is that of the table.
+/// A Backend is a class that stores the data of a block device. `size` and `read` are required;
+/// every other member is optional and adds an ability. The server computes the transmission flags
+/// from the members that the type has. Offsets and lengths are in bytes. The order of the
+/// parameters is that of the table.
 ///
 /// | member | ability | when absent |
 /// |---|---|---|
@@ -41,29 +42,31 @@
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
-/// **Three kinds.** All members of a backend that return an outcome are of one kind. `resize` may be synchronous
-/// in each, and is synchronous in a backend with callbacks. `open` may be awaited.
+/// **Three kinds.** All members of a backend that return an outcome are of one kind. `resize` may
+/// be synchronous in each, and is synchronous in a backend with callbacks. `open` may be awaited.
 /// - Synchronous: they return a `ready_outcome` (std::error_code, nbd::failure, or void and throw).
 /// - Awaited: they return boost::asio::awaitable of one. They run on the client's executor.
-/// - With callbacks: they are called `async_read`, `async_write`, ..., have one more parameter at the end,
-///   nbd::completion, and return void. See vocabulary/completion.hpp.
+/// - With callbacks: they are called `async_read`, `async_write`, ..., have one more parameter at
+///   the end, nbd::completion, and return void. See vocabulary/completion.hpp.
 ///
-/// *Parameters*: a range was checked before the call: it lies inside the export and keeps to the block sizes.
-/// trim, write_zeroes and cache get 256 MiB at most; the server divides longer requests.
-/// *Errors*: become an NBD error value (protocol/error_value.hpp); the connection stays open. An error that
-/// NBD has no value for becomes EIO. Members may throw (concepts/outcome.hpp).
+/// *Parameters*: a range was checked before the call: it lies inside the export and keeps to the
+/// block sizes. trim, write_zeroes and cache get 256 MiB at most; the server divides longer
+/// requests.
+/// *Errors*: become an NBD error value (protocol/error_value.hpp); the connection stays open. An
+/// error that NBD has no value for becomes EIO. Members may throw (concepts/outcome.hpp).
 /// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
-/// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What `open`
-/// returns is destroyed when the client has left.
+/// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What
+/// `open` returns is destroyed when the client has left.
 /// *Cancellation*: none, unless the backend promises `cancellable`: then what is awaited gets
-/// asio::cancellation_type::terminal when the client has left (concepts/promises.hpp). stop() waits until
-/// every call has completed.
+/// asio::cancellation_type::terminal when the client has left (concepts/promises.hpp). stop() waits
+/// until every call has completed.
 /// *Durability*: flush covers the calls that had completed when it began: of this client, and with
-/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. The server never
-/// flushes unless a client asks for it.
+/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. The server
+/// never flushes unless a client asks for it.
 ///
-/// A misspelled member counts as absent: `static_assert(nbd::backend<my_disk>)` or one of the concepts below
-/// checks that it is there. A member of one of these names that has another shape is a compile error.
+/// A misspelled member counts as absent: `static_assert(nbd::backend<my_disk>)` or one of the
+/// concepts below checks that it is there. A member of one of these names that has another shape is
+/// a compile error.
 namespace nbd {
 
 using protocol::block_sizes;
@@ -71,8 +74,9 @@ using protocol::meta_context;
 
 class call;  // vocabulary/call.hpp
 
-// --- Presence: each concept is satisfied where the member exists in its right shape ---------------
-// Arguments are const, so that a member that takes one by reference to non-const is refused.
+// --- Presence: each concept is satisfied where the member exists in its right shape
+// --------------- Arguments are const, so that a member that takes one by reference to non-const is
+// refused.
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
 /// client. Only `resize` changes the size.
@@ -125,7 +129,8 @@ concept has_flush = requires(B& b) {
     { b.async_flush(std::move(done)) } -> std::same_as<void>;
 };
 
-/// Advice that the data of a range are not needed. What the range reads as afterwards is not specified.
+/// Advice that the data of a range are not needed. What the range reads as afterwards is not
+/// specified.
 template <class B>
 concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
     { b.trim(offset, length) } -> outcome;
@@ -133,8 +138,8 @@ concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_
     { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
-/// Makes a range read as zero. std::errc::not_supported: the server writes the zeroes, or answers ENOTSUP
-/// where `fast` was set.
+/// Makes a range read as zero. std::errc::not_supported: the server writes the zeroes, or answers
+/// ENOTSUP where `fast` was set.
 template <class B>
 concept has_write_zeroes =
     requires(B& b, const std::uint64_t offset, const std::uint64_t length, const zero_flags flags) {
@@ -153,9 +158,9 @@ concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64
     { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
-/// Reports which parts of a range are data, holes or zero: adds extents, with protocol::state_flag bits, that
-/// follow each other from `offset` on, until `add` returns false. They may cover less than the range; no
-/// extent at all is EIO.
+/// Reports which parts of a range are data, holes or zero: adds extents, with protocol::state_flag
+/// bits, that follow each other from `offset` on, until `add` returns false. They may cover less
+/// than the range; no extent at all is EIO.
 template <class B>
 concept has_extents =
     requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to) {
@@ -280,7 +285,8 @@ concept awaits_open = has_open<B> && requires(B& b, const client& c) {
     { b.open(c) } -> awaited_state;
 };
 
-// --- The whole ------------------------------------------------------------------------------------
+// --- The whole
+// ------------------------------------------------------------------------------------
 
 template <class B>
 struct served {

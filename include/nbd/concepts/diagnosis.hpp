@@ -4,8 +4,8 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/concepts/names_member.hpp>
 
-/// Compile errors of one sentence for a backend that lacks a required member, has a member of the wrong
-/// shape, or mixes kinds.
+/// Compile errors of one sentence for a backend that lacks a required member, has a member of the
+/// wrong shape, or mixes kinds.
 namespace nbd::diagnosis {
 
 struct every_member {
@@ -319,11 +319,12 @@ consteval bool backend_is_sound()
                   "nbd: this backend's open has the wrong shape; expected `state open(const "
                   "nbd::client&)`, where state is a backend that is returned by value, or "
                   "boost::asio::awaitable of one");
-    static_assert(!awaits_open<B> || asynchronous<served_t<B>>
-                      || concurrency_of<served_t<B>>() != concurrency::serialize_all,
-                  "nbd: an `open` that is awaited cannot hold the lock that serialises calls which "
-                  "are not awaited, so what it returns must promise `static constexpr nbd::concurrency "
-                  "concurrency = nbd::concurrency::serialize_client` or `parallel`");
+    static_assert(
+        !awaits_open<B> || asynchronous<served_t<B>>
+            || concurrency_of<served_t<B>>() != concurrency::serialize_all,
+        "nbd: an `open` that is awaited cannot hold the lock that serialises calls which "
+        "are not awaited, so what it returns must promise `static constexpr nbd::concurrency "
+        "concurrency = nbd::concurrency::serialize_client` or `parallel`");
     return served_is_sound<served_t<B>>();
 }
 

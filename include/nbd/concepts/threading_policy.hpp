@@ -49,24 +49,26 @@ concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requir
 
 }  // namespace policy_has
 
-/// A ThreadingPolicy decides which thread serves a client, and whether its I/O blocks or is asynchronous.
+/// A ThreadingPolicy decides which thread serves a client, and whether its I/O blocks or is
+/// asynchronous.
 ///
 ///     using executor_type              the concrete executor of the clients' sockets
 ///     static constexpr bool blocking   true: an operation blocks its thread; false: it is awaited
 ///     void start()                     creates threads and contexts; may throw std::system_error
 ///     executor_type next_executor()    the executor of the next client's socket
-///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its end, then
-///                                      destroys `session`; destroys it in every case, also where the
-///                                      task cannot be started. `session` can be moved, not copied. A
+///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its end,
+///                                      then destroys `session`; destroys it even if the task
+///                                      cannot be started. `session` can be moved, not copied. A
 ///                                      blocking task has `get()`; an asynchronous one is a
 ///                                      boost::asio::awaitable<void, executor_type>
 ///     bool runs_here()                 whether the calling thread belongs to the policy
 ///     void offload(offloaded_calls& client, offloaded_call&)
-///                                      optional, where blocking is false: runs a call on a thread that may
-///                                      block; the number of such threads is limited. May throw
-///                                      std::system_error where no thread can be created. Any thread
-///     static constexpr bool polls      optional: the executor is that of an io_context which one thread of the
-///                                      policy runs, so that its event loop may poll; see settings.busy_poll
+///                                      optional, if `blocking` is false: runs a call on a thread
+///                                      that may block; the number of such threads is limited. May
+///                                      throw std::system_error if no thread can be created
+///     static constexpr bool polls      optional: the executor is that of an io_context which one
+///                                      thread of the policy runs, so that its event loop may
+///                                      poll; see settings.busy_poll
 ///     void join()                      waits for all launched sessions, then ends the threads
 ///
 /// A policy that serves on an executor of the program also has:
@@ -75,8 +77,8 @@ concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requir
 ///     inner_executor_type inner_executor() const   the executor without a strand
 ///     executor_type get_executor() const           the executor of the program
 ///
-/// *Thread safety*: next_executor and launch: one thread at a time. join: once, after the last launch.
-/// runs_here: any thread. The destructor of `session` may run on any thread.
+/// *Thread safety*: next_executor and launch: one thread at a time. join: once, after the last
+/// launch. runs_here and offload: any thread. The destructor of `session` may run on any thread.
 template <class P>
 concept threading_policy =
     std::move_constructible<P> && policy_has::executor_type<P> && policy_has::blocking<P>
@@ -87,7 +89,8 @@ concept threading_policy =
 template <class P>
 concept promises_polls = requires { requires P::polls; };
 
-/// A policy with threads for backends that block (the promise `blocks`), so that other requests proceed.
+/// A policy with threads for backends that block (the promise `blocks`), so that other requests
+/// proceed.
 template <class P>
 concept offloads = !P::blocking
     && requires(P& p, offloaded_calls& client, offloaded_call& c) { p.offload(client, c); };

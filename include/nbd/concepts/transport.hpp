@@ -61,9 +61,10 @@ concept close = requires(T& t) {
 ///     using protocol_type                      an Asio protocol, e.g. boost::asio::ip::tcp
 ///     using peer_type                          the client's end of a connection, with
 ///                                              `std::string text() const`, for logs, and
-///                                              `bool same_origin(const peer_type&, const peer_type&)`,
-///                                              found by its arguments: whether both count as one
-///                                              peer for settings.max_connections_per_peer
+///                                              `bool same_origin(const peer_type&,
+///                                              const peer_type&)`, found by its arguments:
+///                                              whether both count as one peer for
+///                                              settings.max_connections_per_peer
 ///     std::error_code listen(acceptor&)        opens, binds and listens; after an error, it has
 ///                                              closed and removed everything that it created
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket

@@ -163,7 +163,8 @@ struct export_record {
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, std::mutex>
         resizing;
     [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
-    [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate> long_calls_mutex;
+    [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate>
+        long_calls_mutex;
 };
 
 }  // namespace nbd::exports

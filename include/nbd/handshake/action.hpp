@@ -8,7 +8,8 @@ namespace nbd::handshake {
 enum class action {
     receive,       ///< receive `bytes_needed()` bytes, then call `process`
     list_exports,  ///< call `list_export` for exports after `list_position()`, then `continue_list`
-    open_export,  ///< open the export `requested_name()`, then call `export_opened` or `export_refused`
+    /// Open the export `requested_name()`, then call `export_opened` or `export_refused`.
+    open_export,
     transmit,  ///< begin the transmission phase with the export that was opened last
     close,     ///< close the connection; `close_reason()` is empty after ABORT
 };

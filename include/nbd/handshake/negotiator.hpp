@@ -24,8 +24,7 @@
 
 namespace nbd::handshake {
 
-/// The server's side of the newstyle handshake, without I/O: it takes received bytes and returns an
-/// action and reply bytes.
+/// The server's newstyle handshake, without I/O. It takes bytes and returns an action and a reply.
 ///
 /// The session receives `bytes_needed()` bytes, calls `process`, and carries out the action.
 /// *Lifetime*: `limits` outlives the negotiator. Received bytes stay unchanged until the next
@@ -77,8 +76,8 @@ public:
     /// *Returns* why the action was `close`; empty after ABORT.
     [[nodiscard]] std::error_code close_reason() const noexcept { return close_reason_; }
 
-    /// Makes the negotiator answer every later option except ABORT with ERR_SHUTDOWN (point 24),
-    /// and also a LIST whose answer is not complete.
+    /// Makes the negotiator answer all later options except ABORT with ERR_SHUTDOWN (point 24), and
+    /// also a LIST whose answer is incomplete.
     void shut_down() noexcept { shutting_down_ = true; }
 
     // --- after action::list_exports -------------------------------------------------------------
@@ -88,7 +87,7 @@ public:
     {
         return listing_.position();
     }
-    /// Adds an export to the answer. *Returns* false, and adds nothing, if the reply must be sent
+    /// Adds an export to the answer. *Returns* false, without adding it, if the reply must be sent
     /// first or no more exports may be listed.
     [[nodiscard]] bool list_export(std::string_view name, std::string_view description)
     {
@@ -292,7 +291,7 @@ private:
         return action::open_export;
     }
 
-    /// Answers EXPORT_NAME, INFO or GO for an export that was opened.
+    /// Answers EXPORT_NAME, INFO or GO.
     action answer_info(const export_info& e)
     {
         const auto o = option().option;

@@ -53,7 +53,8 @@ public:
                                                      boost::asio::use_awaitable_t<Executor>{});
     }
 
-    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of recv.
+    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of
+    /// recv.
     template <class Stream, class Buffers>
     [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to)
     {

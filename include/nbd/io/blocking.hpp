@@ -59,8 +59,8 @@ class blocking {
     };
 
 public:
-    /// A coroutine that has run to its end when it is returned. `get()` returns its result, once, or throws
-    /// its exception; so does awaiting it.
+    /// A coroutine that has run to its end when it is returned. `get()` returns its result, once,
+    /// or throws its exception; so does awaiting it.
     template <class T>
     class [[nodiscard]] task {
     public:
@@ -98,7 +98,8 @@ public:
 
     using wakeup = thread_wakeup;
 
-    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of recv.
+    /// Receives at least one byte. *Errors*: asio::error::eof at the end of the stream; those of
+    /// recv.
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
     {

@@ -32,7 +32,8 @@ namespace nbd::protocol {
     return "nbd://" + std::string{authority} + '/' + percent_encode(name);
 }
 
-/// Returns `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point 95).
+/// Returns `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point
+/// 95).
 [[nodiscard]] inline std::string unix_uri(std::string_view path, std::string_view name)
 {
     return "nbd+unix:///" + percent_encode(name) + "?socket=" + percent_encode(path);

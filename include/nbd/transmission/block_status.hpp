@@ -12,7 +12,8 @@
 #include <span>
 #include <vector>
 
-/// BLOCK_STATUS: turns the extents of a backend into valid descriptors, whatever the backend reported.
+/// BLOCK_STATUS: turns the extents of a backend into valid descriptors, whatever the backend
+/// reported.
 namespace nbd::transmission {
 
 /// *Returns* the meta contexts of a backend: base:allocation first, if it has extents; then its

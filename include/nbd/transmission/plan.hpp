@@ -85,7 +85,8 @@ public:
             write_blocks();
     }
 
-    /// The rest of a WRITE whose payload was received in place: with FUA a flush, otherwise nothing.
+    /// The rest of a WRITE whose payload was received in place: with FUA a flush, otherwise
+    /// nothing.
     [[nodiscard]] static plan of_written(const protocol::request& r) noexcept
     {
         plan rest{r, 0};

@@ -61,9 +61,10 @@ public:
             const auto asked = decode_status_payload(payload);
             if (!asked || !choose(asked->ids)) {
                 contexts_.clear();
-                return refusal{protocol::error_value::einval,
-                               "the payload is malformed, or it names no context, one twice, or one "
-                               "that was not selected"};
+                return refusal{
+                    protocol::error_value::einval,
+                    "the payload is malformed, or it names no context, one twice, or one "
+                    "that was not selected"};
             }
             range_.length = asked->length;
             range_.flags &= static_cast<std::uint16_t>(~protocol::command_flag::payload_len);

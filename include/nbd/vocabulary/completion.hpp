@@ -14,7 +14,8 @@ namespace nbd {
 ///
 ///     void async_read(std::uint64_t offset, std::span<std::byte> to, nbd::completion done)
 ///     {
-///         store_.get(offset, to, [done = std::move(done)](std::error_code e) mutable { done(e); });
+///         store_.get(offset, to,
+///                    [done = std::move(done)](std::error_code e) mutable { done(e); });
 ///     }
 ///
 /// *Thread safety*: any thread may call or destroy it, also before the member returns.
