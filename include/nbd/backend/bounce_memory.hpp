@@ -10,10 +10,10 @@
 
 namespace nbd {
 
-/// Returns memory that is aligned for direct I/O on any device, for callers whose own memory is
-/// not. Each thread has one block; it is allocated by the first call and freed when the thread
-/// ends.
-/// *Returns* 1 MiB, aligned to 64 KiB. *Errors*: std::bad_alloc. *Thread safety*: any thread.
+/// *Returns* 1 MiB of memory, aligned to 64 KiB for direct I/O on any device, for callers whose own
+/// memory is not aligned. Each thread has one block; the first call allocates it, and the end of
+/// the thread frees it.
+/// *Errors*: std::bad_alloc. *Thread safety*: any thread.
 /// *Lifetime*: the content is valid until the thread calls this function again.
 [[nodiscard]] inline std::span<std::byte> bounce_memory()
 {

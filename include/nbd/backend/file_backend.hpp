@@ -24,7 +24,7 @@ namespace nbd {
 /// the write returns, with FUA. After a failed flush, every later flush and FUA write fails with
 /// EIO until the file is opened again, because the system drops the data that it could not write
 /// and reports this once. Plain writes and reads go on, so that the remaining data can be saved. A
-/// read behind the end of a file that another program has truncated fails with EIO.
+/// read past the end of a file that another program has truncated fails with EIO.
 ///
 /// Overlapping requests in flight at the same time leave a mixture of their data, as on a real
 /// disk.

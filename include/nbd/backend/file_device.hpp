@@ -190,7 +190,7 @@ public:
             bool is_hole = true;
             if (next == none) {
                 is_hole = errno == ENXIO;
-                // The file was truncated by another program: the range behind its end is no hole.
+                // The file was truncated by another program: the range past its end is no hole.
                 if (is_hole && System::size(descriptor()) < end)
                     return file_failure(EIO);
                 next = end;

@@ -122,9 +122,9 @@ public:
     {
         if (size > memory_.size())
             return std::make_error_code(std::errc::no_space_on_device);
-        // Bytes behind the end must read as zero when the disk grows again. So must the payload of
-        // a WRITE that was received in place and then refused. Behind the end nothing must be kept,
-        // so whole pages are dropped.
+        // Bytes past the end must read as zero when the disk grows again. So must the payload of a
+        // WRITE that was received in place and then refused. Nothing past the end must be kept, so
+        // whole pages are dropped.
         const auto [from, to] = std::minmax(size, size_);
         const auto end = std::min(round_up(to), memory_.size());
         if (const auto failed = drop(from, end - from))

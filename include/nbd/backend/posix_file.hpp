@@ -153,7 +153,7 @@ struct posix_file {
         return (void)file, unsupported();
 #endif
     }
-    /// Brings the names in a directory to stable storage, of a new file for example.
+    /// Brings the names in a directory to stable storage, such as that of a new file.
     [[nodiscard]] static int sync_directory(const std::string& path) noexcept
     {
         const int file = open(path.c_str(), O_RDONLY | O_DIRECTORY, false);

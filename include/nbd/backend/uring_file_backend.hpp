@@ -35,7 +35,7 @@ namespace nbd {
 
 /// A backend for a regular file or a block device, as file_backend, that uses io_uring. A request
 /// that waits for the device holds no thread. Each io_context that awaits its calls has one
-/// io_uring. Data in the page cache are read by the call itself. A read behind the end of a file
+/// io_uring. Data in the page cache are read by the call itself. A read past the end of a file
 /// that another program has truncated fails with EIO.
 ///
 /// Overlapping requests in flight at the same time leave a mixture of their data, as on a real

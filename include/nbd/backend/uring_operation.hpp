@@ -47,7 +47,7 @@ struct uring_request {
         return {IORING_OP_FALLOCATE, file, offset, length, static_cast<std::uint64_t>(mode), 0};
     }
 
-    /// Starts to read a range of less than 4 GiB into the page cache.
+    /// Starts to read a range of at most 1 GiB into the page cache.
     static uring_request will_need(int file, std::uint64_t offset, std::uint64_t length) noexcept
     {
         return {IORING_OP_FADVISE, file, offset, 0, length, POSIX_FADV_WILLNEED};
@@ -61,7 +61,7 @@ struct uring_request {
 
     void write_to(io_uring_sqe& entry) const noexcept
     {
-        // The length of an entry has 32 bits, and the kernel moves less than 2 GiB at once.
+        // The length field has 32 bits, and the kernel moves less than 2 GiB at once.
         constexpr std::uint64_t most_at_once = std::uint64_t{1} << 30;
         io_uring_prep_rw(opcode, &entry, file, nullptr,
                          static_cast<unsigned>(std::min(length, most_at_once)), offset);

@@ -45,8 +45,8 @@ public:
     /// reasons why it may not.
     static void probe() { const ring tried{1}; }
 
-    /// Starts an operation. The operation must stay at its address until its `end` is called: on a
-    /// thread that runs the context, and not before start() has returned to the event loop.
+    /// Starts an operation. It must stay at its address until its `end` is called: on a thread that
+    /// runs the context, in a later turn of the event loop.
     void start(uring_operation& op)
     {
         const std::lock_guard lock{mutex_};

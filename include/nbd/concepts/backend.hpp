@@ -61,8 +61,9 @@
 /// asio::cancellation_type::terminal when the client has left (concepts/promises.hpp). stop() waits
 /// until every call has completed.
 /// *Durability*: flush covers the calls that had completed when it began: of this client, and with
-/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. The server
-/// never flushes unless a client asks for it.
+/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. In a
+/// backend without flush, a TRIM with FUA does nothing, and a WRITE_ZEROES with FUA becomes writes
+/// of zeroes with native FUA. The server never flushes unless a client asks for it.
 ///
 /// A misspelled member counts as absent: `static_assert(nbd::backend<my_disk>)` or one of the
 /// concepts below checks that it is there. A member of one of these names that has another shape is
@@ -74,9 +75,8 @@ using protocol::meta_context;
 
 class call;  // vocabulary/call.hpp
 
-// --- Presence: each concept is satisfied where the member exists in its right shape
-// --------------- Arguments are const, so that a member that takes one by reference to non-const is
-// refused.
+// --- Presence: each concept is satisfied if the member exists in its right shape -----------------
+// Arguments are const, so that a member that takes one by reference to non-const is refused.
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
 /// client. Only `resize` changes the size.
@@ -201,7 +201,7 @@ concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t 
     { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
 };
 
-/// Returns the place of the data in a file. If it returns no file, the data are read instead. A
+/// *Returns* the place of the data in a file. If it returns no file, the data are read instead. A
 /// range with `sure` must not be truncated while it is sent. `parallel` must be promised. Called by
 /// the loop that carries out requests in order: not for awaited backends, and not for those that
 /// strand_pool calls on other threads.
@@ -285,8 +285,7 @@ concept awaits_open = has_open<B> && requires(B& b, const client& c) {
     { b.open(c) } -> awaited_state;
 };
 
-// --- The whole
-// ------------------------------------------------------------------------------------
+// --- The whole -----------------------------------------------------------------------------------
 
 template <class B>
 struct served {

@@ -56,8 +56,8 @@ concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requir
 ///     static constexpr bool blocking   true: an operation blocks its thread; false: it is awaited
 ///     void start()                     creates threads and contexts; may throw std::system_error
 ///     executor_type next_executor()    the executor of the next client's socket
-///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its end,
-///                                      then destroys `session`; destroys it even if the task
+///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its
+///                                      end, then destroys `session`; destroys it even if the task
 ///                                      cannot be started. `session` can be moved, not copied. A
 ///                                      blocking task has `get()`; an asynchronous one is a
 ///                                      boost::asio::awaitable<void, executor_type>

@@ -19,7 +19,7 @@ struct agreement {
     std::vector<selected_context> contexts{};
 };
 
-/// Returns the agreement for a client that chooses an export now.
+/// *Returns* the agreement for a client that chooses an export now.
 [[nodiscard]] inline agreement agree(const protocol::export_terms& offered,
                                      protocol::reply_style style,
                                      std::vector<selected_context> contexts)

@@ -44,7 +44,7 @@ public:
     void sent(std::size_t bytes) noexcept { sent_ = bytes; }
 
     /// Reports the length of a wait. A wait that is too long ends the polling, until several waits
-    /// in a row, each with the time to wake, are short.
+    /// in a row are short. These waits include the time to wake the thread.
     void waited(std::chrono::nanoseconds time) noexcept
     {
         if (time > budget_ * waking_costs)

@@ -81,7 +81,8 @@ public:
             if (std::exchange(posted_, true))
                 return;
         }
-        // The owner may destroy this object from here on, so nothing below uses its members.
+        // The last use of this object: once the handler is posted, the owner may destroy the
+        // object.
         boost::asio::post(
             executor_,
             boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},

@@ -8,8 +8,7 @@
 /// Enumerators drop the `NBD_` prefix of their group; a comment names the C macro of each.
 namespace nbd::protocol {
 
-// --- Magic numbers ("Newstyle negotiation", "Transmission")
-// ---------------------------------------
+// --- Magic numbers ("Newstyle negotiation", "Transmission") --------------------------------------
 
 inline constexpr std::uint64_t init_magic = 0x4e42444d41474943;    // NBDMAGIC
 inline constexpr std::uint64_t option_magic = 0x49484156454f5054;  // IHAVEOPT
@@ -20,8 +19,7 @@ inline constexpr std::uint32_t structured_reply_magic = 0x668e33ef;  // NBD_STRU
 inline constexpr std::uint32_t extended_request_magic = 0x21e41c71;  // NBD_EXTENDED_REQUEST_MAGIC
 inline constexpr std::uint32_t extended_reply_magic = 0x6e8a278c;    // NBD_EXTENDED_REPLY_MAGIC
 
-// --- Sizes of the fixed parts, in bytes
-// -----------------------------------------------------------
+// --- Sizes of the fixed parts, in bytes ----------------------------------------------------------
 
 inline constexpr std::size_t greeting_bytes = 18;
 inline constexpr std::size_t client_flags_bytes = 4;
@@ -35,10 +33,9 @@ inline constexpr std::size_t extended_chunk_bytes = 32;
 /// Zeroes after the answer to EXPORT_NAME, unless NO_ZEROES was negotiated.
 inline constexpr std::size_t export_name_padding_bytes = 124;
 
-// --- Limits that the specification names
-// ----------------------------------------------------------
+// --- Limits that the specification names ---------------------------------------------------------
 
-/// A string (export name, description, context name, error text) is at most this long
+/// The largest length of a string (export name, description, context name, error text) in bytes
 /// ("Conventions").
 inline constexpr std::size_t max_string_bytes = 4096;
 /// The block sizes of an export that does not advertise any ("Size constraints").
@@ -48,24 +45,21 @@ inline constexpr std::uint32_t default_maximum_payload = 32U << 20;
 /// The IANA port of newstyle NBD.
 inline constexpr std::uint16_t default_port = 10809;
 
-// --- Handshake flags, server to client
-// ------------------------------------------------------------
+// --- Handshake flags, server to client -----------------------------------------------------------
 
 namespace handshake_flag {
 inline constexpr std::uint16_t fixed_newstyle = 1U << 0;  // NBD_FLAG_FIXED_NEWSTYLE
 inline constexpr std::uint16_t no_zeroes = 1U << 1;       // NBD_FLAG_NO_ZEROES
 }  // namespace handshake_flag
 
-// --- Client flags, client to server
-// ---------------------------------------------------------------
+// --- Client flags, client to server --------------------------------------------------------------
 
 namespace client_flag {
 inline constexpr std::uint32_t fixed_newstyle = 1U << 0;  // NBD_FLAG_C_FIXED_NEWSTYLE
 inline constexpr std::uint32_t no_zeroes = 1U << 1;       // NBD_FLAG_C_NO_ZEROES
 }  // namespace client_flag
 
-// --- Transmission flags
-// ---------------------------------------------------------------------------
+// --- Transmission flags --------------------------------------------------------------------------
 
 namespace transmission_flag {
 inline constexpr std::uint16_t has_flags = 1U << 0;              // NBD_FLAG_HAS_FLAGS
@@ -83,8 +77,7 @@ inline constexpr std::uint16_t send_fast_zero = 1U << 11;        // NBD_FLAG_SEN
 inline constexpr std::uint16_t block_status_payload = 1U << 12;  // NBD_FLAG_BLOCK_STATUS_PAYLOAD
 }  // namespace transmission_flag
 
-// --- Options
-// --------------------------------------------------------------------------------------
+// --- Options -------------------------------------------------------------------------------------
 
 enum class option : std::uint32_t {
     export_name = 1,        // NBD_OPT_EXPORT_NAME
@@ -100,8 +93,7 @@ enum class option : std::uint32_t {
     extended_headers = 11,  // NBD_OPT_EXTENDED_HEADERS
 };
 
-// --- Option reply types
-// ---------------------------------------------------------------------------
+// --- Option reply types --------------------------------------------------------------------------
 
 enum class option_reply : std::uint32_t {
     ack = 1,           // NBD_REP_ACK
@@ -121,8 +113,7 @@ enum class option_reply : std::uint32_t {
     err_ext_header_reqd = 0x8000000a,  // NBD_REP_ERR_EXT_HEADER_REQD
 };
 
-// --- Information types of INFO and GO
-// -------------------------------------------------------------
+// --- Information types of INFO and GO ------------------------------------------------------------
 
 enum class info : std::uint16_t {
     export_ = 0,      // NBD_INFO_EXPORT
@@ -131,8 +122,7 @@ enum class info : std::uint16_t {
     block_size = 3,   // NBD_INFO_BLOCK_SIZE
 };
 
-// --- Commands
-// -------------------------------------------------------------------------------------
+// --- Commands ------------------------------------------------------------------------------------
 
 enum class command : std::uint16_t {
     read = 0,          // NBD_CMD_READ
@@ -146,8 +136,7 @@ enum class command : std::uint16_t {
     resize = 8,        // NBD_CMD_RESIZE
 };
 
-// --- Command flags
-// --------------------------------------------------------------------------------
+// --- Command flags -------------------------------------------------------------------------------
 
 namespace command_flag {
 inline constexpr std::uint16_t fua = 1U << 0;          // NBD_CMD_FLAG_FUA
@@ -158,8 +147,7 @@ inline constexpr std::uint16_t fast_zero = 1U << 4;    // NBD_CMD_FLAG_FAST_ZERO
 inline constexpr std::uint16_t payload_len = 1U << 5;  // NBD_CMD_FLAG_PAYLOAD_LEN
 }  // namespace command_flag
 
-// --- Structured reply flags and chunk types
-// -------------------------------------------------------
+// --- Structured reply flags and chunk types ------------------------------------------------------
 
 namespace reply_flag {
 inline constexpr std::uint16_t done = 1U << 0;  // NBD_REPLY_FLAG_DONE
@@ -175,16 +163,14 @@ enum class chunk : std::uint16_t {
     error_offset = 0x8002,  // NBD_REPLY_TYPE_ERROR_OFFSET
 };
 
-// --- Extent states of base:allocation
-// -------------------------------------------------------------
+// --- Extent states of base:allocation ------------------------------------------------------------
 
 namespace state_flag {
 inline constexpr std::uint32_t hole = 1U << 0;  // NBD_STATE_HOLE
 inline constexpr std::uint32_t zero = 1U << 1;  // NBD_STATE_ZERO
 }  // namespace state_flag
 
-// --- Error values
-// ---------------------------------------------------------------------------------
+// --- Error values --------------------------------------------------------------------------------
 
 /// The values of the error field of a reply ("Error values"). `none` is success.
 enum class error_value : std::uint32_t {

@@ -26,13 +26,13 @@ namespace nbd::protocol {
     return encoded;
 }
 
-/// Returns `nbd://authority/name` (doc/uri.md; points 93 and 94).
+/// *Returns* `nbd://authority/name` (doc/uri.md; points 93 and 94).
 [[nodiscard]] inline std::string tcp_uri(std::string_view authority, std::string_view name)
 {
     return "nbd://" + std::string{authority} + '/' + percent_encode(name);
 }
 
-/// Returns `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point
+/// *Returns* `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point
 /// 95).
 [[nodiscard]] inline std::string unix_uri(std::string_view path, std::string_view name)
 {

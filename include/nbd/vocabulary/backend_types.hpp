@@ -10,9 +10,9 @@ struct write_flags {
     bool fua = false;  ///< the data must be on stable storage before the call returns
 };
 
-/// The flags of a WRITE_ZEROES. There is none for FUA: the server flushes after the call instead.
-/// If write_zeroes returns std::errc::not_supported and `fast` is not set, the server writes the
-/// zeroes.
+/// The flags of a WRITE_ZEROES. There is none for FUA: the server flushes after the call or, for a
+/// backend without flush, writes the zeroes with native FUA instead. If write_zeroes returns
+/// std::errc::not_supported and `fast` is not set, the server writes the zeroes.
 struct zero_flags {
     bool no_hole = false;  ///< the range must be fully provisioned afterwards
     bool fast = false;  ///< fail at once with std::errc::not_supported unless faster than writing
