@@ -7,7 +7,7 @@
 
 static_assert(std::is_error_code_enum_v<nbd::errc>);
 
-TEST_CASE("error: every value has a sentence of its own in the category nbd")
+TEST_CASE("error: every value has its own message in the category nbd")
 {
     CHECK(std::string{nbd::error_category().name()} == "nbd");
     std::set<std::string> sentences;
@@ -26,7 +26,7 @@ TEST_CASE("error: every value has a sentence of its own in the category nbd")
     CHECK(nbd::error_category().message(-1) == "unknown error");
 }
 
-TEST_CASE("error: an enumerator is an error code, and an error")
+TEST_CASE("error: an enumerator converts to an error code that is an error")
 {
     const std::error_code code = nbd::errc::cut_short;
     CHECK(code);

@@ -29,7 +29,7 @@ static_assert(sizeof(nbd::server<nbd::tcp_transport, disk>) < 4096);
 
 }  // namespace
 
-TEST_CASE("P93, P94: uri is what clients take")
+TEST_CASE("P93, P94: clients can connect to the URI")
 {
     nbd::server<nbd::tcp_transport, disk> tcp{grid::somewhere<nbd::tcp_transport>()};
     tcp.start();
@@ -43,7 +43,7 @@ TEST_CASE("P93, P94: uri is what clients take")
     CHECK(local.uri("x") == "nbd+unix:///x?socket=" + at.path);
 }
 
-TEST_CASE("The first export is the default one, until another is")
+TEST_CASE("The first export is the default until another one is chosen")
 {
     nbd::server<nbd::unix_transport, disk> server{grid::somewhere<nbd::unix_transport>()};
     server.exports().emplace("z", {}, 512U);
@@ -97,7 +97,7 @@ struct diary {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("An observer hears the whole story of a client, in order", "",
+TEMPLATE_TEST_CASE("An observer is notified of all events of a client, in order", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     const diary d;

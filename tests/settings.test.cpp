@@ -25,7 +25,7 @@ TEST_CASE("settings: the default limits")
     CHECK(limits.stop_grace == 5s);
 }
 
-TEST_CASE("settings: an export takes nothing away by itself")
+TEST_CASE("settings: the default settings of an export withhold nothing")
 {
     const nbd::export_settings e;
     CHECK_FALSE(e.description);
@@ -35,7 +35,7 @@ TEST_CASE("settings: an export takes nothing away by itself")
     CHECK(e.withhold == 0);
 }
 
-TEST_CASE("settings: one option holds the longest name with every type there is a use for")
+TEST_CASE("settings: one option can hold the longest name with all known information types")
 {
     // INFO and GO: name_len, 4096 bytes, a count, and types; META_CONTEXT queries come to about 24 KiB.
     CHECK(nbd::settings{}.option_bytes >= 24 * 1024 + 4096);

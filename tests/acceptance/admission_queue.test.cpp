@@ -27,7 +27,7 @@ struct connections {
 };
 }  // namespace
 
-TEST_CASE("acceptance/admission_queue: places are given in order of arrival, while there are some")
+TEST_CASE("acceptance/admission_queue: free places are given in the order of arrival")
 {
     nbd::settings limits;
     limits.max_connections = 2;

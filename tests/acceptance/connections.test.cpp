@@ -78,7 +78,7 @@ struct listener {
 
 }  // namespace
 
-TEST_CASE("acceptance/connections: counts connections; a removed one is closed")
+TEST_CASE("acceptance/connections: connections are counted, and a removed one is closed")
 {
     listener r;
     CHECK(r.list.count() == 0);
@@ -94,7 +94,7 @@ TEST_CASE("acceptance/connections: counts connections; a removed one is closed")
     CHECK(b.entry->session.who.id == 2);
 }
 
-TEST_CASE("acceptance/connections: all are cut, for the first reason that there was")
+TEST_CASE("acceptance/connections: cut_all cuts every connection, and an earlier reason stays")
 {
     listener r;
     const auto a = r.join();
@@ -108,8 +108,8 @@ TEST_CASE("acceptance/connections: all are cut, for the first reason that there 
     CHECK(r.list.count() == 2);
 }
 
-TEST_CASE("acceptance/connections: at the end of requests, what was sent is still there, and "
-          "replies go out")
+TEST_CASE("acceptance/connections: end_of_requests() leaves sent bytes readable, and replies can "
+          "still be sent")
 {
     listener r;
     const auto a = r.join();
@@ -124,7 +124,7 @@ TEST_CASE("acceptance/connections: at the end of requests, what was sent is stil
     CHECK(a.entry->cut_for() == errc{});
 }
 
-TEST_CASE("acceptance/connections: connections that exceed a deadline are cut, and no others")
+TEST_CASE("acceptance/connections: only connections that exceed a deadline are cut")
 {
     listener r;
     const auto late = r.join();
@@ -198,7 +198,8 @@ TEST_CASE("acceptance/connections: the connection idle longest gives way after i
     CHECK_FALSE(in_flight.ended());
 }
 
-TEST_CASE("acceptance/connections: a peer with too many gives up one of its own, or gets no more")
+TEST_CASE("acceptance/connections: a peer at its limit loses an idle connection of its own, or is "
+          "refused")
 {
     listener r;
     const auto other = r.join("other");
@@ -214,7 +215,7 @@ TEST_CASE("acceptance/connections: a peer with too many gives up one of its own,
     CHECK_FALSE(other.ended());
 }
 
-TEST_CASE("acceptance/connections: lists connections, and cuts one by its number")
+TEST_CASE("acceptance/connections: connections are listed, and one is cut by its number")
 {
     listener r;
     const auto a = r.join();
@@ -241,8 +242,8 @@ TEST_CASE("acceptance/connections: a client that is being served does not give w
     CHECK(dawdling.ended());
 }
 
-TEST_CASE("acceptance/connections: a server that stops does not take its own silence for a client "
-          "that has left")
+TEST_CASE(
+    "acceptance/connections: a stopping server does not take the end of requests for a disconnect")
 {
     listener r;
     const auto busy = r.join();

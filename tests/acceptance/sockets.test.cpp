@@ -15,7 +15,7 @@ using asio::ip::tcp;
 using namespace nbd::acceptance;
 
 TEST_CASE(
-    "acceptance/sockets: an accepted descriptor is closed on exec; none is ready without an error")
+    "acceptance/sockets: an accepted descriptor is closed on exec; no waiting client is no error")
 {
     asio::io_context context;
     tcp::acceptor listening{context, {asio::ip::make_address("127.0.0.1"), 0}};
@@ -32,7 +32,7 @@ TEST_CASE(
     CHECK(error == std::errc::bad_file_descriptor);
 }
 
-TEST_CASE("acceptance/sockets: a descriptor of the program is checked, and owned by one object")
+TEST_CASE("acceptance/sockets: a descriptor from the program is checked and has one owner")
 {
     asio::io_context context;
     tcp::acceptor listening{context, {asio::ip::make_address("127.0.0.1"), 0}};

@@ -23,7 +23,7 @@ struct connections {
 };
 }  // namespace
 
-TEST_CASE("acceptance/sweeper: time goes on by ticks, and each is swept once")
+TEST_CASE("acceptance/sweeper: time advances in ticks, and each tick is swept at most once")
 {
     sweeper s;
     connections few;

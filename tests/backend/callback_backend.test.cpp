@@ -31,7 +31,7 @@ TEST_CASE("backend/callback_backend: the callable gets every request and answers
                          command::cache, command::write_zeroes});
 }
 
-TEST_CASE("backend/callback_backend: what it throws or returns is the error")
+TEST_CASE("backend/callback_backend: what the callable throws or returns is the error")
 {
     nbd::callback_backend throwing{1, [](nbd::call&) {
                                        throw std::system_error{
@@ -44,7 +44,7 @@ TEST_CASE("backend/callback_backend: what it throws or returns is the error")
     CHECK(nbd_test::perform(returning, {.command = command::flush}, {}) == std::errc::io_error);
 }
 
-TEST_CASE("backend/callback_backend: one call at a time, unless it is told otherwise; it may move")
+TEST_CASE("backend/callback_backend: calls are serialised by default; the backend can be moved")
 {
     auto f = [own = std::make_unique<int>(7)](nbd::call&) { CHECK(*own == 7); };
     using serial = nbd::callback_backend<decltype(f)>;

@@ -86,7 +86,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
     CHECK(moved->size() == 8 * mib);
 }
 
-TEST_CASE("backend/file_backend: direct I/O of what is no block is refused, and harms nothing")
+TEST_CASE("backend/file_backend: misaligned direct I/O is refused and changes nothing")
 {
     const folder here;
     auto disk = disk_of<file_backend>(here, true, mib);
@@ -107,7 +107,7 @@ TEST_CASE("backend/file_backend: direct I/O of what is no block is refused, and 
     CHECK_FALSE(disk->flush());
 }
 
-TEST_CASE("backend/file_backend: lends the place in the file, but not around the page cache")
+TEST_CASE("backend/file_backend: lend_file returns the place in the file, except with direct I/O")
 {
     const folder here;
     make_file(here / "disk", mib);
@@ -145,7 +145,7 @@ TEST_CASE("backend/file_backend: trim, zeroes, extents and resize reach the file
     CHECK(std::filesystem::file_size(here / "disk") == 2 * mib);
 }
 
-TEST_CASE("backend/file_backend: what is read-only is read and nothing else (P87)")
+TEST_CASE("backend/file_backend: a read-only disk can only be read (P87)")
 {
     const folder here;
     make_file(here / "disk", mib);
@@ -164,7 +164,7 @@ TEST_CASE("backend/file_backend: what is read-only is read and nothing else (P87
     CHECK(as_text(std::span{left}.subspan(10, 4)) == "kept");
 }
 
-TEST_CASE("backend/file_backend: many threads at a time, each in its own place")
+TEST_CASE("backend/file_backend: many threads read and write different ranges at the same time")
 {
     const auto direct = GENERATE(false, true);
     const folder here;

@@ -36,8 +36,7 @@ TEST_CASE("backend/file_backend: a block device has its own size and sectors")
     CHECK(parts(disk, 5, 1000) == "5..1005 data");
 }
 
-TEST_CASE(
-    "backend/file_backend: a block device reads as zero where it was zeroed, and nowhere else")
+TEST_CASE("backend/file_backend: a block device reads as zero exactly where it was zeroed")
 {
     const std::uint32_t sector = GENERATE(512u, 4096u);
     const bool direct = GENERATE(false, true);

@@ -111,7 +111,7 @@ TEST_CASE("backend/file_backend: short transfers are completed")
     CHECK(stingy::calls > 500);
 }
 
-TEST_CASE("backend/file_backend: a write that makes no headway ends")
+TEST_CASE("backend/file_backend: a write that makes no progress ends")
 {
     const folder here;
     nbd::basic_file_backend<stuck> disk{here / "disk", {.create = mib}};
@@ -119,7 +119,7 @@ TEST_CASE("backend/file_backend: a write that makes no headway ends")
     CHECK(disk.write(0, data, {.fua = true}) == std::errc::io_error);
 }
 
-TEST_CASE("backend/file_backend: a file that was cut off under us reads as EIO")
+TEST_CASE("backend/file_backend: a file that was truncated by another program reads as EIO")
 {
     const bool direct = GENERATE(false, true);
     const folder here;
@@ -142,7 +142,7 @@ TEST_CASE("backend/file_backend: a file that was cut off under us reads as EIO")
     CHECK(other.read(64 * kib, to) == std::errc::io_error);
 }
 
-TEST_CASE("backend/file_backend: a failed flush is not forgiven")
+TEST_CASE("backend/file_backend: after a failed flush, every later flush fails")
 {
     const folder here;
     failing::reset();
@@ -176,8 +176,8 @@ TEST_CASE("backend/file_backend: a failed flush is not forgiven")
     CHECK_FALSE(moved.write(0, data, {.fua = true}));
 }
 
-TEST_CASE(
-    "backend/file_backend: a durable write that fails after its data were taken is a failed flush")
+TEST_CASE("backend/file_backend: a durable write that fails after the data were accepted counts as "
+          "a failed flush")
 {
     const folder here;
     const int error = GENERATE(EIO, ENOSPC, EDQUOT);
@@ -191,7 +191,7 @@ TEST_CASE(
     CHECK_FALSE(disk.write(0, data));
 }
 
-TEST_CASE("backend/file_backend: a durable write whose data were refused is no failed flush")
+TEST_CASE("backend/file_backend: a durable write whose data were refused is not a failed flush")
 {
     const folder here;
     const int error = GENERATE(ENOSPC, EFBIG, EDQUOT);
@@ -205,9 +205,8 @@ TEST_CASE("backend/file_backend: a durable write whose data were refused is no f
     CHECK_FALSE(disk.write(4096, data, {.fua = true}));
 }
 
-TEST_CASE(
-    "backend/file_backend: a durable write is a failed flush if the plain one fails otherwise, "
-    "or for no want of room")
+TEST_CASE("backend/file_backend: a durable write is a failed flush if the plain write fails with "
+          "another error, or with one that does not mean a lack of space")
 {
     const folder here;
     const auto [durable, plain] = GENERATE(table<int, int>(
@@ -223,7 +222,7 @@ TEST_CASE(
     failing::reset();
 }
 
-TEST_CASE("backend/file_backend: what another sync has been told of counts")
+TEST_CASE("backend/file_backend: an error that was reported to another sync counts")
 {
     const folder here;
     const bool fua = GENERATE(false, true);
@@ -244,7 +243,7 @@ TEST_CASE("backend/file_backend: what another sync has been told of counts")
     CHECK(failing::syncs == (fua ? 0 : 6));
 }
 
-TEST_CASE("backend/file_backend: the system tells the witness what it has told another sync")
+TEST_CASE("backend/file_backend: the witness also gets an error that was reported to another sync")
 {
     /// As if another thread had been told, and were slow to pass it on.
     struct deaf : nbd::posix_file {
@@ -309,8 +308,8 @@ TEST_CASE("backend/file_backend: errors of the system reach the client (P86)")
     CHECK(disk.flush() == std::errc::io_error);
 }
 
-TEST_CASE(
-    "backend/file_backend: past the limit of a file's size is EFBIG, and what fits is written")
+TEST_CASE("backend/file_backend: a write past the file size limit is EFBIG, and the part that fits "
+          "is written")
 {
     ::rlimit before{};
     REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
@@ -332,7 +331,8 @@ TEST_CASE(
     CHECK_FALSE(disk.flush());
 }
 
-TEST_CASE("backend/file_backend: a full file system is ENOSPC, and goes on when there is room")
+TEST_CASE("backend/file_backend: a full file system is ENOSPC, and writes succeed again when there "
+          "is space")
 {
     const folder here;
     const auto small = small_place::make(here);

@@ -94,7 +94,7 @@ std::vector<std::string> places()
 
 }  // namespace
 
-TEST_CASE("backend/file_device: an errno that another call leaves behind makes no hole data")
+TEST_CASE("backend/file_device: an errno left by an earlier call does not turn a hole into data")
 {
     const folder here;
     nbd::basic_file_device<leaves_errno> disk{here / "disk", {.create = mib}};
@@ -105,7 +105,7 @@ TEST_CASE("backend/file_device: an errno that another call leaves behind makes n
     CHECK((to.extents()[0].flags & nbd::protocol::state_flag::hole) != 0);
 }
 
-TEST_CASE("backend/file_device: what it is and what it wants")
+TEST_CASE("backend/file_device: size, kind, alignment and block sizes of a file")
 {
     const folder here;
     make_file(here / "file", 12345);
@@ -121,7 +121,7 @@ TEST_CASE("backend/file_device: what it is and what it wants")
     CHECK(disk.lend(77).offset == 77);
 }
 
-TEST_CASE("backend/file_device: direct I/O has its blocks, and lends nothing")
+TEST_CASE("backend/file_device: direct I/O has a block size and lends nothing")
 {
     const folder here;
     make_file(here / "file", 64 * kib);
@@ -143,7 +143,7 @@ TEST_CASE("backend/file_device: direct I/O has its blocks, and lends nothing")
     CHECK_FALSE(disk->resize(disk->alignment()));
 }
 
-TEST_CASE("backend/file_device: trim and zeroes change their range and nothing else (N-09, P65)")
+TEST_CASE("backend/file_device: trim and zeroes change only their range (N-09, P65)")
 {
     const auto& place = GENERATE(from_range(places()));
     CAPTURE(place);
@@ -184,7 +184,7 @@ TEST_CASE("backend/file_device: trim and zeroes change their range and nothing e
     CHECK(std::filesystem::file_size(here / "file") == 256 * kib);
 }
 
-TEST_CASE("backend/file_device: what a file system cannot do is not tried twice")
+TEST_CASE("backend/file_device: an operation that the file system lacks is tried once")
 {
     const folder here;
     make_file(here / "file", 64 * kib);
@@ -303,7 +303,7 @@ TEST_CASE("backend/file_device: extents are the file's holes (P84)")
     CHECK(parts(disk, 6 * mib, 2 * mib) == "6291456..8388608 hole");
 }
 
-TEST_CASE("backend/file_device: a file is resized, and what was cut off comes back as zero")
+TEST_CASE("backend/file_device: a file that shrinks and grows again reads as zero there")
 {
     const folder here;
     make_file(here / "file", 64 * kib);
@@ -326,7 +326,7 @@ TEST_CASE("backend/file_device: a file is resized, and what was cut off comes ba
     CHECK(is_all(std::span{again}.subspan(4 * kib)));
 }
 
-TEST_CASE("backend/file_device: what is read-only does not change")
+TEST_CASE("backend/file_device: a read-only file does not change")
 {
     const folder here;
     make_file(here / "file", 64 * kib);
@@ -338,7 +338,7 @@ TEST_CASE("backend/file_device: what is read-only does not change")
     CHECK(std::filesystem::file_size(here / "file") == 64 * kib);
 }
 
-TEST_CASE("backend/file_device: a sync that has failed stays so, wherever the device goes")
+TEST_CASE("backend/file_device: a failed sync stays failed after the device was moved")
 {
     const folder here;
     make_file(here / "file", 4096);
@@ -358,8 +358,8 @@ TEST_CASE("backend/file_device: a sync that has failed stays so, wherever the de
     CHECK(said.text.size() <= 256);
 }
 
-TEST_CASE("backend/file_device: errors that the wire has no value for are EIO, and say what they "
-          "were (P86)")
+TEST_CASE("backend/file_device: errors without a value on the wire are EIO with the original "
+          "message (P86)")
 {
     for (const int error : {EPERM, EACCES, EROFS, EIO, ENOMEM, ENOSPC, EDQUOT, EFBIG, EINVAL}) {
         const auto said = nbd::file_failure(error, 7);

@@ -29,7 +29,7 @@ using list = std::vector<std::uint64_t>;
 
 }  // namespace
 
-TEST_CASE("backend/huge_page_promoter: a region is proposed when enough of it was read, and once")
+TEST_CASE("backend/huge_page_promoter: a region is proposed once, when enough of it was read")
 {
     reader r{4 * region};
     for (std::uint64_t read = 0; read < enough - 4096; read += 4096)
@@ -55,7 +55,7 @@ TEST_CASE(
     CHECK(r.proposed == list{region, 0});
 }
 
-TEST_CASE("backend/huge_page_promoter: one read proposes one region, and the next the next")
+TEST_CASE("backend/huge_page_promoter: one read proposes at most one region")
 {
     reader r{4 * region};
     for (std::uint64_t i = 0; i < enough / region; ++i)
@@ -68,7 +68,8 @@ TEST_CASE("backend/huge_page_promoter: one read proposes one region, and the nex
     CHECK(r.proposed == list{0, region, 2 * region});
 }
 
-TEST_CASE("backend/huge_page_promoter: what is not settled is proposed again after as many bytes")
+TEST_CASE("backend/huge_page_promoter: a region that was not settled is proposed again after as "
+          "many bytes")
 {
     reader r{region};
     r.settles = false;
@@ -87,7 +88,7 @@ TEST_CASE("backend/huge_page_promoter: what is not settled is proposed again aft
 }
 
 TEST_CASE(
-    "backend/huge_page_promoter: what was given back is counted anew, if only a byte of it was")
+    "backend/huge_page_promoter: a region of which a byte was given back is counted from zero")
 {
     reader r{4 * region};
     const auto warm = [&r] {
@@ -106,7 +107,7 @@ TEST_CASE(
     CHECK(r.proposed.size() == 7);
 }
 
-TEST_CASE("backend/huge_page_promoter: a region that is not whole is never proposed")
+TEST_CASE("backend/huge_page_promoter: an incomplete region is never proposed")
 {
     reader r{region + region / 2};
     for (std::uint64_t i = 0; i < 2 * enough / region; ++i)

@@ -44,7 +44,7 @@ TEST_CASE("backend/mem_backend: reads what was written, where it was written")
     CHECK_FALSE(disk.cache(0, 1 << 20));
 }
 
-TEST_CASE("backend/mem_backend: lends the memory itself, as long as was asked for")
+TEST_CASE("backend/mem_backend: written memory is lent without a copy, at the requested length")
 {
     mem_backend disk{1 << 20};
     CHECK(disk.lend_for_write(100, 70'000).empty());  // nothing was written there
@@ -61,7 +61,7 @@ TEST_CASE("backend/mem_backend: lends the memory itself, as long as was asked fo
     CHECK(shown(read) == shown(std::span{data}.first(4)));
 }
 
-TEST_CASE("backend/mem_backend: trim changes the range that was asked for and nothing else (N-09)")
+TEST_CASE("backend/mem_backend: trim changes only the requested range (N-09)")
 {
     const std::uint64_t offset = 67'109'888;
     const std::uint64_t length = 8'388'608;
@@ -79,8 +79,8 @@ TEST_CASE("backend/mem_backend: trim changes the range that was asked for and no
     CHECK(all[8193] == std::byte{0x5a});
 }
 
-TEST_CASE(
-    "backend/mem_backend: zeroes are zeroes; those that keep their pages are not made here (P65)")
+TEST_CASE("backend/mem_backend: write_zeroes makes zeroes; with no_hole it is not supported and "
+          "changes nothing (P65)")
 {
     for (const bool no_hole : {false, true}) {
         for (const bool fast : {false, true}) {
@@ -102,7 +102,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("backend/mem_backend: a disk of no bytes, and one that is too large")
+TEST_CASE("backend/mem_backend: a disk of size 0, and one that is too large")
 {
     mem_backend none{0};
     CHECK(none.size() == 0);

@@ -73,7 +73,7 @@ struct StringMaker<part> {
 };
 }  // namespace Catch
 
-TEST_CASE("backend/mem_backend: extents are where it was written, in whole pages (P84)")
+TEST_CASE("backend/mem_backend: written pages are data, all others are holes (P84)")
 {
     mem_backend disk{16 * mib};
     CHECK(parts(disk, 0, 16 * mib) == list{{0, 16 * mib, true}});
@@ -90,7 +90,7 @@ TEST_CASE("backend/mem_backend: extents are where it was written, in whole pages
     CHECK(parts(disk, 0, 16 * mib, 1) == list{{0, 5 * mib, true}});
 }
 
-TEST_CASE("backend/mem_backend: trim and zeroes make holes, no_hole is left to the server (P65)")
+TEST_CASE("backend/mem_backend: trim and zeroes make holes; no_hole is not supported (P65)")
 {
     mem_backend disk{mib};
     CHECK_FALSE(disk.write(0, pattern(mib)));
@@ -106,7 +106,7 @@ TEST_CASE("backend/mem_backend: trim and zeroes make holes, no_hole is left to t
     CHECK(parts(disk, 0, mib) == list{{0, mib, true}});
 }
 
-TEST_CASE("backend/mem_backend: reading holes takes no memory")
+TEST_CASE("backend/mem_backend: reading holes allocates no memory")
 {
     auto disk = huge(tib);
     if (!disk)
@@ -130,7 +130,7 @@ TEST_CASE("backend/mem_backend: reading holes takes no memory")
     CHECK(committed(file) == before);
 }
 
-TEST_CASE("backend/mem_backend: what was written is lent, what was not is read (N-15)")
+TEST_CASE("backend/mem_backend: written ranges are lent, others are read (N-15)")
 {
     mem_backend disk{4 * mib};
     CHECK_FALSE(disk.write(mib, pattern(mib)));
@@ -155,8 +155,7 @@ TEST_CASE("backend/mem_backend: what was written is lent, what was not is read (
     CHECK(disk.lend(mib + 7, 10)[0] == std::byte{0x77});
 }
 
-TEST_CASE(
-    "backend/mem_backend: what is read again and again stays what it is, and holes stay holes")
+TEST_CASE("backend/mem_backend: repeated reads change neither the content nor the holes")
 {
     // In pages of 4 KiB or in huge ones: which, is the kernel's business, and not to be seen.
     mem_backend disk{8 * mib};
@@ -185,7 +184,7 @@ TEST_CASE(
           == list{{2 * mib, 2 * mib + 8192, true}, {2 * mib + 8192, 3 * mib, false}});
 }
 
-TEST_CASE("backend/mem_backend: 1 TiB is zeroed and told of at once")
+TEST_CASE("backend/mem_backend: 1 TiB is zeroed, trimmed and described within a second")
 {
     auto disk = huge(tib);
     if (!disk)
@@ -200,7 +199,7 @@ TEST_CASE("backend/mem_backend: 1 TiB is zeroed and told of at once")
     CHECK(is_zero(*disk, tib - 5, 5));
 }
 
-TEST_CASE("backend/mem_backend: what came to rest behind the end is not there when the disk grows")
+TEST_CASE("backend/mem_backend: bytes written behind the end are not visible when the disk grows")
 {
     mem_backend disk{mib, {.max_size = 4 * mib}};
     // as for a WRITE that was under way when the disk was made smaller
@@ -224,7 +223,7 @@ TEST_CASE("backend/mem_backend: what came to rest behind the end is not there wh
     CHECK(is_zero(disk, mib + 60, 40));
 }
 
-TEST_CASE("backend/mem_backend: grows to what it was given, and no further")
+TEST_CASE("backend/mem_backend: the disk grows up to max_size")
 {
     mem_backend disk{mib, {.max_size = 4 * mib}};
     CHECK(disk.size() == mib);
@@ -244,7 +243,7 @@ TEST_CASE("backend/mem_backend: grows to what it was given, and no further")
     CHECK(mem_backend{4 * mib, {.max_size = mib}}.size() == 4 * mib);
 }
 
-TEST_CASE("backend/mem_backend: what was cut off comes back as zero")
+TEST_CASE("backend/mem_backend: a disk that shrinks and grows again reads as zero there")
 {
     mem_backend disk{mib};
     CHECK_FALSE(disk.write(0, bytes(mib, std::byte{0xff})));

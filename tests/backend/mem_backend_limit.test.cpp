@@ -36,7 +36,7 @@ bool has_memfd()
     if (!has_memfd())                                                                              \
     NBD_SKIP("this system has no memfd")
 
-TEST_CASE("backend/mem_backend: data take memory up to the limit, and then get ENOSPC")
+TEST_CASE("backend/mem_backend: data use memory up to the limit, then writes are ENOSPC")
 {
     NBD_NEEDS_MEMFD;
     // in a map that knows pages, and in one that does not
@@ -68,7 +68,7 @@ TEST_CASE("backend/mem_backend: data take memory up to the limit, and then get E
     }
 }
 
-TEST_CASE("backend/mem_backend: reading beside what was written takes no memory from a large disk")
+TEST_CASE("backend/mem_backend: on a large disk, reading beside written data allocates no memory")
 {
     NBD_NEEDS_MEMFD;
     mem_backend disk{tib, {.memory_limit = 8 * mib}};
@@ -86,7 +86,7 @@ TEST_CASE("backend/mem_backend: reading beside what was written takes no memory 
     CHECK(to[1] == std::byte{0});
 }
 
-TEST_CASE("backend/mem_backend: threads together do not exceed the limit")
+TEST_CASE("backend/mem_backend: several threads together do not exceed the limit")
 {
     NBD_NEEDS_MEMFD;
     mem_backend disk{256 * mib, {.memory_limit = 16 * mib}};
@@ -106,7 +106,8 @@ TEST_CASE("backend/mem_backend: threads together do not exceed the limit")
     CHECK(committed(file) > 15 * mib);
 }
 
-TEST_CASE("backend/mem_backend: without a limit of its own a disk fits the machine")
+TEST_CASE("backend/mem_backend: a disk without a set limit can be filled, and a limit of 0 stores "
+          "nothing")
 {
     NBD_NEEDS_MEMFD;
     const auto machine = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES))
@@ -123,7 +124,7 @@ TEST_CASE("backend/mem_backend: without a limit of its own a disk fits the machi
     CHECK(memory.is_limited());
 }
 
-TEST_CASE("backend/mem_backend: a disk that moves takes its limit with it")
+TEST_CASE("backend/mem_backend: a moved disk keeps its limit")
 {
     NBD_NEEDS_MEMFD;
     mem_backend one{64 * mib, {.memory_limit = mib}};

@@ -13,7 +13,7 @@ static_assert(nbd::transmission::capabilities<nbd::null_backend>()
               == (has_flags | send_flush | send_fua | send_trim | send_write_zeroes | send_fast_zero
                   | send_cache | can_multi_conn));
 
-TEST_CASE("backend/null_backend: reads as zero, whatever is written, at any size")
+TEST_CASE("backend/null_backend: reads as zero after any write, at any size")
 {
     nbd::null_backend disk{~std::uint64_t{0} >> 1};
     CHECK(disk.size() == ~std::uint64_t{0} >> 1);

@@ -69,7 +69,7 @@ struct no_such_facts : direct_of_4096 {
 };
 }  // namespace
 
-TEST_CASE("backend/opened_file: opens what is there, and moves")
+TEST_CASE("backend/opened_file: opens an existing file, and can be moved")
 {
     const folder here;
     make_file(here / "file", 12345);
@@ -91,7 +91,7 @@ TEST_CASE("backend/opened_file: opens what is there, and moves")
     CHECK(open_files() == before);
 }
 
-TEST_CASE("backend/opened_file: what is written to has a witness, the same file opened again")
+TEST_CASE("backend/opened_file: a writable file has a witness: the same file opened again")
 {
     const folder here;
     make_file(here / "file", 4096);
@@ -118,7 +118,7 @@ TEST_CASE("backend/opened_file: what is written to has a witness, the same file 
     CHECK(without.witness() == without.descriptor());
 }
 
-TEST_CASE("backend/opened_file: creates a file that is not there, once")
+TEST_CASE("backend/opened_file: creates a missing file, once")
 {
     const folder here;
     const auto path = here / "file";
@@ -139,7 +139,7 @@ TEST_CASE("backend/opened_file: creates a file that is not there, once")
     CHECK(file{path, {.read_only = true, .create = 3 * gib}}.facts().size == 3 * gib);
 }
 
-TEST_CASE("backend/opened_file: refuses with the path and what was expected")
+TEST_CASE("backend/opened_file: an error names the path and what was expected")
 {
     const folder here;
     REQUIRE(::mkfifo((here / "pipe").c_str(), 0600) == 0);
@@ -156,7 +156,7 @@ TEST_CASE("backend/opened_file: refuses with the path and what was expected")
     CHECK_FALSE(std::filesystem::exists(here / "nothing"));
 }
 
-TEST_CASE("backend/opened_file: a file that could not be made whole is not left behind")
+TEST_CASE("backend/opened_file: a file that could not be created completely is removed")
 {
     const folder here;
     CHECK_THAT(refusal(here / "file", {.create = ~std::uint64_t{0}}),
@@ -174,7 +174,7 @@ TEST_CASE("backend/opened_file: a file that could not be made whole is not left 
     CHECK(std::filesystem::file_size(here / "file") == 6000);
 }
 
-TEST_CASE("backend/opened_file: says so where there is no direct I/O")
+TEST_CASE("backend/opened_file: reports a file system without direct I/O")
 {
     const folder here;
     make_file(here / "file", 4096);
@@ -190,7 +190,7 @@ TEST_CASE("backend/opened_file: says so where there is no direct I/O")
     CHECK(nbd::opened_file<no_such_facts>{here / "file", {}}.facts().size == 4096);
 }
 
-TEST_CASE("backend/opened_file: a file system without direct I/O is left as it was")
+TEST_CASE("backend/opened_file: no file is left on a file system without direct I/O")
 {
     const folder here;
     if (::mount("nbd", here.path().c_str(), "ramfs", 0, nullptr) != 0)
@@ -204,7 +204,7 @@ TEST_CASE("backend/opened_file: a file system without direct I/O is left as it w
     CHECK_FALSE(std::filesystem::exists(here / "file"));
 }
 
-TEST_CASE("backend/opened_file: a new file for direct I/O is opened for that")
+TEST_CASE("backend/opened_file: a new file for direct I/O is opened with O_DIRECT")
 {
     const folder here;
     std::optional<file> made;

@@ -27,7 +27,7 @@ struct opened {
 };
 }  // namespace
 
-TEST_CASE("backend/posix_file: knows what holds data")
+TEST_CASE("backend/posix_file: only files and block devices hold data")
 {
     const folder here;
     make_file(here / "file", 10);
@@ -60,7 +60,7 @@ TEST_CASE("backend/posix_file: the facts of a file")
     CHECK(errno == EBADF);
 }
 
-TEST_CASE("backend/posix_file: reads, writes, syncs and cuts")
+TEST_CASE("backend/posix_file: reads, writes, syncs and truncates")
 {
     const folder here;
     const opened o{here / "file", O_RDWR | O_CREAT};
@@ -85,7 +85,7 @@ TEST_CASE("backend/posix_file: reads, writes, syncs and cuts")
     CHECK(errno == EBADF);
 }
 
-TEST_CASE("backend/posix_file: calls for devices fail on files")
+TEST_CASE("backend/posix_file: calls for block devices fail on files")
 {
     const folder here;
     make_file(here / "file", 4096);

@@ -25,7 +25,7 @@ void fill(std::span<std::byte> memory)
 
 }  // namespace
 
-TEST_CASE("backend/sparse_memory: reads as zero and holds what is written")
+TEST_CASE("backend/sparse_memory: reads as zero, and keeps what is written")
 {
     sparse_memory memory{100'000};
     CHECK(memory.size() == 100'000);
@@ -79,7 +79,7 @@ TEST_CASE("backend/sparse_memory: discarded pages go back to the kernel, cleared
     CHECK(resident(at) <= 4 << 20);
 }
 
-TEST_CASE("backend/sparse_memory: 1 TiB takes what is written to it and no more")
+TEST_CASE("backend/sparse_memory: 1 TiB allocates only what is written")
 {
     const std::uint64_t size = 1ULL << 40;
     std::optional<sparse_memory> memory;
@@ -99,14 +99,14 @@ TEST_CASE("backend/sparse_memory: 1 TiB takes what is written to it and no more"
     CHECK(resident(memory->bytes(0, 1).data()) <= 1 << 20);
 }
 
-TEST_CASE("backend/sparse_memory: a size that nothing can hold is an error at once")
+TEST_CASE("backend/sparse_memory: an impossible size is an error at once")
 {
     CHECK_THROWS_AS(sparse_memory{~std::uint64_t{0}}, std::system_error);
     CHECK_THROWS_AS(sparse_memory{1ULL << 63}, std::system_error);
     CHECK_THROWS_AS(sparse_memory{(1ULL << 63) - 1}, std::system_error);
 }
 
-TEST_CASE("backend/sparse_memory: nothing at all is a size as well")
+TEST_CASE("backend/sparse_memory: size 0 is valid")
 {
     sparse_memory memory{0};
     CHECK(memory.size() == 0);
@@ -129,7 +129,8 @@ TEST_CASE("backend/sparse_memory: moves with its contents")
     CHECK(is_zero(three.bytes(9, 1)[0]));
 }
 
-TEST_CASE("backend/sparse_memory: what fills a huge page may move to one, and stays what it is")
+TEST_CASE(
+    "backend/sparse_memory: the content of a full huge page may move to one, and does not change")
 {
     const std::uint64_t huge = 2 << 20;
     sparse_memory memory{2 * huge};

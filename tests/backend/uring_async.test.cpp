@@ -66,7 +66,7 @@ struct counting_allocator {
 
 }  // namespace
 
-TEST_CASE("backend/uring_async: reads until all bytes are there, however they come")
+TEST_CASE("backend/uring_async: reads until all bytes have arrived, in any pieces")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -87,8 +87,7 @@ TEST_CASE("backend/uring_async: reads until all bytes are there, however they co
     CHECK(pipe.rest() == "gh");
 }
 
-TEST_CASE(
-    "backend/uring_async: the end of the data is EIO, a bad descriptor is what the system says")
+TEST_CASE("backend/uring_async: the end of the data is EIO; a bad descriptor is the system's error")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -110,7 +109,7 @@ TEST_CASE(
     CHECK(heard.offset == 77U);
 }
 
-TEST_CASE("backend/uring_async: what starts in one turn is submitted at once")
+TEST_CASE("backend/uring_async: operations that start in one turn are one submission")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -130,7 +129,7 @@ TEST_CASE("backend/uring_async: what starts in one turn is submitted at once")
     CHECK(uring_kernel::rings == 1);
 }
 
-TEST_CASE("backend/uring_async: more than the ring holds wait for their turn")
+TEST_CASE("backend/uring_async: operations beyond the ring's size wait for room")
 {
     NBD_NEED_URING();
     const bool cancel = GENERATE(false, true);
@@ -160,7 +159,7 @@ TEST_CASE("backend/uring_async: more than the ring holds wait for their turn")
     CHECK(seen.frames == 0);
 }
 
-TEST_CASE("backend/uring_async: a read that would wait for ever is cancelled, in the kernel too")
+TEST_CASE("backend/uring_async: a read that would wait forever is cancelled, also in the kernel")
 {
     NBD_NEED_URING();
     const auto type = GENERATE(asio::cancellation_type::terminal, asio::cancellation_type::partial,
@@ -195,7 +194,7 @@ TEST_CASE("backend/uring_async: a read that would wait for ever is cancelled, in
     CHECK(to[0] == '\0');
 }
 
-TEST_CASE("backend/uring_async: too late to be cancelled is a success")
+TEST_CASE("backend/uring_async: a cancellation that comes too late is a success")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -213,7 +212,7 @@ TEST_CASE("backend/uring_async: too late to be cancelled is a success")
     CHECK(std::string(to.data(), to.size()) == "full");
 }
 
-TEST_CASE("backend/uring_async: a read of which a part has come is cancelled")
+TEST_CASE("backend/uring_async: a read that has a part of its bytes is cancelled")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -230,7 +229,7 @@ TEST_CASE("backend/uring_async: a read of which a part has come is cancelled")
     CHECK(seen.called_off == 1);
 }
 
-TEST_CASE("backend/uring_async: a context that is destroyed lets go of what is under way")
+TEST_CASE("backend/uring_async: destroying a context destroys the operations in flight")
 {
     NBD_NEED_URING();
     const auto count = GENERATE(1U, 64U, 300U);
@@ -255,7 +254,7 @@ TEST_CASE("backend/uring_async: a context that is destroyed lets go of what is u
 }
 
 TEST_CASE(
-    "backend/uring_async: a context that is destroyed before its first turn, and an unused one")
+    "backend/uring_async: destroying a context before its first turn, and one that was never used")
 {
     NBD_NEED_URING();
     const pipe_pair pipe;
@@ -272,7 +271,7 @@ TEST_CASE(
     asio::use_service<nbd::uring_service>(unused);
 }
 
-TEST_CASE("backend/uring_async: an exception from one handler leaves the others their turn")
+TEST_CASE("backend/uring_async: an exception from one handler does not prevent the others")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -291,8 +290,7 @@ TEST_CASE("backend/uring_async: an exception from one handler leaves the others 
     CHECK(ended == 10);
 }
 
-TEST_CASE(
-    "backend/uring_async: one allocation, of the handler's own, given back before it is called")
+TEST_CASE("backend/uring_async: one allocation, by the handler's allocator, freed before the call")
 {
     NBD_NEED_URING();
     asio::io_context context{1};

@@ -89,7 +89,7 @@ void fall_through(const std::exception_ptr& e)
 
 }  // namespace
 
-TEST_CASE("backend/uring_file_backend: many clients in flight each find what they wrote")
+TEST_CASE("backend/uring_file_backend: many concurrent clients each read what they wrote")
 {
     NBD_NEED_URING();
     const auto& [place, direct] = GENERATE(from_range(kinds()));
@@ -206,7 +206,7 @@ TEST_CASE("backend/uring_file_backend: holes, zeroes, extents, cache, size")
     CHECK(moved.size() == mib);
 }
 
-TEST_CASE("backend/uring_file_backend: what is not in the page cache is read, too")
+TEST_CASE("backend/uring_file_backend: data outside the page cache are read, too")
 {
     NBD_NEED_URING();
     const folder here;
@@ -292,7 +292,7 @@ TEST_CASE("backend/uring_file_backend: a cancelled client's reads end before the
     CHECK(called_off >= 8);
 }
 
-TEST_CASE("backend/uring_file_backend: a context that is destroyed with requests under way")
+TEST_CASE("backend/uring_file_backend: destroying a context with requests in flight")
 {
     NBD_NEED_URING();
     const bool direct = GENERATE(false, true);

@@ -88,7 +88,7 @@ const bytes data = pattern(4096);
 
 }  // namespace
 
-TEST_CASE("backend/uring_file_backend: says what is wrong with the path, or with the kernel")
+TEST_CASE("backend/uring_file_backend: errors name the problem with the path or with the kernel")
 {
     const folder here;
     uring_kernel::reset();
@@ -102,7 +102,7 @@ TEST_CASE("backend/uring_file_backend: says what is wrong with the path, or with
                       Catch::Matchers::ContainsSubstring("none: expected"));
 }
 
-TEST_CASE("backend/uring_file_backend: a file that was cut off under us reads as EIO")
+TEST_CASE("backend/uring_file_backend: a file that was truncated by another program reads as EIO")
 {
     NBD_NEED_URING();
     const bool direct = GENERATE(false, true);
@@ -127,7 +127,7 @@ TEST_CASE("backend/uring_file_backend: a file that was cut off under us reads as
     }
 }
 
-TEST_CASE("backend/uring_file_backend: for reading alone, every change is refused")
+TEST_CASE("backend/uring_file_backend: a read-only disk refuses every change")
 {
     NBD_NEED_URING();
     const folder here;
@@ -145,8 +145,7 @@ TEST_CASE("backend/uring_file_backend: for reading alone, every change is refuse
     CHECK_FALSE(run(context, disk.flush()));
 }
 
-TEST_CASE(
-    "backend/uring_file_backend: a limit of the system is an error of the write that meets it")
+TEST_CASE("backend/uring_file_backend: a write that exceeds a system limit fails")
 {
     NBD_NEED_URING();
     const bool fua = GENERATE(false, true);
@@ -175,7 +174,7 @@ TEST_CASE(
     CHECK_FALSE(run(context, disk.write(0, data, {.fua = fua})));
 }
 
-TEST_CASE("backend/uring_file_backend: a failed sync is not forgiven")
+TEST_CASE("backend/uring_file_backend: after a failed sync, every later flush fails")
 {
     NBD_NEED_URING();
     failing::reset();
@@ -202,7 +201,7 @@ TEST_CASE("backend/uring_file_backend: a failed sync is not forgiven")
     CHECK_FALSE(run(context, again.flush()));
 }
 
-TEST_CASE("backend/uring_file_backend: a sync that fails while others are under way fails them all")
+TEST_CASE("backend/uring_file_backend: a failed sync also fails all other syncs in flight")
 {
     NBD_NEED_URING();
     failing::reset();
@@ -228,27 +227,27 @@ TEST_CASE("backend/uring_file_backend: a sync that fails while others are under 
     CHECK(failed == 8);
 }
 
-TEST_CASE("backend/uring_file_backend: durable writes that fail, and that the system lacks")
+TEST_CASE("backend/uring_file_backend: durable writes that fail or are not supported")
 {
     NBD_NEED_URING();
     failing::reset();
     const folder here;
     asio::io_context context{1};
     failing_backend disk{here / "disk", {.create = mib}};
-    SECTION("for want of durability")
+    SECTION("the durable write fails")
     {
         failing::durable_write_fails = true;
         CHECK(run(context, disk.write(0, data, {.fua = true})) == std::errc::io_error);
         CHECK(run(context, disk.flush()) == std::errc::io_error);
     }
-    SECTION("for want of room, though there is some for the data")
+    SECTION("no space for the durable write, but for the data")
     {
         failing::durable_writes_to = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
         CHECK(run(context, disk.write(0, data, {.fua = true})) == std::errc::no_space_on_device);
         ::close(failing::durable_writes_to);
         CHECK(run(context, disk.flush()) == std::errc::io_error);
     }
-    SECTION("for want of such writes: a flush does as well")
+    SECTION("durable writes are not supported: a write and a flush replace them")
     {
         failing::lacks_durable_writes = true;
         CHECK_FALSE(run(context, disk.write(0, data, {.fua = true})));
@@ -262,8 +261,8 @@ TEST_CASE("backend/uring_file_backend: durable writes that fail, and that the sy
     }
 }
 
-TEST_CASE(
-    "backend/uring_file_backend: a durable write that fails when its client is gone has failed")
+TEST_CASE("backend/uring_file_backend: a durable write that fails after its cancellation is a "
+          "failed flush")
 {
     NBD_NEED_URING();
     failing::reset();
@@ -292,7 +291,8 @@ TEST_CASE(
     CHECK_THAT(said.text, Catch::Matchers::ContainsSubstring("Broken pipe"));
 }
 
-TEST_CASE("backend/uring_file_backend: what the kernel has not tried has not failed")
+TEST_CASE("backend/uring_file_backend: an operation that the kernel has not started is not a "
+          "failed flush")
 {
     NBD_NEED_URING();
     const folder here;
@@ -326,7 +326,7 @@ TEST_CASE("backend/uring_file_backend: what the kernel has not tried has not fai
             fails_by(context, {ENOMEM, std::system_category()}, "");
         nothing_is_lost(context);
     }
-    SECTION("a ring that is broken")
+    SECTION("a broken ring")
     {
         nothing_is_lost(context);
         uring_kernel::reset();
@@ -337,7 +337,7 @@ TEST_CASE("backend/uring_file_backend: what the kernel has not tried has not fai
         asio::io_context other{1};
         nothing_is_lost(other);
     }
-    SECTION("a kernel that is short of memory for a while")
+    SECTION("a kernel that lacks memory for a while")
     {
         uring_kernel::reset();
         uring_kernel::refuse_submissions = 1;
@@ -347,7 +347,7 @@ TEST_CASE("backend/uring_file_backend: what the kernel has not tried has not fai
     uring_kernel::reset();
 }
 
-TEST_CASE("backend/uring_file_backend: what another sync has been told of counts")
+TEST_CASE("backend/uring_file_backend: an error that was reported to another sync counts")
 {
     NBD_NEED_URING();
     const bool fua = GENERATE(false, true);
@@ -371,7 +371,7 @@ TEST_CASE("backend/uring_file_backend: what another sync has been told of counts
     failing::reset();
 }
 
-TEST_CASE("backend/uring_file_backend: does without what the file system lacks")
+TEST_CASE("backend/uring_file_backend: works on file systems without some operations")
 {
     NBD_NEED_URING();
     failing::reset();
@@ -380,7 +380,7 @@ TEST_CASE("backend/uring_file_backend: does without what the file system lacks")
     failing_backend disk{here / "disk", {.create = mib}};
     REQUIRE_FALSE(run(context, disk.write(0, data)));
     bytes to(4096);
-    SECTION("holes")
+    SECTION("no holes")
     {
         failing::lacking_modes = FALLOC_FL_PUNCH_HOLE;
         CHECK_FALSE(run(context, disk.trim(0, 4096)));  // advice
@@ -393,7 +393,7 @@ TEST_CASE("backend/uring_file_backend: does without what the file system lacks")
         CHECK(is_all(to));
         CHECK(failing::allocations == 2);
     }
-    SECTION("holes and zeroes")
+    SECTION("neither holes nor zeroes")
     {
         failing::lacking_modes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
         for (const bool no_hole : {false, true})
@@ -405,7 +405,7 @@ TEST_CASE("backend/uring_file_backend: does without what the file system lacks")
     }
 }
 
-TEST_CASE("backend/uring_file_backend: a device that has no holes discards all the same")
+TEST_CASE("backend/uring_file_backend: a device without holes still discards")
 {
     NBD_NEED_URING();
     failing::reset();

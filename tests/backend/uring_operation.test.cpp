@@ -29,7 +29,7 @@ std::uint64_t address(std::size_t at)
 
 }  // namespace
 
-TEST_CASE("backend/uring_operation: a submission says what the request says")
+TEST_CASE("backend/uring_operation: a submission has the values of its request")
 {
     io_uring_sqe entry{};
     const auto written = [&](const uring_request& r) {
@@ -65,7 +65,7 @@ TEST_CASE("backend/uring_operation: a submission says what the request says")
     CHECK(entry.len == 1U << 30);
 }
 
-TEST_CASE("backend/uring_operation: a short transfer goes on behind what was moved")
+TEST_CASE("backend/uring_operation: a short transfer continues behind the bytes that were moved")
 {
     auto op = reading();
     CHECK(op.unfinished_after(30));
@@ -77,7 +77,7 @@ TEST_CASE("backend/uring_operation: a short transfer goes on behind what was mov
     CHECK(error_of(op) == 0);
 }
 
-TEST_CASE("backend/uring_operation: no progress is EIO, as is direct I/O that cannot go on")
+TEST_CASE("backend/uring_operation: no progress is EIO, and so is direct I/O that cannot continue")
 {
     auto op = reading();
     CHECK_FALSE(op.unfinished_after(0));
@@ -97,7 +97,7 @@ TEST_CASE("backend/uring_operation: no progress is EIO, as is direct I/O that ca
     CHECK(refused.outcome<nbd::uring_answer>().begun);
 }
 
-TEST_CASE("backend/uring_operation: a refusal is tried again, but not for ever")
+TEST_CASE("backend/uring_operation: a refused operation is repeated a limited number of times")
 {
     const auto error = GENERATE(EINTR, EAGAIN, ECANCELED);
     auto op = reading();
@@ -117,7 +117,7 @@ TEST_CASE("backend/uring_operation: a refusal is tried again, but not for ever")
     CHECK(called_off.outcome<nbd::failure>() == std::errc::operation_canceled);
 }
 
-TEST_CASE("backend/uring_operation: called off, it does not go on, but keeps what it has")
+TEST_CASE("backend/uring_operation: a cancelled operation does not continue, but keeps its bytes")
 {
     auto op = reading();
     op.cancel_wanted = true;
@@ -132,7 +132,7 @@ TEST_CASE("backend/uring_operation: called off, it does not go on, but keeps wha
     CHECK(error_of(sync) == 0);
 }
 
-TEST_CASE("backend/uring_operation: a list keeps its order, and lets go of any of them")
+TEST_CASE("backend/uring_operation: a list keeps its order, and any operation can be removed")
 {
     using stage = uring_operation::stage;
     uring_operation a{{}, nullptr};

@@ -43,7 +43,7 @@ struct ended {
 
 }  // namespace
 
-TEST_CASE("backend/uring_service: says clearly that the kernel refuses io_uring")
+TEST_CASE("backend/uring_service: reports clearly that the kernel refuses io_uring")
 {
     const auto error = GENERATE(ENOSYS, EPERM);
     uring_kernel::reset();
@@ -59,7 +59,7 @@ TEST_CASE("backend/uring_service: says clearly that the kernel refuses io_uring"
     }
 }
 
-TEST_CASE("backend/uring_service: does without what older kernels do not have")
+TEST_CASE("backend/uring_service: works without features that older kernels lack")
 {
     NBD_NEED_URING();
     uring_kernel::reset();
@@ -69,7 +69,7 @@ TEST_CASE("backend/uring_service: does without what older kernels do not have")
     uring_kernel::reset();
 }
 
-TEST_CASE("backend/uring_service: a context that gets no ring says so to each operation")
+TEST_CASE("backend/uring_service: without a ring, each operation of the context fails")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -83,7 +83,7 @@ TEST_CASE("backend/uring_service: a context that gets no ring says so to each op
     CHECK_FALSE(run(context, uring(pipe.read(to))));  // there was one to be had in the end
 }
 
-TEST_CASE("backend/uring_service: a submission that the kernel has no room for is repeated")
+TEST_CASE("backend/uring_service: a submission for which the kernel lacks resources is repeated")
 {
     NBD_NEED_URING();
     const auto error = GENERATE(EAGAIN, EBUSY, ENOMEM, EINTR);
@@ -102,7 +102,8 @@ TEST_CASE("backend/uring_service: a submission that the kernel has no room for i
     CHECK(uring_kernel::submissions > 5);
 }
 
-TEST_CASE("backend/uring_service: a kernel that is short is not asked again and again")
+TEST_CASE(
+    "backend/uring_service: submissions to a kernel that lacks resources are repeated with pauses")
 {
     NBD_NEED_URING();
     using std::chrono::milliseconds;
@@ -127,8 +128,8 @@ TEST_CASE("backend/uring_service: a kernel that is short is not asked again and 
     CHECK(seen.good == 200);
 }
 
-TEST_CASE(
-    "backend/uring_service: an operation that the kernel is too short for is tried now and then")
+TEST_CASE("backend/uring_service: an operation for which the kernel lacks resources is repeated "
+          "with pauses")
 {
     NBD_NEED_URING();
     using std::chrono::milliseconds;
@@ -157,7 +158,7 @@ TEST_CASE(
     CHECK(seen.errors == std::vector{EAGAIN});
 }
 
-TEST_CASE("backend/uring_service: a context ends though the kernel is short")
+TEST_CASE("backend/uring_service: a context can be destroyed while the kernel lacks resources")
 {
     NBD_NEED_URING();
     const pipe_pair pipe;
@@ -176,7 +177,8 @@ TEST_CASE("backend/uring_service: a context ends though the kernel is short")
     CHECK(seen.good + seen.called_off == 0);
 }
 
-TEST_CASE("backend/uring_service: a kernel that takes no more is an error, now and later")
+TEST_CASE(
+    "backend/uring_service: a refused submission is an error of all waiting and later operations")
 {
     NBD_NEED_URING();
     asio::io_context context{1};
@@ -202,7 +204,7 @@ TEST_CASE("backend/uring_service: a kernel that takes no more is an error, now a
     CHECK(early.good == 1);
 }
 
-TEST_CASE("backend/uring_service: what a thread submitted goes on when that thread ends")
+TEST_CASE("backend/uring_service: an operation continues after its submitting thread has ended")
 {
     NBD_NEED_URING();
     asio::io_context context;
@@ -219,7 +221,7 @@ TEST_CASE("backend/uring_service: what a thread submitted goes on when that thre
     CHECK(seen.errors.empty());
 }
 
-TEST_CASE("backend/uring_service: a context that many threads run, with strands")
+TEST_CASE("backend/uring_service: a context on many threads, with strands")
 {
     NBD_NEED_URING();
     using strand = asio::strand<executor>;
@@ -276,7 +278,7 @@ TEST_CASE("backend/uring_service: a context that many threads run, with strands"
     CHECK(called_off > 0);
 }
 
-TEST_CASE("backend/uring_service: a context whose threads come and go, and which is used again")
+TEST_CASE("backend/uring_service: a context whose threads change, and which is restarted")
 {
     NBD_NEED_URING();
     asio::io_context context{1};

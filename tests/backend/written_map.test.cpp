@@ -11,7 +11,7 @@ namespace {
 constexpr std::uint64_t part = 4096;
 }
 
-TEST_CASE("backend/written_map: nothing was touched at first")
+TEST_CASE("backend/written_map: a new map has no touched part")
 {
     const written_map m{10 * part};
     CHECK(m.part() == part);
@@ -21,7 +21,7 @@ TEST_CASE("backend/written_map: nothing was touched at first")
     CHECK_FALSE(m.all_touched(0, 10 * part));
 }
 
-TEST_CASE("backend/written_map: a part is touched by one byte of it, its neighbours are not")
+TEST_CASE("backend/written_map: one byte touches its part, and not the neighbours")
 {
     for (const auto at : {3 * part, 3 * part + 1, 4 * part - 1}) {
         written_map m{10 * part};
@@ -33,7 +33,7 @@ TEST_CASE("backend/written_map: a part is touched by one byte of it, its neighbo
     }
 }
 
-TEST_CASE("backend/written_map: a range touches all parts that it reaches, and no more")
+TEST_CASE("backend/written_map: a range touches exactly the parts that it overlaps")
 {
     written_map m{10 * part};
     m.touch(part - 1, 2);
@@ -51,7 +51,7 @@ TEST_CASE("backend/written_map: a range touches all parts that it reaches, and n
     CHECK(m.all_touched(0, 5 * part));
 }
 
-TEST_CASE("backend/written_map: words of 64 parts are no edge")
+TEST_CASE("backend/written_map: ranges across words of 64 parts")
 {
     written_map m{200 * part};
     m.touch(63 * part, 2 * part);
@@ -63,7 +63,7 @@ TEST_CASE("backend/written_map: words of 64 parts are no edge")
     CHECK(m.all_touched(0, 200 * part));
 }
 
-TEST_CASE("backend/written_map: the last byte of any size has a place in it")
+TEST_CASE("backend/written_map: the last byte of every size has a part")
 {
     for (const std::uint64_t size :
          {std::uint64_t{1}, part - 1, part, part + 1, 64 * part, 64 * part + 1,
@@ -77,7 +77,7 @@ TEST_CASE("backend/written_map: the last byte of any size has a place in it")
     }
 }
 
-TEST_CASE("backend/written_map: one of 2^46 bytes has larger parts, not a larger map")
+TEST_CASE("backend/written_map: a map of 2^46 bytes has larger parts and is not larger")
 {
     const written_map m{std::uint64_t{1} << 46};
     CHECK(m.part() > part);
@@ -85,21 +85,21 @@ TEST_CASE("backend/written_map: one of 2^46 bytes has larger parts, not a larger
     CHECK((m.part() & (m.part() - 1)) == 0);
 }
 
-TEST_CASE("backend/written_map: a bit is a page up to 64 GiB")
+TEST_CASE("backend/written_map: a part is one page up to 64 GiB")
 {
     CHECK(written_map{std::uint64_t{1} << 36}.part() == 4096);
     CHECK(written_map{(std::uint64_t{1} << 36) + 1}.part() == 8192);
     CHECK(written_map{std::uint64_t{1} << 40}.part() == 65536);
 }
 
-TEST_CASE("backend/written_map: of no size at all")
+TEST_CASE("backend/written_map: a map of size 0")
 {
     written_map m{0};
     m.touch(0, 0);
     CHECK_FALSE(m.touched(0));
 }
 
-TEST_CASE("backend/written_map: threads that touch parts of one word lose none")
+TEST_CASE("backend/written_map: concurrent touches of one word are all kept")
 {
     written_map m{64 * part};
     std::vector<std::thread> threads;
@@ -113,7 +113,7 @@ TEST_CASE("backend/written_map: threads that touch parts of one word lose none")
     CHECK(m.all_touched(0, 64 * part));
 }
 
-TEST_CASE("backend/written_map: only what lies wholly in the range is forgotten")
+TEST_CASE("backend/written_map: only parts that lie completely in the range are forgotten")
 {
     nbd::written_map map{std::uint64_t{1} << 20};
     const auto part = map.part();
@@ -132,8 +132,7 @@ TEST_CASE("backend/written_map: only what lies wholly in the range is forgotten"
     CHECK(map.all_touched(6 * part, 2 * part));
 }
 
-TEST_CASE(
-    "backend/written_map: runs of what was touched and what was not, to the part and no further")
+TEST_CASE("backend/written_map: runs of touched and untouched parts end at part boundaries")
 {
     written_map m{1000 * part};
     CHECK(m.run_end(0, 1000 * part) == 1000 * part);

@@ -49,7 +49,7 @@ TEMPLATE_TEST_CASE("exports/async_lock: waiters get the lock in order, on their 
     CHECK(m.lock(first));
 }
 
-TEST_CASE("exports/async_lock: one at a time, from many threads")
+TEST_CASE("exports/async_lock: with many threads, one holds the lock at a time")
 {
     using executor = boost::asio::thread_pool::executor_type;
     constexpr int coroutines = 8, turns = 500;

@@ -28,7 +28,7 @@ struct guest : async_mutex::waiter {
 
 }  // namespace
 
-TEST_CASE("exports/async_mutex: one at a time, in the order in which they came")
+TEST_CASE("exports/async_mutex: waiters get the lock one at a time, in the order of arrival")
 {
     async_mutex way;
     std::string story;
@@ -47,7 +47,7 @@ TEST_CASE("exports/async_mutex: one at a time, in the order in which they came")
     CHECK(story == "bc");
 }
 
-TEST_CASE("exports/async_mutex: it is free after the last unlock, and can be queued for again")
+TEST_CASE("exports/async_mutex: it is free after the last unlock, and can be locked again")
 {
     async_mutex way;
     std::string story;
@@ -108,7 +108,7 @@ TEST_CASE("exports/async_mutex: a waiter that cannot be resumed is skipped")
     CHECK(way.lock(a));
 }
 
-TEST_CASE("exports/async_mutex: from many threads, one inside at a time and each gets its turns")
+TEST_CASE("exports/async_mutex: with many threads, one holds the lock at a time, and none starves")
 {
     struct waiting : async_mutex::waiter {
         std::binary_semaphore called{0};

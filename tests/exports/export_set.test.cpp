@@ -118,7 +118,7 @@ TEST_CASE("export_set: an export with `open` does not offer RESIZE")
     CHECK(opened->resize(1 << 21) == std::errc::not_supported);
 }
 
-TEST_CASE("export_set: a resize that throws has failed")
+TEST_CASE("export_set: a resize that throws is an error")
 {
     bool ill = false;
     nbd::export_set<moody_disk> set;
@@ -150,7 +150,7 @@ TEST_CASE("export_set: the name, terms and description of an export")
     CHECK(full->info().terms.blocks == nbd::block_sizes{512, 4096, 1 << 16});
 }
 
-TEST_CASE("export_set: an export's block sizes go before the backend's")
+TEST_CASE("export_set: an export's block sizes override the backend's")
 {
     nbd::export_set<coarse_disk> set;
     set.add("own", coarse_disk{8192});
@@ -167,7 +167,7 @@ TEST_CASE("export_set: an export's block sizes go before the backend's")
     CHECK(set.names() == names{"own", "set"});
 }
 
-TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as it was")
+TEST_CASE("export_set: an error names the wrong argument, and the set is unchanged")
 {
     nbd::export_set<disk> set;
     set.add("there", disk{1});
@@ -202,7 +202,7 @@ TEST_CASE("export_set: a wrong argument is refused by name, and the set stays as
     CHECK(set.names().size() == 3);
 }
 
-TEST_CASE("export_set: the empty name asks for the default, which is the first that was added")
+TEST_CASE("export_set: the empty name opens the default export, which is the first one added")
 {
     nbd::export_set<disk> set;
     CHECK(opened_name(set, "") == "none");
@@ -223,7 +223,7 @@ TEST_CASE("export_set: the empty name asks for the default, which is the first t
     CHECK(opened_name(set, "") == "");
 }
 
-TEST_CASE("export_set: without a default by choice, later exports do not become it")
+TEST_CASE("export_set: after the default was cleared, later exports do not become it")
 {
     nbd::export_set<disk> set;
     set.set_default(std::nullopt);
@@ -231,7 +231,7 @@ TEST_CASE("export_set: without a default by choice, later exports do not become 
     CHECK(opened_name(set, "") == "none");
 }
 
-TEST_CASE("export_set: an export named by the empty name goes before the default")
+TEST_CASE("export_set: an export whose name is empty takes precedence over the default")
 {
     nbd::export_set<disk> set;
     set.add("first", disk{1});
@@ -239,7 +239,7 @@ TEST_CASE("export_set: an export named by the empty name goes before the default
     CHECK(open(set, "")->info().terms.size == 2);
 }
 
-TEST_CASE("export_set: a backend lives until its removal and its last client (L07)")
+TEST_CASE("export_set: a backend lives until it is removed and its last client has left (L07)")
 {
     int alive = 0;
     nbd::export_set<disk> set;

@@ -80,7 +80,7 @@ TEST_CASE("export_set: each client has its own state, which is destroyed with it
     CHECK(guests == 0);
 }
 
-TEST_CASE("export_set: an open that throws is an error, and leaves nothing behind (B03)")
+TEST_CASE("export_set: an open that throws is an error and leaves no state behind (B03)")
 {
     int guests = 0;
     nbd::export_set<hotel> set;
@@ -134,7 +134,7 @@ struct unguarded_disk {
 };
 }  // namespace
 
-TEST_CASE("export_set: a backend that promises nothing is opened under its lock as well")
+TEST_CASE("export_set: a backend without promises is also opened under its lock")
 {
     std::atomic<bool> busy{false};
     std::atomic<bool> collided{false};

@@ -61,7 +61,7 @@ std::size_t allocations_of_10000_requests()
 
 }  // namespace
 
-TEST_CASE("The count of allocations counts")
+TEST_CASE("Allocations are counted")
 {
     const auto before = allocations();
     const auto one = std::make_unique<int>(1);

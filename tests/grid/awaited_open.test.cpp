@@ -204,7 +204,7 @@ using plain_store = store<context_executor, plain_state>;
         (combination<awaited_store<context_executor>, nbd::on_executor<>>),                        \
         (combination<plain_store, nbd::strand_pool>)
 
-TEMPLATE_TEST_CASE("awaited open: a client is served by what it returned, and it is closed once",
+TEMPLATE_TEST_CASE("awaited open: a client is served by the returned state, which is closed once",
                    "", ALL_THAT_AWAIT_OPEN)
 {
     typename TestType::type s;
@@ -244,8 +244,8 @@ TEMPLATE_TEST_CASE("awaited open: other clients are served meanwhile", "", ALL_T
     CHECK(two.get());
 }
 
-TEMPLATE_TEST_CASE("awaited open: an exception refuses the client, its text is the observer's", "",
-                   ALL_THAT_AWAIT_OPEN)
+TEMPLATE_TEST_CASE("awaited open: an exception refuses the client, and the observer gets its text",
+                   "", ALL_THAT_AWAIT_OPEN)
 {
     typename TestType::type s;
     s.shared.refuses = true;
@@ -262,8 +262,7 @@ TEMPLATE_TEST_CASE("awaited open: an exception refuses the client, its text is t
     CHECK(s.shared.opened == 1);
 }
 
-TEMPLATE_TEST_CASE("awaited open: it is awaited to its end when the client leaves", "",
-                   ALL_THAT_AWAIT_OPEN)
+TEMPLATE_TEST_CASE("awaited open: it completes although the client leaves", "", ALL_THAT_AWAIT_OPEN)
 {
     typename TestType::type s;
     s.shared.board.close({1});
@@ -284,7 +283,7 @@ TEMPLATE_TEST_CASE("awaited open: it is awaited to its end when the client leave
     CHECK(s.shared.closed == 1);
 }
 
-TEST_CASE("awaited open: without a promise it takes its turn among all calls")
+TEST_CASE("awaited open: without a promise it is serialised with all other calls")
 {
     running<store<context_executor, serialised_state<context_executor>>, nbd::strand_pool> s;
     s.shared.board.close({1});
@@ -399,7 +398,7 @@ TEMPLATE_TEST_CASE("awaited resize: by the program, as an asynchronous operation
     CHECK(s.size() == 2 * mib);
 }
 
-TEMPLATE_TEST_CASE("awaited resize: one at a time for each export, in order", "",
+TEMPLATE_TEST_CASE("awaited resize: calls for one export run one at a time, in order", "",
                    ALL_THAT_AWAIT_RESIZE)
 {
     TestType s;
@@ -452,7 +451,7 @@ TEMPLATE_TEST_CASE("P67: an awaited RESIZE of a client", "", ALL_THAT_AWAIT_RESI
     CHECK(other.request(command::resize, 2 * mib, 0) != error_value::none);
 }
 
-TEMPLATE_TEST_CASE("awaited resize: a client that leaves meanwhile does not cut it off", "",
+TEMPLATE_TEST_CASE("awaited resize: it completes although the client leaves", "",
                    ALL_THAT_AWAIT_RESIZE)
 {
     TestType s;

@@ -319,7 +319,7 @@ TEMPLATE_TEST_CASE("callbacks: every command is carried out, on the caller's thr
     }
 }
 
-TEMPLATE_TEST_CASE("callbacks: many requests of many clients are under way, if that is promised",
+TEMPLATE_TEST_CASE("callbacks: many requests of many clients are in flight, if that is promised",
                    "", (served<together, nbd::per_client_threads>),
                    (served<together, nbd::strand_pool>), (served<together, nbd::on_executor<>>))
 {
@@ -410,7 +410,7 @@ TEMPLATE_TEST_CASE("callbacks: a completion that is lost is EIO; an exception is
     }
 }
 
-TEMPLATE_TEST_CASE("callbacks: what was begun is waited for, by a client's end and by stop", "",
+TEMPLATE_TEST_CASE("callbacks: the end of a client and stop() wait for started calls", "",
                    (served<together, nbd::per_client_threads>),
                    (served<together, nbd::strand_pool>), (served<together, nbd::on_executor<>>))
 {
@@ -431,7 +431,7 @@ TEMPLATE_TEST_CASE("callbacks: what was begun is waited for, by a client's end a
     CHECK(s.shelf->inside == 0);
 }
 
-TEMPLATE_TEST_CASE("awaited members may take what they are given by reference", "",
+TEMPLATE_TEST_CASE("awaited members may take their arguments by reference", "",
                    (served<awaited_by_reference, nbd::per_client_threads>),
                    (served<awaited_by_reference, nbd::strand_pool>),
                    (served<awaited_by_reference, nbd::on_executor<>>))

@@ -116,8 +116,8 @@ TEMPLATE_TEST_CASE(
     }
 }
 
-TEMPLATE_TEST_CASE("P57: holes are left out for a backend that lends nothing, and what it does not "
-                   "tell of is read",
+TEMPLATE_TEST_CASE("P57: holes are left out for a backend that lends nothing, and ranges without "
+                   "an extent are read",
                    "", nbd::per_client_threads, nbd::strand_pool)
 {
     constexpr std::uint64_t size = 4 * mib;
@@ -153,7 +153,7 @@ TEMPLATE_TEST_CASE("P57: holes are left out for a backend that lends nothing, an
     }
 }
 
-TEMPLATE_TEST_CASE("P53, P57: an error is a chunk with its text, and with the place if it is known",
+TEMPLATE_TEST_CASE("P53, P57: an error is a chunk with a text, and with the offset if it is known",
                    "", nbd::per_client_threads, nbd::strand_pool)
 {
     constexpr std::uint64_t size = 4 * mib;
@@ -193,7 +193,7 @@ TEMPLATE_TEST_CASE("P53, P57: an error is a chunk with its text, and with the pl
 }
 
 TEMPLATE_TEST_CASE(
-    "P56, P59: no chunk is over 32 MiB, and a READ with DF that is too long is EOVERFLOW", "",
+    "P56, P59: no chunk is longer than 32 MiB, and a longer READ with DF is EOVERFLOW", "",
     nbd::per_client_threads, nbd::strand_pool)
 {
     constexpr std::uint64_t size = 80 * mib;

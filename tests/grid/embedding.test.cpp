@@ -151,7 +151,7 @@ TEST_CASE("embedding: a coroutine awaits the server, and another one stops it")
     server.wait();
 }
 
-TEMPLATE_TEST_CASE("embedding: futures, where the server has threads of its own", "",
+TEMPLATE_TEST_CASE("embedding: futures, with a server on its own threads", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     unix_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -206,7 +206,7 @@ TEST_CASE("embedding: a deferred operation starts when it is invoked")
     CHECK(result == error_code{});
 }
 
-TEST_CASE("embedding: async_run delivers what start() fails for, and not from within")
+TEST_CASE("embedding: async_run delivers the error of start(), not from the initiating call")
 {
     const auto taken = somewhere<nbd::unix_transport>();
     unix_server<nbd::strand_pool> first{taken};
@@ -249,7 +249,7 @@ TEMPLATE_TEST_CASE("embedding: cancellation of async_run stops the server", "", 
     signal.emit(asio::cancellation_type::terminal);  // after the end
 }
 
-TEMPLATE_TEST_CASE("embedding: cancellation of async_stop ends the grace", "", plain,
+TEMPLATE_TEST_CASE("embedding: cancellation of async_stop ends the grace period", "", plain,
                    nbd::per_client_threads, nbd::strand_pool)
 {
     asio::io_context io;
@@ -390,7 +390,7 @@ TEMPLATE_TEST_CASE("embedding: connected sockets of the program are served", "",
     CHECK(client.closed());
 }
 
-TEMPLATE_TEST_CASE("embedding: the program sees its connections, and closes one", "",
+TEMPLATE_TEST_CASE("embedding: the program lists its connections, and closes one", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     unix_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -445,7 +445,7 @@ TEMPLATE_TEST_CASE("embedding: the program is asked before a client is admitted"
     CHECK(server.connections().front().id == 1);  // nothing was spent on the others
 }
 
-TEST_CASE("embedding: the options of a server, and its short forms")
+TEST_CASE("embedding: the options of a server, complete and in part")
 {
     using server_type = unix_server<nbd::strand_pool>;
     const auto at = somewhere<nbd::unix_transport>();

@@ -67,7 +67,7 @@ struct error_listener {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("an exception's text is for the observer, a failure's text for the client", "",
+TEMPLATE_TEST_CASE("the observer gets an exception's text, the client gets a failure's text", "",
                    (with<faulty_disk, nbd::per_client_threads>),
                    (with<faulty_blocking_disk, nbd::strand_pool>),
                    (with<faulty_awaited_disk, nbd::strand_pool>))

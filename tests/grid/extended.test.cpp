@@ -36,7 +36,7 @@ bool has_address_space()
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("P50, P65: one request zeroes, trims, caches and tells of 1 TiB at once", "",
+TEMPLATE_TEST_CASE("P50, P65: one request zeroes, trims, caches or describes 1 TiB at once", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     if (!has_address_space())
@@ -73,7 +73,7 @@ TEMPLATE_TEST_CASE("P50, P65: one request zeroes, trims, caches and tells of 1 T
     CHECK(client.request(command::trim, ~std::uint64_t{0}, 2).error() == error_value::einval);
 }
 
-TEMPLATE_TEST_CASE("P53: with extended headers nothing is simple and nothing compact", "",
+TEMPLATE_TEST_CASE("P53: with extended headers every reply is extended", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -134,20 +134,20 @@ TEMPLATE_TEST_CASE("P55: PAYLOAD_LEN says whether a payload follows, and a WRITE
         client.send_request(command::write, 0, 32 * mib + 1, cf::payload_len);
         CHECK(client.raw.closed());
     }
-    SECTION("so does one of 2^64 bytes, for any command")
+    SECTION("a payload of 2^64 bytes ends the connection, for any command")
     {
         client.send_request(command::trim, 0, ~std::uint64_t{0}, cf::payload_len);
         CHECK(client.raw.closed());
     }
 }
 
-TEMPLATE_TEST_CASE("P47, P50: the other header's magic ends the connection", "",
+TEMPLATE_TEST_CASE("P47, P50: the magic of the other header style ends the connection", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {}, mib);
     server.start();
-    SECTION("an extended request where none were negotiated")
+    SECTION("an extended request without extended headers")
     {
         for (const auto s : {style::simple, style::structured}) {
             chunk_client client{server.local_endpoint(), s};
@@ -164,7 +164,7 @@ TEMPLATE_TEST_CASE("P47, P50: the other header's magic ends the connection", "",
             CHECK(client.raw.closed());
         }
     }
-    SECTION("a compact request where extended ones were")
+    SECTION("a compact request with extended headers")
     {
         chunk_client client{server.local_endpoint(), style::extended};
         client.go("disk");
@@ -176,7 +176,7 @@ TEMPLATE_TEST_CASE("P47, P50: the other header's magic ends the connection", "",
     }
 }
 
-TEMPLATE_TEST_CASE("P28, P38, P44: what extended headers exclude in the handshake", "",
+TEMPLATE_TEST_CASE("P28, P38, P44: restrictions of extended headers in the handshake", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -192,12 +192,12 @@ TEMPLATE_TEST_CASE("P28, P38, P44: what extended headers exclude in the handshak
         client.go("disk");
         CHECK(client.read(0, 512).data(0, 512) == bytes(512));
     }
-    SECTION("EXPORT_NAME has no way to say no")
+    SECTION("EXPORT_NAME ends the connection, because it has no error reply")
     {
         client.raw.send_option(option::export_name, pattern(0));
         CHECK(client.raw.closed());
     }
-    SECTION("after structured replies they override them")
+    SECTION("extended headers override structured replies")
     {
         chunk_client both{server.local_endpoint(), style::structured};
         CHECK(both.raw.ask(option::extended_headers).back().type == option_reply::ack);

@@ -141,8 +141,9 @@ TEMPLATE_TEST_CASE("B01, B02: a backend that fails or throws is an error on the 
     CHECK(client.request(command::read, 5 * 4096, 1 << 20) == error_value::eio);
 }
 
-TEMPLATE_TEST_CASE("B06, N-15: what a backend did not fill is zero, never another client's data",
-                   "", nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "B06, N-15: bytes that a backend did not fill are zero, never another client's data", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, failing_disk, TestType> server{
         somewhere<nbd::unix_transport>()};
@@ -158,7 +159,7 @@ TEMPLATE_TEST_CASE("B06, N-15: what a backend did not fill is zero, never anothe
     }
 }
 
-TEST_CASE("The concurrency that a backend promises is kept, and locks only where needed")
+TEST_CASE("The concurrency that a backend promises is kept, with a lock only where needed")
 {
     using serial = counting_disk<nbd::concurrency::serialize_all>;
     using parallel = counting_disk<nbd::concurrency::parallel>;
@@ -171,7 +172,7 @@ TEST_CASE("The concurrency that a backend promises is kept, and locks only where
     CHECK(most_at_a_time<parallel>(nbd::strand_pool{2}) == 2);
 }
 
-TEMPLATE_TEST_CASE("N-14: clients that hang up with replies under way disturb nobody", "",
+TEMPLATE_TEST_CASE("N-14: clients that disconnect with replies in flight do not affect others", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType> server{
@@ -199,8 +200,8 @@ TEMPLATE_TEST_CASE("N-14: clients that hang up with replies under way disturb no
     }
 }
 
-TEMPLATE_TEST_CASE("S06: a client that has said all it has to say gets all its replies", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE("S06: a half-closed client gets all its replies", "", nbd::per_client_threads,
+                   nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, plain_disk, TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {}, disk_size);
@@ -219,7 +220,7 @@ TEMPLATE_TEST_CASE("S06: a client that has said all it has to say gets all its r
     CHECK(client.closed(1));
 }
 
-TEMPLATE_TEST_CASE("C01, CVE-2015-0847: a storm of connections harms nobody", "",
+TEMPLATE_TEST_CASE("C01, CVE-2015-0847: many short connections do not affect a good client", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType> server{
@@ -289,8 +290,9 @@ struct opening_disk {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("CVE-2019-14850, CVE-2019-14851, N-12: open is called for who asks, closed once",
-                   "", nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "CVE-2019-14850, CVE-2019-14851, N-12: LIST opens no export, and each open is closed once", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     using proto::option;
     const opening_disk disk;

@@ -98,7 +98,8 @@ TEST_CASE("hosted: several threads run the context, and each client has a strand
     p.server.stop();
 }
 
-TEST_CASE("hosted: stop on the context only begins to stop, and run ends when all have left")
+TEST_CASE(
+    "hosted: stop() on the context returns at once, and run() ends when all clients have left")
 {
     program<plain> p{1};
     auto c = connect(p.server);
@@ -110,7 +111,7 @@ TEST_CASE("hosted: stop on the context only begins to stop, and run ends when al
     p.server.wait();
 }
 
-TEST_CASE("hosted: who stops it runs nothing of a context that another thread runs")
+TEST_CASE("hosted: stop() and wait() run no handler of a context that another thread runs")
 {
     std::atomic<bool> elsewhere{false};
     std::atomic<bool> over{false};
@@ -133,7 +134,7 @@ TEST_CASE("hosted: who stops it runs nothing of a context that another thread ru
     CHECK_FALSE(elsewhere);
 }
 
-TEST_CASE("hosted: one that could not start leaves nothing on a context that goes on")
+TEST_CASE("hosted: a server that could not start leaves no handler on its context")
 {
     const auto taken = somewhere<nbd::unix_transport>();
     boost::asio::io_context io;
@@ -151,7 +152,7 @@ TEST_CASE("hosted: one that could not start leaves nothing on a context that goe
     CHECK(io.poll() == 0);
 }
 
-TEST_CASE("hosted: destroyed with clients on it, and never run, it lets go of everything")
+TEST_CASE("hosted: destroying a server on a context that never ran closes all connections")
 {
     std::list<raw_client> clients;
     {
@@ -164,7 +165,7 @@ TEST_CASE("hosted: destroyed with clients on it, and never run, it lets go of ev
     program<stranded> never_used{0};
 }
 
-TEST_CASE("hosted: wait() runs no handler of the context, however long its thread is busy")
+TEST_CASE("hosted: wait() runs no handler of the context, even while its thread is busy")
 {
     program<plain> p{1};
     const auto runner = p.threads.front().get_id();

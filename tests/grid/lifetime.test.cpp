@@ -129,7 +129,7 @@ TEMPLATE_TEST_CASE("P88: requests that were sent before a stop are answered", ""
     CHECK(client.closed(1));
 }
 
-TEST_CASE("L10: start says what is wrong, and nothing is half started")
+TEST_CASE("L10: start reports what is wrong, and leaves nothing half started")
 {
     tcp_server<nbd::strand_pool> first{{.port = 0}};
     first.start();
@@ -195,7 +195,7 @@ TEMPLATE_TEST_CASE("L10: without descriptors start fails, and leaves nothing beh
     CHECK(failures < 16);
 }
 
-TEST_CASE("L11: the socket file has its mode, and goes when the server does")
+TEST_CASE("L11: the socket file has its mode, and is removed with the server")
 {
     auto at = somewhere<nbd::unix_transport>();
     at.mode = 0640;
@@ -212,8 +212,8 @@ TEST_CASE("L11: the socket file has its mode, and goes when the server does")
     CHECK_FALSE(std::filesystem::exists(at.path));
 }
 
-TEMPLATE_TEST_CASE("L04: start and stop while clients come and go", "", nbd::per_client_threads,
-                   nbd::strand_pool)
+TEMPLATE_TEST_CASE("L04: start and stop while clients connect and disconnect", "",
+                   nbd::per_client_threads, nbd::strand_pool)
 {
     const auto at = somewhere<nbd::unix_transport>();
     std::atomic<int> listed{0};
@@ -242,8 +242,9 @@ TEMPLATE_TEST_CASE("L04: start and stop while clients come and go", "", nbd::per
     CHECK(listed > 0);
 }
 
-TEMPLATE_TEST_CASE("C13, N-05: who is over the limit waits, and every way out frees the place", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "C13, N-05: a client over the limit waits, and every kind of disconnect frees a place", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::settings limits;
     limits.max_connections = 1;
@@ -277,7 +278,7 @@ TEMPLATE_TEST_CASE("C13, N-05: who is over the limit waits, and every way out fr
     }
 }
 
-TEMPLATE_TEST_CASE("C14: clients that say nothing give their place to one that does", "",
+TEMPLATE_TEST_CASE("C14: silent clients give way to a client that negotiates", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::settings limits;
@@ -339,8 +340,8 @@ TEMPLATE_TEST_CASE("C03, R02, R12, S01: each wait for a client has its limit", "
     CHECK_FALSE(server.observer().kept->next());
 }
 
-TEMPLATE_TEST_CASE("L07: an export is removed while it is in use, and another takes its name", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE("L07: an export is removed while it is in use, and another one gets its name",
+                   "", nbd::per_client_threads, nbd::strand_pool)
 {
     unix_server<TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {}, disk_size);
@@ -408,7 +409,7 @@ TEMPLATE_TEST_CASE("L05: a backend may stop its own server", "", nbd::per_client
     CHECK(client.closed(1));
 }
 
-TEST_CASE("Destroying a server that runs stops it, and one that never ran is no trouble")
+TEST_CASE("The destructor stops a running server, and a server may be destroyed without a start")
 {
     auto client = [] {
         tcp_server<nbd::per_client_threads> server{somewhere<nbd::tcp_transport>()};

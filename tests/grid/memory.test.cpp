@@ -164,7 +164,8 @@ TEMPLATE_TEST_CASE("memory: stop() ends a wait for memory at once", "", ALL_LOOP
     CHECK(s.departures.await_departures(3));
 }
 
-TEMPLATE_TEST_CASE("memory: a client that waits for memory and goes is noticed", "", ALL_LOOPS)
+TEMPLATE_TEST_CASE("memory: a client that disconnects while it waits for memory is noticed", "",
+                   ALL_LOOPS)
 {
     const auto limits = limited_to(std::size_t{4} << 20);
     constexpr std::size_t length = std::size_t{2} << 20;
@@ -186,7 +187,7 @@ TEMPLATE_TEST_CASE("memory: a client that waits for memory and goes is noticed",
     CHECK(all.pump_until_all_are_answered());
 }
 
-TEMPLATE_TEST_CASE("memory: who is stalled gives way to who waits, and not before", "", ALL_LOOPS)
+TEMPLATE_TEST_CASE("memory: a stalled client gives way only when another one waits", "", ALL_LOOPS)
 {
     auto limits = limited_to(std::size_t{16} << 20);  // 12 MiB for requests
     limits.stall_grace = std::chrono::milliseconds{1};
@@ -228,7 +229,7 @@ TEMPLATE_TEST_CASE("memory: a request that never fits is refused, and the stream
     CHECK(c.read(0, length / 2) == bytes(length / 2));
 }
 
-TEMPLATE_TEST_CASE("memory: a byte now and then does not keep a request", "", ALL_LOOPS)
+TEMPLATE_TEST_CASE("memory: single bytes do not extend the time limit of a request", "", ALL_LOOPS)
 {
     nbd::settings limits;
     limits.progress_timeout = std::chrono::milliseconds{500};
@@ -252,7 +253,7 @@ TEMPLATE_TEST_CASE("memory: a byte now and then does not keep a request", "", AL
     drips.join();
 }
 
-TEMPLATE_TEST_CASE("memory: what the default limits come to", "[.][memory-table]",
+TEMPLATE_TEST_CASE("memory: measures the default limits", "[.][memory-table]",
                    (with_disk<in_order_disk, nbd::per_client_threads>),
                    (with_disk<awaited_zeroes, nbd::strand_pool>))
 {

@@ -77,7 +77,7 @@ nbd::settings few_places(std::size_t most, std::size_t per_peer, std::chrono::mi
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("places: clients that send nothing after their handshake do not keep all places",
+TEMPLATE_TEST_CASE("places: a client that sends nothing after its handshake gives way to a new one",
                    "", nbd::per_client_threads, nbd::strand_pool)
 {
     served<TestType> s{few_places(4, 0, std::chrono::milliseconds{500})};
@@ -93,7 +93,7 @@ TEMPLATE_TEST_CASE("places: clients that send nothing after their handshake do n
     CHECK(ends[0].second == nbd::errc::evicted);
 }
 
-TEMPLATE_TEST_CASE("places: idle clients stay where they never give way", "",
+TEMPLATE_TEST_CASE("places: idle clients stay if evict_idle_after is 0", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     served<TestType> s{few_places(2, 0, std::chrono::milliseconds{0})};
@@ -107,7 +107,7 @@ TEMPLATE_TEST_CASE("places: idle clients stay where they never give way", "",
     CHECK(second.read(0, 512));
 }
 
-TEMPLATE_TEST_CASE("places: a peer with too many connections gets no more", "",
+TEMPLATE_TEST_CASE("places: a peer at its limit of connections is refused", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     served<TestType> s{few_places(100, 2, std::chrono::hours{1})};
@@ -119,7 +119,7 @@ TEMPLATE_TEST_CASE("places: a peer with too many connections gets no more", "",
     CHECK(second.read(0, 512));
 }
 
-TEMPLATE_TEST_CASE("places: a peer with too many connections gives up one of its own", "",
+TEMPLATE_TEST_CASE("places: a peer at its limit of connections loses an idle one of its own", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     served<TestType> s{few_places(100, 2, std::chrono::milliseconds{1})};

@@ -70,7 +70,7 @@ TEMPLATE_TEST_CASE("P43: contexts selected before an export was replaced are fou
           == selection{{1, "x-t:a"}, {2, "x-t:b"}, {4, "x-t:d"}});
     server.exports().remove("disk");
 
-    SECTION("some are gone, the others have other places")
+    SECTION("some are gone, the others have other positions")
     {
         server.exports().add("disk", context_disk{{"x-t:d", "x-t:b"}});
         client.go("disk");
@@ -83,7 +83,7 @@ TEMPLATE_TEST_CASE("P43: contexts selected before an export was replaced are fou
         CHECK(client.request(proto::command::block_status, 0, mib).error()
               == proto::error_value::einval);
     }
-    SECTION("the export has none any more")
+    SECTION("the export has no contexts any more")
     {
         server.exports().add("disk", context_disk{{}});
         client.go("disk");

@@ -33,7 +33,7 @@ std::uint64_t size_by_go(const auto& server)
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("P67: an export grows, and who is connected can use it at once", "",
+TEMPLATE_TEST_CASE("P67: an export grows, and connected clients can use the new part at once", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -58,8 +58,9 @@ TEMPLATE_TEST_CASE("P67: an export grows, and who is connected can use it at onc
     CHECK(old.write(4 * mib - 4095, data) == error_value::enospc);
 }
 
-TEMPLATE_TEST_CASE("P67: past a new end it is ENOSPC, and what comes back is zero", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "P67: requests past a new end are ENOSPC, and a part that comes back reads as zero", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {}, 4 * mib);
@@ -101,8 +102,8 @@ TEMPLATE_TEST_CASE("P67: past a new end it is ENOSPC, and what comes back is zer
 }
 
 TEMPLATE_TEST_CASE(
-    "P67: a WRITE whose payload comes after its place is gone is ENOSPC, and leaves nothing", "",
-    nbd::per_client_threads, nbd::strand_pool)
+    "P67: a WRITE whose range is cut off before its payload arrives is ENOSPC and writes nothing",
+    "", nbd::per_client_threads, nbd::strand_pool)
 {
     std::atomic<int> asked{0};
     nbd::server<nbd::unix_transport, nbd::mem_backend, TestType, request_counter> server{
@@ -134,7 +135,7 @@ TEMPLATE_TEST_CASE(
     CHECK((late.read(512 * 1024, 512 * 1024) == bytes(512 * 1024)));
 }
 
-TEMPLATE_TEST_CASE("P67: what cannot be resized says so, and stays as it is", "",
+TEMPLATE_TEST_CASE("P67: a resize that is not possible is an error and changes nothing", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
@@ -189,7 +190,7 @@ TEMPLATE_TEST_CASE("P67: the RESIZE command is refused, unless the export allows
     CHECK(client.request(command::read, mib, 1) == error_value::enospc);
 }
 
-TEMPLATE_TEST_CASE("P27, P37, P77: an export that insists on block sizes", "",
+TEMPLATE_TEST_CASE("P27, P37, P77: an export that requires clients to ask for block sizes", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};

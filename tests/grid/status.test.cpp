@@ -83,8 +83,9 @@ constexpr auto both_styles = {style::structured, style::extended};
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("P66, P84: base:allocation, one chunk, whose extents run on from the offset", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "P66, P84: base:allocation is one chunk, whose extents are contiguous from the offset", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, snapshot_disk, TestType> server{
         somewhere<nbd::unix_transport>()};
@@ -155,7 +156,7 @@ TEMPLATE_TEST_CASE("P66, P81, P85: a backend's own contexts, of 32 bits and of 6
         somewhere<nbd::unix_transport>()};
     server.exports().emplace("disk", {});
     server.start();
-    SECTION("structured replies: the wide one is not to be had")
+    SECTION("structured replies: the context of 64 bits is not available")
     {
         chunk_client client{server.local_endpoint(), style::structured};
         CHECK(client.raw.ask(option::list_meta_context, chunk_client::meta_data("disk", {})).size()
@@ -233,7 +234,7 @@ TEMPLATE_TEST_CASE("P66: the payload form chooses among the contexts that were s
     CHECK(client.status(0, mib).size() == 2);
 }
 
-TEMPLATE_TEST_CASE("P42, P43: a selection counts for its export, and until the next SET", "",
+TEMPLATE_TEST_CASE("P42, P43: a selection applies to its export, until the next SET", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, snapshot_disk, TestType> server{
@@ -304,7 +305,7 @@ TEMPLATE_TEST_CASE("P66: extents keep to the minimum block size", "", nbd::per_c
     }
 }
 
-TEMPLATE_TEST_CASE("B04: extents that lie are clamped or EIO, and the connection goes on", "",
+TEMPLATE_TEST_CASE("B04: wrong extents are clamped or EIO, and the connection stays", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     struct lie {

@@ -5,8 +5,8 @@
 
 using namespace grid;
 
-TEMPLATE_TEST_CASE("waiting: replies come as they are ready, and each with its own data", "",
-                   ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE("waiting: replies are sent in the order of completion, each with its own data",
+                   "", ALL_THAT_WAIT)
 {
     served<TestType> s;
     auto c = s.client();
@@ -23,7 +23,7 @@ TEMPLATE_TEST_CASE("waiting: replies come as they are ready, and each with its o
     CHECK(take_read(c, s.board, 3000) == 4096);
 }
 
-TEMPLATE_TEST_CASE("waiting: a window full of requests is under way, and no more", "",
+TEMPLATE_TEST_CASE("waiting: at most requests_in_flight requests are in progress", "",
                    ALL_THAT_WAIT)
 {
     nbd::settings limits;
@@ -44,7 +44,7 @@ TEMPLATE_TEST_CASE("waiting: a window full of requests is under way, and no more
     CHECK(s.board.most == 8);
 }
 
-TEMPLATE_TEST_CASE("waiting: the memory of one client's requests is bounded too", "", ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE("waiting: the memory of one client's requests is bounded", "", ALL_THAT_WAIT)
 {
     nbd::settings limits;
     limits.client_memory = std::size_t{2} << 20;
@@ -64,7 +64,7 @@ TEMPLATE_TEST_CASE("waiting: the memory of one client's requests is bounded too"
     CHECK(s.board.most == 1);
 }
 
-TEMPLATE_TEST_CASE("waiting: DISC waits for what was asked before it", "", ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE("waiting: DISC waits for earlier requests", "", ALL_THAT_WAIT)
 {
     served<TestType> s;
     auto c = s.client();
@@ -83,8 +83,9 @@ TEMPLATE_TEST_CASE("waiting: DISC waits for what was asked before it", "", ALL_T
     CHECK(std::equal(written.begin(), written.end(), s.board.content.begin() + 512));
 }
 
-TEMPLATE_TEST_CASE("waiting: FUA is answered after its flush, which the write comes before", "",
-                   ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE(
+    "waiting: a WRITE with FUA is answered after the write and the flush that follows it", "",
+    ALL_THAT_WAIT)
 {
     served<TestType> s;
     auto c = s.client();
@@ -99,7 +100,7 @@ TEMPLATE_TEST_CASE("waiting: FUA is answered after its flush, which the write co
     CHECK(c.receive_reply() == proto::simple_reply{error_value::none, 9});
 }
 
-TEMPLATE_TEST_CASE("waiting: what is refused, and what the backend throws, is an error reply", "",
+TEMPLATE_TEST_CASE("waiting: a refused request and a throwing backend are error replies", "",
                    ALL_THAT_WAIT)
 {
     served<TestType> s;
@@ -113,7 +114,7 @@ TEMPLATE_TEST_CASE("waiting: what is refused, and what the backend throws, is an
     CHECK(c.read(512, 512));
 }
 
-TEMPLATE_TEST_CASE("waiting: overlapping writes wait for each other where that is asked for", "",
+TEMPLATE_TEST_CASE("waiting: overlapping writes are serialised with serialise_overlaps", "",
                    ALL_THAT_WAIT)
 {
     nbd::settings limits;
@@ -138,7 +139,7 @@ TEMPLATE_TEST_CASE("waiting: overlapping writes wait for each other where that i
     CHECK(take_read(c, s.board, 2048) == 0);
 }
 
-TEMPLATE_TEST_CASE("waiting: a client that goes cancels what it asked for", "",
+TEMPLATE_TEST_CASE("waiting: the requests of a client that disconnects are cancelled", "",
                    (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>),
                    (with<awaited_by_any, nbd::strand_pool>))
 {
@@ -161,7 +162,8 @@ TEMPLATE_TEST_CASE("waiting: a client that goes cancels what it asked for", "",
     CHECK(other.read(100'352, 512));
 }
 
-TEMPLATE_TEST_CASE("waiting: stop lets what is under way finish, for a while", "", ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE("waiting: stop lets requests in progress finish within the grace period", "",
+                   ALL_THAT_WAIT)
 {
     served<TestType> s;
     auto c = s.client();
@@ -175,7 +177,7 @@ TEMPLATE_TEST_CASE("waiting: stop lets what is under way finish, for a while", "
     stopping.join();
 }
 
-TEMPLATE_TEST_CASE("waiting: a backend that wants one call at a time gets that, over all clients",
+TEMPLATE_TEST_CASE("waiting: a backend with serialize_all gets one call at a time over all clients",
                    "", (with<one_at_a_time, nbd::strand_pool>),
                    (with<one_at_a_time, nbd::per_client_threads>))
 {
@@ -193,7 +195,7 @@ TEMPLATE_TEST_CASE("waiting: a backend that wants one call at a time gets that, 
     CHECK(s.board.story.size() == 32);
 }
 
-TEMPLATE_TEST_CASE("waiting: many requests of many sizes, each answered with its own data", "",
+TEMPLATE_TEST_CASE("waiting: many requests of many sizes are each answered with their own data", "",
                    ALL_THAT_WAIT)
 {
     served<TestType> s;
@@ -234,8 +236,8 @@ struct lazy_handler {
 };
 }  // namespace
 
-TEMPLATE_TEST_CASE("waiting: what a handler claims to have read, and has not, is zero and nobody's",
-                   "", nbd::strand_pool, nbd::per_client_threads)
+TEMPLATE_TEST_CASE("waiting: bytes that a handler claims to have read but has not are zero", "",
+                   nbd::strand_pool, nbd::per_client_threads)
 {
     nbd::server<nbd::unix_transport, lazy_handler, TestType> server{
         somewhere<nbd::unix_transport>()};
@@ -284,8 +286,8 @@ struct growing : Disk {
 };
 }  // namespace
 
-TEMPLATE_TEST_CASE("waiting: RESIZE comes after what was asked for before it, and before the rest",
-                   "", (nbd::server<nbd::unix_transport, growing<awaited>, nbd::strand_pool>),
+TEMPLATE_TEST_CASE("waiting: RESIZE waits for earlier requests, and later ones wait for RESIZE", "",
+                   (nbd::server<nbd::unix_transport, growing<awaited>, nbd::strand_pool>),
                    (nbd::server<nbd::unix_transport, growing<awaited>, nbd::per_client_threads>),
                    (nbd::server<nbd::unix_transport, growing<blocking_disk>, nbd::strand_pool>))
 {
@@ -315,7 +317,7 @@ TEMPLATE_TEST_CASE("waiting: RESIZE comes after what was asked for before it, an
     }));
 }
 
-TEST_CASE("waiting: who has much zeroed lets others have the threads in between")
+TEST_CASE("waiting: a long WRITE_ZEROES leaves the threads to other clients between its writes")
 {
     switchboard board;
     board.close({0});
@@ -341,7 +343,7 @@ TEST_CASE("waiting: who has much zeroed lets others have the threads in between"
     CHECK(disk->writes_before_read < disk->writes);
 }
 
-TEST_CASE("waiting: a client comes in while the disk is busy for another")
+TEST_CASE("waiting: a client is admitted while the disk is busy for another one")
 {
     switchboard board;
     board.close({0});
@@ -359,8 +361,7 @@ TEST_CASE("waiting: a client comes in while the disk is busy for another")
     CHECK(slow.receive_reply().error == error_value::none);
 }
 
-TEST_CASE(
-    "waiting: who waits for a disk that takes a call at a time takes no thread from others (B11)")
+TEST_CASE("waiting: requests that wait for a serialised disk occupy no thread (B11)")
 {
     switchboard busy;
     switchboard idle;

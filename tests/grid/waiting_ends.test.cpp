@@ -118,7 +118,7 @@ struct few {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("waiting: zeroes that take for ever hold up nobody else, and end with who asked",
+TEMPLATE_TEST_CASE("waiting: endless zeroes do not delay other clients, and end with their client",
                    "", (few<endless_blocking, nbd::strand_pool>),
                    (few<endless_in_order, nbd::strand_pool>),
                    (few<endless_in_order, nbd::per_client_threads>),
@@ -148,7 +148,7 @@ TEMPLATE_TEST_CASE("waiting: zeroes that take for ever hold up nobody else, and 
     s.server.stop();
 }
 
-TEST_CASE("waiting: a call of a pool's thread may stop the server")
+TEST_CASE("waiting: a backend call on a thread of the pool may stop the server")
 {
     nbd::server<nbd::unix_transport, stopping_disk, nbd::strand_pool> server{
         somewhere<nbd::unix_transport>(), nbd::settings{}, nbd::strand_pool{2}};
@@ -161,7 +161,7 @@ TEST_CASE("waiting: a call of a pool's thread may stop the server")
     server.wait();
 }
 
-TEMPLATE_TEST_CASE("waiting: who is cut gets nothing, and what it asked for is cancelled", "",
+TEMPLATE_TEST_CASE("waiting: the requests of a client that is cut off are cancelled", "",
                    (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>))
 {
     nbd::settings limits;
@@ -172,12 +172,12 @@ TEMPLATE_TEST_CASE("waiting: who is cut gets nothing, and what it asked for is c
     auto c = s.client();
     ask(c, command::read, 512, 512, 512);
     REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
-    SECTION("for half a request")
+    SECTION("because of half a request")
     {
         c.send(bytes(5));
         REQUIRE(s.board.await([&] { return s.board.inside == 0; }));
     }
-    SECTION("for waiting longer than the server is willing to, when it stops")
+    SECTION("because the grace period of a stop is over")
     {
         c.disconnect();
     }
@@ -186,7 +186,7 @@ TEMPLATE_TEST_CASE("waiting: who is cut gets nothing, and what it asked for is c
     CHECK(s.board.cancelled == 1);
 }
 
-TEMPLATE_TEST_CASE("waiting: an idle client is let go, also when it has been busy", "",
+TEMPLATE_TEST_CASE("waiting: an idle client is disconnected, also after it was busy", "",
                    ALL_THAT_WAIT)
 {
     nbd::settings limits;
@@ -207,10 +207,10 @@ TEMPLATE_TEST_CASE("waiting: an idle client is let go, also when it has been bus
     CHECK(take_read(other, s.board, 512) == 512);
 }
 
-TEMPLATE_TEST_CASE("waiting: what comes back elsewhere when its client has gone harms nobody", "",
-                   (with<wandering_disk, nbd::strand_pool>),
-                   (with<wandering_disk, nbd::per_client_threads>),
-                   (with<wandering_one_at_a_time, nbd::strand_pool>))
+TEMPLATE_TEST_CASE(
+    "waiting: calls that complete on another thread after their client has disconnected", "",
+    (with<wandering_disk, nbd::strand_pool>), (with<wandering_disk, nbd::per_client_threads>),
+    (with<wandering_one_at_a_time, nbd::strand_pool>))
 {
     served<TestType> s;
     for (int round = 0; round < 30; ++round) {
@@ -224,8 +224,9 @@ TEMPLATE_TEST_CASE("waiting: what comes back elsewhere when its client has gone 
     s.server.stop();
 }
 
-TEMPLATE_TEST_CASE("waiting: who says DISC has all done that was asked for, and may leave at once",
-                   "", ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE(
+    "waiting: all requests before DISC are carried out, also if the client closes at once", "",
+    ALL_THAT_WAIT)
 {
     nbd::settings limits;
     limits.requests_in_flight = 4;
@@ -250,7 +251,7 @@ TEMPLATE_TEST_CASE("waiting: who says DISC has all done that was asked for, and 
         CHECK(std::equal(written.begin(), written.end(), s.board.content.begin() + at));
 }
 
-TEMPLATE_TEST_CASE("waiting: a backend may come back on a thread of its own", "",
+TEMPLATE_TEST_CASE("waiting: a call may complete on a thread of the backend", "",
                    (with<wandering_disk, nbd::strand_pool>),
                    (with<wandering_disk, nbd::per_client_threads>))
 {
@@ -285,7 +286,7 @@ struct shrinking : awaited {
 };
 }  // namespace
 
-TEST_CASE("waiting: what a resize has cut off is not called for any more")
+TEST_CASE("waiting: zeroes past an end that a resize has moved are not written")
 {
     switchboard board;
     std::atomic<int> writes{0};
@@ -300,8 +301,9 @@ TEST_CASE("waiting: what a resize has cut off is not called for any more")
     CHECK(writes == 2);
 }
 
-TEMPLATE_TEST_CASE("waiting: a half-closed client gets what it has asked for, then the end (S06)",
-                   "", ALL_THAT_WAIT)
+TEMPLATE_TEST_CASE(
+    "waiting: a half-closed client gets all its replies, then the end of the stream (S06)", "",
+    ALL_THAT_WAIT)
 {
     served<TestType> s;
     s.board.close({0, 4096});

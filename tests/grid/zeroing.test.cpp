@@ -220,8 +220,9 @@ TEMPLATE_TEST_CASE("P56, P65: zeroes are written in pieces that keep to the bloc
     CHECK(disk.seen->in_order);
 }
 
-TEMPLATE_TEST_CASE("P65: while zeroes are written others are served, and stop ends it", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE(
+    "P65: other clients are served while zeroes are written, and stop ends the writing", "",
+    nbd::per_client_threads, nbd::strand_pool)
 {
     abyss disk;
     abyss_server<TestType> server{somewhere<nbd::unix_transport>(), impatient(),
@@ -248,8 +249,8 @@ TEMPLATE_TEST_CASE("P65: while zeroes are written others are served, and stop en
     CHECK(client.raw.closed());
 }
 
-TEMPLATE_TEST_CASE("P65: so does the removal of the export", "", nbd::per_client_threads,
-                   nbd::strand_pool)
+TEMPLATE_TEST_CASE("P65: the removal of the export ends the writing of zeroes", "",
+                   nbd::per_client_threads, nbd::strand_pool)
 {
     abyss disk;
     abyss_server<TestType> server{somewhere<nbd::unix_transport>(), impatient(),
@@ -264,7 +265,7 @@ TEMPLATE_TEST_CASE("P65: so does the removal of the export", "", nbd::per_client
     CHECK(client.receive_whole().error() == error_value::eshutdown);
 }
 
-TEMPLATE_TEST_CASE("P65: a long WRITE_ZEROES, TRIM or CACHE is many calls, which stop ends", "",
+TEMPLATE_TEST_CASE("P65: a long WRITE_ZEROES, TRIM or CACHE is many calls, and stop ends it", "",
                    (std::pair<vast, nbd::per_client_threads>), (std::pair<vast, nbd::strand_pool>),
                    (std::pair<vast_blocking, nbd::strand_pool>),
                    (std::pair<vast_awaited, nbd::per_client_threads>),
@@ -295,8 +296,8 @@ TEMPLATE_TEST_CASE("P65: a long WRITE_ZEROES, TRIM or CACHE is many calls, which
     CHECK(disk.seen->calls < disk.size() / (256 * mib));
 }
 
-TEMPLATE_TEST_CASE("P65: zeroes that keep their pages take no more memory than the disk may have",
-                   "", nbd::per_client_threads, nbd::strand_pool)
+TEMPLATE_TEST_CASE("P65: zeroes that keep their pages respect the disk's memory limit", "",
+                   nbd::per_client_threads, nbd::strand_pool)
 {
     nbd::server<nbd::unix_transport, nbd::mem_backend, TestType> server{
         somewhere<nbd::unix_transport>(), {}, narrow<TestType>()};
@@ -314,7 +315,7 @@ TEMPLATE_TEST_CASE("P65: zeroes that keep their pages take no more memory than t
     CHECK(client.write(16 * mib, bytes(512)) == error_value::none);
 }
 
-TEMPLATE_TEST_CASE("P46, P62: a FLUSH covers what other connections were told is written", "",
+TEMPLATE_TEST_CASE("P46, P62: a FLUSH covers the acknowledged writes of other connections", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     const caching_disk disk;

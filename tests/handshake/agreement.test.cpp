@@ -14,7 +14,7 @@ const export_terms disk{
 const std::vector<selected_context> one{{.id = 1, .index = 0}};
 }  // namespace
 
-TEST_CASE("handshake/agreement: the export's terms are the client's")
+TEST_CASE("handshake/agreement: the agreement has the export's terms")
 {
     const auto a = agree(disk, reply_style::simple, {});
     CHECK(a.terms.size == 4096);
@@ -26,14 +26,14 @@ TEST_CASE("handshake/agreement: the export's terms are the client's")
     CHECK_FALSE(a.terms.block_status);
 }
 
-TEST_CASE("handshake/agreement: DF goes with chunks, of either kind (P46)")
+TEST_CASE("handshake/agreement: SEND_DF requires structured replies or extended headers (P46)")
 {
     CHECK_FALSE(agree(disk, reply_style::simple, {}).terms.has(send_df));
     CHECK(agree(disk, reply_style::structured, {}).terms.has(send_df));
     CHECK(agree(disk, reply_style::extended, {}).terms.has(send_df));
 }
 
-TEST_CASE("handshake/agreement: the payload form of BLOCK_STATUS goes with extended headers and "
+TEST_CASE("handshake/agreement: BLOCK_STATUS_PAYLOAD requires extended headers and selected "
           "contexts (P46)")
 {
     CHECK_FALSE(agree(disk, reply_style::structured, one).terms.has(block_status_payload));

@@ -150,7 +150,7 @@ TEST_CASE("handshake/meta_context: a selection in hex, both ways (P26, P39, P42)
     CHECK(client.selected_at_go() == indices{0});
 }
 
-TEST_CASE("handshake/meta_context: LIST without queries gives all, with the id 0 (P41)")
+TEST_CASE("handshake/meta_context: LIST without queries returns all contexts, with the id 0 (P41)")
 {
     asking client;
     CHECK(client.answer(list, data_of("disk", {}))
@@ -159,8 +159,8 @@ TEST_CASE("handshake/meta_context: LIST without queries gives all, with the id 0
     CHECK(client.answer(list, data_of("", {})) == client.answer(list, data_of("disk", {})));
 }
 
-TEST_CASE("handshake/meta_context: LIST with queries gives those, each once, and no match is ACK "
-          "alone (P40, P41, P82)")
+TEST_CASE("handshake/meta_context: LIST with queries returns each match once, and no match is only "
+          "an ACK (P40, P41, P82)")
 {
     asking client;
     CHECK(client.answer(list, data_of("disk", {"base:"})) == listed({"base:allocation"}));
@@ -171,7 +171,7 @@ TEST_CASE("handshake/meta_context: LIST with queries gives those, each once, and
     CHECK(client.answer(list, data_of("disk", {"x-snap:depth:2"})) == listed({"x-snap:depth:2"}));
 }
 
-TEST_CASE("handshake/meta_context: LIST selects nothing and forgets nothing (P42)")
+TEST_CASE("handshake/meta_context: LIST does not change the selection (P42)")
 {
     asking client;
     client.say(option(set, data_of("disk", {"x-snap:changed"})));
@@ -180,7 +180,7 @@ TEST_CASE("handshake/meta_context: LIST selects nothing and forgets nothing (P42
     CHECK(client.selected_at_go() == indices{1});
 }
 
-TEST_CASE("handshake/meta_context: SET answers each context once, with a unique id (P42)")
+TEST_CASE("handshake/meta_context: SET returns each context once, with a unique id (P42)")
 {
     asking client;
     CHECK(
@@ -191,7 +191,7 @@ TEST_CASE("handshake/meta_context: SET answers each context once, with a unique 
     CHECK(client.selected_at_go() == indices{0, 1});
 }
 
-TEST_CASE("handshake/meta_context: selecting nothing is no error (P42, P82)")
+TEST_CASE("handshake/meta_context: selecting no context is not an error (P42, P82)")
 {
     for (const auto& queries :
          {std::vector<std::string>{}, {"base:"}, {"x-snap:"}, {"nosuch"}, {"base:nosuch", ":"}}) {
@@ -206,16 +206,16 @@ TEST_CASE("handshake/meta_context: the last SET replaces what was selected befor
     asking client;
     client.say(option(set, data_of("disk", {"base:allocation"})));
     client.say(option(set, data_of("disk", {"x-snap:changed"})));
-    SECTION("by another")
+    SECTION("by another context")
     {
         CHECK(client.selected_at_go() == indices{1});
     }
-    SECTION("by none")
+    SECTION("without a query")
     {
         client.say(option(set, data_of("disk", {})));
         CHECK(client.selected_at_go().empty());
     }
-    SECTION("by none that is there")
+    SECTION("without a match")
     {
         client.say(option(set, data_of("disk", {"base:"})));
         CHECK(client.selected_at_go().empty());
@@ -238,7 +238,7 @@ TEST_CASE("handshake/meta_context: a SET that fails clears what was selected (P4
     {
         CHECK(client.answer_type(set, data_of("disk", {"\xff"})) == invalid);
     }
-    SECTION("an export that is not there")
+    SECTION("an unknown export")
     {
         CHECK(client.answer_type(set, data_of("nosuch", {"base:allocation"})) == unknown);
     }
@@ -257,11 +257,11 @@ TEST_CASE("handshake/meta_context: a selection applies to its export only (P43)"
     {
         CHECK(client.selected_at_go("other").empty());
     }
-    SECTION("the same by its other name")
+    SECTION("the same export by its other name")
     {
         CHECK(client.selected_at_go("") == indices{0});
     }
-    SECTION("another in between")
+    SECTION("INFO of another export in between")
     {
         client.say(option(6, info_data("other")));
         CHECK(client.selected_at_go() == indices{0});
@@ -273,13 +273,14 @@ TEST_CASE("handshake/meta_context: a selection applies to its export only (P43)"
     }
 }
 
-TEST_CASE("handshake/meta_context: GO finds the selected contexts by name, ids stay (P43)")
+TEST_CASE(
+    "handshake/meta_context: GO finds the selected contexts by name, and keeps their ids (P43)")
 {
     using ids = std::vector<std::uint32_t>;
     const auto all = {"base:allocation", "x-snap:changed", "x-snap:depth:2", "x-snap:age"};
     asking client{extended};
     client.say(option(set, data_of("disk", {all.begin(), all.end()})));
-    SECTION("one is left, at another place")
+    SECTION("one is left, at another position")
     {
         client.replace(std::span{contexts}.subspan(2, 1));
         CHECK(client.selected_at_go() == indices{0});
@@ -293,7 +294,7 @@ TEST_CASE("handshake/meta_context: GO finds the selected contexts by name, ids s
         CHECK(client.selected_at_go() == indices{1, 0});
         CHECK(client.ids() == ids{1, 2});
     }
-    SECTION("none is left")
+    SECTION("no context is left")
     {
         client.replace({});
         CHECK(client.selected_at_go().empty());
@@ -321,7 +322,8 @@ TEST_CASE("handshake/meta_context: INFO and a failed GO do not change the select
     CHECK(client.selected_at_go() == indices{0});
 }
 
-TEST_CASE("handshake/meta_context: without structured replies both are ERR_INVALID (P41, P42)")
+TEST_CASE(
+    "handshake/meta_context: without structured replies LIST and SET are ERR_INVALID (P41, P42)")
 {
     asking client{0};
     CHECK(client.answer_type(list, data_of("disk", {})) == invalid);
@@ -349,7 +351,7 @@ TEST_CASE("handshake/meta_context: a context of 64 bits needs extended headers (
     }
 }
 
-TEST_CASE("handshake/meta_context: extended headers leave no way back to structured (P38, P44)")
+TEST_CASE("handshake/meta_context: STRUCTURED_REPLY after extended headers is refused (P38, P44)")
 {
     asking client{extended};
     CHECK(client.answer_type(structured) == ext_header_reqd);

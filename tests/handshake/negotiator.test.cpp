@@ -26,7 +26,7 @@ TEST_CASE("handshake/negotiator: the greeting comes first and offers two flags (
     CHECK_FALSE(h.negotiator().between_options());
 }
 
-TEST_CASE("handshake/negotiator: the client flags that were offered pass, silently (P13)")
+TEST_CASE("handshake/negotiator: client flags that were offered are accepted without a reply (P13)")
 {
     for (std::uint32_t flags = 0; flags <= 3; ++flags) {
         negotiation h;
@@ -64,7 +64,7 @@ TEST_CASE("handshake/negotiator: EXPORT_NAME is answered without a header, 10 or
     }
 }
 
-TEST_CASE("handshake/negotiator: the empty name is asked for as such (P28)")
+TEST_CASE("handshake/negotiator: EXPORT_NAME with an empty name opens the default export (P28)")
 {
     negotiation h;
     h.begun();
@@ -72,7 +72,7 @@ TEST_CASE("handshake/negotiator: the empty name is asked for as such (P28)")
     CHECK(shown(h.heard()) == shown(hex("0000000000100000 0005")));
 }
 
-TEST_CASE("handshake/negotiator: EXPORT_NAME that cannot be served leaves only closing (P23, P28)")
+TEST_CASE("handshake/negotiator: EXPORT_NAME that cannot be served ends the session (P23, P28)")
 {
     negotiation h;
     h.begun();
@@ -107,7 +107,7 @@ TEST_CASE("handshake/negotiator: EXPORT_NAME that cannot be served leaves only c
     CHECK(h.heard().empty());
 }
 
-TEST_CASE("handshake/negotiator: ABORT gets ACK, whatever its data, and a clean end (P29)")
+TEST_CASE("handshake/negotiator: ABORT with any data is acknowledged and is a clean end (P29)")
 {
     for (const auto& data : {bytes{}, hex("00"), pattern(1000)}) {
         negotiation h;
@@ -118,7 +118,7 @@ TEST_CASE("handshake/negotiator: ABORT gets ACK, whatever its data, and a clean 
     }
 }
 
-TEST_CASE("handshake/negotiator: LIST names every export and then ACKs (P30)")
+TEST_CASE("handshake/negotiator: LIST returns every export, then ACK (P30)")
 {
     negotiation h;
     h.begun();
@@ -141,7 +141,7 @@ TEST_CASE("handshake/negotiator: LIST of no exports is only an ACK (P30)")
 }
 
 TEST_CASE(
-    "handshake/negotiator: GO sends INFO_EXPORT, ACK, no zeroes, and transmission starts (P35)")
+    "handshake/negotiator: GO sends INFO_EXPORT and ACK, no zeroes, and starts transmission (P35)")
 {
     for (const std::uint32_t flags : {1U, 3U}) {
         negotiation h;
@@ -172,7 +172,7 @@ TEST_CASE("handshake/negotiator: INFO is answered as GO is, and options follow (
 }
 
 TEST_CASE(
-    "handshake/negotiator: only what was asked for is sent, once, beside INFO_EXPORT (P34, P45)")
+    "handshake/negotiator: besides INFO_EXPORT only requested information is sent, once (P34, P45)")
 {
     negotiation h;
     h.begun();
@@ -198,7 +198,7 @@ TEST_CASE("handshake/negotiator: unknown information types are ignored (P34)")
           == shown(option_reply(info, info_reply, info_export_disk) + option_reply(info, ack)));
 }
 
-TEST_CASE("handshake/negotiator: the canonical name goes back for the empty one (P45)")
+TEST_CASE("handshake/negotiator: INFO_NAME of the empty name is the canonical name (P45)")
 {
     negotiation h;
     h.begun();

@@ -33,7 +33,8 @@ TEST_CASE("handshake/negotiator: something that is not an option ends the sessio
     }
 }
 
-TEST_CASE("handshake/negotiator: LIST with data is ERR_INVALID, once, in step (P30, O23)")
+TEST_CASE("handshake/negotiator: LIST with data is ERR_INVALID once, and the stream stays in step "
+          "(P30, O23)")
 {
     negotiation h;
     h.begun();
@@ -61,7 +62,7 @@ TEST_CASE("handshake/negotiator: INFO and GO whose lengths do not add up are ERR
     }
 }
 
-TEST_CASE("handshake/negotiator: a name that is no string is ERR_INVALID and opens nothing (P2, "
+TEST_CASE("handshake/negotiator: an invalid string as a name is ERR_INVALID and opens nothing (P2, "
           "O16, O17)")
 {
     using std::string_literals::operator""s;
@@ -93,7 +94,7 @@ TEST_CASE(
             CHECK(h.longest_step() <= 1001);
         }
     }
-    SECTION("other options: ERR_UNSUP, as at any length")
+    SECTION("unknown options: ERR_UNSUP, as at any length")
     {
         negotiation h{limits};
         h.begun();
@@ -101,14 +102,14 @@ TEST_CASE(
         CHECK(h.answer_type(option(99, bytes(1001, std::byte{0}))) == unsup);
         CHECK(h.in_step());
     }
-    SECTION("ABORT: its data do not matter (P29)")
+    SECTION("ABORT: its data are ignored (P29)")
     {
         negotiation h{limits};
         h.begun();
         CHECK(h.say(option(2, bytes(1001, std::byte{0}))) == action::close);
         CHECK(shown(h.heard()) == shown(hex("0003e889045565a9 00000002 00000001 00000000")));
     }
-    SECTION("exactly the cap is judged by its contents")
+    SECTION("an option of exactly the limit is parsed")
     {
         negotiation h{limits};
         h.begun();
@@ -117,7 +118,8 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("handshake/negotiator: data above the cap are consumed in steps of bounded memory (O05)")
+TEST_CASE(
+    "handshake/negotiator: data above the limit are consumed in steps of bounded memory (O05)")
 {
     negotiation h;
     h.begun();
@@ -146,7 +148,7 @@ TEST_CASE("handshake/negotiator: a length of 4 GiB is refused at its header (CVE
     }
 }
 
-TEST_CASE("handshake/negotiator: all options together have a cap, to the byte")
+TEST_CASE("handshake/negotiator: the limit of all options together is exact to the byte")
 {
     negotiation h{{.options_per_handshake = 100, .handshake_bytes = 100}};
     h.begun();
@@ -166,7 +168,7 @@ TEST_CASE("handshake/negotiator: oversized options count against the limit of al
     CHECK(h.ended() == errc::handshake_too_long);
 }
 
-TEST_CASE("handshake/negotiator: as many options as allowed, and the next ends the session (N-17)")
+TEST_CASE("handshake/negotiator: one option more than allowed ends the session (N-17)")
 {
     negotiation h{{.options_per_handshake = 5}};
     h.begun();
@@ -179,7 +181,7 @@ TEST_CASE("handshake/negotiator: as many options as allowed, and the next ends t
     CHECK(h.heard().empty());
 }
 
-TEST_CASE("handshake/negotiator: bad options count, and ABORT does")
+TEST_CASE("handshake/negotiator: malformed options and ABORT count as options")
 {
     negotiation h{{.options_per_handshake = 3}};
     h.begun();
@@ -189,7 +191,7 @@ TEST_CASE("handshake/negotiator: bad options count, and ABORT does")
     CHECK(h.ended() == errc::too_many_options);
 }
 
-TEST_CASE("handshake/negotiator: only the first LIST allows more options, for each export")
+TEST_CASE("handshake/negotiator: only the first LIST raises the limit of options, for each export")
 {
     const auto options_after_lists = [](int lists) {
         negotiation h{{.options_per_handshake = 4}};  // two exports
@@ -208,7 +210,7 @@ TEST_CASE("handshake/negotiator: only the first LIST allows more options, for ea
     CHECK(options_after_lists(10) == 12 - 10);
 }
 
-TEST_CASE("handshake/negotiator: after the first LIST there is room to ask about every export")
+TEST_CASE("handshake/negotiator: after the first LIST a client can query every export")
 {
     std::vector<negotiation::entry> many;
     for (int i = 0; i < 500; ++i)
@@ -242,7 +244,7 @@ TEST_CASE(
     CHECK(shown(heard) == expected);
 }
 
-TEST_CASE("handshake/negotiator: any bytes for client flags and options end or go on, nothing else")
+TEST_CASE("handshake/negotiator: malformed options are handled in bounded steps")
 {
     // A cheap fuzz with a fixed seed: no assertion of ours, no sanitizer report, and bounded steps.
     std::uint32_t state = 12345;

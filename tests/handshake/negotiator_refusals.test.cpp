@@ -45,7 +45,7 @@ TEST_CASE(
     CHECK(text_of(std::string(4096, '\n')).size() < 4096);
 }
 
-TEST_CASE("handshake/negotiator: why an export does not open decides the error (P27, B03)")
+TEST_CASE("handshake/negotiator: the error of a failed open depends on its cause (P27, B03)")
 {
     negotiation h;
     h.begun();
@@ -59,8 +59,8 @@ TEST_CASE("handshake/negotiator: why an export does not open decides the error (
     CHECK(h.say(option(go, info_data("disk"))) == action::transmit);
 }
 
-TEST_CASE(
-    "handshake/negotiator: every other option is ERR_UNSUP, with its number and in step (P19, P20)")
+TEST_CASE("handshake/negotiator: every other option is ERR_UNSUP with its number, and the stream "
+          "stays in step (P19, P20)")
 {
     negotiation h{{.options_per_handshake = 10'000, .handshake_bytes = std::size_t{64} << 20}};
     h.begun();
@@ -78,7 +78,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "handshake/negotiator: STARTTLS is not there, and no other option takes data (P32, P38, P71)")
+    "handshake/negotiator: STARTTLS is ERR_UNSUP; options without data refuse data (P32, P38, P71)")
 {
     negotiation h;
     h.begun();
@@ -124,7 +124,7 @@ TEST_CASE("handshake/negotiator: shutting down, every option but ABORT is ERR_SH
         CHECK(h.answer(abort_) == shown(option_reply(abort_, ack)));
         CHECK_FALSE(h.ended());
     }
-    SECTION("EXPORT_NAME has no error to give")
+    SECTION("EXPORT_NAME has no error reply")
     {
         CHECK(h.say(option(export_name, text("disk"))) == action::close);
         CHECK(h.ended() == errc::server_stopped);

@@ -51,7 +51,7 @@ TEST_CASE("handshake/option_reader: data that are too long are discarded in smal
     CHECK(reader.between_options());
 }
 
-TEST_CASE("handshake/option_reader: what breaks a rule or a limit is a violation")
+TEST_CASE("handshake/option_reader: a broken rule or an exceeded limit is a violation")
 {
     const nbd::settings limits{.options_per_handshake = 2, .handshake_bytes = 200'000};
     option_reader reader{limits};

@@ -68,7 +68,7 @@ TEST_CASE("handshake/option_replies: the answer to EXPORT_NAME is 10 or 134 byte
           == shown(hex("0102030405060708 0a0b" + std::string(2 * std::size_t{124}, '0'))));
 }
 
-TEST_CASE("handshake/option_replies: a text behind a header, and what was there stays")
+TEST_CASE("handshake/option_replies: a text follows its header, and earlier bytes stay")
 {
     reply_bytes to = hex("ff");
     append_reply(to, protocol::option::abort, protocol::option_reply::ack, std::string_view{});

@@ -54,7 +54,7 @@ struct waiting {
 
 }  // namespace
 
-TEST_CASE("io/async_event: who waits goes on when it is opened, after the caller's turn")
+TEST_CASE("io/async_event: notify() resumes the waiting coroutine after the caller's handler")
 {
     waiting w{1};
     CHECK(w.story.empty());
@@ -67,7 +67,7 @@ TEST_CASE("io/async_event: who waits goes on when it is opened, after the caller
     CHECK(w.over);
 }
 
-TEST_CASE("io/async_event: who waits goes on at once when it is entered, until it waits again")
+TEST_CASE("io/async_event: notify_now() resumes the waiting coroutine at once, until its next wait")
 {
     waiting w{2};
     asio::post(w.context, [&w] {
@@ -81,7 +81,7 @@ TEST_CASE("io/async_event: who waits goes on at once when it is entered, until i
     CHECK(w.over);
 }
 
-TEST_CASE("io/async_event: a call lets one wait go on, however often it is made")
+TEST_CASE("io/async_event: repeated calls during one wait end only that wait")
 {
     waiting w{2};
     w.event.notify();
@@ -97,7 +97,7 @@ TEST_CASE("io/async_event: a call lets one wait go on, however often it is made"
     CHECK(w.over);
 }
 
-TEST_CASE("io/async_event: what was called before there was a wait is forgotten")
+TEST_CASE("io/async_event: a call without a wait has no effect")
 {
     waiting w{0};
     w.event.notify();
@@ -110,7 +110,7 @@ TEST_CASE("io/async_event: what was called before there was a wait is forgotten"
     CHECK(w.story == "w.");
 }
 
-TEST_CASE("io/async_event: who goes on may open the event that it waited for")
+TEST_CASE("io/async_event: a resumed coroutine may notify the event that it waited for")
 {
     asio::io_context context{1};
     event_type event;
@@ -132,7 +132,7 @@ TEST_CASE("io/async_event: who goes on may open the event that it waited for")
     CHECK(turns == 2);
 }
 
-TEST_CASE("io/async_event: it goes on where it waited, on its own strand")
+TEST_CASE("io/async_event: the coroutine resumes on its own strand")
 {
     using strand = asio::strand<executor>;
     asio::io_context context{1};
@@ -151,7 +151,7 @@ TEST_CASE("io/async_event: it goes on where it waited, on its own strand")
     CHECK(there);
 }
 
-TEST_CASE("io/async_event: who waits when it all ends is destroyed, and does not go on")
+TEST_CASE("io/async_event: a waiting coroutine is destroyed with its context and does not resume")
 {
     const auto held = std::make_shared<int>(1);
     bool went_on = false;

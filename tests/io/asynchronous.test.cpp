@@ -44,7 +44,7 @@ struct sockets {
 
 static_assert(std::is_same_v<io_type::task<int>, asio::awaitable<int, executor>>);
 
-TEST_CASE("io/asynchronous: a session says the same as in the blocking kind")
+TEST_CASE("io/asynchronous: a session sends the same bytes as with blocking I/O")
 {
     const auto said = client_flags() + option(3) + option(99, pattern(5))
         + option(7, info_data("disk")) + request(0, 1, 5, 4) + request(1, 2, 0, 3) + hex("010203")

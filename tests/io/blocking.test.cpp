@@ -82,13 +82,13 @@ blocking::task<std::string> echoes(Stream& stream)
 }
 }  // namespace
 
-TEST_CASE("io/blocking: a task gives its result, also one that can only be moved")
+TEST_CASE("io/blocking: a task returns its result, also a move-only one")
 {
     CHECK(gives(42).get() == 42);
     CHECK(*gives_what_only_moves().get() == 7);
 }
 
-TEST_CASE("io/blocking: a task has run to its end when it is returned, on this thread")
+TEST_CASE("io/blocking: a task runs to its end on the calling thread before it is returned")
 {
     int alive = 0;
     int most = 0;
@@ -107,7 +107,7 @@ TEST_CASE("io/blocking: a task has run to its end when it is returned, on this t
     CHECK(task.get() == 3);
 }
 
-TEST_CASE("io/blocking: what a task throws comes out of get, and not before")
+TEST_CASE("io/blocking: get() rethrows the exception of a task")
 {
     bool ran = false;
     auto task = throws(ran);
@@ -118,7 +118,7 @@ TEST_CASE("io/blocking: what a task throws comes out of get, and not before")
 }
 
 TEST_CASE(
-    "io/blocking: an operation is one call of the stream, never suspends, and gives its error")
+    "io/blocking: an operation is one call of the stream, never suspends, and returns its error")
 {
     scripted_stream stream{text("abcdefgh"), {.read = 2}};
     CHECK(echoes(stream).get() == "abcdefgheof");
@@ -131,7 +131,7 @@ TEST_CASE(
     CHECK(blocking::read_some(ready, boost::asio::buffer(to)).await_ready());
 }
 
-TEST_CASE("io/blocking: a large send returns as soon as some is sent, for slow is not dead")
+TEST_CASE("io/blocking: a large send returns as soon as a part is sent")
 {
     boost::asio::io_context context;
     using socket = boost::asio::local::stream_protocol::socket;
@@ -168,7 +168,7 @@ TEST_CASE("io/blocking: a large send returns as soon as some is sent, for slow i
     ::close(file);
 }
 
-TEST_CASE("io/blocking: what comes is read, by who looks for it and by who sleeps")
+TEST_CASE("io/blocking: bytes are received by a polling and by a sleeping thread")
 {
     const auto sent_before = GENERATE(std::size_t{0}, std::size_t{64} << 10, std::size_t{1} << 20);
     const auto budget = std::chrono::microseconds{GENERATE(0, 50, 1'000'000)};

@@ -5,7 +5,7 @@
 using nbd::io::busy_poll;
 using namespace std::chrono_literals;
 
-TEST_CASE("io/busy_poll: it pays until it is known not to")
+TEST_CASE("io/busy_poll: polling pays until waits turn out to be long")
 {
     busy_poll poll{50us};
     CHECK(poll.enabled());
@@ -16,7 +16,7 @@ TEST_CASE("io/busy_poll: it pays until it is known not to")
     }
 }
 
-TEST_CASE("io/busy_poll: one long wait ends it, so an idle client costs nothing")
+TEST_CASE("io/busy_poll: one long wait ends polling, so an idle client costs nothing")
 {
     busy_poll poll{50us};
     poll.waited(200us + 1ns);
@@ -26,7 +26,7 @@ TEST_CASE("io/busy_poll: one long wait ends it, so an idle client costs nothing"
     CHECK_FALSE(poll.pays());
 }
 
-TEST_CASE("io/busy_poll: several short waits in a row begin it again")
+TEST_CASE("io/busy_poll: several short waits in a row start polling again")
 {
     busy_poll poll{50us};
     poll.waited(1s);
@@ -49,7 +49,8 @@ TEST_CASE("io/busy_poll: several short waits in a row begin it again")
     CHECK_FALSE(poll.pays());
 }
 
-TEST_CASE("io/busy_poll: a client that got much is not looked for, one that got some not so often")
+TEST_CASE(
+    "io/busy_poll: no polling after a large send; poll(2) comes before recv(2) after a medium one")
 {
     constexpr std::size_t kib = 1024;
     busy_poll poll{50us};
@@ -69,7 +70,7 @@ TEST_CASE("io/busy_poll: a client that got much is not looked for, one that got 
     CHECK_FALSE(poll.asks_first());
 }
 
-TEST_CASE("io/busy_poll: looks until it has found, or for as long as it may")
+TEST_CASE("io/busy_poll: look() polls until it succeeds or its budget is used")
 {
     const busy_poll poll{1h};
     int asked = 0;
@@ -81,7 +82,7 @@ TEST_CASE("io/busy_poll: looks until it has found, or for as long as it may")
     CHECK(asked == 1);
 }
 
-TEST_CASE("io/busy_poll: a budget of nothing is never")
+TEST_CASE("io/busy_poll: a budget of 0 disables polling")
 {
     busy_poll poll{0us};
     CHECK_FALSE(poll.enabled());

@@ -67,7 +67,7 @@ TEST_CASE("io/file_pipe: parts of a file come out in the order in which they wen
 }
 
 TEST_CASE(
-    "io/file_pipe: what the file does not have is not taken, and spoils nothing that comes later")
+    "io/file_pipe: a range past the end of the file is refused and does not affect later parts")
 {
     const auto content = pattern(10 * page);
     const file f{content};
@@ -84,7 +84,7 @@ TEST_CASE(
     CHECK(out_of(pipe, page) == cut(content, 9 * page, page));
 }
 
-TEST_CASE("io/file_pipe: what is dropped does not come out later")
+TEST_CASE("io/file_pipe: dropped parts do not come out later")
 {
     const auto content = pattern(20 * page);
     const file f{content};
@@ -97,7 +97,7 @@ TEST_CASE("io/file_pipe: what is dropped does not come out later")
     CHECK(out_of(pipe, page) == cut(content, 10 * page, page));
 }
 
-TEST_CASE("io/file_pipe: what does not fit is not begun")
+TEST_CASE("io/file_pipe: a part that does not fit is refused as a whole")
 {
     const auto content = pattern(page);
     const file f{content};
@@ -117,7 +117,7 @@ TEST_CASE("io/file_pipe: what does not fit is not begun")
         REQUIRE(rest[at] == (at % 2 == 1 ? content.back() : std::byte{0}));
 }
 
-TEST_CASE("io/file_pipe: what is no such file is left alone")
+TEST_CASE("io/file_pipe: descriptors that cannot be spliced are refused")
 {
     file_pipe pipe;
     pipe.begin();

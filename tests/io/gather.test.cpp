@@ -69,7 +69,7 @@ struct gathered {
 
 }  // namespace
 
-TEST_CASE("io/gather: a thousand buffers are one system call, and more are left for the next")
+TEST_CASE("io/gather: one system call sends up to 1024 buffers")
 {
     socket_pair s;
     const auto content = pattern(3000);
@@ -83,7 +83,7 @@ TEST_CASE("io/gather: a thousand buffers are one system call, and more are left 
     CHECK((s.receive(n) == bytes(content.begin(), content.begin() + 2048)));
 }
 
-TEST_CASE("io/gather: no more bytes than it is told")
+TEST_CASE("io/gather: no more bytes than requested are sent")
 {
     socket_pair s;
     const auto content = pattern(100);
@@ -96,7 +96,7 @@ TEST_CASE("io/gather: no more bytes than it is told")
     }
 }
 
-TEST_CASE("io/gather: a full socket takes part of it, then says so")
+TEST_CASE("io/gather: a full socket accepts a part, then would block")
 {
     socket_pair s;
     const bytes content(8 << 20);
@@ -111,7 +111,7 @@ TEST_CASE("io/gather: a full socket takes part of it, then says so")
     CHECK(full == asio::error::would_block);
 }
 
-TEST_CASE("io/gather: a closed connection is an error, and no signal")
+TEST_CASE("io/gather: a closed connection is an error without a signal")
 {
     socket_pair s;
     s.close(1);
@@ -127,7 +127,7 @@ TEST_CASE("io/gather: a closed connection is an error, and no signal")
     CHECK(n == 0);
 }
 
-TEST_CASE("io/gather: a signal handler does not end a send that waits")
+TEST_CASE("io/gather: a signal does not end a send that waits")
 {
     socket_pair s;
     const bytes content(1 << 20);
@@ -158,7 +158,7 @@ TEST_CASE("io/gather: a signal handler does not end a send that waits")
     ::sigaction(SIGUSR1, &before, nullptr);
 }
 
-TEST_CASE("io/gather: a part of a file comes when the memory before it is sent")
+TEST_CASE("io/gather: a part of a file is sent after the memory before it")
 {
     socket_pair s;
     const auto content = pattern(5000);

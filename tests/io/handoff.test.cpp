@@ -36,7 +36,7 @@ std::vector<int> values(const item* first)
 
 }  // namespace
 
-TEST_CASE("io/handoff: what has come meanwhile is received at one time, in order")
+TEST_CASE("io/handoff: items are received together, in order")
 {
     asio::io_context context;
     handoff box{context.get_executor()};
@@ -60,7 +60,7 @@ TEST_CASE("io/handoff: what has come meanwhile is received at one time, in order
     CHECK(received[1] == std::vector{4, 1});
 }
 
-TEST_CASE("io/handoff: what is put in while others are received comes next")
+TEST_CASE("io/handoff: items that are put while others are received come next")
 {
     asio::io_context context;
     handoff box{context.get_executor()};
@@ -77,7 +77,7 @@ TEST_CASE("io/handoff: what is put in while others are received comes next")
     CHECK(received == std::vector<std::vector<int>>{{1}, {2, 3}});
 }
 
-TEST_CASE("io/handoff: it may be gone when what it held has been received")
+TEST_CASE("io/handoff: it may be destroyed by the receiver")
 {
     asio::io_context context;
     std::optional<handoff> box{std::in_place, context.get_executor()};
@@ -91,7 +91,7 @@ TEST_CASE("io/handoff: it may be gone when what it held has been received")
     CHECK(got == 1);
 }
 
-TEST_CASE("io/handoff: from many threads nothing is lost, and each thread's own order is kept")
+TEST_CASE("io/handoff: items from many threads are all received, in the order of each thread")
 {
     constexpr int threads = 4;
     constexpr int each = 5000;
@@ -134,7 +134,7 @@ TEST_CASE("io/handoff: from many threads nothing is lost, and each thread's own 
     CHECK(at_home);
 }
 
-TEST_CASE("io/handoff: an owner that goes with its last item is not touched after that")
+TEST_CASE("io/handoff: an owner that the receiver destroys is not touched afterwards")
 {
     // The thread that puts the item in is still inside put() while another receives it.
     asio::io_context context;
@@ -154,7 +154,7 @@ TEST_CASE("io/handoff: an owner that goes with its last item is not touched afte
     SUCCEED("nothing was touched");
 }
 
-TEST_CASE("io/handoff: putting in takes nothing from the heap, however often")
+TEST_CASE("io/handoff: put() allocates nothing")
 {
     asio::io_context context;
     handoff box{context.get_executor()};
@@ -175,7 +175,7 @@ TEST_CASE("io/handoff: putting in takes nothing from the heap, however often")
     CHECK(after == before);
 }
 
-TEST_CASE("io/handoff: a handler's memory serves one at a time; more comes from the heap")
+TEST_CASE("io/handoff: a handler's memory serves one allocation at a time; others use the heap")
 {
     memory place;
     memory::allocator<int> ints{place};
@@ -203,7 +203,7 @@ TEST_CASE("io/handoff: a handler's memory serves one at a time; more comes from 
     doubles.deallocate(fourth, 1);
 }
 
-TEST_CASE("io/handoff: a handler that is too large for its memory is none the worse")
+TEST_CASE("io/handoff: an allocation that is too large for the memory uses the heap")
 {
     memory place;
     struct large {
@@ -224,7 +224,7 @@ TEST_CASE("io/handoff: a handler that is too large for its memory is none the wo
     little.deallocate(again, 257);
 }
 
-TEST_CASE("io/handoff: allocators are equal where they share memory")
+TEST_CASE("io/handoff: allocators are equal if they share memory")
 {
     memory one;
     memory other;
@@ -232,7 +232,7 @@ TEST_CASE("io/handoff: allocators are equal where they share memory")
     CHECK_FALSE(memory::allocator<int>{one} == memory::allocator<int>{other});
 }
 
-TEST_CASE("io/handoff: on a strand that many threads run, one receiver at a time")
+TEST_CASE("io/handoff: on a strand with many threads, one receiver runs at a time")
 {
     using strand = asio::strand<context_executor>;
     asio::io_context context;

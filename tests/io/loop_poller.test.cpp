@@ -40,7 +40,7 @@ TEST_CASE(
     CHECK(loop_poller::clock::now() - begun >= 3ms);
 }
 
-TEST_CASE("io/loop_poller: polling takes nothing from the heap")
+TEST_CASE("io/loop_poller: polling allocates nothing")
 {
     asio::io_context context{1};
     auto& poller = loop_poller::of(context.get_executor());

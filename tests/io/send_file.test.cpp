@@ -131,7 +131,7 @@ void on_a_thread(F f)
 
 static_assert(!nbd::io::socket<int>);
 
-TEST_CASE("io/send_file: a part of a file goes out, and the file's own position stays")
+TEST_CASE("io/send_file: a part of a file is sent, and the file's position does not change")
 {
     const auto content = pattern(20'000);
     const auto file = file_of(content);
@@ -144,7 +144,7 @@ TEST_CASE("io/send_file: a part of a file goes out, and the file's own position 
     CHECK(::lseek(file, 0, SEEK_CUR) == 5);
 }
 
-TEST_CASE("io/send_file: what is in a pipe goes out, as much as is asked for")
+TEST_CASE("io/send_file: the requested number of bytes is sent from a pipe")
 {
     const auto content = pattern(20'000);
     int ends[2];
@@ -161,7 +161,7 @@ TEST_CASE("io/send_file: what is in a pipe goes out, as much as is asked for")
     CHECK((c.arrived() == content));
 }
 
-TEST_CASE("io/send_file: at a file's end there is as much as there is, and then eof")
+TEST_CASE("io/send_file: at the end of a file the rest is sent, then eof")
 {
     const auto content = pattern(5000);
     const auto file = file_of(content);
@@ -177,7 +177,7 @@ TEST_CASE("io/send_file: at a file's end there is as much as there is, and then 
     CHECK((c.arrived() == cut(content, 4000, 1000)));
 }
 
-TEST_CASE("io/send_file: a socket that is full would block, and nothing is lost or sent twice")
+TEST_CASE("io/send_file: a full socket would block, and no byte is lost or sent twice")
 {
     const auto content = pattern(3 << 20);
     const auto file = file_of(content);
@@ -203,7 +203,7 @@ TEST_CASE("io/send_file: a socket that is full would block, and nothing is lost 
     CHECK((arrived == content));
 }
 
-TEST_CASE("io/send_file: nobody at the other end is an error and no signal")
+TEST_CASE("io/send_file: a closed peer is an error without a signal")
 {
     const auto file = file_of(pattern(5000));
     const counting_pipe_signals counting;
@@ -223,7 +223,8 @@ TEST_CASE("io/send_file: nobody at the other end is an error and no signal")
     CHECK(signals == 0);
 }
 
-TEST_CASE("io/send_file: nor where the thread has it blocked, and that stays so")
+TEST_CASE(
+    "io/send_file: a closed peer is no signal if the thread blocks SIGPIPE, which stays blocked")
 {
     const auto file = file_of(pattern(5000));
     const counting_pipe_signals counting;
@@ -240,7 +241,7 @@ TEST_CASE("io/send_file: nor where the thread has it blocked, and that stays so"
     CHECK(signals == 0);
 }
 
-TEST_CASE("io/send_file: nor where it is blocked later")
+TEST_CASE("io/send_file: a closed peer is no signal if SIGPIPE is blocked later")
 {
     const auto file = file_of(pattern(5000));
     const counting_pipe_signals counting;
@@ -257,7 +258,7 @@ TEST_CASE("io/send_file: nor where it is blocked later")
     CHECK(signals == 0);
 }
 
-TEST_CASE("io/send_file: what a thread sends well leaves its signals alone")
+TEST_CASE("io/send_file: a successful send does not change the thread's signals")
 {
     const auto file = file_of(pattern(5000));
     const counting_pipe_signals counting;
@@ -271,7 +272,7 @@ TEST_CASE("io/send_file: what a thread sends well leaves its signals alone")
     });
 }
 
-TEST_CASE("io/send_file: any other error is what the system says")
+TEST_CASE("io/send_file: any other error is the system's")
 {
     const auto file = file_of(pattern(5000));
     connected c;

@@ -18,7 +18,7 @@ struct stream {
 };
 }  // namespace
 
-TEST_CASE("io/wakeup: a thread waits until it is notified, also where that came first")
+TEST_CASE("io/wakeup: a thread waits until it is notified, also if that happened before")
 {
     stream none;
     nbd::io::thread_wakeup w{none};

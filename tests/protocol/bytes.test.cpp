@@ -11,7 +11,7 @@ using namespace nbd::protocol;
 using nbd_test::hex;
 using nbd_test::shown;
 
-TEST_CASE("protocol/bytes: integers are big-endian, at any place (P1)")
+TEST_CASE("protocol/bytes: integers are big-endian, at any alignment (P1)")
 {
     const auto data = hex("ff 0102030405060708");
     const std::span<const std::byte> odd = std::span{data}.subspan(1);
@@ -43,7 +43,7 @@ TEST_CASE("protocol/bytes: a reader returns field after field and counts the res
     CHECK(in.ok());
 }
 
-TEST_CASE("protocol/bytes: a read past the end gives nothing, and so does everything after it")
+TEST_CASE("protocol/bytes: a read past the end fails, and so does every later read")
 {
     const auto data = hex("0102 0304");
     reader in{data};
@@ -55,7 +55,7 @@ TEST_CASE("protocol/bytes: a read past the end gives nothing, and so does everyt
     CHECK_FALSE(in.ok());
 }
 
-TEST_CASE("protocol/bytes: the largest length there is does not wrap a reader round")
+TEST_CASE("protocol/bytes: the largest length does not wrap a reader")
 {
     const auto data = hex("01020304");
     reader in{data};

@@ -41,7 +41,7 @@ TEST_CASE("protocol/chunk: an extended chunk's header in hex, with offset and 64
           == shown(hex("6e8a278c 0000 0006 fedcba9876543210 0011223344556677 8899aabbccddeeff")));
 }
 
-TEST_CASE("protocol/chunk: every type has the value that the specification gives it (P56)")
+TEST_CASE("protocol/chunk: every type has the specification's value (P56)")
 {
     const auto type_of = [](chunk type) {
         std::array<std::byte, 20> to{};

@@ -22,7 +22,7 @@ error_value of(int error)
 }
 }  // namespace
 
-TEST_CASE("protocol/error_value: what a backend's error becomes on the wire (P86, P87)")
+TEST_CASE("protocol/error_value: the value of each backend error on the wire (P86, P87)")
 {
     CHECK(of(0) == error_value::none);
     CHECK(of(EPERM) == error_value::eperm);
@@ -62,13 +62,13 @@ TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP need the flag of their co
     CHECK(to_error_value(too_long, command_flag::fua) == error_value::einval);
 }
 
-TEST_CASE("protocol/error_value: numbers that the wire does not know are EINVAL")
+TEST_CASE("protocol/error_value: numbers without a value on the wire are EINVAL")
 {
     for (const int error : {EINTR, ENOENT, EAGAIN, ENXIO, 9999, -1})
         CHECK(of(error) == error_value::einval);
 }
 
-TEST_CASE("protocol/error_value: no errno brings a value to the wire that it does not have (P86)")
+TEST_CASE("protocol/error_value: every errno becomes one of the specification's values (P86)")
 {
     const std::set<error_value> wire{error_value::eperm,  error_value::eio,
                                      error_value::enomem, error_value::einval,
@@ -79,7 +79,7 @@ TEST_CASE("protocol/error_value: no errno brings a value to the wire that it doe
     }
 }
 
-TEST_CASE("protocol/error_value: another category has other numbers, and is EIO")
+TEST_CASE("protocol/error_value: an error of another category is EIO")
 {
     CHECK(to_error_value(std::make_error_code(std::io_errc::stream)) == error_value::eio);
     CHECK(to_error_value(std::make_error_code(std::future_errc::no_state)) == error_value::eio);

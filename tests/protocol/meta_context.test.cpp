@@ -60,7 +60,7 @@ TEST_CASE("protocol/meta_context: the empty name and no queries are well-formed 
     CHECK_FALSE(r->wants("base:allocation", set));
 }
 
-TEST_CASE("protocol/meta_context: every cut and every byte too many is refused (P40)")
+TEST_CASE("protocol/meta_context: truncated data and extra bytes are refused (P40)")
 {
     const auto whole = data_of("disk", {"base:allocation", "x-a:b", ""});
     REQUIRE(decode_meta_request(whole));

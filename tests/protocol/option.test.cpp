@@ -100,7 +100,7 @@ TEST_CASE("protocol/option: INFO and GO are refused unless the lengths add up ex
     refused(hex("00000000 0001 0000 00"));
 }
 
-TEST_CASE("protocol/option: as many types as there can be")
+TEST_CASE("protocol/option: the largest number of information types")
 {
     const auto data = hex("00000000 ffff") + bytes(2 * std::size_t{0xffff}, std::byte{0});
     const auto asked = decode_info_request(data);
@@ -138,7 +138,7 @@ TEST_CASE("protocol/option: a string is at most 4096 bytes, counted in bytes (P2
     CHECK_FALSE(valid_string(wide + "\xc3\xa4"));
 }
 
-TEST_CASE("protocol/option: a character cut off anywhere is refused, and so is a wrong tail (P2)")
+TEST_CASE("protocol/option: a truncated character and a wrong continuation byte are refused (P2)")
 {
     for (const auto& whole : {"\xc3\xa4"s, "\xe2\x82\xac"s, "\xf0\x9f\x92\xbe"s}) {
         CHECK(valid_string(whole + "x"));
@@ -151,7 +151,7 @@ TEST_CASE("protocol/option: a character cut off anywhere is refused, and so is a
     }
 }
 
-TEST_CASE("protocol/option: as many pairs of bytes are UTF-8 as in the table of Unicode (P2)")
+TEST_CASE("protocol/option: the number of valid pairs of bytes is that of Unicode's table (P2)")
 {
     int good = 0;
     for (int a = 0; a < 256; ++a) {

@@ -21,7 +21,7 @@ TEST_CASE("protocol/reply: a simple reply in hex, both ways (P48)")
     CHECK(decode_simple_reply(to) == meant);
 }
 
-TEST_CASE("protocol/reply: success is 0, and the cookie goes back whatever it is (P48, P52)")
+TEST_CASE("protocol/reply: success is 0, and any cookie is returned unchanged (P48, P52)")
 {
     for (const std::uint64_t cookie : {0ULL, 1ULL, ~0ULL, 0x8000000000000000ULL}) {
         std::array<std::byte, simple_reply_bytes> to{};

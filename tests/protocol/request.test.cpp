@@ -63,7 +63,8 @@ TEST_CASE("protocol/request: each field is decoded from its bytes, all bits of i
           == request{.length = 1});
 }
 
-TEST_CASE("protocol/request: any other magic is refused, one bit away or another's (P47, P51)")
+TEST_CASE(
+    "protocol/request: any other magic is refused: one bit off, or of another message (P47, P51)")
 {
     const auto good = hex(golden);
     for (std::size_t bit = 0; bit < 32; ++bit) {

@@ -24,7 +24,7 @@ constexpr nbd::protocol::export_terms terms{.size = 10, .flags = 0x0005, .blocks
 static_assert(terms.has(1) && terms.has(4) && terms.has(6) && !terms.has(2) && !terms.has(0));
 static_assert(nbd::protocol::export_terms{}.blocks == block_sizes{});
 
-TEST_CASE("protocol/terms: a minimum is good exactly when it is one of 17 powers of two (P76)")
+TEST_CASE("protocol/terms: a minimum is valid exactly if it is one of 17 powers of two (P76)")
 {
     int good = 0;
     for (std::uint32_t minimum = 0; minimum <= 200'000; ++minimum)

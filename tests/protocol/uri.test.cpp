@@ -5,7 +5,7 @@
 using namespace nbd::protocol;
 using std::string_literals::operator""s;
 
-TEST_CASE("protocol/uri: what a URI may hold anywhere stays, everything else is encoded")
+TEST_CASE("protocol/uri: unreserved characters and slashes stay, all others are encoded")
 {
     CHECK(percent_encode("") == "");
     CHECK(percent_encode("azAZ09-._~/") == "azAZ09-._~/");

@@ -25,7 +25,7 @@ static_assert(nbd::session::saturated<nanoseconds>(longest) < nanoseconds::max()
 static_assert(nbd::session::saturated<nanoseconds>(std::chrono::milliseconds::min())
               < -24h * 365 * 100);
 
-TEST_CASE("session/deadline: the longest patience is not over soon")
+TEST_CASE("session/deadline: the longest time limit does not overflow")
 {
     ticker clock;
     clock.advance_to(1'000'000'000'000);
@@ -36,7 +36,7 @@ TEST_CASE("session/deadline: the longest patience is not over soon")
     CHECK_FALSE(d.overdue());
 }
 
-TEST_CASE("session/deadline: a transfer is given more time for what it has moved, and no credit")
+TEST_CASE("session/deadline: a transfer gets time for the bytes that it has moved, but no credit")
 {
     ticker clock;
     clock.advance_to(100);
@@ -47,7 +47,7 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
     constexpr std::uint64_t patience = ticker::ticks(60s);
     arm();
     CHECK(d.since() == 100);
-    SECTION("a byte now and then is no progress")
+    SECTION("single bytes are no progress")
     {
         for (std::uint64_t now = 101; now < 100 + patience; ++now) {
             clock.advance_to(now);
@@ -61,7 +61,7 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
         arm();
         CHECK(d.overdue());
     }
-    SECTION("as much as the rate asks for is enough for ever")
+    SECTION("a transfer at the minimum rate is never overdue")
     {
         for (std::uint64_t now = 140; now < 100'000; now += 40) {
             clock.advance_to(now);
@@ -71,7 +71,7 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
             CHECK_FALSE(d.overdue());
         }
     }
-    SECTION("much at once does not buy a long pause")
+    SECTION("many bytes at once do not allow a long pause")
     {
         d.moved(std::uint64_t{1} << 40);
         clock.advance_to(110);
@@ -82,7 +82,7 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
         clock.advance_to(110 + patience);
         CHECK(d.overdue());
     }
-    SECTION("but what was fast may become slow for a while")
+    SECTION("a transfer that was fast may be slow for a while")
     {
         d.moved(100'000);  // 100 seconds' worth
         clock.advance_to(100 + 4 * 100);
@@ -90,20 +90,20 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
         arm();
         CHECK(d.since() == 100 + 4 * 100);
     }
-    SECTION("each message begins anew")
+    SECTION("each message starts again")
     {
         clock.advance_to(300);
         d.begin_transfer();
         arm();
         CHECK(d.since() == 300);
     }
-    SECTION("without a rate it is as any wait")
+    SECTION("without a rate it is like any other wait")
     {
         clock.advance_to(300);
         d.arm_transfer(60s, 0, errc::progress_timeout);
         CHECK(d.since() == 300);
     }
-    SECTION("without a patience it is not overdue, but its stall is known")
+    SECTION("without a time limit it is not overdue, but the stall is measured")
     {
         clock.advance_to(100'000);
         d.arm_transfer(0s, 1000, errc::progress_timeout);
@@ -114,7 +114,7 @@ TEST_CASE("session/deadline: a transfer is given more time for what it has moved
     CHECK(d.since() == deadline::never);
 }
 
-TEST_CASE("session/deadline: nothing is overdue that was not armed")
+TEST_CASE("session/deadline: without arm() it is never overdue")
 {
     ticker clock;
     deadline d{clock};
@@ -123,7 +123,7 @@ TEST_CASE("session/deadline: nothing is overdue that was not armed")
     CHECK_FALSE(d.overdue());
 }
 
-TEST_CASE("session/deadline: overdue after its patience and not before it")
+TEST_CASE("session/deadline: it is overdue after its time limit and not before")
 {
     ticker clock;
     clock.advance_to(1000);
@@ -138,7 +138,7 @@ TEST_CASE("session/deadline: overdue after its patience and not before it")
     CHECK(d.overdue());
 }
 
-TEST_CASE("session/deadline: armed again it starts anew, with the new reason")
+TEST_CASE("session/deadline: a second arm() restarts it with the new reason")
 {
     ticker clock;
     deadline d{clock};

@@ -78,7 +78,7 @@ using words = std::vector<std::string>;
 
 }  // namespace
 
-TEST_CASE("session/negotiate: greeting, options, and the export that was chosen")
+TEST_CASE("session/negotiate: greeting, options, and the chosen export")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -139,7 +139,7 @@ TEST_CASE("session/negotiate: an export is opened once for all options that name
                           + option(info, info_data("disk")) + option(go, info_data("disk"))));
         CHECK(counts.opened == 1);
     }
-    SECTION("what was removed and added again meanwhile is opened again")
+    SECTION("an export that was removed and added again is opened again")
     {
         c.observer.at_number[go] = [&] {
             c.exports.remove("disk");
@@ -150,7 +150,7 @@ TEST_CASE("session/negotiate: an export is opened once for all options that name
                           + option(go, info_data("disk"))));
         CHECK(counts.opened == 2);
     }
-    SECTION("what was removed meanwhile is closed")
+    SECTION("an export that was removed is closed")
     {
         c.observer.at_number[go] = [&] { c.exports.remove("disk"); };
         CHECK_FALSE(c.negotiate(client_flags() + option(info, info_data("disk"))
@@ -183,7 +183,7 @@ TEST_CASE("session/negotiate: a handshake causes a bounded number of opens")
     for (int i = 1; i < 100; ++i)
         c.exports.add(std::to_string(i), {&counts});
     auto said = client_flags();
-    SECTION("as many as options, and one for each export that was listed")
+    SECTION("one for each option, and one more for each listed export")
     {
         said = said + option(list);
         for (int i = 0; i < 3000; ++i)
@@ -192,7 +192,7 @@ TEST_CASE("session/negotiate: a handshake causes a bounded number of opens")
         CHECK(counts.opened == 132);
         CHECK(c.ended() == errc::too_many_options);
     }
-    SECTION("INFO and LIST_META_CONTEXT of each export that was listed are not too many")
+    SECTION("INFO and LIST_META_CONTEXT of each listed export are within the limit")
     {
         said = said + option(8) + option(list);
         for (int i = 1; i < 100; ++i) {
@@ -206,7 +206,8 @@ TEST_CASE("session/negotiate: a handshake causes a bounded number of opens")
     CHECK(counts.open_now == 0);
 }
 
-TEST_CASE("session/negotiate: an export that does not open is refused, and the cause is told (B03)")
+TEST_CASE("session/negotiate: an export that fails to open is refused, and the observer gets the "
+          "cause (B03)")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -225,7 +226,7 @@ TEST_CASE("session/negotiate: an export that does not open is refused, and the c
     CHECK_FALSE(c.context->admitted);
 }
 
-TEST_CASE("session/negotiate: how it can end")
+TEST_CASE("session/negotiate: the ways in which a handshake ends")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -242,7 +243,7 @@ TEST_CASE("session/negotiate: how it can end")
         CHECK_FALSE(c.negotiate(client_flags() + option(list)));
         CHECK_FALSE(c.ended());
     }
-    SECTION("a close anywhere else is not")
+    SECTION("a close anywhere else is not clean")
     {
         const auto whole = client_flags() + option(go, info_data("disk"));
         for (std::size_t n = 0; n < whole.size(); ++n) {
@@ -256,7 +257,7 @@ TEST_CASE("session/negotiate: how it can end")
         }
         CHECK(counts.opened == 0);
     }
-    SECTION("what the negotiator says of a client that breaks the rules")
+    SECTION("a violated rule is the reason of the end")
     {
         CHECK_FALSE(c.negotiate(big(4U)));
         CHECK(c.ended() == errc::unknown_client_flags);
@@ -276,7 +277,7 @@ TEST_CASE("session/negotiate: not one byte is received beyond GO (P19)")
     CHECK(c.stream->unread() == 28);
 }
 
-TEST_CASE("session/negotiate: something that is no option is not told to the observer as one")
+TEST_CASE("session/negotiate: bytes that are not an option are not reported to the observer as one")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -295,7 +296,7 @@ TEST_CASE(
     CHECK_FALSE(c.ended());
 }
 
-TEST_CASE("session/negotiate: a stopping server refuses options and lets ABORT through (P24, L02)")
+TEST_CASE("session/negotiate: a stopping server refuses all options but ABORT (P24, L02)")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -311,7 +312,7 @@ TEST_CASE("session/negotiate: the handshake has one deadline from its start to i
     opening_disk::counts counts;
     client c{{&counts}};
     c.limits.handshake_deadline = std::chrono::seconds{1};
-    SECTION("armed until the end of a handshake that leads nowhere")
+    SECTION("it is armed until a handshake without an export ends")
     {
         c.negotiate(client_flags() + option(list));
         CHECK_FALSE(c.context->deadline.overdue());
@@ -319,7 +320,7 @@ TEST_CASE("session/negotiate: the handshake has one deadline from its start to i
         CHECK(c.context->deadline.overdue());
         CHECK(c.context->deadline.reason() == errc::handshake_timeout);
     }
-    SECTION("and not after it")
+    SECTION("it is not armed in transmission")
     {
         c.negotiate(client_flags() + option(go, info_data("disk")));
         c.clock.advance_to(1'000'000);
@@ -327,7 +328,7 @@ TEST_CASE("session/negotiate: the handshake has one deadline from its start to i
     }
 }
 
-TEST_CASE("session/negotiate: no more exports are listed than settings allow")
+TEST_CASE("session/negotiate: no more exports are listed than the settings allow")
 {
     opening_disk::counts counts;
     client c{{&counts}};
@@ -416,7 +417,7 @@ TEST_CASE("session/negotiate: stopping the server ends a list that is being sent
     CHECK(as_text(c.stream->heard()).find("shutting down") != std::string_view::npos);
 }
 
-TEST_CASE("session/negotiate: exports are counted, also of a list in pieces")
+TEST_CASE("session/negotiate: the limit of listed exports also holds for a list in pieces")
 {
     opening_disk::counts counts;
     client c{{&counts}};

@@ -108,9 +108,9 @@ TEMPLATE_TEST_CASE("session/serve: the same answers at any pace, also byte by by
     }
 }
 
-TEMPLATE_TEST_CASE(
-    "session/serve: a client that vanishes after any byte has got what it completed (R11, N-30)",
-    "", copying_disk, lending_disk)
+TEMPLATE_TEST_CASE("session/serve: a client that disconnects after any byte has got the replies to "
+                   "its complete requests (R11, N-30)",
+                   "", copying_disk, lending_disk)
 {
     const auto& everything = milestones().back().said;
     const auto whole = everything.size();
@@ -168,7 +168,7 @@ TEMPLATE_TEST_CASE(
     }
 }
 
-TEST_CASE("session/serve: GO twice: what follows the first is not a request (O20)")
+TEST_CASE("session/serve: GO twice: the second one is not a request (O20)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};

@@ -41,7 +41,7 @@ struct named : offloaded_call {
 
 }  // namespace
 
-TEST_CASE("threading/call_threads: calls of one client are begun in their order")
+TEST_CASE("threading/call_threads: the calls of one client start in order")
 {
     std::string story;
     std::list<named> calls;
@@ -54,7 +54,7 @@ TEST_CASE("threading/call_threads: calls of one client are begun in their order"
     CHECK(client.calls.empty());
 }
 
-TEST_CASE("threading/call_threads: clients take turns, however much each has called")
+TEST_CASE("threading/call_threads: clients take turns, whatever the number of their calls")
 {
     std::string story;
     std::list<named> calls;
@@ -75,8 +75,8 @@ TEST_CASE("threading/call_threads: clients take turns, however much each has cal
     CHECK(story == "ggmlgmggg");
 }
 
-TEST_CASE(
-    "threading/call_threads: as many at a time as there may be threads, and each ends as asked")
+TEST_CASE("threading/call_threads: the allowed number of calls run at the same time, and end() "
+          "waits for them")
 {
     constexpr int most = 4;
     struct meeting : offloaded_call {

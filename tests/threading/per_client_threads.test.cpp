@@ -64,7 +64,7 @@ TEST_CASE("threading/per_client_threads: each client has its own thread, and joi
     CHECK_FALSE(policy.runs_here());
 }
 
-TEST_CASE("threading/per_client_threads: a session is destroyed once, also where its task throws")
+TEST_CASE("threading/per_client_threads: a session is destroyed once, also if its task throws")
 {
     per_client_threads policy;
     policy.start();

@@ -37,7 +37,7 @@ task turns(executor at, int n, std::function<void()> f)
 }
 }  // namespace
 
-TEST_CASE("threading/strand_pool: no threads is an error that names the parameter")
+TEST_CASE("threading/strand_pool: 0 threads is an error that names the parameter")
 {
     CHECK_THROWS_WITH(strand_pool{0}, "nbd: strand_pool: threads must be at least 1");
     CHECK_THROWS_AS(strand_pool{0}, std::invalid_argument);
@@ -75,7 +75,7 @@ TEST_CASE("threading/strand_pool: clients share the threads, and each stays on o
     CHECK(seen.size() == 3);
 }
 
-TEST_CASE("threading/strand_pool: a session is destroyed once, also where its task throws")
+TEST_CASE("threading/strand_pool: a session is destroyed once, also if its task throws")
 {
     strand_pool policy{1};
     policy.start();
@@ -89,8 +89,7 @@ TEST_CASE("threading/strand_pool: a session is destroyed once, also where its ta
     CHECK(done == 3);
 }
 
-TEST_CASE(
-    "threading/strand_pool: a session is destroyed where the initiation of an operation throws")
+TEST_CASE("threading/strand_pool: a session is destroyed if the initiation of an operation throws")
 {
     strand_pool policy{1};
     policy.start();

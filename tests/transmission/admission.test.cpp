@@ -52,8 +52,8 @@ constexpr error_value past_end(command c)
 static_assert(judged(command::read, 0, 512) == error_value::none);
 static_assert(judged(command::read, most, 1) == error_value::einval);
 
-TEST_CASE(
-    "transmission/admission: ranges up to the last byte pass, one further does not (P80, P87, R04)")
+TEST_CASE("transmission/admission: ranges up to the last byte are admitted, one byte more is not "
+          "(P80, P87, R04)")
 {
     for (const auto c : ranged) {
         CAPTURE(static_cast<int>(c));
@@ -70,7 +70,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("transmission/admission: sums that wrap in 64 bits do not pass (R05, R06, R07)")
+TEST_CASE("transmission/admission: ranges whose sum wraps in 64 bits are refused (R05, R06, R07)")
 {
     for (const auto c : ranged) {
         CAPTURE(static_cast<int>(c));
@@ -86,7 +86,7 @@ TEST_CASE("transmission/admission: sums that wrap in 64 bits do not pass (R05, R
     }
 }
 
-TEST_CASE("transmission/admission: the largest export there can be (D12)")
+TEST_CASE("transmission/admission: the largest possible export (D12)")
 {
     const auto huge = with(all, {1, 4096, 0xffffffff}, (1ULL << 63) - 1);
     for (const auto c : ranged) {
@@ -97,7 +97,7 @@ TEST_CASE("transmission/admission: the largest export there can be (D12)")
     }
 }
 
-TEST_CASE("transmission/admission: an export of no bytes")
+TEST_CASE("transmission/admission: an export of size 0")
 {
     const auto empty = with(all, {}, 0);
     for (const auto c : ranged) {
@@ -107,7 +107,7 @@ TEST_CASE("transmission/admission: an export of no bytes")
     }
 }
 
-TEST_CASE("transmission/admission: only payloads are bound to the maximum (P79, P96, R08, R09)")
+TEST_CASE("transmission/admission: the maximum applies only to payloads (P79, P96, R08, R09)")
 {
     const auto terms = with(all, {1, 4096, 8192}, size);
     for (const auto c : ranged) {
@@ -142,8 +142,8 @@ TEST_CASE("transmission/admission: misaligned requests are EINVAL (P80, P100, R1
     }
 }
 
-TEST_CASE(
-    "transmission/admission: a read-only export answers EPERM to what writes (P46, P87, P97, R22)")
+TEST_CASE("transmission/admission: a read-only export answers EPERM to commands that write (P46, "
+          "P87, P97, R22)")
 {
     const auto terms = with(tf::has_flags | tf::read_only | tf::send_flush | tf::send_cache);
     for (const auto c : {command::write, command::trim, command::write_zeroes}) {
@@ -160,7 +160,7 @@ TEST_CASE(
     CHECK(judged(command::flush, 0, 0, 0, terms) == error_value::none);
 }
 
-TEST_CASE("transmission/admission: a command that is not offered is EINVAL (R14, R23, R26)")
+TEST_CASE("transmission/admission: an unsupported command is EINVAL (R14, R23, R26)")
 {
     const auto terms = with(tf::has_flags);
     for (const auto c : {command::flush, command::trim, command::cache, command::write_zeroes}) {
@@ -173,8 +173,7 @@ TEST_CASE("transmission/admission: a command that is not offered is EINVAL (R14,
     CHECK(judged(command::write, 0, 512, 0, terms) == error_value::none);
 }
 
-TEST_CASE(
-    "transmission/admission: a command that nobody knows is EINVAL, also at a good range (R14)")
+TEST_CASE("transmission/admission: an unknown command is EINVAL, also with a valid range (R14)")
 {
     for (unsigned c = 0; c <= 0xffff; ++c) {
         if (c <= 6)
@@ -230,7 +229,7 @@ TEST_CASE(
     SUCCEED();
 }
 
-TEST_CASE("transmission/admission: flags are judged before ranges")
+TEST_CASE("transmission/admission: flags are checked before ranges")
 {
     CHECK(judged(command::write, most, 512, cf::df) == error_value::einval);
     CHECK(judged(command::write_zeroes, size, 512, cf::req_one) == error_value::einval);

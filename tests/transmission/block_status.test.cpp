@@ -91,7 +91,8 @@ extents aligned(extents e, std::uint64_t block, bool allocation = true)
 
 }  // namespace
 
-TEST_CASE("transmission/block_status: base:allocation first where there are extents (P81)")
+TEST_CASE("transmission/block_status: base:allocation is the first context of a backend with "
+          "extents (P81)")
 {
     CHECK(contexts_of(bare{}).empty());
     CHECK(contexts_of(telling{}).size() == 1);
@@ -107,7 +108,7 @@ TEST_CASE("transmission/block_status: base:allocation first where there are exte
     CHECK(all[2].name == "x-a:two");
 }
 
-TEST_CASE("transmission/block_status: the context decides which member is asked")
+TEST_CASE("transmission/block_status: the context decides which member is called")
 {
     both disk;
     CHECK(told(disk, 0, 512) == extents{{512, 3}});
@@ -121,7 +122,7 @@ TEST_CASE("transmission/block_status: the context decides which member is asked"
     CHECK(status(none, 0, 0, 512, to).code == std::errc::invalid_argument);
 }
 
-TEST_CASE("transmission/block_status: a backend that tells nothing is EIO (B04)")
+TEST_CASE("transmission/block_status: no extent from the backend is EIO (B04)")
 {
     telling disk;
     for (const int liar : {0, 1}) {
@@ -143,7 +144,7 @@ TEST_CASE("transmission/block_status: a backend that tells nothing is EIO (B04)"
     }
 }
 
-TEST_CASE("transmission/block_status: what it fails with, or throws, is the failure")
+TEST_CASE("transmission/block_status: the backend's error or exception is the failure")
 {
     telling disk;
     extent_list to;
@@ -166,7 +167,7 @@ TEST_CASE("transmission/block_status: what it fails with, or throws, is the fail
     CHECK(status(disk, 0, 0, 512, to));
 }
 
-TEST_CASE("transmission/block_status: lies are cut to the range and to the limit (B04)")
+TEST_CASE("transmission/block_status: extents are cut to the range and to the limit (B04)")
 {
     telling disk;
     disk.tell = [](std::uint64_t, std::uint64_t, extent_list& l) -> nbd::failure {
@@ -185,7 +186,7 @@ TEST_CASE("transmission/block_status: lies are cut to the range and to the limit
     CHECK(told(disk, 0, 1000, 1) == extents{{1, 0}});
 }
 
-TEST_CASE("transmission/block_status: align leaves alone what keeps to the blocks (P66)")
+TEST_CASE("transmission/block_status: align() does not change aligned extents (P66)")
 {
     CHECK(aligned({{4096, 0}, {8192, 3}, {4096, 1}}, 4096)
           == extents{{4096, 0}, {8192, 3}, {4096, 1}});
@@ -212,13 +213,13 @@ TEST_CASE("transmission/block_status: in other contexts a mixed block has the bi
     CHECK(aligned({{4095, 0}, {1, 1ULL << 63}}, 4096, false) == extents{{4096, 1ULL << 63}});
 }
 
-TEST_CASE("transmission/block_status: neighbours that become equal are one (P66)")
+TEST_CASE("transmission/block_status: neighbours that become equal are merged (P66)")
 {
     CHECK(aligned({{4096, 0}, {2048, 3}, {2048, 0}, {4096, 0}}, 4096) == extents{{3 * 4096, 0}});
 }
 
-TEST_CASE("transmission/block_status: an unfinished last block is left for the next request, but "
-          "not where it is the only one (P66)")
+TEST_CASE("transmission/block_status: an incomplete last block is left for the next request, "
+          "unless it is the only one (P66)")
 {
     CHECK(aligned({{4096, 3}, {100, 3}}, 4096) == extents{{4096, 3}});
     CHECK(aligned({{4096 + 1, 1}}, 4096) == extents{{4096, 1}});
@@ -228,8 +229,8 @@ TEST_CASE("transmission/block_status: an unfinished last block is left for the n
     CHECK(aligned({}, 4096).empty());
 }
 
-TEST_CASE("transmission/block_status: whatever it is given, align gives whole blocks, not longer "
-          "than before or one block")
+TEST_CASE(
+    "transmission/block_status: align() returns whole blocks, not longer than before or one block")
 {
     std::uint32_t x = 1;
     const auto next = [&x] { return x = x * 1664525 + 1013904223; };

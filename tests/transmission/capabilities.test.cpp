@@ -140,7 +140,7 @@ static_assert(offered(capabilities<disk<>>(), as(false, true))
 
 }  // namespace
 
-TEST_CASE("transmission/capabilities: an export adds no ability, whatever it says")
+TEST_CASE("transmission/capabilities: an export's settings add no ability")
 {
     constexpr unsigned never = send_flush | send_fua | send_trim | send_write_zeroes
         | send_fast_zero | send_cache | can_multi_conn | send_df | send_resize;

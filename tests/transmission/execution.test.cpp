@@ -60,7 +60,7 @@ TEST_CASE("transmission/execution: a command is one call of its member")
     CHECK(disk.story() == "zero 5+268435455");
 }
 
-TEST_CASE("transmission/execution: what the backend does not have is not called and fails")
+TEST_CASE("transmission/execution: a command whose member the backend lacks is EINVAL")
 {
     recording least;
     for (const auto c : {command::write, command::flush, command::trim, command::cache,
@@ -111,8 +111,8 @@ TEST_CASE("transmission/execution: TRIM with FUA is followed by a flush (P63, N-
     CHECK(disk.story() == "trim 0+512");
 }
 
-TEST_CASE("transmission/execution: TRIM that cannot be made durable does nothing, and is allowed "
-          "to (P63)")
+TEST_CASE(
+    "transmission/execution: TRIM that cannot be made durable does nothing and succeeds (P63)")
 {
     with_trim<native> disk;
     CHECK_FALSE(run(disk, command::trim, 0, 512, cf::fua));
@@ -121,7 +121,7 @@ TEST_CASE("transmission/execution: TRIM that cannot be made durable does nothing
     CHECK(disk.story() == "trim 0+512");
 }
 
-TEST_CASE("transmission/execution: WRITE_ZEROES hands its flags on, and FUA is a flush (P65)")
+TEST_CASE("transmission/execution: WRITE_ZEROES passes its flags on, and FUA is a flush (P65)")
 {
     with_zeroes<flushing> disk;
     CHECK_FALSE(run(disk, command::write_zeroes, 0, 512, cf::no_hole));
@@ -135,8 +135,7 @@ TEST_CASE("transmission/execution: WRITE_ZEROES hands its flags on, and FUA is a
     CHECK(disk.story() == "zero 0+512");
 }
 
-TEST_CASE(
-    "transmission/execution: WRITE_ZEROES with FUA and no flush is written with the write's FUA")
+TEST_CASE("transmission/execution: without flush, WRITE_ZEROES with FUA uses the write's FUA")
 {
     with_zeroes<native> disk;
     CHECK_FALSE(run(disk, command::write_zeroes, 0, 70'000, cf::fua));
@@ -145,7 +144,7 @@ TEST_CASE(
     CHECK(disk.story() == "zero 0+70000");
 }
 
-TEST_CASE("transmission/execution: a backend without write_zeroes gets its zeroes in pieces (P65)")
+TEST_CASE("transmission/execution: without write_zeroes, zeroes are written in pieces (P65)")
 {
     flushing disk;
     CHECK_FALSE(run(disk, command::write_zeroes, 100, 2 * 65536 + 1));
@@ -161,7 +160,7 @@ TEST_CASE("transmission/execution: a backend without write_zeroes gets its zeroe
     CHECK(own.story() == "write! 0+65536, write! 65536+1");
 }
 
-TEST_CASE("transmission/execution: zeroes that cannot be written stop there")
+TEST_CASE("transmission/execution: the first failed write of zeroes is the last")
 {
     flushing disk;
     disk.write_error = enospc;
@@ -174,13 +173,13 @@ TEST_CASE("transmission/execution: zeroes that cannot be written stop there")
 
 TEST_CASE("transmission/execution: FAST_ZERO is never a slow write, it is ENOTSUP (P65)")
 {
-    SECTION("no write_zeroes at all")
+    SECTION("no write_zeroes")
     {
         flushing disk;
         CHECK(run(disk, command::write_zeroes, 0, 512, cf::fast_zero) == enotsup);
         CHECK(disk.story().empty());
     }
-    SECTION("one that cannot now")
+    SECTION("a write_zeroes that cannot do it now")
     {
         with_zeroes<flushing> disk;
         for (const auto& error : {enotsup, eopnotsupp}) {
@@ -203,7 +202,7 @@ TEST_CASE("transmission/execution: without FAST_ZERO, ENOTSUP means to write the
     }
 }
 
-TEST_CASE("transmission/execution: no call goes past the end, wherever that is by now")
+TEST_CASE("transmission/execution: no call goes past the present end")
 {
     struct {
         mutable std::uint64_t end = 100;
@@ -235,8 +234,8 @@ TEST_CASE("transmission/execution: a READ is one call")
     CHECK(nbd_test::read(disk, make(command::read, 42, 10), to) == eio);
 }
 
-TEST_CASE(
-    "transmission/execution: what a READ does not fill goes out as zero, not as old memory (N-15)")
+TEST_CASE("transmission/execution: bytes that a READ does not fill are sent as zero, not as old "
+          "memory (N-15)")
 {
     bytes to(6, std::byte{0xee});
     half careless;

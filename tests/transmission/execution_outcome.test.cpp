@@ -17,7 +17,7 @@ using namespace nbd::protocol;
 using nbd::transmission::outcome_of;
 using nbd_test::perform;
 
-TEST_CASE("transmission/execution: an error code is passed on, nothing is success")
+TEST_CASE("transmission/execution: an error code is passed on, and void is success")
 {
     CHECK_FALSE(outcome_of([] {}));
     CHECK_FALSE(outcome_of([] { return std::error_code{}; }));
@@ -29,7 +29,7 @@ TEST_CASE("transmission/execution: an error code is passed on, nothing is succes
     CHECK(boost_code == std::errc::no_space_on_device);
 }
 
-TEST_CASE("transmission/execution: an exception becomes an error code, whatever it is (B02)")
+TEST_CASE("transmission/execution: every exception becomes an error code (B02)")
 {
     const auto thrown = [](auto e) { return outcome_of([&] { throw e; }); };
     CHECK(thrown(std::system_error{ENOSPC, std::system_category()})
@@ -47,8 +47,7 @@ TEST_CASE("transmission/execution: an exception becomes an error code, whatever 
     CHECK(code == std::errc::io_error);
 }
 
-TEST_CASE(
-    "transmission/execution: every member may throw, and each one's exception ends there (B02)")
+TEST_CASE("transmission/execution: every member may throw, and the exception is caught (B02)")
 {
     struct throws {
         std::uint64_t size() const { return 1 << 20; }
@@ -128,13 +127,13 @@ TEST_CASE("transmission/execution: a handler sees the whole request")
     CHECK_FALSE(r.error);
 }
 
-TEST_CASE("transmission/execution: a handler that does not answer has failed with EIO")
+TEST_CASE("transmission/execution: a handler that does not answer is EIO")
 {
     CHECK(write_with([](nbd::call&) {}) == std::errc::io_error);
     CHECK(read_with([](nbd::call&) {}).error == std::errc::io_error);
 }
 
-TEST_CASE("transmission/execution: a handler's READ is as long as was asked for, in any pieces")
+TEST_CASE("transmission/execution: a handler's READ has the requested length, in any pieces")
 {
     const auto whole = read_with([](nbd::call& c) { c.send(hex("0102030405060708")); });
     CHECK_FALSE(whole.error);
@@ -172,7 +171,7 @@ TEST_CASE("transmission/execution: a handler's READ is as long as was asked for,
     CHECK_FALSE(read_with([](nbd::call& c) { c.sent(8); }).error);
 }
 
-TEST_CASE("transmission/execution: a handler's error stands, before and after anything else")
+TEST_CASE("transmission/execution: a handler's first error stays, before and after data")
 {
     CHECK(read_with([](nbd::call& c) { c.fail(failure); }).error == failure);
     CHECK(read_with([](nbd::call& c) {
@@ -198,7 +197,7 @@ TEST_CASE("transmission/execution: a handler's error stands, before and after an
     }));
 }
 
-TEST_CASE("transmission/execution: what a handler throws wins over what it said")
+TEST_CASE("transmission/execution: a handler's exception overrides its reply")
 {
     CHECK(write_with([](nbd::call& c) {
               c.reply();
@@ -212,7 +211,8 @@ TEST_CASE("transmission/execution: what a handler throws wins over what it said"
           == std::errc::not_enough_memory);
 }
 
-TEST_CASE("transmission/execution: what a handler leaves of a READ is not old memory (N-15)")
+TEST_CASE("transmission/execution: bytes that a handler reports as sent but has not written are "
+          "zero (N-15)")
 {
     const auto r = read_with([](nbd::call& c) {
         c.sent(8);  // it says so, and wrote nothing

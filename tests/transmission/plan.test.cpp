@@ -114,7 +114,7 @@ TEST_CASE("transmission/plan: a command is one call of its member")
     CHECK(story<all>(asking(command::flush, 0, 0)) == "flush");
 }
 
-TEST_CASE("transmission/plan: a long range becomes calls that can be given up between (P65)")
+TEST_CASE("transmission/plan: a long range becomes several calls, between which it can end (P65)")
 {
     using all = with_cache<with_zeroes<with_trim<flushing>>>;
     constexpr std::uint64_t gib = 1ULL << 30;
@@ -147,7 +147,7 @@ TEST_CASE("transmission/plan: a long range becomes calls that can be given up be
     CHECK(shown(*p.next()) == "block 268435456+65536");
 }
 
-TEST_CASE("transmission/plan: its failure is the result, and ends it")
+TEST_CASE("transmission/plan: a failed call ends the plan and is its result")
 {
     using all = with_cache<with_zeroes<with_trim<flushing>>>;
     for (const auto c : {command::write, command::trim, command::cache, command::write_zeroes}) {
@@ -161,7 +161,7 @@ TEST_CASE("transmission/plan: its failure is the result, and ends it")
     CHECK(play<all>(asking(command::write, 0, 512), {enotsup}).result == enotsup);
 }
 
-TEST_CASE("transmission/plan: the failure keeps its text and its place")
+TEST_CASE("transmission/plan: the failure keeps its text and its offset")
 {
     plan<plain> p{asking(command::write, 0, 512), most};
     p.completed({eio, "the disk is on fire", 17});
@@ -171,7 +171,7 @@ TEST_CASE("transmission/plan: the failure keeps its text and its place")
     CHECK(p.result().offset == std::uint64_t{17});
 }
 
-TEST_CASE("transmission/plan: a request of no length has no calls, but for FLUSH (P68)")
+TEST_CASE("transmission/plan: a request of length 0 has no calls, except FLUSH (P68)")
 {
     using all = with_cache<with_zeroes<with_trim<flushing>>>;
     for (const std::uint16_t flags : {std::uint16_t{0}, cf::fua})
@@ -198,7 +198,7 @@ TEST_CASE("transmission/plan: FUA is a flush after the write, or the write's own
     CHECK(story<flushing>(asking(command::flush, 0, 0, cf::fua)) == "flush");
 }
 
-TEST_CASE("transmission/plan: what is not a write has no FUA of its own, and is flushed")
+TEST_CASE("transmission/plan: TRIM and WRITE_ZEROES with FUA are followed by a flush")
 {
     using all = with_cache<with_zeroes<with_trim<native_flushing>>>;
     CHECK(story<all>(asking(command::trim, 0, 512, cf::fua)) == "trim 0+512, flush");
@@ -207,7 +207,7 @@ TEST_CASE("transmission/plan: what is not a write has no FUA of its own, and is 
     CHECK(play<all>(asking(command::write_zeroes, 0, 512, cf::fua), {{}, eio}).result == eio);
 }
 
-TEST_CASE("transmission/plan: TRIM that cannot be made durable is not taken, and succeeds (P63)")
+TEST_CASE("transmission/plan: TRIM that cannot be made durable makes no call and succeeds (P63)")
 {
     CHECK(story<with_trim<native>>(asking(command::trim, 0, 512, cf::fua)).empty());
     CHECK(story<with_trim<native>>(asking(command::trim, 0, 512)) == "trim 0+512");
@@ -228,7 +228,7 @@ TEST_CASE("transmission/plan: zeroes are written in blocks, and made durable at 
     CHECK(play<flushing>(durable, {{}, {}, {}, eio}).result == eio);
 }
 
-TEST_CASE("transmission/plan: exactly as many blocks as there are")
+TEST_CASE("transmission/plan: the blocks of zeroes cover exactly the range")
 {
     const auto blocks = [](std::uint64_t length) {
         return story<plain>(asking(command::write_zeroes, 0, length));
@@ -241,8 +241,7 @@ TEST_CASE("transmission/plan: exactly as many blocks as there are")
 }
 
 TEST_CASE(
-    "transmission/plan: no block is longer than the export's largest write, nor than there are "
-    "zeroes")
+    "transmission/plan: no block is longer than the export's largest write or the block of zeroes")
 {
     const auto r = asking(command::write_zeroes, 0, 10'000);
     CHECK(play<plain>(r, {}, 4096).story == "block 0+4096, block 4096+4096, block 8192+1808");
@@ -256,7 +255,7 @@ TEST_CASE(
     CHECK(nbd::transmission::largest_write({.blocks = {1, 4096, 4097}}) == 4097);
 }
 
-TEST_CASE("transmission/plan: a block that fails is the last, and there is no flush")
+TEST_CASE("transmission/plan: a failed block is the last, and no flush follows")
 {
     const auto r = asking(command::write_zeroes, 0, 4 * 65536, cf::fua);
     const auto t = play<flushing>(r, {{}, enospc});
@@ -279,8 +278,7 @@ TEST_CASE("transmission/plan: zeroes with FUA and no flush need the write's own 
     CHECK(t.result == enotsup);
 }
 
-TEST_CASE(
-    "transmission/plan: ENOTSUP from write_zeroes means to write them, all of them (P65, P87)")
+TEST_CASE("transmission/plan: ENOTSUP from write_zeroes means to write all zeroes (P65, P87)")
 {
     using disk = with_zeroes<flushing>;
     for (const auto& error : {enotsup, eopnotsupp}) {
@@ -311,7 +309,8 @@ TEST_CASE("transmission/plan: FAST_ZERO is never a slow write, it is ENOTSUP (P6
           == "zero no_hole fast 0+512, flush");
 }
 
-TEST_CASE("transmission/plan: a backend that handles requests whole gets each once, flags and all")
+TEST_CASE(
+    "transmission/plan: a backend with `handle` gets each request in one call, with its flags")
 {
     for (const auto c : {command::write, command::trim, command::cache, command::write_zeroes}) {
         const auto t = play<handling>(asking(c, 512, 200'000, cf::fua | cf::fast_zero));

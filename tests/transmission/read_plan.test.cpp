@@ -106,7 +106,7 @@ TEST_CASE("transmission/read_plan: a READ is one call")
     CHECK(play(whole) == "handle 512+100000");
 }
 
-TEST_CASE("transmission/read_plan: of no length, and none begun, it has no calls")
+TEST_CASE("transmission/read_plan: a READ of length 0 and a plan without a request have no calls")
 {
     read_plan<holey> p;
     CHECK_FALSE(p.next());
@@ -118,7 +118,7 @@ TEST_CASE("transmission/read_plan: of no length, and none begun, it has no calls
     CHECK_FALSE(p.next());
 }
 
-TEST_CASE("transmission/read_plan: it may be as long as a request can be")
+TEST_CASE("transmission/read_plan: a READ may have the maximum length")
 {
     read_plan<bare> p;
     const auto far = std::uint64_t{1} << 62;
@@ -126,7 +126,7 @@ TEST_CASE("transmission/read_plan: it may be as long as a request can be")
     CHECK(play(p) == "read 4611686018427387904+1099511627776");
 }
 
-TEST_CASE("transmission/read_plan: the pieces between holes are read, and nothing else")
+TEST_CASE("transmission/read_plan: only the pieces between holes are read")
 {
     CHECK(holes_of({{100, data}, {200, zero}, {300, data}}, 1000, 600)
           == "extents 0 1000+600, read 1000+100, read 1300+300");
@@ -137,7 +137,7 @@ TEST_CASE("transmission/read_plan: the pieces between holes are read, and nothin
     CHECK(holes_of({{1, zero}, {1, data}, {1, zero}}, 0, 3) == "extents 0 0+3, read 1+1");
 }
 
-TEST_CASE("transmission/read_plan: zero is what counts, not whether it is allocated")
+TEST_CASE("transmission/read_plan: a range with the status zero is left out, allocated or not")
 {
     CHECK(holes_of({{100, state_flag::zero}, {100, state_flag::hole}}, 0, 200)
           == "extents 0 0+200, read 100+100");
@@ -146,7 +146,7 @@ TEST_CASE("transmission/read_plan: zero is what counts, not whether it is alloca
           == "extents 0 0+300, read 200+100");
 }
 
-TEST_CASE("transmission/read_plan: what is not told is read")
+TEST_CASE("transmission/read_plan: a range without an extent is read")
 {
     CHECK(holes_of({{100, zero}}, 1000, 600) == "extents 0 1000+600, read 1100+500");
     CHECK(holes_of({{100, data}, {100, zero}}, 1000, 600)
@@ -158,7 +158,8 @@ TEST_CASE("transmission/read_plan: what is not told is read")
     CHECK(holes_of({{1 << 30, zero}}, 1000, 600) == "extents 0 1000+600");
 }
 
-TEST_CASE("transmission/read_plan: holes cut a READ into so many pieces; the rest is read")
+TEST_CASE(
+    "transmission/read_plan: the number of pieces is limited, and the rest is read as a whole")
 {
     constexpr auto most = read_plan<holey>::most_extents;
     std::vector<extent> found;
@@ -174,7 +175,7 @@ TEST_CASE("transmission/read_plan: holes cut a READ into so many pieces; the res
     CHECK(story.ends_with(", read " + told + '+' + rest));
 }
 
-TEST_CASE("transmission/read_plan: extents that fail are no reason to fail: all is read")
+TEST_CASE("transmission/read_plan: if extents fails, everything is read")
 {
     read_plan<holey> p;
     p.begin(reading(1000, 600), true);
@@ -187,7 +188,7 @@ TEST_CASE("transmission/read_plan: extents that fail are no reason to fail: all 
     CHECK(p.pieces().empty());
 }
 
-TEST_CASE("transmission/read_plan: a piece that fails is the last, and says where")
+TEST_CASE("transmission/read_plan: a failed piece is the last, and the failure has its offset")
 {
     const std::vector<extent> found{
         {100, data}, {200, zero}, {100, data}, {100, zero}, {100, data}};
@@ -205,8 +206,7 @@ TEST_CASE("transmission/read_plan: a piece that fails is the last, and says wher
     CHECK(p.result().text == "a text");
 }
 
-TEST_CASE(
-    "transmission/read_plan: a READ in one piece that fails says no more than the backend does")
+TEST_CASE("transmission/read_plan: the failure of a READ in one piece is the backend's")
 {
     read_plan<holey> p;
     p.begin(reading(1000, 600), false);
@@ -220,7 +220,7 @@ TEST_CASE(
     CHECK_FALSE(p.next());
 }
 
-TEST_CASE("transmission/read_plan: it tells its pieces for the reply")
+TEST_CASE("transmission/read_plan: the pieces are available for the reply")
 {
     read_plan<holey> p;
     p.begin(reading(1000, 600), true);
@@ -235,7 +235,7 @@ TEST_CASE("transmission/read_plan: it tells its pieces for the reply")
     CHECK_FALSE(read_plan<holey>::zero({1, state_flag::hole}));
 }
 
-TEST_CASE("transmission/read_plan: used again, nothing is left of before")
+TEST_CASE("transmission/read_plan: a plan can be reused")
 {
     read_plan<holey> p;
     p.begin(reading(1000, 600), true);
@@ -270,7 +270,7 @@ struct handling_and_telling {
 };
 }  // namespace
 
-TEST_CASE("transmission/read_plan: a backend that handles requests whole gets a READ once")
+TEST_CASE("transmission/read_plan: a backend with `handle` gets a READ in one call")
 {
     handling_and_telling disk;
     read_plan<handling_and_telling> p;

@@ -94,7 +94,7 @@ TEST_CASE("transmission/status_plan: a call for each context, and a chunk for ea
                    + leading("00010005", 12) + hex("00000003 00002000 00000007")));
 }
 
-TEST_CASE("transmission/status_plan: one context is one chunk, and the last")
+TEST_CASE("transmission/status_plan: one context is one chunk, which is the last")
 {
     plan p;
     CHECK_FALSE(
@@ -103,7 +103,8 @@ TEST_CASE("transmission/status_plan: one context is one chunk, and the last")
     CHECK(shown(p.reply()) == shown(leading("00010005", 12) + hex("00000001 00000200 00000002")));
 }
 
-TEST_CASE("transmission/status_plan: with extended headers all is wide, and tells its count (P56)")
+TEST_CASE("transmission/status_plan: with extended headers all fields are wide, with a count of "
+          "descriptors (P56)")
 {
     plan p;
     CHECK_FALSE(p.begin(asking(0x200, 1ULL << 33), {.size = 1ULL << 40, .blocks = {}},
@@ -115,7 +116,7 @@ TEST_CASE("transmission/status_plan: with extended headers all is wide, and tell
                    + hex("0000000100000000 0000000000000000 0000000100000000 0000010000000000")));
 }
 
-TEST_CASE("transmission/status_plan: REQ_ONE is one extent, and so is a limit of nothing")
+TEST_CASE("transmission/status_plan: REQ_ONE is one extent, and so is a limit of 0")
 {
     plan p;
     for (const std::uint16_t flag : {cf::req_one, std::uint16_t{0}}) {
@@ -127,7 +128,7 @@ TEST_CASE("transmission/status_plan: REQ_ONE is one extent, and so is a limit of
     }
 }
 
-TEST_CASE("transmission/status_plan: no more extents than were allowed, in each context")
+TEST_CASE("transmission/status_plan: the number of extents of each context is limited")
 {
     plan p;
     std::vector<extent> many;
@@ -163,7 +164,7 @@ TEST_CASE("transmission/status_plan: no more extents than the maximum payload ho
     CHECK(p.reply().size() == 2 * (20 + 4 + 512));
 }
 
-TEST_CASE("transmission/status_plan: descriptors keep to the export's blocks (P66)")
+TEST_CASE("transmission/status_plan: descriptors are aligned to the export's blocks (P66)")
 {
     auto coarse = terms;
     coarse.blocks = {4096, 4096, 1 << 20};
@@ -178,7 +179,7 @@ TEST_CASE("transmission/status_plan: descriptors keep to the export's blocks (P6
                    + hex("00000003 00001000 00000003 00001000 00000002")));
 }
 
-TEST_CASE("transmission/status_plan: a context that fails ends it, and its failure is the result")
+TEST_CASE("transmission/status_plan: a failed context ends the plan, and its failure is the result")
 {
     plan p;
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
@@ -197,7 +198,7 @@ TEST_CASE("transmission/status_plan: a context that fails ends it, and its failu
     CHECK(p.reply().size() == 2 * (20 + 12));
 }
 
-TEST_CASE("transmission/status_plan: a backend that tells nothing has failed (B04)")
+TEST_CASE("transmission/status_plan: no extent from the backend is a failure (B04)")
 {
     plan p;
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
@@ -214,8 +215,7 @@ TEST_CASE("transmission/status_plan: a backend that tells nothing has failed (B0
     CHECK(p.result().code == eio);
 }
 
-TEST_CASE(
-    "transmission/status_plan: a payload chooses among the contexts, and tells the range (P66)")
+TEST_CASE("transmission/status_plan: a payload selects contexts and the range (P66)")
 {
     plan p;
     const auto one = naming(0x100000, {3});
@@ -230,8 +230,8 @@ TEST_CASE(
     CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 4096+512, 2: 4096+512");
 }
 
-TEST_CASE("transmission/status_plan: a payload that is none, or names what was not selected, is "
-          "refused")
+TEST_CASE("transmission/status_plan: a malformed payload, or one with an id that was not selected, "
+          "is refused")
 {
     plan p;
     const auto refused = [&](const bytes& payload) {
@@ -259,7 +259,7 @@ TEST_CASE("transmission/status_plan: a payload that is none, or names what was n
     CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 0+512, 2: 0+512");
 }
 
-TEST_CASE("transmission/status_plan: a range in a payload keeps to the export's blocks")
+TEST_CASE("transmission/status_plan: a misaligned range in a payload is refused")
 {
     auto coarse = terms;
     coarse.blocks = {4096, 4096, 1 << 20};
@@ -271,7 +271,7 @@ TEST_CASE("transmission/status_plan: a range in a payload keeps to the export's 
     CHECK(why->value == error_value::einval);
 }
 
-TEST_CASE("transmission/status_plan: none begun has no calls")
+TEST_CASE("transmission/status_plan: a plan without a request has no calls")
 {
     plan p;
     CHECK_FALSE(p.next());
@@ -287,7 +287,7 @@ struct handling_and_telling {
 };
 }  // namespace
 
-TEST_CASE("transmission/status_plan: a backend that handles requests whole still tells its extents")
+TEST_CASE("transmission/status_plan: a backend with `handle` is asked for its extents")
 {
     handling_and_telling disk;
     nbd::transmission::status_plan<handling_and_telling> p;

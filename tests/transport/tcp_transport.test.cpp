@@ -47,7 +47,7 @@ bool has_ipv6()
 
 }  // namespace
 
-TEST_CASE("transport/tcp_transport: port 0 is any free one, and it is told")
+TEST_CASE("transport/tcp_transport: port 0 selects a free port, which is reported")
 {
     listener l{{.port = 0}};
     REQUIRE_FALSE(l.listen());
@@ -71,7 +71,7 @@ TEST_CASE("transport/tcp_transport: a port in use is an error, and nothing is le
     CHECK(answers(at("127.0.0.1", first.port())));
 }
 
-TEST_CASE("transport/tcp_transport: an address that is not ours, or none at all, is an error")
+TEST_CASE("transport/tcp_transport: an address of another machine and an invalid one are errors")
 {
     listener foreign{{.address = "192.0.2.1", .port = 0}};
     CHECK(foreign.listen() == std::errc::address_not_available);
@@ -93,7 +93,8 @@ TEST_CASE("transport/tcp_transport: IPv6, in brackets")
           == "nbd://[::1]:" + std::to_string(l.port()) + "/");
 }
 
-TEST_CASE("transport/tcp_transport: \"::\" takes both, and an IPv4 client is shown as one (N-11)")
+TEST_CASE("transport/tcp_transport: \"::\" accepts IPv6 and IPv4, and an IPv4 client is shown as "
+          "one (N-11)")
 {
     if (!has_ipv6())
         NBD_SKIP("this machine has no ::1");
@@ -109,7 +110,7 @@ TEST_CASE("transport/tcp_transport: \"::\" takes both, and an IPv4 client is sho
           == "127.0.0.1:" + std::to_string(client.local_endpoint().port()));
 }
 
-TEST_CASE("transport/tcp_transport: an address mapped into IPv6 is written as what it is (N-11)")
+TEST_CASE("transport/tcp_transport: an IPv4-mapped address is written as IPv4 (N-11)")
 {
     const tcp_transport transport{{}};
     CHECK(transport.uri(at("::ffff:192.0.2.7", 10809), "x") == "nbd://192.0.2.7:10809/x");
@@ -117,7 +118,8 @@ TEST_CASE("transport/tcp_transport: an address mapped into IPv6 is written as wh
     CHECK(transport.uri(at("192.0.2.7", 65535), "/x") == "nbd://192.0.2.7:65535//x");
 }
 
-TEST_CASE("transport/tcp_transport: accepted sockets send at once and notice a dead peer (P4)")
+TEST_CASE("transport/tcp_transport: accepted sockets have TCP_NODELAY unless it is off, and "
+          "keep-alive (P4)")
 {
     for (const bool no_delay : {true, false}) {
         listener l{{.port = 0, .no_delay = no_delay}};

@@ -98,7 +98,7 @@ TEST_CASE("transport/unix_transport: listens at its path, and close removes the 
     l.transport.close();
 }
 
-TEST_CASE("transport/unix_transport: the socket file has the mode that was asked for (L11)")
+TEST_CASE("transport/unix_transport: the socket file has the requested mode (L11)")
 {
     const folder here;
     for (const ::mode_t mode : {0600U, 0660U, 0666U, 0700U}) {
@@ -114,7 +114,7 @@ TEST_CASE("transport/unix_transport: the socket file has the mode that was asked
     }
 }
 
-TEST_CASE("transport/unix_transport: a path that is too long or none is refused (L10)")
+TEST_CASE("transport/unix_transport: a path that is too long or empty is refused (L10)")
 {
     const folder here;
     const auto too_long = here / std::string(200, 'x').c_str();
@@ -133,7 +133,7 @@ TEST_CASE("transport/unix_transport: a path that is too long or none is refused 
     CHECK(one_more.listen() == nbd::errc::path_too_long);
 }
 
-TEST_CASE("transport/unix_transport: what is not a socket stays where it is (L10)")
+TEST_CASE("transport/unix_transport: a file that is not a socket is not removed (L10)")
 {
     const folder here;
     std::ofstream{here / "file"} << "precious";
@@ -149,7 +149,7 @@ TEST_CASE("transport/unix_transport: what is not a socket stays where it is (L10
     CHECK(fs::file_size(here / "file") == 8);
 }
 
-TEST_CASE("transport/unix_transport: a folder that is not there is the system's error")
+TEST_CASE("transport/unix_transport: a missing folder is the system's error")
 {
     const folder here;
     listener l{{.path = here / "no/such"}};
@@ -157,7 +157,7 @@ TEST_CASE("transport/unix_transport: a folder that is not there is the system's 
     CHECK_FALSE(l.socket.is_open());
 }
 
-TEST_CASE("transport/unix_transport: a socket that nobody answers on is replaced, or refused (L11)")
+TEST_CASE("transport/unix_transport: a stale socket is replaced, or refused (L11)")
 {
     const folder here;
     leave_stale(here / "a");
@@ -169,7 +169,7 @@ TEST_CASE("transport/unix_transport: a socket that nobody answers on is replaced
     CHECK(answers(here / "a"));
 }
 
-TEST_CASE("transport/unix_transport: a socket that somebody answers on is left to them (L10)")
+TEST_CASE("transport/unix_transport: a socket on which a server listens is not replaced (L10)")
 {
     const folder here;
     listener first{{.path = here / "a"}};
@@ -180,8 +180,8 @@ TEST_CASE("transport/unix_transport: a socket that somebody answers on is left t
     CHECK(answers(here / "a"));
 }
 
-TEST_CASE(
-    "transport/unix_transport: of two that start on one path at one moment, one succeeds (L10)")
+TEST_CASE("transport/unix_transport: of two servers that start on one path at the same time, one "
+          "succeeds (L10)")
 {
     const folder here;
     for (int i = 0; i < 200; ++i) {
@@ -241,7 +241,7 @@ TEST_CASE("transport/unix_transport: the socket is closed on exec")
     CHECK((::fcntl(l.socket.native_handle(), F_GETFD) & FD_CLOEXEC) != 0);
 }
 
-TEST_CASE("transport/unix_transport: chmod(2) is not needed where the file has its mode already")
+TEST_CASE("transport/unix_transport: chmod(2) is not called if the file already has its mode")
 {
     const folder here;
     const auto child = ::fork();
@@ -273,7 +273,7 @@ TEST_CASE("transport/unix_transport: chmod(2) is not needed where the file has i
     CHECK(WEXITSTATUS(status) == 0);
 }
 
-TEST_CASE("transport/unix_transport: close removes its own file alone")
+TEST_CASE("transport/unix_transport: close removes only its own file")
 {
     const folder here;
     listener first{{.path = here / "a"}};

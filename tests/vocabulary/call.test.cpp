@@ -7,7 +7,7 @@
 using namespace nbd_test;
 static_assert(!std::is_copy_constructible_v<nbd::call> && !std::is_polymorphic_v<nbd::call>);
 
-TEST_CASE("vocabulary/call: data go behind what was sent, and never past the end")
+TEST_CASE("vocabulary/call: data follow what was sent, and never exceed the end")
 {
     const nbd::protocol::request r{.command = nbd::protocol::command::read, .length = 4};
     bytes memory(6, std::byte{0xee});

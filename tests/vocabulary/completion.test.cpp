@@ -57,7 +57,7 @@ TEST_CASE("vocabulary/completion: the outcome of a call arrives once")
     CHECK(to.heard.size() == 1);
 }
 
-TEST_CASE("vocabulary/completion: one that is destroyed without a call is EIO")
+TEST_CASE("vocabulary/completion: a completion that is destroyed without a call is EIO")
 {
     listening to;
     {
@@ -78,7 +78,7 @@ TEST_CASE("vocabulary/completion: one that is destroyed without a call is EIO")
     CHECK(to.heard[1] == std::errc::io_error);
 }
 
-TEST_CASE("vocabulary/completion: passes through an interface in C")
+TEST_CASE("vocabulary/completion: it passes through an interface in C")
 {
     listening to;
     void* argument = nullptr;

@@ -27,7 +27,7 @@ struct StringMaker<extent> {
 };
 }  // namespace Catch
 
-TEST_CASE("vocabulary/extent_list: extents follow each other, until the range is covered")
+TEST_CASE("vocabulary/extent_list: extents are contiguous until the range is covered")
 {
     extent_list l;
     l.begin(100, 10);
@@ -40,7 +40,7 @@ TEST_CASE("vocabulary/extent_list: extents follow each other, until the range is
     CHECK_FALSE(l.empty());
 }
 
-TEST_CASE("vocabulary/extent_list: what is beyond the range is cut off (B04)")
+TEST_CASE("vocabulary/extent_list: extents are cut at the end of the range (B04)")
 {
     extent_list l;
     l.begin(100, 10);
@@ -55,7 +55,7 @@ TEST_CASE("vocabulary/extent_list: what is beyond the range is cut off (B04)")
 }
 
 TEST_CASE(
-    "vocabulary/extent_list: an extent of no length is none, and does not part its neighbours")
+    "vocabulary/extent_list: an extent of length 0 is ignored and does not separate its neighbours")
 {
     extent_list l;
     l.begin(100, 10);
@@ -67,7 +67,7 @@ TEST_CASE(
     CHECK(all(l) == extents{{20, 1}});
 }
 
-TEST_CASE("vocabulary/extent_list: neighbours of the same status are one (P66)")
+TEST_CASE("vocabulary/extent_list: neighbours of the same status are merged (P66)")
 {
     extent_list l;
     l.begin(std::uint64_t{1} << 62, 2);
@@ -78,7 +78,7 @@ TEST_CASE("vocabulary/extent_list: neighbours of the same status are one (P66)")
     CHECK(all(l) == extents{{1000, 3}, {(std::uint64_t{1} << 40) + 5, most}});
 }
 
-TEST_CASE("vocabulary/extent_list: no more than the limit; the last one may still grow")
+TEST_CASE("vocabulary/extent_list: the number of extents is limited, but the last one may grow")
 {
     extent_list l;
     l.begin(100, 2);
@@ -91,7 +91,7 @@ TEST_CASE("vocabulary/extent_list: no more than the limit; the last one may stil
     CHECK(all(l) == extents{{10, 0}, {20, 1}});
 }
 
-TEST_CASE("vocabulary/extent_list: 2^20 extents take no more room than the limit (B04)")
+TEST_CASE("vocabulary/extent_list: 2^20 extents use no more memory than the limit (B04)")
 {
     extent_list l;
     l.begin(most, 131'072);
@@ -102,7 +102,7 @@ TEST_CASE("vocabulary/extent_list: 2^20 extents take no more room than the limit
     CHECK(l.extents().size() == 131'072);
 }
 
-TEST_CASE("vocabulary/extent_list: nothing is wanted of an empty range, nor with a limit of none")
+TEST_CASE("vocabulary/extent_list: an empty range and a limit of 0 accept no extent")
 {
     extent_list l;
     CHECK_FALSE(l.add(10, 0));
@@ -115,7 +115,7 @@ TEST_CASE("vocabulary/extent_list: nothing is wanted of an empty range, nor with
     CHECK(l.empty());
 }
 
-TEST_CASE("vocabulary/extent_list: begun anew it forgets")
+TEST_CASE("vocabulary/extent_list: begin() removes all extents")
 {
     extent_list l;
     l.begin(10, 1);
@@ -126,7 +126,7 @@ TEST_CASE("vocabulary/extent_list: begun anew it forgets")
     CHECK(all(l) == extents{{10, 7}});
 }
 
-TEST_CASE("vocabulary/extent_list: memory for more extents than are to be kept is freed")
+TEST_CASE("vocabulary/extent_list: memory above what is to be kept is freed")
 {
     nbd::extent_list list;
     list.begin(100'000, 100'000);

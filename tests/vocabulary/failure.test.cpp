@@ -26,7 +26,7 @@ failure fails()
 }
 }  // namespace
 
-TEST_CASE("vocabulary/failure: none by default, and none of an error code that is none")
+TEST_CASE("vocabulary/failure: a default failure and one of an empty error code are no failure")
 {
     CHECK_FALSE(failure{});
     CHECK_FALSE(succeeds());
@@ -35,7 +35,7 @@ TEST_CASE("vocabulary/failure: none by default, and none of an error code that i
     CHECK_FALSE(failure{}.offset);
 }
 
-TEST_CASE("vocabulary/failure: an error code is one, without a text of its own")
+TEST_CASE("vocabulary/failure: an error code converts to a failure without a text")
 {
     const auto f = fails();
     CHECK(f);
@@ -47,7 +47,7 @@ TEST_CASE("vocabulary/failure: an error code is one, without a text of its own")
     CHECK(of_boost.code == std::errc::no_space_on_device);
 }
 
-TEST_CASE("vocabulary/failure: with a text and the place where it happened")
+TEST_CASE("vocabulary/failure: a failure with a text and an offset")
 {
     const failure told{eio, "the disk is on fire"};
     CHECK(told);

@@ -13,7 +13,7 @@ struct item {
 
 }  // namespace
 
-TEST_CASE("vocabulary/intrusive_queue: items leave in the order in which they came")
+TEST_CASE("vocabulary/intrusive_queue: items leave in the order of arrival")
 {
     intrusive_queue<item> queue;
     CHECK(queue.empty());
@@ -28,7 +28,7 @@ TEST_CASE("vocabulary/intrusive_queue: items leave in the order in which they ca
     CHECK(queue.empty());
 }
 
-TEST_CASE("vocabulary/intrusive_queue: a queue that was emptied starts again")
+TEST_CASE("vocabulary/intrusive_queue: a queue that was emptied can be used again")
 {
     intrusive_queue<item> queue;
     item a{.number = 1};

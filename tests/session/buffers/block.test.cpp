@@ -38,7 +38,7 @@ std::size_t asked(F f)
 
 }  // namespace
 
-TEST_CASE("session/buffers/block: none is none")
+TEST_CASE("session/buffers/block: a default-constructed block has no memory")
 {
     const block nothing;
     CHECK(nothing.size() == 0);
@@ -49,7 +49,7 @@ TEST_CASE("session/buffers/block: none is none")
     CHECK(of_none.first(0).empty());
 }
 
-TEST_CASE("session/buffers/block: as large as was asked for, and each byte is its own")
+TEST_CASE("session/buffers/block: a block has the requested size, and blocks do not overlap")
 {
     on_a_thread([] {
         std::vector<block> all;
@@ -73,7 +73,7 @@ TEST_CASE("session/buffers/block: as large as was asked for, and each byte is it
     });
 }
 
-TEST_CASE("session/buffers/block: small ones are not rounded up to much")
+TEST_CASE("session/buffers/block: small blocks are rounded up by little")
 {
     on_a_thread([] {
         for (std::size_t n = 4 * kib; n <= mib; n *= 2) {
@@ -88,7 +88,7 @@ TEST_CASE("session/buffers/block: small ones are not rounded up to much")
     });
 }
 
-TEST_CASE("session/buffers/block: it begins at a page, as direct I/O likes it")
+TEST_CASE("session/buffers/block: a block is page-aligned, for direct I/O")
 {
     on_a_thread([] {
         const block in_the_way{8 * kib};
@@ -103,7 +103,7 @@ TEST_CASE("session/buffers/block: it begins at a page, as direct I/O likes it")
     });
 }
 
-TEST_CASE("session/buffers/block: what was given back is taken again, without the heap")
+TEST_CASE("session/buffers/block: a freed block is reused without the heap")
 {
     on_a_thread([] {
         const std::size_t sizes[] = {1, 5000, 16 * kib, 100'000, mib};
@@ -125,7 +125,7 @@ TEST_CASE("session/buffers/block: what was given back is taken again, without th
     });
 }
 
-TEST_CASE("session/buffers/block: many of one size are kept, and each given out once")
+TEST_CASE("session/buffers/block: many blocks of one size are kept, and each is handed out once")
 {
     on_a_thread([] {
         std::vector<block> held;
@@ -177,7 +177,7 @@ TEST_CASE("session/buffers/block: a thread keeps 8 MiB and no more")
     });
 }
 
-TEST_CASE("session/buffers/block: a very large one is not kept")
+TEST_CASE("session/buffers/block: a very large block is not kept")
 {
     on_a_thread([] {
         std::ignore = block{1};  // makes the stock
@@ -229,7 +229,7 @@ TEST_CASE("session/buffers/block: bytes_for is the size that a block has")
     });
 }
 
-TEST_CASE("session/buffers/block: it moves, and gives back what it held before")
+TEST_CASE("session/buffers/block: a move frees the memory that the target held")
 {
     on_a_thread([] {
         block a{4 * kib};
@@ -253,7 +253,7 @@ TEST_CASE("session/buffers/block: it moves, and gives back what it held before")
     });
 }
 
-TEST_CASE("session/buffers/block: it may be given back on another thread, which then has it")
+TEST_CASE("session/buffers/block: a block may be freed on another thread, which then keeps it")
 {
     on_a_thread([] {
         block taken{8 * kib};
@@ -268,7 +268,7 @@ TEST_CASE("session/buffers/block: it may be given back on another thread, which 
     });
 }
 
-TEST_CASE("session/buffers/block: threads that pass blocks to each other keep them whole")
+TEST_CASE("session/buffers/block: blocks that threads pass to each other keep their content")
 {
     std::vector<block> passed(64);
     for (int round = 0; round < 20; ++round) {
@@ -292,8 +292,7 @@ TEST_CASE("session/buffers/block: threads that pass blocks to each other keep th
     SUCCEED("all of them");
 }
 
-TEST_CASE("session/buffers/block: blocks that are made after the end of a thread's stock come from "
-          "the heap")
+TEST_CASE("session/buffers/block: blocks made after the end of a thread's stock come from the heap")
 {
     std::size_t asked_for = 0;
     on_a_thread([&asked_for] {
@@ -315,7 +314,7 @@ TEST_CASE("session/buffers/block: blocks that are made after the end of a thread
     CHECK(asked_for == 3);
 }
 
-TEST_CASE("session/buffers/block: no memory for anything but the first block of a thread is needed")
+TEST_CASE("session/buffers/block: the first block of a thread is a single allocation")
 {
     std::size_t asked_for = 0;
     on_a_thread([&asked_for] { asked_for = asked([] { const block first{4 * kib}; }); });

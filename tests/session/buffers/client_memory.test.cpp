@@ -44,7 +44,7 @@ void await_waiter(const memory_budget& budget)
 
 }  // namespace
 
-TEST_CASE("session/buffers/client_memory: a charge is given back once, in parts or as a whole")
+TEST_CASE("session/buffers/client_memory: a charge is released once, in parts or as a whole")
 {
     server s;
     client_memory client{s.memory};
@@ -108,13 +108,14 @@ TEST_CASE("session/buffers/client_memory: a request is charged, or has to wait")
     CHECK(second.bytes() == 4 * mib);
 }
 
-TEST_CASE("session/buffers/client_memory: a thread waits until there is memory, or never will be")
+TEST_CASE("session/buffers/client_memory: a thread waits until there is memory, or until the wait "
+          "is over")
 {
     server s;
     client_memory a{s.memory};
     REQUIRE(s.memory.take(pool::requests, 6 * mib));
     std::thread other;
-    SECTION("until there is")
+    SECTION("until there is memory")
     {
         other = std::thread{[&] {
             await_waiter(s.memory);
@@ -178,7 +179,7 @@ TEST_CASE(
     CHECK(story == "a-");
 }
 
-TEST_CASE("session/buffers/client_memory: a wait that is destroyed leaves nothing behind")
+TEST_CASE("session/buffers/client_memory: a destroyed wait leaves no waiter and no charge")
 {
     using io = nbd::io::asynchronous<executor>;
     memory_budget memory{limits()};
@@ -198,7 +199,7 @@ TEST_CASE("session/buffers/client_memory: a wait that is destroyed leaves nothin
     s.context->poll();
     CHECK(memory.waited_for(pool::working));
     SECTION("while it waits") {}
-    SECTION("when it was granted and does not know yet")
+    SECTION("after it was granted, before it has resumed")
     {
         memory.give_back(pool::working, memory_budget::working_bytes);
         CHECK(memory.used(pool::working) == 2 * mib);

@@ -18,7 +18,7 @@ void receive(inbox& in, const bytes& more)
 }
 }  // namespace
 
-TEST_CASE("session/buffers/inbox: empty at first, with all of its room")
+TEST_CASE("session/buffers/inbox: it is empty at first, with all of its space free")
 {
     inbox in{10};
     CHECK(in.capacity() == 10);
@@ -28,7 +28,7 @@ TEST_CASE("session/buffers/inbox: empty at first, with all of its room")
     CHECK(in.buffered().empty());
 }
 
-TEST_CASE("session/buffers/inbox: what was received is there until it is taken, in one piece")
+TEST_CASE("session/buffers/inbox: received bytes stay until they are consumed, in one piece")
 {
     inbox in{8};
     receive(in, hex("010203"));
@@ -44,7 +44,7 @@ TEST_CASE("session/buffers/inbox: what was received is there until it is taken, 
     CHECK(in.space().size() == 8);
 }
 
-TEST_CASE("session/buffers/inbox: bytes go through it in order, whatever the pieces")
+TEST_CASE("session/buffers/inbox: bytes pass through it in order, in any pieces")
 {
     const auto all = pattern(10'000);
     inbox in{97};
@@ -69,7 +69,7 @@ constexpr std::size_t small = 2048;
 constexpr std::size_t large = 128 << 10;
 }  // namespace
 
-TEST_CASE("session/buffers/inbox: it begins small, and grows when that is full")
+TEST_CASE("session/buffers/inbox: it starts small, and grows when it is full")
 {
     inbox in{large};
     CHECK(in.capacity() == large);
@@ -89,7 +89,7 @@ TEST_CASE("session/buffers/inbox: it begins small, and grows when that is full")
            == pattern(small - 1) + hex("ee") + pattern(large - small, 2)));
 }
 
-TEST_CASE("session/buffers/inbox: it grows when more is asked for in one piece, and not before")
+TEST_CASE("session/buffers/inbox: it grows only for a request of more space in one piece")
 {
     inbox in{large};
     receive(in, pattern(100));
@@ -104,7 +104,7 @@ TEST_CASE("session/buffers/inbox: it grows when more is asked for in one piece, 
     CHECK(in.space(large).size() == large - 60);
 }
 
-TEST_CASE("session/buffers/inbox: a stream that fills it has grown it, though all was taken")
+TEST_CASE("session/buffers/inbox: it grows after it was filled, also if all was consumed")
 {
     inbox in{large};
     receive(in, pattern(small));
@@ -113,7 +113,7 @@ TEST_CASE("session/buffers/inbox: a stream that fills it has grown it, though al
     CHECK(in.space().size() == large);
 }
 
-TEST_CASE("session/buffers/inbox: empty, it can be made small again, and goes on")
+TEST_CASE("session/buffers/inbox: it can shrink when it is empty, and stays usable")
 {
     inbox in{large};
     std::ignore = in.space(large);
@@ -136,7 +136,7 @@ TEST_CASE("session/buffers/inbox: empty, it can be made small again, and goes on
     CHECK(in.space(small + 1).size() == large);
 }
 
-TEST_CASE("session/buffers/inbox: its memory is held only while it is large")
+TEST_CASE("session/buffers/inbox: it holds memory of its own only while it is large")
 {
     // What a block of that size is given next shows whether the inbox has it.
     const auto* const known = nbd::session::block{large}.data();
@@ -150,7 +150,7 @@ TEST_CASE("session/buffers/inbox: its memory is held only while it is large")
     CHECK((first.data() == known || second.data() == known));
 }
 
-TEST_CASE("session/buffers/inbox: bytes go through it in order while it grows and shrinks")
+TEST_CASE("session/buffers/inbox: bytes pass through it in order while it grows and shrinks")
 {
     const auto all = pattern(300'000);
     inbox in{4096};

@@ -65,7 +65,7 @@ TEST_CASE("session/buffers/memory_budget: zero is no limit, and too little count
     CHECK(little.requests_of_a_client() == 3 * memory_budget::working_bytes);
 }
 
-TEST_CASE("session/buffers/memory_budget: charges up to the limit of each pool and not beyond it")
+TEST_CASE("session/buffers/memory_budget: each pool is charged up to its limit, and no further")
 {
     memory_budget budget{limits_of(8 * mib)};
     CHECK(budget.take(pool::requests, 4 * mib));
@@ -104,7 +104,8 @@ TEST_CASE("session/buffers/memory_budget: waiters are served in the order of arr
     CHECK(budget.used(pool::requests) == 6 * mib);
 }
 
-TEST_CASE("session/buffers/memory_budget: a wait for what has come meanwhile is over at once")
+TEST_CASE(
+    "session/buffers/memory_budget: a wait for memory that is free by then is granted at once")
 {
     memory_budget budget{limits_of(8 * mib)};
     waiting w;
@@ -115,7 +116,8 @@ TEST_CASE("session/buffers/memory_budget: a wait for what has come meanwhile is 
     CHECK(budget.used(pool::requests) == mib);
 }
 
-TEST_CASE("session/buffers/memory_budget: a closed waiter is woken with nothing, now and later")
+TEST_CASE(
+    "session/buffers/memory_budget: a closed waiter is woken without memory, and gets none later")
 {
     memory_budget budget{limits_of(8 * mib)};
     REQUIRE(budget.take(pool::working, 2 * mib));
@@ -135,7 +137,7 @@ TEST_CASE("session/buffers/memory_budget: a closed waiter is woken with nothing,
 }
 
 TEST_CASE(
-    "session/buffers/memory_budget: the second goes on when the first in front of it gives up")
+    "session/buffers/memory_budget: the next waiter is served when the one before it gives up")
 {
     memory_budget budget{limits_of(8 * mib)};
     REQUIRE(budget.take(pool::requests, 5 * mib));
@@ -178,7 +180,7 @@ TEST_CASE("session/buffers/memory_budget: stop ends all waits, and none begins a
     CHECK(budget.used(pool::requests) == 0);
 }
 
-TEST_CASE("session/buffers/memory_budget: a waiter that cannot be woken is woken later")
+TEST_CASE("session/buffers/memory_budget: a waiter that cannot be woken is retried later")
 {
     memory_budget budget{limits_of(8 * mib)};
     REQUIRE(budget.take(pool::requests, 6 * mib));
@@ -190,13 +192,13 @@ TEST_CASE("session/buffers/memory_budget: a waiter that cannot be woken is woken
     CHECK(budget.used(pool::requests) == 3 * mib);
     budget.retry();
     CHECK(w.woken == 0);
-    SECTION("to go on")
+    SECTION("with its memory")
     {
         budget.retry();
         CHECK(w.woken == 1);
         CHECK(w.granted);
     }
-    SECTION("or to end")
+    SECTION("closed, without memory")
     {
         w.failures = 1;
         budget.close(w);
@@ -210,7 +212,7 @@ TEST_CASE("session/buffers/memory_budget: a waiter that cannot be woken is woken
     CHECK(w.woken == 1);
 }
 
-TEST_CASE("session/buffers/memory_budget: threads that take and wait never have more than there is")
+TEST_CASE("session/buffers/memory_budget: threads that take and wait never exceed the limit")
 {
     memory_budget budget{limits_of(8 * mib)};
     constexpr std::size_t share = 5 * mib;  // one at a time

@@ -32,7 +32,7 @@ const bytes pattern_of_five = pattern(5);
 
 static_assert(boost::asio::is_const_buffer_sequence<std::span<const outbox::piece>>::value);
 
-TEST_CASE("session/buffers/outbox: bytes of its own are one piece")
+TEST_CASE("session/buffers/outbox: its own bytes are one piece")
 {
     outbox out{16};
     CHECK(out.empty());
@@ -44,7 +44,8 @@ TEST_CASE("session/buffers/outbox: bytes of its own are one piece")
     CHECK(shown(due(out)) == "01020304 05");
 }
 
-TEST_CASE("session/buffers/outbox: lent memory goes out between its own, uncopied and in order")
+TEST_CASE("session/buffers/outbox: lent memory is sent between its own bytes, in order and without "
+          "a copy")
 {
     outbox out{16};
     const auto memory = hex("a0a1a2");
@@ -58,7 +59,7 @@ TEST_CASE("session/buffers/outbox: lent memory goes out between its own, uncopie
     CHECK(shown(due(out)) == "01a0a1a2 0203a0a1 a2");
 }
 
-TEST_CASE("session/buffers/outbox: what is taken back is not sent, and its room is free again")
+TEST_CASE("session/buffers/outbox: retracted bytes are not sent, and their space is free again")
 {
     outbox out{8};
     put(out, hex("0102"));
@@ -71,7 +72,7 @@ TEST_CASE("session/buffers/outbox: what is taken back is not sent, and its room 
     CHECK(out.pieces().size() == 1);
 }
 
-TEST_CASE("session/buffers/outbox: fits to the byte and to the piece")
+TEST_CASE("session/buffers/outbox: fits() is exact to the byte and to the piece")
 {
     outbox out{1000};
     CHECK(out.fits(1000, 0));
@@ -95,8 +96,7 @@ TEST_CASE("session/buffers/outbox: fits to the byte and to the piece")
     CHECK(out.empty());
 }
 
-TEST_CASE(
-    "session/buffers/outbox: many pieces keep their order and their bytes as room is made for them")
+TEST_CASE("session/buffers/outbox: many pieces keep their order and content while the outbox grows")
 {
     outbox out{4096};
     const auto memory = pattern(outbox::max_pieces);
@@ -113,7 +113,8 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("session/buffers/outbox: after reserve, a reply of any number of pieces takes no memory")
+TEST_CASE(
+    "session/buffers/outbox: after reserve() a reply of any number of pieces allocates nothing")
 {
     outbox out{4096};
     const auto memory = pattern(10);
@@ -128,7 +129,7 @@ TEST_CASE("session/buffers/outbox: after reserve, a reply of any number of piece
     }
 }
 
-TEST_CASE("session/buffers/outbox: a full one is empty again when all is sent, in any pieces")
+TEST_CASE("session/buffers/outbox: a full outbox is empty again when all is sent, in any pieces")
 {
     const auto memory = pattern(7);
     for (std::size_t step = 1; step <= 24; ++step) {
@@ -156,7 +157,7 @@ TEST_CASE("session/buffers/outbox: a full one is empty again when all is sent, i
     }
 }
 
-TEST_CASE("session/buffers/outbox: nothing sent changes nothing")
+TEST_CASE("session/buffers/outbox: sent(0) changes nothing")
 {
     outbox out{4};
     out.sent(0);
@@ -166,7 +167,7 @@ TEST_CASE("session/buffers/outbox: nothing sent changes nothing")
     CHECK(shown(due(out)) == "01");
 }
 
-TEST_CASE("session/buffers/outbox: a part of a file goes out between the others, by itself")
+TEST_CASE("session/buffers/outbox: a part of a file is sent between the other pieces, by itself")
 {
     outbox out{16};
     const auto memory = hex("a0a1a2");
@@ -203,7 +204,7 @@ TEST_CASE("session/buffers/outbox: a part of a file goes out between the others,
     CHECK_FALSE(out.file_follows());
 }
 
-TEST_CASE("session/buffers/outbox: several parts of files, each in its turn")
+TEST_CASE("session/buffers/outbox: several parts of files are sent in order")
 {
     outbox out{16};
     put(out, hex("01"));
@@ -228,8 +229,8 @@ TEST_CASE("session/buffers/outbox: several parts of files, each in its turn")
     CHECK(out.empty());
 }
 
-TEST_CASE("session/buffers/outbox: a file is not forgotten when something is sent or added before "
-          "and after")
+TEST_CASE("session/buffers/outbox: a file keeps its place while bytes before and after it are sent "
+          "or added")
 {
     outbox out{64};
     const auto memory = hex("a0a1a2");
@@ -256,7 +257,7 @@ TEST_CASE("session/buffers/outbox: a file is not forgotten when something is sen
     CHECK(shown(due(out)) == "030405");
 }
 
-TEST_CASE("session/buffers/outbox: what is added when the files have been sent is not one of them")
+TEST_CASE("session/buffers/outbox: memory added after the files were sent is not sent as a file")
 {
     outbox out{64};
     const auto memory = hex("a0a1a2");
@@ -274,8 +275,7 @@ TEST_CASE("session/buffers/outbox: what is added when the files have been sent i
     CHECK(out.file().file.file == 6);
 }
 
-TEST_CASE(
-    "session/buffers/outbox: parts of files count as pieces, and go on after any pace of sending")
+TEST_CASE("session/buffers/outbox: parts of files count as pieces, and may be sent in any steps")
 {
     for (std::size_t step = 1; step <= 12; ++step) {
         outbox out{1024};
@@ -314,7 +314,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("session/buffers/outbox: what is cleared is gone, sent in part or not, files and all")
+TEST_CASE("session/buffers/outbox: clear() removes everything, also if a part was sent")
 {
     outbox out{16};
     const auto memory = hex("a0a1a2");
@@ -340,7 +340,7 @@ TEST_CASE("session/buffers/outbox: what is cleared is gone, sent in part or not,
     CHECK(shown(due(out)) == "07");
 }
 
-TEST_CASE("session/buffers/outbox: it holds memory only while there is something in it")
+TEST_CASE("session/buffers/outbox: it holds memory only while it is not empty")
 {
     // What a block of that size is given next shows whether the outbox has it.
     constexpr std::size_t size = 64 << 10;
@@ -371,7 +371,7 @@ TEST_CASE("session/buffers/outbox: it holds memory only while there is something
     CHECK_FALSE(is_held());
 }
 
-TEST_CASE("session/buffers/outbox: what is taken back behind lent memory leaves that alone")
+TEST_CASE("session/buffers/outbox: retracting bytes behind lent memory keeps the lent memory")
 {
     outbox out{16};
     const auto memory = hex("a0a1a2");
@@ -394,7 +394,8 @@ TEST_CASE("session/buffers/outbox: what is taken back behind lent memory leaves 
     CHECK(out.empty());
 }
 
-TEST_CASE("session/buffers/outbox: all of it was taken back, and nothing is left to send")
+TEST_CASE(
+    "session/buffers/outbox: after all own bytes were retracted, nothing follows the lent data")
 {
     outbox out{16};
     const auto memory = hex("a0a1a2");
@@ -411,7 +412,7 @@ TEST_CASE("session/buffers/outbox: all of it was taken back, and nothing is left
     CHECK_FALSE(out.file_follows());
 }
 
-TEST_CASE("session/buffers/outbox: lent data are cut where they are cut")
+TEST_CASE("session/buffers/outbox: a part of lent data has the right place and length")
 {
     const auto memory = pattern(100);
     const lent_data in_memory{memory};

@@ -86,8 +86,8 @@ private:
 
 }  // namespace
 
-TEST_CASE(
-    "session/in_order/in_order_loop: the observer hears of every request and reply, and of causes")
+TEST_CASE("session/in_order/in_order_loop: the observer is notified of every request, reply and "
+          "cause of an error")
 {
     disk_state state{200'000};
     one_client<copying_disk, listener> client{copying_disk{state}};
@@ -127,7 +127,7 @@ TEST_CASE("session/in_order/in_order_loop: a client is not overdue while the bac
     {
         client.transmit(request(3, 1, 0, 0));
     }
-    SECTION("after a wait in the midst of one")
+    SECTION("after a wait in the middle of a request")
     {
         client.transmit(request(1, 1, 0, 9) + bytes(9), {.read = 30});
     }
@@ -143,7 +143,7 @@ TEST_CASE("session/in_order/in_order_loop: a client is not overdue while the bac
     CHECK(overdue == 0);
 }
 
-TEST_CASE("session/in_order/in_order_loop: what the session waits for decides the limit")
+TEST_CASE("session/in_order/in_order_loop: the time limit depends on what the session waits for")
 {
     one_client<watched_disk> client{watched_disk{[] {}}};
     client.limits.idle_timeout = std::chrono::seconds{3};
@@ -175,7 +175,8 @@ TEST_CASE("session/in_order/in_order_loop: what the session waits for decides th
     CHECK(limit({}).first == 1000);
 }
 
-TEST_CASE("session/in_order/in_order_loop: what a resize has cut off is not called for any more")
+TEST_CASE(
+    "session/in_order/in_order_loop: zeroes past an end that a resize has moved are not written")
 {
     nbd::export_set<shrinking_disk>* exports = nullptr;
     std::string calls;
@@ -203,9 +204,8 @@ TEST_CASE("session/in_order/in_order_loop: a READ longer than any reply is refus
     CHECK_FALSE(r.out().empty());
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: a client that has waited gets the first half early, if that "
-    "helps it")
+TEST_CASE("session/in_order/in_order_loop: the first half of many replies is sent early, unless "
+          "that does not help the client")
 {
     responding client;
     auto& r = client.loop;

@@ -49,8 +49,7 @@ TEST_CASE(
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: cookies are opaque and come back as they came (P52, R27)")
+TEST_CASE("session/in_order/in_order_loop: cookies are returned unchanged (P52, R27)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -61,8 +60,7 @@ TEST_CASE(
                    + simple_reply(0, 0)));
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: many replies are sent in order, however many sends that takes")
+TEST_CASE("session/in_order/in_order_loop: many replies are sent in order, in any number of sends")
 {
     disk_state state{disk_size};
     const auto run = [&](auto disk, std::uint32_t length, std::uint64_t count) {
@@ -132,7 +130,7 @@ TEST_CASE(
     "(design)")
 {
     disk_state state{disk_size};
-    SECTION("lent: no call, and with FUA a flush")
+    SECTION("lent memory: no write, and with FUA a flush")
     {
         one_client<lending_disk> client{lending_disk{state}};
         client.transmit(request(write_, 1, 0, large) + pattern(large, 9));
@@ -141,13 +139,13 @@ TEST_CASE(
         CHECK(state.story() == "flush");
         CHECK((part(state.content, 0, large) == pattern(large, 9)));
     }
-    SECTION("collected: one call with the whole")
+    SECTION("without lent memory: one write of the whole payload")
     {
         one_client<copying_disk> client{copying_disk{state}};
         client.transmit(request(write_, 2, 0, large, 1) + pattern(large, 9));
         CHECK(state.story() == "write 0+100000, flush");
     }
-    SECTION("what only the write itself makes durable is not received in place with FUA")
+    SECTION("with FUA, a backend that needs its own FUA write does not receive in place")
     {
         one_client<native_fua_disk> client{native_fua_disk{&state}};
         client.transmit(request(write_, 1, 0, large, 1) + pattern(large, 9));
@@ -157,7 +155,7 @@ TEST_CASE(
         CHECK(state.story().empty());
         CHECK((part(state.content, 0, large) == pattern(large, 9)));
     }
-    SECTION("lent for READ alone is not lent for WRITE")
+    SECTION("memory that is lent only for READ is not used for WRITE")
     {
         one_client<reluctant_disk> client{reluctant_disk{state}};
         client.transmit(request(write_, 2, 0, large) + pattern(large, 9)

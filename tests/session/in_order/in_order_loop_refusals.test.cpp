@@ -21,9 +21,8 @@ bytes part(const bytes& all, std::size_t offset, std::size_t n)
 }
 }  // namespace
 
-TEST_CASE("session/in_order/in_order_loop: a refused WRITE's payload is consumed, then all goes on "
-          "(P60, R06, "
-          "R09, R13)")
+TEST_CASE("session/in_order/in_order_loop: a refused WRITE's payload is consumed, and the next "
+          "request works (P60, R06, R09, R13)")
 {
     disk_state state{disk_size};
     nbd::export_settings e;
@@ -78,8 +77,8 @@ TEST_CASE(
     CHECK(state.calls.empty());
 }
 
-TEST_CASE("session/in_order/in_order_loop: 32 MiB of refused payload are consumed, more ends it "
-          "(P78, R10)")
+TEST_CASE("session/in_order/in_order_loop: 32 MiB of refused payload are consumed, more ends the "
+          "session (P78, R10)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -96,9 +95,8 @@ TEST_CASE("session/in_order/in_order_loop: 32 MiB of refused payload are consume
     }
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: a bad magic ends it, after the replies to what came before "
-    "(P47, R01)")
+TEST_CASE("session/in_order/in_order_loop: a bad magic ends the session, after the replies to "
+          "earlier requests (P47, R01)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -110,8 +108,8 @@ TEST_CASE(
     CHECK(state.story() == "read 0+4");
 }
 
-TEST_CASE("session/in_order/in_order_loop: DISC ends it cleanly, unanswered, after the replies due "
-          "(P61, R28)")
+TEST_CASE("session/in_order/in_order_loop: DISC is not answered and ends the session cleanly, "
+          "after earlier replies (P61, R28)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -126,8 +124,8 @@ TEST_CASE("session/in_order/in_order_loop: DISC ends it cleanly, unanswered, aft
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/in_order_loop: unknown and unoffered commands are EINVAL and carry no "
-          "payload (R14, R26)")
+TEST_CASE("session/in_order/in_order_loop: unknown and unsupported commands are EINVAL and carry "
+          "no payload (R14, R26)")
 {
     disk_state state{disk_size};
     one_client<copying_disk> client{copying_disk{state}};
@@ -145,9 +143,8 @@ TEST_CASE("session/in_order/in_order_loop: unknown and unoffered commands are EI
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: requests of no length succeed, and the backend is not asked "
-    "(P68, R03)")
+TEST_CASE("session/in_order/in_order_loop: requests of length 0 succeed without a call of the "
+          "backend (P68, R03)")
 {
     disk_state state{disk_size};
     const auto asked = request(read_, 1, 0, 0) + request(write_, 2, 5, 0) + request(trim_, 3, 9, 0)
@@ -160,9 +157,8 @@ TEST_CASE(
     CHECK(state.calls.empty());
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: a failing backend is an error on the wire, and the client "
-    "stays (P59, P89)")
+TEST_CASE("session/in_order/in_order_loop: a failing backend is an error reply, and the connection "
+          "stays (P59, P89)")
 {
     disk_state state{disk_size};
     state.error = std::make_error_code(std::errc::no_space_on_device);
@@ -177,8 +173,7 @@ TEST_CASE(
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE(
-    "session/in_order/in_order_loop: a backend that throws is an error on the wire as well (B02)")
+TEST_CASE("session/in_order/in_order_loop: a throwing backend is an error reply as well (B02)")
 {
     struct throwing {
         std::uint64_t size() const { return disk_size; }
@@ -222,7 +217,7 @@ TEST_CASE("session/in_order/in_order_loop: a stopping server and a removed expor
     CHECK_FALSE(client.ended());
 }
 
-TEST_CASE("session/in_order/in_order_loop: the end of the stream is clean between requests alone "
+TEST_CASE("session/in_order/in_order_loop: the end of the stream is clean only between requests "
           "(R02, R11)")
 {
     disk_state state{disk_size};

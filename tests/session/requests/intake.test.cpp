@@ -120,7 +120,7 @@ bool is_payload(std::span<const std::byte> found, std::uint64_t cookie, std::siz
 
 }  // namespace
 
-TEST_CASE("session/requests/intake: requests come out as they went in, whatever the pieces")
+TEST_CASE("session/requests/intake: requests are decoded unchanged, in any pieces")
 {
     bytes said;
     for (std::uint64_t i = 0; i < 200; ++i)
@@ -148,8 +148,7 @@ TEST_CASE("session/requests/intake: requests come out as they went in, whatever 
     }
 }
 
-TEST_CASE("session/requests/intake: many small requests are one receive, and need no more than "
-          "little memory")
+TEST_CASE("session/requests/intake: many small requests take one receive and little memory")
 {
     bytes said;
     for (std::uint64_t i = 0; i < 64; ++i)
@@ -161,7 +160,7 @@ TEST_CASE("session/requests/intake: many small requests are one receive, and nee
     CHECK_FALSE(t.in.holds_much());
 }
 
-TEST_CASE("session/requests/intake: asking again changes nothing until the request is taken")
+TEST_CASE("session/requests/intake: next() changes nothing until the request is accepted")
 {
     taking_in t{reading(1) + reading(2)};
     CHECK(t.next() == finding::request);
@@ -173,7 +172,7 @@ TEST_CASE("session/requests/intake: asking again changes nothing until the reque
     CHECK(t.in.request().cookie == 2);
 }
 
-TEST_CASE("session/requests/intake: a message that has begun is owed, a whole one is not")
+TEST_CASE("session/requests/intake: mid_message() is true only while a message is incomplete")
 {
     taking_in t{reading(1), 1};
     CHECK_FALSE(t.in.mid_message());
@@ -212,7 +211,7 @@ TEST_CASE(
     CHECK_FALSE(does_not.in.holds_much());
 }
 
-TEST_CASE("session/requests/intake: what is known to come has room at once")
+TEST_CASE("session/requests/intake: there is space at once for a payload of known length")
 {
     taking_in t{writing(3, 0, buffered), 28};
     t.receive();
@@ -239,8 +238,8 @@ TEST_CASE("session/requests/intake: behind other requests a payload of the large
     }
 }
 
-TEST_CASE("session/requests/intake: a large payload is received in its place, in pieces, and not "
-          "beyond it")
+TEST_CASE("session/requests/intake: a large payload is received into its memory, in pieces, and "
+          "not beyond it")
 {
     for (const std::size_t length : {buffered + 1, std::size_t{100'000}, std::size_t{1'000'000}}) {
         for (const std::size_t at_a_time : {28U, 29U, 4096U, 99'000U, 1U << 30}) {
@@ -268,7 +267,7 @@ TEST_CASE("session/requests/intake: a large payload is received in its place, in
     }
 }
 
-TEST_CASE("session/requests/intake: a large payload that was read ahead is there at once")
+TEST_CASE("session/requests/intake: a large payload that was read ahead is available at once")
 {
     // A first write makes the inbox large; the second is then read ahead as a whole.
     taking_in t{writing(1, 0, buffered) + writing(2, 0, buffered + 1) + reading(3)};
@@ -286,7 +285,7 @@ TEST_CASE("session/requests/intake: a large payload that was read ahead is there
 }
 
 TEST_CASE(
-    "session/requests/intake: a refused payload is skipped in pieces, and answered when it is gone")
+    "session/requests/intake: a refused payload is skipped in pieces, then the request is answered")
 {
     for (const std::size_t length : {0U, 1U, 2020U, 2021U, 65536U, 65537U, 3'000'000U}) {
         for (const std::size_t at_a_time : {29U, 4096U, 1U << 30}) {
@@ -310,7 +309,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("session/requests/intake: what ends in the middle of a refused payload is not answered")
+TEST_CASE("session/requests/intake: a request whose refused payload is incomplete is not answered")
 {
     auto said = writing(3, 0, 70'000);
     said.pop_back();
@@ -321,7 +320,7 @@ TEST_CASE("session/requests/intake: what ends in the middle of a refused payload
     CHECK(t.in.mid_message());
 }
 
-TEST_CASE("session/requests/intake: each refusal says why, and the stream stays in step")
+TEST_CASE("session/requests/intake: each refusal has its error value, and the stream stays in step")
 {
     taking_in t{request(99, 1, 0, 0) + request(0, 2, 64 << 20, 1) + request(4, 3, 0, 512, 0x8000)
                 + request(3, 4, 1, 0) + writing(5, (64 << 20) - 1, 2) + reading(6)};
@@ -339,7 +338,8 @@ TEST_CASE("session/requests/intake: each refusal says why, and the stream stays 
     CHECK(t.admitted() == 6);
 }
 
-TEST_CASE("session/requests/intake: a payload that is an attack ends it, one at the limit does not")
+TEST_CASE("session/requests/intake: a payload above the limit ends the session, one at the limit "
+          "does not")
 {
     constexpr std::uint32_t longest = 32 << 20;
     taking_in t{request(1, 1, 0, longest)};
@@ -357,7 +357,7 @@ TEST_CASE("session/requests/intake: a payload that is an attack ends it, one at 
     CHECK(refused.in.accept() == decision::leave);
 }
 
-TEST_CASE("session/requests/intake: DISC is the end, and nobody's fault; a wrong magic is not")
+TEST_CASE("session/requests/intake: DISC is a clean end, a wrong magic is an error")
 {
     taking_in t{reading(1) + request(2, 2, 0, 0) + reading(3)};
     CHECK(t.admitted() == 1);
@@ -379,8 +379,7 @@ TEST_CASE("session/requests/intake: DISC is the end, and nobody's fault; a wrong
     CHECK(extended.next() == finding::close);
 }
 
-TEST_CASE("session/requests/intake: nothing is admitted to an export that is gone, or by a server "
-          "that stops")
+TEST_CASE("session/requests/intake: requests to a removed export or a stopping server are refused")
 {
     const auto said = reading(1) + writing(2, 0, 100) + reading(3);
     for (const bool gone : {true, false}) {
@@ -401,7 +400,7 @@ TEST_CASE("session/requests/intake: nothing is admitted to an export that is gon
     CHECK(cut.in.accept() == decision::refused);
 }
 
-TEST_CASE("session/requests/intake: the export's size is what it is now, and was told is told")
+TEST_CASE("session/requests/intake: requests are checked against the export's present size")
 {
     taking_in t{request(0, 1, 512, 512) + request(0, 2, 512, 512) + request(0, 3, 512, 512)
                 + request(0, 4, 1024, 512)};
@@ -419,7 +418,7 @@ TEST_CASE("session/requests/intake: the export's size is what it is now, and was
     CHECK(t.in.terms().size == 1024);
 }
 
-TEST_CASE("session/requests/intake: extended requests, and a payload that is no WRITE's")
+TEST_CASE("session/requests/intake: extended requests, and payloads of other commands than WRITE")
 {
     const auto write = extended_request(1, 2, 4096, 3000, cf::payload_len) + pattern(3000, 2);
     taking_in t{extended_request(0, 1, 1 << 20, 512) + write + extended_request(0, 3, 0, 512), 31,
@@ -445,8 +444,8 @@ TEST_CASE("session/requests/intake: extended requests, and a payload that is no 
     CHECK(odd.admitted() == 3);
 }
 
-TEST_CASE("session/requests/intake: a BLOCK_STATUS may have a payload, which is not longer than is "
-          "buffered")
+TEST_CASE(
+    "session/requests/intake: a BLOCK_STATUS payload is accepted up to the size that is buffered")
 {
     for (const std::size_t length : {std::size_t{12}, buffered, buffered + 1}) {
         CAPTURE(length);
@@ -467,11 +466,10 @@ TEST_CASE("session/requests/intake: a BLOCK_STATUS may have a payload, which is 
     }
 }
 
-TEST_CASE("session/requests/intake: an extended WRITE that does not say whether its payload "
-          "follows (P55)")
+TEST_CASE("session/requests/intake: an extended WRITE without PAYLOAD_LEN (P55)")
 {
     const auto unflagged = extended_request(1, 1, 0, 512);
-    SECTION("nothing follows: it is refused, and others are judged as it was")
+    SECTION("nothing follows: this WRITE and later ones have no payload and are refused")
     {
         taking_in t{unflagged, 1000, reply_style::extended};
         CHECK(t.next() == finding::linger);
@@ -504,7 +502,7 @@ TEST_CASE("session/requests/intake: an extended WRITE that does not say whether 
         t.in.consume_payload();
         CHECK(t.admitted() == 3);
     }
-    SECTION("another request follows at once: it is refused without lingering")
+    SECTION("another request follows at once: it is refused without a wait")
     {
         taking_in t{unflagged + extended_request(0, 2, 0, 512), 1000, reply_style::extended};
         CHECK(t.next() == finding::request);
@@ -514,8 +512,7 @@ TEST_CASE("session/requests/intake: an extended WRITE that does not say whether 
     }
 }
 
-TEST_CASE(
-    "session/requests/intake: a READ that is to come in one piece is no longer than a chunk (P59)")
+TEST_CASE("session/requests/intake: a READ with DF that is longer than a chunk is refused (P59)")
 {
     constexpr auto longest =
         static_cast<std::uint32_t>(nbd::session::replies<listener>::largest_chunk);
@@ -535,8 +532,8 @@ TEST_CASE(
     CHECK(t.admitted() == 3);
 }
 
-TEST_CASE(
-    "session/requests/intake: no READ is longer than a reply can be, whatever the export allows")
+TEST_CASE("session/requests/intake: a READ that is longer than any reply is refused, whatever the "
+          "export allows")
 {
     constexpr auto longest =
         static_cast<std::uint32_t>(nbd::session::replies<listener>::largest_read);

@@ -221,7 +221,7 @@ bytes chunk(const char* flags_type, std::uint64_t cookie, const bytes& payload)
 
 }  // namespace
 
-TEST_CASE("session/requests/job: a READ is read to memory of its own, and answered with that")
+TEST_CASE("session/requests/job: a READ is read into its own memory and answered from there")
 {
     // Short ones are copied to the reply, long ones are lent.
     for (const std::size_t length : {1U, 512U, 8192U, 8193U, 200'000U}) {
@@ -233,7 +233,7 @@ TEST_CASE("session/requests/job: a READ is read to memory of its own, and answer
     }
 }
 
-TEST_CASE("session/requests/job: a READ of no length has no calls, and an answer in each style")
+TEST_CASE("session/requests/job: a READ of length 0 makes no call and is answered in each style")
 {
     working simple;
     simple.begin(asking(command::read, 7, 0, 0));
@@ -243,7 +243,7 @@ TEST_CASE("session/requests/job: a READ of no length has no calls, and an answer
     CHECK(shown(chunks.whole(asking(command::read, 7, 0, 0))) == shown(chunk("00010000", 7, {})));
 }
 
-TEST_CASE("session/requests/job: a READ that fails has no data, and says why")
+TEST_CASE("session/requests/job: the reply to a failed READ has no data, and its error")
 {
     working w;
     w.backend.error = enospc;
@@ -251,7 +251,7 @@ TEST_CASE("session/requests/job: a READ that fails has no data, and says why")
     CHECK(shown(w.whole(asking(command::read, 8, 0, 100'000))) == shown(simple_reply(28, 8)));
 }
 
-TEST_CASE("session/requests/job: a WRITE is what was copied to its memory")
+TEST_CASE("session/requests/job: a WRITE writes the payload that was copied into its memory")
 {
     working w;
     const auto payload = pattern(5000);
@@ -262,7 +262,7 @@ TEST_CASE("session/requests/job: a WRITE is what was copied to its memory")
     CHECK(shown(w.reply()) == shown(simple_reply(0, 7)));
 }
 
-TEST_CASE("session/requests/job: FUA is answered for after its flush, whose failure counts")
+TEST_CASE("session/requests/job: with FUA, the reply comes after the flush and has its error")
 {
     working w;
     w.begin(asking(command::write, 7, 512, 10, cf::fua), pattern(10));
@@ -305,7 +305,7 @@ TEST_CASE("session/requests/job: a READ without its holes, in chunks (P57)")
                + chunk("00010002", 8, big(3 * disk::part) + big(std::uint32_t{50}))));
 }
 
-TEST_CASE("session/requests/job: where holes are not wanted, none are asked for")
+TEST_CASE("session/requests/job: extents are not queried if holes may not be left out")
 {
     working simple;
     simple.begin(asking(command::read, 7, 0, 3 * disk::part));
@@ -318,7 +318,7 @@ TEST_CASE("session/requests/job: where holes are not wanted, none are asked for"
     CHECK(whole.calls() == "read 0+32767");
 }
 
-TEST_CASE("session/requests/job: a piece that cannot be read makes one error, which says where")
+TEST_CASE("session/requests/job: a piece that cannot be read is one error with its offset")
 {
     working w{reply_style::structured};
     w.backend.bad = 2 * disk::part;
@@ -329,7 +329,7 @@ TEST_CASE("session/requests/job: a piece that cannot be read makes one error, wh
     CHECK(shown(std::span{reply}.last(8)) == shown(big(std::uint64_t{2 * disk::part})));
 }
 
-TEST_CASE("session/requests/job: BLOCK_STATUS, and one that is refused for its payload (P66)")
+TEST_CASE("session/requests/job: BLOCK_STATUS, and a BLOCK_STATUS with a bad payload (P66)")
 {
     working w{reply_style::structured};
     w.begin(asking(command::block_status, 7, 0, 2 * disk::part));
@@ -352,7 +352,7 @@ TEST_CASE("session/requests/job: BLOCK_STATUS, and one that is refused for its p
     CHECK(shown(std::span{refused}.subspan(32, 4)) == "00000016");
 }
 
-TEST_CASE("session/requests/job: what the backend lends is sent as it is, without a call")
+TEST_CASE("session/requests/job: lent data are sent without a call")
 {
     working_on<lending, false> w;
     const auto* const memory = w.backend.lend(0, 10'000).data();
@@ -374,7 +374,7 @@ TEST_CASE("session/requests/job: what the backend lends is sent as it is, withou
     CHECK((w.reply() == simple_reply(0, 10) + content(0, 5001)));
 }
 
-TEST_CASE("session/requests/job: answered at once, a READ is read straight into the outbox")
+TEST_CASE("session/requests/job: in the in-order loop a READ is read directly into the outbox")
 {
     working_at_once w;
     w.begin(asking(command::read, 7, 4096, 100'000));
@@ -396,7 +396,7 @@ TEST_CASE("session/requests/job: answered at once, a READ is read straight into 
     CHECK((w.reply() == simple_reply(0, 9) + content(0, 200'000)));
 }
 
-TEMPLATE_TEST_CASE("session/requests/job: a large WRITE is received, and then written or not", "",
+TEMPLATE_TEST_CASE("session/requests/job: a large WRITE is received, then written or refused", "",
                    working, working_at_once)
 {
     TestType w;
@@ -413,7 +413,7 @@ TEMPLATE_TEST_CASE("session/requests/job: a large WRITE is received, and then wr
     CHECK(shown(w.reply()) == shown(simple_reply(108, 7)));
 }
 
-TEST_CASE("session/requests/job: answered at once, a large WRITE is received where it belongs")
+TEST_CASE("session/requests/job: in the in-order loop a large WRITE is received into lent memory")
 {
     working_on<receiving, true> w;
     const auto payload = pattern(100'000);
@@ -445,7 +445,7 @@ TEMPLATE_TEST_CASE("session/requests/job: RESIZE is a call of the export", "", w
     CHECK(shown(w.whole(asking(command::resize, 8, 4096, 0))) == shown(simple_reply(28, 8)));
 }
 
-TEST_CASE("session/requests/job: what was begun can be refused, and is not answered as it was")
+TEST_CASE("session/requests/job: a request that was begun can still be refused")
 {
     working w;
     w.one.refuse(asking(command::write, 7, 0, 512), w.to, error_value::eperm);
@@ -468,9 +468,8 @@ TEST_CASE("session/requests/job: what was begun can be refused, and is not answe
     CHECK(shown(at_once.reply()) == shown(simple_reply(28, 11)));
 }
 
-TEMPLATE_TEST_CASE(
-    "session/requests/job: whatever came before, the next is answered as if it were the first", "",
-    working, working_at_once)
+TEMPLATE_TEST_CASE("session/requests/job: a request is answered alike after any other request", "",
+                   working, working_at_once)
 {
     using working = TestType;
     using kind = std::function<bytes(working&, std::uint64_t)>;
@@ -582,8 +581,7 @@ TEST_CASE("session/requests/job: a reply is added only where there is room for a
     CHECK(w.one.fits());
 }
 
-TEST_CASE(
-    "session/requests/job: a reply without its holes is made of many pieces, and goes by itself")
+TEST_CASE("session/requests/job: a reply without its holes has many pieces and is sent by itself")
 {
     working w{reply_style::structured};
     w.begin(asking(command::read, 7, 0, 4 * disk::part));
@@ -599,7 +597,7 @@ TEST_CASE(
     w.to.out().clear();
 }
 
-TEST_CASE("session/requests/job: an outbox that is full of pieces takes no data that are lent")
+TEST_CASE("session/requests/job: an outbox that is full of pieces accepts no lent data")
 {
     working_on<lending, false> w;
     w.begin(asking(command::read, 7, 0, 10'000));
@@ -613,8 +611,7 @@ TEST_CASE("session/requests/job: an outbox that is full of pieces takes no data 
     w.to.out().clear();
 }
 
-TEST_CASE(
-    "session/requests/job: a READ of more than a chunk can hold needs room for each of its chunks")
+TEST_CASE("session/requests/job: a READ longer than a chunk needs space for each of its chunks")
 {
     // Exports may allow it: block_sizes::maximum has no bound. Nothing reads the memory here.
     working_on<lending, false> w{reply_style::structured};

@@ -33,8 +33,7 @@ struct opened_hollow {
 };
 }  // namespace
 
-TEST_CASE(
-    "session/requests/reading: the longest READ whose holes are left out has room in every style")
+TEST_CASE("session/requests/reading: the longest READ whose holes are left out fits in every style")
 {
     using answer = nbd::session::reading<opened_hollow, nbd::silent, true>;
     constexpr auto pieces = nbd::transmission::read_plan<hollow>::most_extents;

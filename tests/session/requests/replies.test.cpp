@@ -136,7 +136,7 @@ TEST_CASE(
     CHECK(text_of(std::string{"a\0b", 3}) == "a");
 }
 
-TEST_CASE("session/requests/replies: data behind their header (P48, P56)")
+TEST_CASE("session/requests/replies: data follow their header (P48, P56)")
 {
     const auto data = hex("a0a1a2a3");
     replying simple{reply_style::simple};
@@ -188,9 +188,8 @@ TEST_CASE("session/requests/replies: no chunk holds more than 32 MiB of data (P5
     CHECK(simple.to.out().pieces().size() == 2);
 }
 
-TEST_CASE("session/requests/replies: a failure tells its cause to the observer, and its text and "
-          "place to the "
-          "client")
+TEST_CASE(
+    "session/requests/replies: the observer gets a failure's cause, the client its text and offset")
 {
     replying chunks{reply_style::structured};
     const std::error_code too_large{EFBIG, std::generic_category()};
@@ -240,7 +239,7 @@ TEST_CASE("session/requests/replies: answer is success or the failure")
     CHECK(simple.said() == shown(simple_reply(0, 8) + simple_reply(5, 8)));
 }
 
-TEST_CASE("session/requests/replies: the longest reply fits the room that is kept for it")
+TEST_CASE("session/requests/replies: the longest reply fits into its reserved space")
 {
     for (const auto style : {reply_style::simple, reply_style::structured, reply_style::extended}) {
         replying to{style};

@@ -16,8 +16,8 @@ constexpr std::array magic{std::byte{0x21}, std::byte{0xe4}, std::byte{0x1c}, st
 
 }  // namespace
 
-TEST_CASE("session/requests/unflagged_writes: extended WRITEs without PAYLOAD_LEN alone are "
-          "concerned (P55)")
+TEST_CASE("session/requests/unflagged_writes: only extended WRITEs without PAYLOAD_LEN are "
+          "affected (P55)")
 {
     CHECK(unflagged_writes::concern(unflagged, 4096));
     CHECK_FALSE(unflagged_writes::concern(unflagged, 511));
@@ -35,7 +35,7 @@ TEST_CASE("session/requests/unflagged_writes: extended WRITEs without PAYLOAD_LE
     CHECK_FALSE(unflagged_writes::concern(r, 4096));
 }
 
-TEST_CASE("session/requests/unflagged_writes: what follows the first tells, and is not asked again")
+TEST_CASE("session/requests/unflagged_writes: the bytes behind the first WRITE decide, once")
 {
     unflagged_writes u;
     CHECK(u.judge(unflagged, {}) == judgement::linger);

@@ -65,7 +65,7 @@ std::string gathered(window& w, int room = 1000)
 
 }  // namespace
 
-TEST_CASE("session/windowed/window: as many requests as were allowed, to the last")
+TEST_CASE("session/windowed/window: the number of requests is limited exactly")
 {
     window w{3, 1 << 20, false};
     CHECK(w.empty());
@@ -87,7 +87,8 @@ TEST_CASE("session/windowed/window: as many requests as were allowed, to the las
     CHECK_FALSE(w.has_room_for(reading(5, 1)));
 }
 
-TEST_CASE("session/windowed/window: RESIZE waits for all before it, and all after it for RESIZE")
+TEST_CASE("session/windowed/window: RESIZE waits for all earlier requests, and later ones wait for "
+          "RESIZE")
 {
     window w{3, 1 << 20, false};
     const auto resize = asking(command::resize, 2, 4096, 0);
@@ -106,7 +107,7 @@ TEST_CASE("session/windowed/window: RESIZE waits for all before it, and all afte
     CHECK(w.has_room_for(reading(4, 1)));
 }
 
-TEST_CASE("session/windowed/window: none at all would be no service, so one always may")
+TEST_CASE("session/windowed/window: a limit of 0 requests counts as 1")
 {
     window w{0, GENERATE(0U, 1000U), true};
     auto& s = begin(w, reading(1, 100));
@@ -118,7 +119,8 @@ TEST_CASE("session/windowed/window: none at all would be no service, so one alwa
     begin(w, reading(2, 100));
 }
 
-TEST_CASE("session/windowed/window: a BLOCK_STATUS counts for the memory that its reply may take")
+TEST_CASE(
+    "session/windowed/window: a BLOCK_STATUS is counted with the memory that its reply may need")
 {
     window w{100, 1000, false, 400};
     const auto status = asking(command::block_status, 1, 0, 1 << 30);
@@ -135,7 +137,7 @@ TEST_CASE("session/windowed/window: a BLOCK_STATUS counts for the memory that it
     CHECK(w.has_room_for(status));
 }
 
-TEST_CASE("session/windowed/window: as many bytes as were allowed, to the last")
+TEST_CASE("session/windowed/window: the number of bytes is limited exactly")
 {
     window w{100, 1000, false};
     auto& first = begin(w, reading(1, 400));
@@ -157,7 +159,7 @@ TEST_CASE("session/windowed/window: as many bytes as were allowed, to the last")
     CHECK_FALSE(w.has_room_for(reading(5, 401)));
 }
 
-TEST_CASE("session/windowed/window: one request larger than all goes alone")
+TEST_CASE("session/windowed/window: a request larger than the limit is admitted alone")
 {
     window w{100, 1000, false};
     const auto large = reading(1, 5000);
@@ -175,7 +177,7 @@ TEST_CASE("session/windowed/window: one request larger than all goes alone")
     begin(w, reading(3, 1000));
 }
 
-TEST_CASE("session/windowed/window: nonsense lengths do not wrap the count of bytes")
+TEST_CASE("session/windowed/window: huge lengths do not wrap the count of bytes")
 {
     // What is refused takes a slot for its reply too, and was never checked.
     constexpr auto most = ~std::uint64_t{0};
@@ -191,7 +193,7 @@ TEST_CASE("session/windowed/window: nonsense lengths do not wrap the count of by
     CHECK_FALSE(w.has_room_for(reading(3, 1)));
 }
 
-TEST_CASE("session/windowed/window: extended requests count what follows them")
+TEST_CASE("session/windowed/window: extended requests count their payload")
 {
     window w{100, 1000, false};
     auto write = asking(command::write, 1, 0, 600);
@@ -203,7 +205,7 @@ TEST_CASE("session/windowed/window: extended requests count what follows them")
     CHECK(w.has_room_for(write));
 }
 
-TEST_CASE("session/windowed/window: replies come in the order in which they were ready")
+TEST_CASE("session/windowed/window: replies are sent in the order of completion")
 {
     window w{10, 1000, false};
     auto& a = begin(w, reading(1, 1));
@@ -229,7 +231,7 @@ TEST_CASE("session/windowed/window: replies come in the order in which they were
 }
 
 TEST_CASE(
-    "session/windowed/window: what does not fit waits for its turn, and others do not pass it")
+    "session/windowed/window: a reply that does not fit waits, and later ones do not overtake it")
 {
     window w{10, 1000, false};
     for (std::uint64_t i = 1; i <= 5; ++i)
@@ -249,7 +251,7 @@ TEST_CASE(
     CHECK(gathered(w) == "7 ");
 }
 
-TEST_CASE("session/windowed/window: a slot is given back once")
+TEST_CASE("session/windowed/window: a slot is freed once")
 {
     window w{2, 10, false};
     auto& s = begin(w, reading(1, 10));
@@ -266,7 +268,7 @@ TEST_CASE("session/windowed/window: a slot is given back once")
     CHECK_FALSE(w.has_room_for(reading(4, 0)));
 }
 
-TEST_CASE("session/windowed/window: replies that nobody takes are dropped, gathered or not")
+TEST_CASE("session/windowed/window: unsent replies are dropped, gathered or not")
 {
     window w{10, 1000, false};
     auto& a = begin(w, reading(1, 100));
@@ -293,7 +295,7 @@ TEST_CASE("session/windowed/window: replies that nobody takes are dropped, gathe
     CHECK(gathered(w) == "5 6 ");
 }
 
-TEST_CASE("session/windowed/window: slots are made once, stay where they are, and are all visited")
+TEST_CASE("session/windowed/window: slots are created once, do not move, and are all visited")
 {
     window w{4, 1000, false};
     std::set<const slot*> used;
@@ -315,7 +317,8 @@ TEST_CASE("session/windowed/window: slots are made once, stay where they are, an
     CHECK(visited == used);
 }
 
-TEST_CASE("session/windowed/window: what overlaps a write waits for it, where that is asked for")
+TEST_CASE("session/windowed/window: a request that overlaps a write waits for it, with "
+          "serialise_overlaps")
 {
     const auto may_follow = [](command first, std::uint64_t at, std::uint64_t n, command second,
                                std::uint64_t then, std::uint64_t m, bool serialise = true) {
@@ -357,7 +360,8 @@ TEST_CASE("session/windowed/window: what overlaps a write waits for it, where th
     CHECK(may_follow(write, 100, 100, write, 100, 100, false));
 }
 
-TEST_CASE("session/windowed/window: what overlaps waits until the reply of the other has been sent")
+TEST_CASE(
+    "session/windowed/window: an overlapping request waits until the other's reply has been sent")
 {
     window w{10, 1 << 20, true};
     auto& first = begin(w, asking(command::write, 1, 100, 100));
