@@ -47,7 +47,7 @@ struct listener {
     struct joined {
         connections_type::entry entry;
         end_of_pair client;
-        /// The server's end was shut down, so nothing comes any more.
+        /// Whether the server's end was shut down.
         bool ended() const
         {
             char c = 0;
@@ -144,8 +144,8 @@ TEST_CASE("acceptance/connections: only connections that exceed a deadline are c
     CHECK(late.ended());
     CHECK(late.entry->cut_for() == errc::idle_timeout);
     CHECK_FALSE(patient.ended());
-    CHECK_FALSE(served.ended());  // the server works for it
-    CHECK_FALSE(heard.ended());   // the server has not yet heard what it said
+    CHECK_FALSE(served.ended());  // the server works on its request
+    CHECK_FALSE(heard.ended());   // the server has not received its bytes yet
 }
 
 TEST_CASE("acceptance/connections: the oldest handshake gives way, one at a time")
@@ -156,7 +156,7 @@ TEST_CASE("acceptance/connections: the oldest handshake gives way, one at a time
     const auto first = r.join();
     const auto second = r.join();
     r.list.make_room(0, 0);
-    CHECK_FALSE(first.ended());  // it has not had its second yet
+    CHECK_FALSE(first.ended());  // it has been in the handshake for less than a second
     const auto later = ticker::ticks(1s);
     r.list.make_room(later, 0);
     CHECK(first.ended());
@@ -183,7 +183,7 @@ TEST_CASE("acceptance/connections: the connection idle longest gives way after i
     second.entry->session.deadline.arm(0ms, errc::idle_timeout);
     r.clock.advance_to(10);
     first.entry->session.deadline.arm(0ms, errc::idle_timeout);
-    r.list.make_room(1000, 0);  // never
+    r.list.make_room(1000, 0);  // 0: no eviction
     r.list.make_room(39, 40);
     CHECK_FALSE(second.ended());
     r.list.make_room(40, 40);
@@ -210,7 +210,7 @@ TEST_CASE("acceptance/connections: a peer at its limit loses an idle connection 
     CHECK_FALSE(r.list.make_room_for(named_peer{"one"}, 2, 0, 0));
     CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));
     CHECK(a.ended());
-    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));  // one has gone
+    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));  // one was cut
     CHECK_FALSE(b.ended());
     CHECK_FALSE(other.ended());
 }
@@ -256,7 +256,7 @@ TEST_CASE(
     CHECK(gone.entry->peer_gone(1));
     for (std::uint64_t tick = 0; tick < ticker::ticks(60s); ++tick)
         REQUIRE_FALSE(busy.entry->peer_gone(1));
-    // One that has only said its last word waits for some time.
+    // A half-closed client is kept for some time.
     r.stopping = false;
     std::uint64_t ticks = 1;
     while (!busy.entry->peer_gone(1) && ticks < ticker::ticks(60s))

@@ -36,7 +36,7 @@ TEST_CASE("acceptance/sweeper: time advances in ticks, and each tick is swept at
     }
     connections many{.connected = 100'000};
     s.sweep(many);
-    CHECK(many.sweeps == 0);  // not at each tick
+    CHECK(many.sweeps == 0);  // not at every tick
     s.sweep(few);
     s.sweep(few);
     CHECK(few.sweeps == 1);

@@ -51,7 +51,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
     const auto block = disk->block_sizes().minimum;
     CHECK((block > 1) == direct);
 
-    // Random blocks at random places, from memory at any address, durable or not: as in a model.
+    // Random blocks, from memory at any address, durable or not, compared with a model.
     std::mt19937 random{20};  // the same on every run
     bytes model(8 * mib);
     bytes memory(4 * mib + 64);
@@ -77,7 +77,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
     CHECK_FALSE(disk->flush());
     CHECK_FALSE(disk->cache(0, 8 * mib));
     CHECK((in_file(here / "disk") == model));
-    // Another one sees it, and so does whoever gets the disk.
+    // Another object of the same file sees it, and so does one that the disk is moved to.
     const auto moved = std::move(disk);
     file_backend other{here / "disk", {.read_only = true}};
     bytes all(8 * mib);

@@ -71,9 +71,9 @@ TEST_CASE("backend/file_backend: a block device reads as zero exactly where it w
         CHECK(is_all(std::span{now}.subspan(4 * sector, 128 * kib)));
         CHECK(is_all(std::span{now}.subspan(4 * sector + 128 * kib), 0x5a));
     }
-    // A part of a sector is left to whoever can write.
+    // Zeroes for a part of a sector are refused; the server writes them.
     CHECK(disk.write_zeroes(1, 5000, {}) == std::errc::not_supported);
-    // Trim keeps to its range, in whole sectors.
+    // Trim changes only the whole sectors in its range.
     REQUIRE_FALSE(disk.write(0, bytes(mib, std::byte{0x5a})));
     CHECK_FALSE(disk.trim(sector - 1, 256 * kib + 2));
     bytes now(mib);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What goes wrong with files: no room, a limit, a file that was cut off, transfers cut short, and a sync
+// Errors of files: no space, a limit, a truncated file, short transfers, and a sync
 // that fails.
 #include "backend/file_support.hpp"
 #include "catch.hpp"
@@ -34,12 +34,12 @@ struct stingy : nbd::posix_file {
     }
 };
 
-/// A system on which what writes and syncs do can be chosen. An error is told once, as Linux does.
+/// A system with chosen results of writes and syncs. Each error is reported once, as on Linux.
 struct failing : nbd::posix_file {
     static inline int sync_error = 0;
     static inline int write_error = 0;
     static inline int durable_error = 0;
-    static inline int untold = 0;  // what other descriptors have been told
+    static inline int untold = 0;  // an error that was reported only to other descriptors
     static inline int syncs = 0;
     static inline int writes = 0;
     static inline int durable_writes = 0;
@@ -65,7 +65,7 @@ struct failing : nbd::posix_file {
 };
 using failing_backend = nbd::basic_file_backend<failing>;
 
-/// Direct I/O as strict as it may be, on a file that ends in the middle of a block.
+/// The strictest direct I/O, on a file that ends in the middle of a block.
 struct strict : nbd::posix_file {
     static int open(const char* path, int flags, bool) noexcept
     {
@@ -84,7 +84,7 @@ struct strict : nbd::posix_file {
     }
 };
 
-/// Writes nothing and says so without an error, which no system should.
+/// Returns 0 from every write. No system should do that.
 struct stuck : nbd::posix_file {
     static ssize_t write(int, const void*, std::size_t, std::uint64_t) noexcept { return 0; }
     static ssize_t write_durably(int, const void*, std::size_t, std::uint64_t) noexcept
@@ -153,7 +153,7 @@ TEST_CASE("backend/file_backend: after a failed flush, every later flush fails")
     failing::sync_error = EIO;
     CHECK(disk.flush() == std::errc::io_error);
     CHECK(failing::syncs == 2);
-    // The system would call the next one good, so it is not even asked.
+    // The system would report success for the next one, so it is not called.
     for (int i = 0; i < 3; ++i) {
         const auto again = disk.flush();
         CHECK(again == std::errc::io_error);
@@ -162,13 +162,13 @@ TEST_CASE("backend/file_backend: after a failed flush, every later flush fails")
     }
     CHECK(failing::syncs == 2);
     CHECK(failing::durable_writes == 1);
-    // What promises nothing goes on, and what is there can be saved.
+    // Writes without FUA and reads still work, so that the data can be saved.
     CHECK_FALSE(disk.write(8192, data));
     bytes to(4096);
     CHECK_FALSE(disk.read(8192, to));
     CHECK((to == data));
     CHECK_FALSE(disk.trim(0, 4096));
-    // It goes with the disk, and ends with it.
+    // The state moves with the disk, and ends with it.
     auto moved = std::move(disk);
     CHECK(moved.flush() == std::errc::io_error);
     moved = failing_backend{here / "disk"};
@@ -231,7 +231,7 @@ TEST_CASE("backend/file_backend: an error that was reported to another sync coun
     };
     failing_backend disk{here / "disk", {.create = mib}};
     failing::reset();
-    // The system may not have that question.
+    // A system without sync_file_range gives these errors.
     for (const int error : {ENOSYS, ENOTSUP, EINVAL, EPERM, ESPIPE}) {
         failing::untold = error;
         CHECK_FALSE(ask(disk));
@@ -245,7 +245,7 @@ TEST_CASE("backend/file_backend: an error that was reported to another sync coun
 
 TEST_CASE("backend/file_backend: the witness also gets an error that was reported to another sync")
 {
-    /// As if another thread had been told, and were slow to pass it on.
+    /// As if another thread's sync had got the error and had not recorded it yet.
     struct deaf : nbd::posix_file {
         static int sync(int file) noexcept { return (void)nbd::posix_file::sync(file), 0; }
         static ssize_t write_durably(int file, const void* from, std::size_t n,
@@ -259,7 +259,7 @@ TEST_CASE("backend/file_backend: the witness also gets an error that was reporte
     const auto small = small_place::make(here);
     if (!small)
         NBD_SKIP("no tmpfs can be mounted here");
-    // Takes everything, but has no room for it.
+    // A loop device that accepts every write, on a file system without space.
     make_file(here / "image", 8 * mib);
     const auto loop = loop_device::make(here / "image", 512);
     if (!loop)

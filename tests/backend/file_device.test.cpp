@@ -24,7 +24,7 @@ bytes content(const Device& disk)
     return all;
 }
 
-/// A system without one thing or another, which counts how often it was asked.
+/// A system that lacks some operations, and counts the calls.
 struct lacking : nbd::posix_file {
     static inline int punches = 0;
     static inline int zeroings = 0;
@@ -40,7 +40,7 @@ struct lacking : nbd::posix_file {
     static int will_need(int, std::uint64_t, std::uint64_t) noexcept { return errno = error, -1; }
     static off_t next_data(int, std::uint64_t) noexcept { return errno = error, -1; }
 };
-/// Asking for a file's size succeeds, and leaves an errno behind.
+/// A query for a file's size succeeds, and sets errno.
 struct leaves_errno : nbd::posix_file {
     static std::uint64_t size(int file) noexcept
     {
@@ -54,7 +54,7 @@ struct only_zeroes : nbd::posix_file {
     static inline int zeroings = 0;
     static int zero(int, std::uint64_t, std::uint64_t) noexcept { return ++zeroings, 0; }
 };
-/// Takes a file for a block device of 512-byte sectors.
+/// Treats a file as a block device with sectors of 512 bytes.
 struct device_like : nbd::posix_file {
     static inline std::vector<std::pair<std::uint64_t, std::uint64_t>> discarded{}, zeroed{};
     static inline int punch_error = EOPNOTSUPP;
@@ -83,7 +83,7 @@ struct device_like : nbd::posix_file {
     }
 };
 
-/// Both kinds of file systems that every Linux has.
+/// The two kinds of file systems that every Linux system has.
 std::vector<std::string> places()
 {
     std::vector<std::string> all{"/tmp"};
@@ -164,7 +164,7 @@ TEST_CASE("backend/file_device: trim and zeroes change only their range (N-09, P
             trims ? disk.trim(5000, 100'000) : disk.write_zeroes(5000, 100'000, flags);
         const auto now = content(disk);
         if (failed) {
-            // Not every file system can do it; then nothing has happened.
+            // A file system that lacks the operation changes nothing.
             CHECK(failed == std::errc::not_supported);
             CHECK_FALSE(trims);
             CHECK(is_all(now, 0x5a));
@@ -206,7 +206,7 @@ TEST_CASE("backend/file_device: an operation that the file system lacks is tried
         CHECK_FALSE(moved.cache(0, 4096));
         CHECK(parts(moved, 100, 1000) == "100..1100 data");
     }
-    // What can go wrong otherwise is an error, and is tried again.
+    // Other failures are errors, and the operation is tried again.
     device disk{here / "file"};
     lacking::error = ENOSPC;
     for (int i = 0; i < 2; ++i) {
@@ -215,7 +215,8 @@ TEST_CASE("backend/file_device: an operation that the file system lacks is tried
         CHECK(disk.write_zeroes(0, 4096, {.no_hole = true}) == std::errc::no_space_on_device);
         CHECK(disk.cache(0, 4096) == std::errc::no_space_on_device);
     }
-    // What cannot be done with these ranges, or with this kind of file, is done otherwise, and is tried again.
+    // EINVAL and ENODEV concern this range or this kind of file: trim does nothing, the server
+    // writes the zeroes, and both operations are tried again.
     for (const int error : {EINVAL, ENODEV}) {
         lacking::error = error;
         lacking::punches = lacking::zeroings = 0;
@@ -227,7 +228,7 @@ TEST_CASE("backend/file_device: an operation that the file system lacks is tried
         }
     }
     lacking::error = EOPNOTSUPP;
-    // Zeroes that keep their storage do instead of a hole.
+    // Zeroes that keep their storage replace a hole.
     nbd::basic_file_device<only_zeroes> other{here / "file"};
     CHECK_FALSE(other.write_zeroes(0, 4096, {.fast = true}));
     CHECK(only_zeroes::zeroings == 1);
@@ -246,7 +247,7 @@ TEST_CASE("backend/file_device: a device is trimmed and zeroed in whole sectors"
     CHECK_FALSE(disk.trim(1, 511));
     CHECK(device_like::discarded == ranges{{512, 1024}, {0, 512}});
 
-    // It can write zeroes by itself, which is not fast; a part of a sector is written by others.
+    // The device can write zeroes, which is not fast. A part of a sector is left to the server.
     CHECK(disk.write_zeroes(512, 1024, {.fast = true}) == std::errc::not_supported);
     CHECK(disk.write_zeroes(512, 1024, {.no_hole = true, .fast = true})
           == std::errc::not_supported);
@@ -256,7 +257,7 @@ TEST_CASE("backend/file_device: a device is trimmed and zeroed in whole sectors"
     CHECK_FALSE(disk.write_zeroes(512, 1024, {}));
     CHECK_FALSE(disk.write_zeroes(1024, 512, {.no_hole = true}));
     CHECK(device_like::zeroed == ranges{{512, 1024}, {1024, 512}});
-    // That it has no holes says nothing of what it can discard.
+    // A device without holes may still discard.
     CHECK_FALSE(disk.trim(1024, 512));
     CHECK(device_like::discarded == ranges{{512, 1024}, {0, 512}, {1024, 512}});
     for (const int error : {EOPNOTSUPP, EINVAL}) {
@@ -266,7 +267,7 @@ TEST_CASE("backend/file_device: a device is trimmed and zeroed in whole sectors"
     device_like::discard_error = EIO;
     CHECK(disk.trim(0, 512) == std::errc::io_error);
     device_like::discard_error = 0;
-    // Holes, where it has them, are fast.
+    // If it has holes, they are fast.
     nbd::basic_file_device<device_like> sparse{here / "file"};
     device_like::punch_error = 0;
     CHECK_FALSE(sparse.write_zeroes(0, 1024, {.fast = true}));
@@ -295,7 +296,7 @@ TEST_CASE("backend/file_device: extents are the file's holes (P84)")
     CHECK(parts(disk, 0, 16 * mib, 1) == "0..5242880 hole");
     fill(disk.descriptor(), 16 * mib - 5, 5);
     CHECK(parts(disk, 15 * mib, mib) == "15728640..16773120 hole, 16773120..16777216 data");
-    // A file that was cut off by somebody else has no hole there, but an error.
+    // Behind the end of a file that another program truncated is an error, not a hole.
     std::filesystem::resize_file(here / "file", 8 * mib);
     const auto error = std::generic_category().message(EIO);
     CHECK(parts(disk, 0, 16 * mib) == error);
@@ -318,7 +319,7 @@ TEST_CASE("backend/file_device: a file that shrinks and grows again reads as zer
     CHECK(is_all(std::span{now}.subspan(1001)));
     CHECK(disk.resize(~std::uint64_t{0}));
     CHECK(disk.size() == 64 * kib);
-    // As does what a write has left there that was under way while it was cut off.
+    // The same holds for bytes that a write in progress leaves behind the new end.
     CHECK_FALSE(disk.resize(4 * kib));
     fill(disk.descriptor(), 8 * kib, 4 * kib);
     CHECK_FALSE(disk.resize(64 * kib));
@@ -352,7 +353,7 @@ TEST_CASE("backend/file_device: a failed sync stays failed after the device was 
     other = std::move(moved);
     const auto said = other.sync_state();
     CHECK(said == std::errc::io_error);
-    // the first one, which was the cause
+    // the first error, which was the cause
     CHECK_THAT(said.text,
                Catch::Matchers::ContainsSubstring(std::generic_category().message(ENOSPC)));
     CHECK(said.text.size() <= 256);

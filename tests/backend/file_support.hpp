@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Places for the tests of backends on files: folders that go away, loop devices, and extents as tests read them.
+// For tests of backends on files: temporary folders, loop devices, and extents as text.
 #pragma once
 
 #include "catch.hpp"
@@ -32,7 +32,7 @@ constexpr std::uint64_t kib = 1 << 10;
 constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t gib = 1 << 30;
 
-/// A folder that goes away with everything in it.
+/// A folder that is removed with its contents.
 class folder {
 public:
     explicit folder(const std::string& parent = "/tmp") : path_{parent + "/nbd.XXXXXX"}
@@ -57,10 +57,10 @@ private:
     std::string path_;
 };
 
-/// A file system of one MiB on a folder, which goes away with it.
+/// A file system of 1 MiB mounted on a folder, which is removed with it.
 class small_place {
 public:
-    /// None where this is not permitted.
+    /// Empty if this is not permitted.
     static std::optional<small_place> make(const folder& at)
     {
         if (::mount("nbd", at.path().c_str(), "tmpfs", 0, "size=1m") != 0)
@@ -90,7 +90,7 @@ inline std::vector<kind> kinds()
 {
     return {{"/tmp", false}, {"/tmp", true}, {"/dev/shm", false}, {"/dev/shm", true}};
 }
-/// A new disk, or none where there is no direct I/O.
+/// A new disk, or empty if there is no direct I/O.
 template <class Disk>
 std::optional<Disk> disk_of(const folder& here, bool direct, std::uint64_t size)
 {
@@ -104,13 +104,13 @@ std::optional<Disk> disk_of(const folder& here, bool direct, std::uint64_t size)
     }
 }
 
-/// A file of that many bytes, which are a hole.
+/// Creates a file of that many bytes, all of them a hole.
 inline void make_file(const std::string& path, std::uint64_t size)
 {
     std::ofstream{path};
     std::filesystem::resize_file(path, size);
 }
-/// Bytes of storage that a file takes.
+/// Bytes of storage that a file uses.
 inline std::uint64_t stored(const std::string& path)
 {
     struct ::stat about {};
@@ -128,16 +128,16 @@ inline std::size_t open_files()
     return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
-/// A loop device on a file, which goes away when it is closed.
+/// A loop device on a file. It is removed when it is closed.
 class loop_device {
 public:
-    /// None where this is not permitted.
+    /// Empty if this is not permitted.
     static std::optional<loop_device> make(const std::string& file, std::uint32_t sector)
     {
         const int control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
         const int disk = ::open(file.c_str(), O_RDWR | O_CLOEXEC);
         std::optional<loop_device> made;
-        // Somebody else may take the free one first.
+        // Another process may take the free device first.
         for (int attempt = 0; attempt < 20 && !made && control >= 0 && disk >= 0; ++attempt) {
             const int number = ::ioctl(control, LOOP_CTL_GET_FREE);
             if (number < 0)

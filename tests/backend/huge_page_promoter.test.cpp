@@ -11,7 +11,7 @@ namespace {
 constexpr auto region = huge_page_promoter::region;
 constexpr auto enough = huge_page_promoter::enough;
 
-/// Counts reads and keeps what was proposed.
+/// Counts reads and records proposed regions.
 struct reader {
     explicit reader(std::uint64_t size) : heat{size} {}
     void read(std::uint64_t offset, std::uint64_t length)

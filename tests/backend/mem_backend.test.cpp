@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-// Under ThreadSanitizer the disk lends nothing, and has nothing that one thread could show.
+// Under ThreadSanitizer the disk lends nothing, and there is nothing to test with one thread.
 #ifndef __SANITIZE_THREAD__
 
 using nbd::mem_backend;
@@ -89,7 +89,7 @@ TEST_CASE("backend/mem_backend: write_zeroes makes zeroes; with no_hole it is no
             const auto all = disk.lend(0, 1 << 20);
             const auto failed =
                 disk.write_zeroes(5000, 100'000, {.no_hole = no_hole, .fast = fast});
-            // To keep the pages is to write them, and not faster than that: nothing changes.
+            // no_hole means to write zeroes, which is not fast, so it is refused without a change.
             if (no_hole) {
                 CHECK(failed == std::errc::not_supported);
                 CHECK(std::count(all.begin(), all.end(), std::byte{0x5a}) == 1 << 20);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Where the disk in memory has data and where holes, that looking takes no memory, and resize.
+// Data and holes of the disk in memory, reads that allocate nothing, and resize.
 #include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include "support/bytes.hpp"
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-// Under ThreadSanitizer the disk lends nothing, and has nothing that one thread could show.
+// Under ThreadSanitizer the disk lends nothing, and there is nothing to test with one thread.
 #ifndef __SANITIZE_THREAD__
 
 using nbd::extent;
@@ -82,7 +82,7 @@ TEST_CASE("backend/mem_backend: written pages are data, all others are holes (P8
           == list{{0, 5 * mib, true},
                   {5 * mib, 5 * mib + 4096, false},
                   {5 * mib + 4096, 16 * mib, true}});
-    // any range, also from within a page
+    // any range, also one that starts in the middle of a page
     CHECK(parts(disk, 5 * mib + 10, 20) == list{{5 * mib + 10, 5 * mib + 30, false}});
     CHECK(parts(disk, 5 * mib - 1, 2)
           == list{{5 * mib - 1, 5 * mib, true}, {5 * mib, 5 * mib + 1, false}});
@@ -123,7 +123,7 @@ TEST_CASE("backend/mem_backend: reading holes allocates no memory")
         REQUIRE_FALSE(disk->read(i * (tib / 256), to));
         REQUIRE(disk->lend(i * (tib / 256), mib).empty());
     }
-    // nor does making it smaller or zero, of less than a page either
+    // trim and zeroes allocate nothing either, not even for a part of a page
     REQUIRE_FALSE(disk->trim(5000, 10));
     REQUIRE_FALSE(disk->write_zeroes(tib / 2 + 10, 20, {}));
     REQUIRE_FALSE(disk->resize(tib - 10));
@@ -139,14 +139,14 @@ TEST_CASE("backend/mem_backend: written ranges are lent, others are read (N-15)"
     CHECK(shown(lent.first(64)) == shown(pattern(64)));
     CHECK(disk.lend(0, 2 * mib).empty());
     CHECK(disk.lend(2 * mib, 1).empty());
-    // over the edge of what was written
+    // across the borders of the written range
     bytes to(2 * mib, std::byte{0xee});
     CHECK_FALSE(disk.read(mib / 2 + 1, to));
     const auto zero = [](std::byte b) { return b == std::byte{0}; };
     CHECK(std::all_of(to.begin(), to.begin() + mib / 2 - 1, zero));
     CHECK(std::equal(lent.begin(), lent.end(), to.begin() + mib / 2 - 1));
     CHECK(std::all_of(to.begin() + mib / 2 - 1 + mib, to.end(), zero));
-    // what is received in place is there as well
+    // bytes that were received in place are there as well
     CHECK(disk.lend_for_write(3 * mib, 10).empty());
     const auto place = disk.lend_for_write(mib + 7, 10);
     REQUIRE(place.size() == 10);
@@ -157,7 +157,7 @@ TEST_CASE("backend/mem_backend: written ranges are lent, others are read (N-15)"
 
 TEST_CASE("backend/mem_backend: repeated reads change neither the content nor the holes")
 {
-    // In pages of 4 KiB or in huge ones: which, is the kernel's business, and not to be seen.
+    // The kernel chooses pages of 4 KiB or huge ones, without a visible difference.
     mem_backend disk{8 * mib};
     const auto data = pattern(4 * mib);
     CHECK_FALSE(disk.write(0, data));
@@ -202,7 +202,7 @@ TEST_CASE("backend/mem_backend: 1 TiB is zeroed, trimmed and described within a 
 TEST_CASE("backend/mem_backend: bytes written behind the end are not visible when the disk grows")
 {
     mem_backend disk{mib, {.max_size = 4 * mib}};
-    // as for a WRITE that was under way when the disk was made smaller
+    // as a WRITE does that was in progress while the disk shrank
     const auto leave_behind = [&] {
         CHECK_FALSE(disk.resize(2 * mib));
         CHECK_FALSE(disk.write(mib, bytes(mib, std::byte{0xdd})));
@@ -215,7 +215,7 @@ TEST_CASE("backend/mem_backend: bytes written behind the end are not visible whe
     CHECK_FALSE(disk.resize(4 * mib));
     CHECK(is_zero(disk, mib, 3 * mib));
     CHECK(parts(disk, mib, 3 * mib) == list{{mib, 4 * mib, true}});
-    // and not within a page that is written to afterwards
+    // nor inside a page that is written afterwards
     leave_behind();
     CHECK_FALSE(disk.resize(mib + 100));
     CHECK_FALSE(disk.write(mib + 50, pattern(10)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The memory that a disk in memory may take: reached, not exceeded, as the kernel counts it.
+// The memory limit of a disk in memory is reached and not exceeded, as the kernel counts it.
 #include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include "support/bytes.hpp"
@@ -39,7 +39,7 @@ bool has_memfd()
 TEST_CASE("backend/mem_backend: data use memory up to the limit, then writes are ENOSPC")
 {
     NBD_NEEDS_MEMFD;
-    // in a map that knows pages, and in one that does not
+    // in a map whose parts are pages, and in one with larger parts
     for (const auto size : {64 * mib, tib}) {
         mem_backend disk{size, {.memory_limit = 8 * mib}};
         const auto data = pattern(mib);
@@ -50,16 +50,16 @@ TEST_CASE("backend/mem_backend: data use memory up to the limit, then writes are
         CHECK(disk.write(40 * mib, data) == std::errc::no_space_on_device);
         CHECK(disk.write(mib, pattern(1)) == std::errc::no_space_on_device);
         CHECK(disk.write(mib - 10, pattern(20)) == std::errc::no_space_on_device);
-        // what is there already can be written again, and lent
+        // existing data can be overwritten, and lent
         CHECK_FALSE(disk.write(4 * mib, pattern(mib, 9)));
         CHECK_FALSE(disk.write(mib - 10, pattern(10)));
-        // reading and zeroing take nothing, not even in parts of pages
+        // reads and zeroes allocate nothing, not even in parts of pages
         bytes to(4 * mib);
         CHECK_FALSE(disk.read(mib / 2, to));
         CHECK_FALSE(disk.trim(mib + 100, 100));
         CHECK_FALSE(disk.write_zeroes(50 * mib + 100, 5000, {}));
         CHECK(committed(file) == 8 * mib);
-        // trim gives back
+        // trim returns memory
         CHECK_FALSE(disk.trim(8 * mib, mib));
         CHECK(committed(file) == 7 * mib);
         CHECK_FALSE(disk.write(40 * mib, data));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the kernel says of this process's memory.
+// This process's memory as the kernel reports it.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ inline std::uint64_t resident(const void* at)
     return 0;
 }
 
-/// Bytes of memory that a memfd has taken.
+/// Bytes of memory that a memfd uses.
 inline std::uint64_t committed(int file)
 {
     struct stat about {};

@@ -11,7 +11,7 @@ using Catch::Matchers::ContainsSubstring;
 using nbd::file_settings;
 
 namespace {
-/// What is said about a path that cannot be opened; nothing may be left open.
+/// The error text for a path that cannot be opened. Checks that no descriptor stays open.
 template <class File = file>
 std::string refusal(const std::string& path, const file_settings& s = {})
 {
@@ -37,7 +37,7 @@ struct no_direct : nbd::posix_file {
     }
     static int make_direct(int) noexcept { return errno = EINVAL, -1; }
 };
-/// Has nothing like /proc/self/fd.
+/// A system without /proc/self/fd.
 struct opens_once : nbd::posix_file {
     static int open(const char* path, int flags, bool direct) noexcept
     {
@@ -100,7 +100,7 @@ TEST_CASE("backend/opened_file: a writable file has a witness: the same file ope
     CHECK(witness != one.descriptor());
     CHECK((::fcntl(witness, F_GETFL) & O_ACCMODE) == O_RDONLY);
     CHECK((::fcntl(witness, F_GETFD) & FD_CLOEXEC) != 0);
-    // Opened again, unlike one that dup() made: it has a place of its own.
+    // It was opened again, not duplicated by dup(): it has its own file offset.
     CHECK(::lseek(one.descriptor(), 77, SEEK_SET) == 77);
     CHECK(::lseek(witness, 0, SEEK_CUR) == 0);
     struct ::stat a {
@@ -111,7 +111,7 @@ TEST_CASE("backend/opened_file: a writable file has a witness: the same file ope
     file other{std::move(one)};
     CHECK(other.witness() == witness);
     file third{here / "file", {.read_only = true}};
-    CHECK(third.witness() == third.descriptor());  // nothing to tell
+    CHECK(third.witness() == third.descriptor());  // a read-only file needs no witness
     third = std::move(other);
     CHECK(third.witness() == witness);
     const nbd::opened_file<opens_once> without{here / "file", {}};
@@ -167,7 +167,7 @@ TEST_CASE("backend/opened_file: a file that could not be created completely is r
         refusal<nbd::opened_file<direct_of_4096>>(here / "file", {.direct = true, .create = 6000}),
         ContainsSubstring("a multiple of 4096 bytes; it has 6000"));
     CHECK_FALSE(std::filesystem::exists(here / "file"));
-    // what was there before stays there
+    // an existing file is not removed
     make_file(here / "file", 6000);
     CHECK_THAT(refusal<nbd::opened_file<direct_of_4096>>(here / "file", {.direct = true}),
                ContainsSubstring("a multiple of 4096 bytes; it has 6000"));

@@ -98,7 +98,7 @@ TEST_CASE("backend/posix_file: calls for block devices fail on files")
 
 TEST_CASE("backend/posix_file: a call that a signal cuts short is made again")
 {
-    // The only call here that a test can have interrupted: to open a pipe waits for its other end.
+    // The only call here that a test can interrupt: opening a pipe waits for its other end.
     const folder here;
     const auto path = here / "pipe";
     REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
@@ -108,7 +108,7 @@ TEST_CASE("backend/posix_file: a call that a signal cuts short is made again")
     REQUIRE(::sigaction(SIGUSR1, &count, &before) == 0);
     std::atomic<int> file = -2;
     std::thread reader{[&] { file = posix_file::open(path.c_str(), O_RDONLY, false); }};
-    // A sanitizer may keep signals back until the call is over, so not for ever.
+    // A sanitizer may delay signals until the call has returned, so this is limited.
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{2};
     const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
     while (signals < 10 && file == -2 && in_time()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory that is taken as it is written and given back: counted by the kernel, page by page.
+// Memory that is allocated by writes and returned, counted by the kernel page by page.
 #include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include <nbd/backend/sparse_memory.hpp>

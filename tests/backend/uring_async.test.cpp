@@ -99,7 +99,7 @@ TEST_CASE("backend/uring_async: the end of the data is EIO; a bad descriptor is 
     ::close(file);
     CHECK(run(context, uring(nbd::uring_request::read(file, 0, memory)))
           == std::errc::bad_file_descriptor);
-    // As clients hear it: with the place, and as an error that the wire knows.
+    // As a client gets it: with the offset, and as an error that has a value on the wire.
     const auto heard =
         run(context,
             nbd::async_uring<nbd::failure>(nbd::uring_request::read(file, 77, memory),
@@ -184,11 +184,11 @@ TEST_CASE("backend/uring_async: a read that would wait forever is cancelled, als
     context.poll();
     stop.emit(type);
     stop.emit(type);
-    CHECK_FALSE(ended);  // not before the kernel has said so
+    CHECK_FALSE(ended);  // not before the kernel has confirmed it
     context.run();
     CHECK(ended);
     CHECK(said == operation_canceled);
-    stop.emit(type);  // too late, and harmless
+    stop.emit(type);  // too late: no effect
     pipe.say("late");
     CHECK(pipe.rest() == "late");
     CHECK(to[0] == '\0');
@@ -236,7 +236,7 @@ TEST_CASE("backend/uring_async: destroying a context destroys the operations in 
     const pipe_pair pipe;
     tally seen;
     {
-        // Memory that is freed with the context: the sanitizer sees who writes there afterwards.
+        // The memory is freed with the context, so the sanitizer detects later writes.
         std::vector<std::unique_ptr<std::array<char, 4>>> to(count);
         auto context = std::make_unique<asio::io_context>(1);
         for (auto& t : to) {
@@ -248,7 +248,7 @@ TEST_CASE("backend/uring_async: destroying a context destroys the operations in 
         context.reset();
         CHECK(seen.frames == 0);
     }
-    CHECK(seen.good + seen.called_off + seen.other == 0);  // nobody was told
+    CHECK(seen.good + seen.called_off + seen.other == 0);  // no handler was called
     pipe.say("nobody reads this");
     CHECK(pipe.rest() == "nobody reads this");
 }

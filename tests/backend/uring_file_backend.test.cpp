@@ -37,7 +37,7 @@ static_assert(!std::is_copy_constructible_v<uring_file_backend>
 
 namespace {
 
-/// Writes and reads a part of the disk that is its own, at random, as in a model.
+/// Random writes and reads of its own part of the disk, compared with a model.
 template <class Executor>
 asio::awaitable<void, Executor> client(nbd::basic_uring_file_backend<Executor>& disk,
                                        std::uint64_t begin, std::size_t size, unsigned seed,
@@ -80,7 +80,7 @@ asio::awaitable<void, Executor> client(nbd::basic_uring_file_backend<Executor>& 
         throw std::system_error{failed.code, failed.text};
     done += rounds;
 }
-/// The end of a task that nobody awaits.
+/// The completion handler of a task that is not awaited.
 void fall_through(const std::exception_ptr& e)
 {
     if (e)
@@ -192,7 +192,7 @@ TEST_CASE("backend/uring_file_backend: holes, zeroes, extents, cache, size")
     CHECK_FALSE(run(context, disk.write_zeroes(2 * mib, mib, {})));
     CHECK(stored(path) < 3 * mib);
     const auto kept = run(context, disk.write_zeroes(1 * mib, mib, {.no_hole = true}));
-    CHECK((!kept || kept == std::errc::not_supported));  // not every file system can
+    CHECK((!kept || kept == std::errc::not_supported));  // some file systems cannot
     CHECK((!!kept || stored(path) >= 3 * mib));
     REQUIRE_FALSE(run(context, disk.read(mib, std::span{to}.first(2 * mib))));
     CHECK(is_all(std::span{to}.first(2 * mib)));
@@ -219,7 +219,7 @@ TEST_CASE("backend/uring_file_backend: data outside the page cache are read, too
     CHECK(::posix_fadvise(file, static_cast<off_t>(mib), 0, POSIX_FADV_DONTNEED) == 0);
     ::close(file);
     bytes to(4 * mib);
-    CHECK_FALSE(run(context, disk.read(0, to)));  // some of it is, some is not
+    CHECK_FALSE(run(context, disk.read(0, to)));  // a part of it is in the page cache
     CHECK((to == all));
 }
 
@@ -248,7 +248,7 @@ TEST_CASE("backend/uring_file_backend: block devices")
     CHECK(is_all(std::span{to}.subspan(mib, mib)));
     CHECK(to[mib - 1] == all[mib - 1]);
     CHECK(to[2 * mib] == all[2 * mib]);
-    // Parts of a sector are left alone by a trim, and are zeroes for somebody else to write.
+    // A trim does not change parts of a sector, and write_zeroes refuses them.
     CHECK_FALSE(run(context, disk.trim(2 * mib + 1, sector)));
     CHECK_FALSE(run(context, disk.trim(3 * mib, 64 * kib)));
     REQUIRE_FALSE(run(context, disk.read(2 * mib, std::span{to}.first(mib))));
@@ -277,7 +277,7 @@ TEST_CASE("backend/uring_file_backend: a cancelled client's reads end before the
                 ++(failed == std::errc::operation_canceled ? called_off : good);
             },
             asio::bind_cancellation_slot(signals[i].slot(), asio::detached));
-    // When all have begun, and nothing is submitted yet; and again when all is.
+    // Cancels when all have started and none is submitted, and again when all are submitted.
     asio::post(context, [&] {
         for (std::size_t i = 0; i < 8; ++i)
             signals[i].emit(asio::cancellation_type::terminal);

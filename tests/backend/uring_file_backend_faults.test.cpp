@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What goes wrong with files: a file that was cut off, a limit, what a file system lacks, and a sync that fails.
+// Errors of files: a truncated file, a limit, missing operations of a file system, and a failing
+// sync.
 #include "backend/file_support.hpp"
 #include "backend/uring_kernel.hpp"
 #include "backend/uring_support.hpp"
@@ -25,13 +26,13 @@ using namespace nbd_test;
 
 namespace {
 
-/// Asks the kernel for what fails, where a test wants that. Each error comes once, as a sync's does.
+/// Makes requests that fail if a test wants that. Each error is reported once, as a sync's is.
 struct failing : uring_request {
     static inline bool sync_fails = false;
     static inline bool durable_write_fails = false;
     static inline int durable_writes_to = -1;  // another file
     static inline bool lacks_durable_writes = false;
-    static inline bool syncs_first = false;                 // and tells nobody of it
+    static inline bool syncs_first = false;                 // and ignores its result
     static inline std::function<uring_request()> waits_on;  // instead of a sync
     static inline int lacking_modes = 0;
     static inline int syncs = 0;
@@ -44,7 +45,7 @@ struct failing : uring_request {
         lacking_modes = syncs = allocations = 0;
     }
 
-    /// EBADF, as of a file that is not there.
+    /// Fails with EBADF.
     static uring_request fails(uring_request r)
     {
         r.file = -1;
@@ -170,7 +171,7 @@ TEST_CASE("backend/uring_file_backend: a write that exceeds a system limit fails
     CHECK_FALSE(run(context, disk.write(0, data, {.fua = fua})));
     const auto failed = run(context, disk.write(2 * mib - 4096, pattern(8192), {.fua = fua}));
     CHECK(failed == std::errc::file_too_large);
-    CHECK_FALSE(run(context, disk.flush()));  // it was refused, and nothing is lost
+    CHECK_FALSE(run(context, disk.flush()));  // the write was refused, so no data are lost
     CHECK_FALSE(run(context, disk.write(0, data, {.fua = fua})));
 }
 
@@ -196,7 +197,7 @@ TEST_CASE("backend/uring_file_backend: after a failed sync, every later flush fa
     CHECK_FALSE(run(context, disk.write(0, data)));
     CHECK_FALSE(run(context, disk.read(0, to)));
     CHECK((to == data));
-    // Opened anew, it is as good as new.
+    // After the file was opened again, flush succeeds.
     failing_backend again{here / "disk"};
     CHECK_FALSE(run(context, again.flush()));
 }
@@ -209,7 +210,7 @@ TEST_CASE("backend/uring_file_backend: a failed sync also fails all other syncs 
     asio::io_context context{1};
     failing_backend disk{here / "disk", {.create = mib}};
     failing::sync_fails = true;
-    const pipe_pair others;  // whose answer comes when the first has failed
+    const pipe_pair others;  // the other syncs end after the first has failed
     std::array<char, 7> answers{};
     failing::waits_on = [&, n = 0U]() mutable { return others.read({&answers.at(n++), 1}); };
     int failed = 0;
@@ -269,7 +270,7 @@ TEST_CASE("backend/uring_file_backend: a durable write that fails after its canc
     const folder here;
     failing_backend disk{here / "disk", {.create = mib}};
     asio::io_context context{1};
-    // Full, so that to write to it waits until nobody can read it any more.
+    // Full, so that a write to it waits until its read end is closed.
     std::optional<pipe_pair> full{std::in_place};
     full->fill();
     failing::durable_writes_to = full->in();
@@ -355,7 +356,7 @@ TEST_CASE("backend/uring_file_backend: an error that was reported to another syn
     const auto small = small_place::make(here);
     if (!small)
         NBD_SKIP("no tmpfs can be mounted here");
-    // Takes everything, but has no room for it.
+    // A loop device that accepts every write, on a file system without space.
     make_file(here / "image", 8 * mib);
     const auto loop = loop_device::make(here / "image", 512);
     if (!loop)
@@ -364,7 +365,7 @@ TEST_CASE("backend/uring_file_backend: an error that was reported to another syn
     asio::io_context context{1};
     failing_backend disk{loop->path()};
     REQUIRE_FALSE(run(context, disk.write(0, bytes(4 * mib, std::byte{1}))));
-    // The first is told, and is slow to pass it on.
+    // Another sync gets the error and does not record it.
     failing::syncs_first = true;
     CHECK(run(context, fua ? disk.write(0, data, {.fua = true}) : disk.flush()));
     CHECK(run(context, disk.flush()) == std::errc::io_error);
@@ -387,7 +388,7 @@ TEST_CASE("backend/uring_file_backend: works on file systems without some operat
         CHECK_FALSE(run(context, disk.read(0, to)));
         CHECK((to == data));
         CHECK_FALSE(run(context, disk.trim(0, 4096)));
-        CHECK(failing::allocations == 1);  // it knows by now
+        CHECK(failing::allocations == 1);  // it is not tried again
         CHECK_FALSE(run(context, disk.write_zeroes(0, 4096, {})));
         CHECK_FALSE(run(context, disk.read(0, to)));
         CHECK(is_all(to));

@@ -60,7 +60,7 @@ TEST_CASE("backend/uring_operation: a submission has the values of its request")
     CHECK(entry.off == 5);
     CHECK(entry.len == 6);
     CHECK(entry.fadvise_advice == POSIX_FADV_WILLNEED);
-    // What does not fit into 32 bits goes in pieces.
+    // A length above 32 bits is transferred in pieces.
     written(uring_request::read(7, 0, {memory.data(), std::size_t{5} << 30}));
     CHECK(entry.len == 1U << 30);
 }

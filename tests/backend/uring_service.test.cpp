@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ring of a context: many threads, refusals of the kernel, and threads that go away.
+// The ring of a context: many threads, refusals of the kernel, and threads that end.
 #include "backend/uring_kernel.hpp"
 #include "backend/uring_support.hpp"
 #include "catch.hpp"
@@ -80,7 +80,7 @@ TEST_CASE("backend/uring_service: without a ring, each operation of the context 
     uring_kernel::ring_error = EMFILE;
     CHECK(run(context, uring(pipe.read(to))) == std::errc::too_many_files_open);
     pipe.say("x");
-    CHECK_FALSE(run(context, uring(pipe.read(to))));  // there was one to be had in the end
+    CHECK_FALSE(run(context, uring(pipe.read(to))));  // a ring could be created later
 }
 
 TEST_CASE("backend/uring_service: a submission for which the kernel lacks resources is repeated")
@@ -135,7 +135,7 @@ TEST_CASE("backend/uring_service: an operation for which the kernel lacks resour
     using std::chrono::milliseconds;
     asio::io_context context{1};
     const pipe_pair pipe;
-    // As if it were short: nobody may wait for this pipe, and nobody has written.
+    // RWF_NOWAIT on an empty pipe gives EAGAIN, as a kernel without resources does.
     std::array<char, 1> to{};
     auto reading = pipe.read(to);
     reading.flags = RWF_NOWAIT;
@@ -151,7 +151,7 @@ TEST_CASE("backend/uring_service: an operation for which the kernel lacks resour
     pipe.say("x");
     context.run();
     CHECK(seen.good == 1);
-    // In the end it is an error.
+    // Finally it is an error.
     asio::co_spawn(context, seen.await(reading), asio::detached);
     context.restart();
     context.run_for(std::chrono::seconds{60});
@@ -199,7 +199,7 @@ TEST_CASE(
     asio::co_spawn(context, seen.await(pipe.read(to[1])), asio::detached);
     context.poll();
     CHECK(seen.errors.size() == 201);
-    slow.say("x");  // what it had taken it still does
+    slow.say("x");  // operations that were submitted before still complete
     context.run();
     CHECK(early.good == 1);
 }
@@ -232,7 +232,8 @@ TEST_CASE("backend/uring_service: a context on many threads, with strands")
     std::atomic<int> called_off = 0;
     std::list<pipe_pair> pipes;
 
-    // Each client reads what it has written, and now and then calls off a read that nobody answers.
+    // Each client reads what it has written, and sometimes cancels a read that would never
+    // complete.
     const auto client = [&](strand on, const pipe_pair& pipe,
                             unsigned seed) -> asio::awaitable<void, strand> {
         constexpr asio::use_awaitable_t<strand> token;
@@ -285,7 +286,7 @@ TEST_CASE("backend/uring_service: a context whose threads change, and which is r
     const pipe_pair pipe;
     std::array<char, 1> to{};
     for (int i = 0; i < 50; ++i) {
-        // Answered before, in the same turn, and after it was submitted.
+        // The data arrive before the start, in the same turn, and after the submission.
         if (i % 3 == 0)
             pipe.say("x");
         ended seen;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How the tests of io_uring await, and what they await on.
+// Helpers of the io_uring tests: running awaitables, and pipes.
 #pragma once
 
 #include "catch.hpp"
@@ -19,7 +19,7 @@
 
 #include <unistd.h>
 
-// gcc 12 sees through Asio's operator new for coroutines, but not through its operator delete.
+// gcc 12 inlines Asio's operator new for coroutines, but not its operator delete.
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 
 namespace nbd_test {
@@ -29,7 +29,7 @@ using executor = asio::io_context::executor_type;
 template <class T>
 using task = asio::awaitable<T, executor>;
 
-/// Why the kernel has no io_uring for us; empty where it has.
+/// Why the kernel does not offer io_uring; empty if it does.
 inline std::string uring_refusal()
 {
     try {
@@ -45,7 +45,7 @@ inline std::string uring_refusal()
             NBD_SKIP(refusal);                                                                     \
     } while (false)
 
-/// Runs a task to its end, and the context until it is out of work.
+/// Runs a task to its end, and the context until it has no work.
 template <class T>
 T run(asio::io_context& context, task<T> started)
 {
@@ -64,7 +64,7 @@ T run(asio::io_context& context, task<T> started)
     return std::move(*result);
 }
 
-/// What a read that waits for ever waits on.
+/// A pipe, for reads that wait.
 class pipe_pair {
 public:
     pipe_pair()
@@ -86,7 +86,7 @@ public:
         if (ends_[0] >= 0)
             ::close(std::exchange(ends_[0], -1));
     }
-    /// Until there is no room in it.
+    /// Writes until the pipe is full.
     void fill() const
     {
         const std::string some(1 << 12, 'x');
@@ -100,7 +100,7 @@ public:
         if (::write(ends_[1], s.data(), s.size()) != static_cast<ssize_t>(s.size()))
             throw std::system_error{errno, std::system_category(), "write"};
     }
-    /// What nobody has read.
+    /// The bytes that were not read.
     [[nodiscard]] std::string rest() const
     {
         std::string all(1 << 16, '\0');

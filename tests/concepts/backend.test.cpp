@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Archetypes: the least model of each concept is accepted by the whole server, and in every style.
-// Programs that must be refused are the *.fail.cpp beside this file.
+// Archetypes: the smallest models of each concept, in every style, are accepted by the whole
+// server. The *.fail.cpp files beside this file are programs that must not compile.
 #include "catch.hpp"
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/server.hpp>
@@ -21,7 +21,7 @@ using nbd::diagnosis::backend_is_sound;
 
 namespace {
 
-// the least there can be
+// the smallest backend
 struct least {
     u64 size() const { return 0; }
     void read(u64, to) {}
@@ -40,7 +40,7 @@ struct least_handler {
 };
 static_assert(nbd::readable_backend<least_handler> && backend_is_sound<least_handler>());
 
-// the quartet, each member returning something else
+// read, write, flush and trim, each with another return type
 struct styles {
     unsigned size() const { return 512; }
     std::error_code read(u64, to) { return {}; }
@@ -81,7 +81,7 @@ struct inherited : private least {
 };
 static_assert(backend_is_sound<inherited>());
 
-// everything at once
+// all members
 struct full {
     static constexpr auto concurrency = nbd::concurrency::parallel;
     static constexpr bool multi_conn = true, rotational = true, fast_zero = true,
@@ -103,7 +103,7 @@ static_assert(nbd::promises_multi_conn<full> && nbd::promises_rotational<full>);
 static_assert(nbd::promises_fast_zero<full> && nbd::promises_fills_reads<full>);
 static_assert(!nbd::promises_multi_conn<least> && !nbd::promises_fills_reads<least>);
 
-// a member of a wrong shape is not the ability, and is seen all the same
+// a member with a wrong shape gives no ability, but is detected
 struct wrong {
     void flush(int) {}
     int trim(u64, u64) { return 0; }
@@ -119,13 +119,13 @@ struct wrong_final final {
 static_assert(nbd::diagnosis::names_flush<wrong_final>()
               && !nbd::diagnosis::names_trim<wrong_final>());
 static_assert(!nbd::diagnosis::names_flush<int>());
-// lent memory is asked for where nothing may be thrown
+// lend is called where an exception is not allowed
 struct throwing_lender {
     std::span<const std::byte> lend(u64, std::size_t) { return {}; }
 };
 static_assert(!nbd::has_lend<throwing_lender>);
 
-// open: a state of its own for each client, of several kinds
+// open: a state for each client, of several kinds
 struct opener {
     struct state {
         u64 size() const { return 0; }
@@ -138,7 +138,7 @@ static_assert(nbd::has_open<opener> && backend_is_sound<opener>()
 static_assert(std::is_same_v<nbd::served_t<opener>, opener::state>);
 
 struct referring_opener {
-    // "a backend that can be moved", and not assigned: what a state with a reference in it is
+    // movable, but not assignable: for example a state with a reference member
     struct state {
         const referring_opener& disk;
         u64 size() const { return disk.bytes; }
@@ -166,7 +166,7 @@ static_assert(nbd::has_trim<by_reference> && nbd::has_cache<by_reference>);
 static_assert(nbd::has_extents<by_reference> && nbd::has_resize<by_reference>);
 static_assert(nbd::has_write_zeroes<by_reference>);
 
-// what would refer to a temporary is no such member: references to non-const, containers by value
+// refused, because they would refer to a temporary: references to non-const, containers by value
 struct dangling {
     void read(u64&, to) {}
     void write(u64, from&&) {}
@@ -194,7 +194,7 @@ struct keeping {
 };
 static_assert(nbd::has_lend<keeping> && nbd::has_meta_contexts<keeping>);
 
-// callbacks: a completion, or anything that takes one
+// callbacks: members that take a completion, or a type that it converts to
 struct calling_back {
     using done = nbd::completion;
     u64 size() const { return 0; }

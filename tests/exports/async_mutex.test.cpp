@@ -38,7 +38,7 @@ TEST_CASE("exports/async_mutex: waiters get the lock one at a time, in the order
     CHECK(way.lock(a));
     CHECK_FALSE(way.lock(b));
     CHECK_FALSE(way.lock(c));
-    CHECK(story.empty());  // who is let in at once is not told
+    CHECK(story.empty());  // `granted` is not called for a lock that is free
     way.unlock();
     CHECK(story == "b");
     way.unlock();
@@ -59,7 +59,7 @@ TEST_CASE("exports/async_mutex: it is free after the last unlock, and can be loc
         REQUIRE_FALSE(way.lock(b));
         way.unlock();
         REQUIRE(story == "b");
-        REQUIRE_FALSE(way.lock(a));  // b is inside
+        REQUIRE_FALSE(way.lock(a));  // b has the lock
         way.unlock();
         REQUIRE(story == "ba");
         REQUIRE_FALSE(way.lock(b));
@@ -102,7 +102,7 @@ TEST_CASE("exports/async_mutex: a waiter that cannot be resumed is skipped")
     REQUIRE_FALSE(way.lock(c));
     way.unlock();
     CHECK(story == "bc");
-    REQUIRE_FALSE(way.lock(b));  // c is inside
+    REQUIRE_FALSE(way.lock(b));  // c has the lock
     way.unlock();
     CHECK(story == "bcb");
     CHECK(way.lock(a));

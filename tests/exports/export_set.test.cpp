@@ -17,7 +17,7 @@ using std::string_literals::operator""s;
 
 namespace {
 
-/// So large, and tells when it ends.
+/// A disk of this size, which reports its destruction.
 struct disk {
     explicit disk(std::uint64_t size, int* alive = nullptr) : size_{size}, alive_{alive}
     {
@@ -47,7 +47,7 @@ struct resizable_disk : disk {
     using disk::disk;
     void resize(std::uint64_t) {}
 };
-/// Throws where nobody expects it.
+/// Throws from block_sizes() if a test wants that.
 struct moody_disk : resizable_disk {
     explicit moody_disk(const bool& i) : resizable_disk{1 << 20}, ill{i} {}
     nbd::block_sizes block_sizes() const
@@ -159,7 +159,7 @@ TEST_CASE("export_set: an export's block sizes override the backend's")
     set.add("set", coarse_disk{8192}, e);
     CHECK(open(set, "own")->info().terms.blocks == nbd::block_sizes{4096, 4096, 1 << 20});
     CHECK(open(set, "set")->info().terms.blocks == nbd::block_sizes{8192, 16384, 1 << 21});
-    // The backend could not do anything with smaller ones.
+    // The backend cannot serve smaller blocks.
     e.blocks = nbd::block_sizes{2048, 4096, 1 << 20};
     CHECK_THROWS_AS(set.add("small", coarse_disk{8192}, e), std::invalid_argument);
     CHECK_THROWS_WITH(set.add("small", coarse_disk{8192}, e),
@@ -252,7 +252,7 @@ TEST_CASE("export_set: a backend lives until it is removed and its last client h
         CHECK(first->gone());
         CHECK(second->gone());
         CHECK(alive == 1);
-        // one of the same name is another
+        // a new export of the same name is another export
         set.add("a", disk{20});
         CHECK_FALSE(open(set, "a")->gone());
         CHECK(first->info().terms.size == 10);

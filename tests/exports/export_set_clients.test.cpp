@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Exports as their clients have them open: a state of their own, and the lock.
+// Open exports: the state of each client, and the lock.
 #include "catch.hpp"
 #include "support/open.hpp"
 #include <nbd/exports/export_set.hpp>
@@ -120,7 +120,7 @@ static_assert(nbd::export_set<disk>::locks);
 static_assert(!nbd::export_set<parallel_disk>::locks);
 static_assert(!nbd::export_set<client_disk>::locks);
 
-/// A disk whose size is asked for while a call is being made, which it does not promise to survive.
+/// A disk that detects a call of size() during another call. It makes no promise about concurrency.
 struct unguarded_disk {
     std::uint64_t size() const
     {
@@ -144,13 +144,13 @@ TEST_CASE("export_set: a backend without promises is also opened under its lock"
     auto one = nbd_test::open(set, "a", somebody, error);
     std::future<void> other;
     {
-        const auto lock = one->lock();  // a call of the backend is under way
+        const auto lock = one->lock();  // a call of the backend is in progress
         busy = true;
         other = std::async(std::launch::async, [&] {
             std::error_code ignored;
             auto two = nbd_test::open(set, "a", somebody, ignored);
         });
-        // Either it waits for us, or it has come through at once.
+        // The other thread waits for the lock, or has ignored it.
         other.wait_for(std::chrono::milliseconds{100});
         busy = false;
     }

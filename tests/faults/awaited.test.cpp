@@ -4,7 +4,6 @@
 
 using namespace faults;
 
-
 TEST_CASE("one allocation fails: per_client_threads, waiting")
 {
     sweep(composed<waiting, nbd::per_client_threads>("per_client_threads"));

@@ -26,7 +26,7 @@ struct counting_observer {
     void at_disconnect(const nbd::client&, std::error_code) { ++to->disconnected; }
 };
 
-/// A context of the program's own, and the thread that runs it.
+/// A context of the program, and the thread that runs it.
 class program {
 public:
     [[nodiscard]] boost::asio::io_context& context() noexcept { return context_; }

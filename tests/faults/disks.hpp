@@ -50,7 +50,7 @@ void fill(Write write)
         write(at, std::span{content()}.subspan(at, stripe));
 }
 
-/// A file with the content of a disk, whose name is removed at the end of this object's life.
+/// A file with the content of a disk. The destructor removes its name.
 class unnamed_file {
 public:
     unnamed_file() : path_{"/tmp/nbd-faults-" + std::to_string(::getpid())}
@@ -67,7 +67,7 @@ private:
     std::string path_;
 };
 
-/// Answers at once, into memory that the session provides.
+/// Copies into memory that the session provides.
 class copying {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;

@@ -16,15 +16,15 @@ namespace faults {
 
 using endpoint = boost::asio::local::stream_protocol::endpoint;
 
-/// The server answered, and what it said is not true, or it answered nothing at all.
+/// The server's answer was wrong, or missing.
 struct wrong : std::logic_error {
     using std::logic_error::logic_error;
 };
 
 struct scenario {
     std::string name;
-    /// Plays it; a client that it returns stays connected. Throws what grid's clients throw where the connection
-    /// ends early or an option is refused, and `wrong`.
+    /// Runs it; a client that it returns stays connected. Throws what grid's clients throw if the
+    /// connection ends early or an option is refused, and `wrong`.
     std::function<std::optional<grid::raw_client>(const endpoint&)> play;
     /// The allocation may also fail while the server stops.
     bool stops = false;

@@ -28,10 +28,10 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-/// A composition whose process has ended so often in one scenario is not tried further.
+/// After so many ends of its process in one scenario, a composition is not tried further.
 constexpr int most_deaths = 10;
 
-/// What the process that tries tells the one that watches it; shared memory.
+/// The report of the trying process to the watching one, in shared memory.
 struct findings {
     static constexpr std::size_t most = 512;
     struct fault {
@@ -78,7 +78,7 @@ std::size_t open_descriptors()
 /// What a client's end means for the sweep.
 enum class ended { well, lost };
 
-/// Plays a client. Adds the faults that show in what it is answered.
+/// Runs a client. Adds the faults that its answers show.
 template <class F>
 ended played(findings& to, std::size_t n, const char* who, F&& play)
 {
@@ -216,11 +216,11 @@ std::size_t step()
 {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     for (const int signal : {SIGSEGV, SIGABRT, SIGFPE, SIGILL, SIGBUS, SIGTERM})
-        ::signal(signal, SIG_DFL);  // Catch's report would be of another process
+        ::signal(signal, SIG_DFL);  // Catch's report would be about another process
 #endif
     int missed = 0;
     try {
-        // Which thread is the first to allocate differs, so one miss is not the end.
+        // The order in which threads allocate varies, so one miss does not end the sweep.
         for (; missed < 2; n += step()) {
             to.nth = n;
             missed = attempt(c, s, n, beside, to) ? 0 : missed + 1;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Fails one allocation of a server after the other: the first one of a scenario, then the second one, until the
-// scenario needs no more.
+// Fails each allocation of a server in turn: the first one of a scenario, then the second one,
+// until the scenario needs no more.
 #pragma once
 
 #include "scenarios.hpp"
@@ -14,7 +14,7 @@
 
 namespace faults {
 
-/// What a server has told its observer.
+/// What a server has reported to its observer.
 struct told {
     std::atomic<int> connected{0};
     std::atomic<int> disconnected{0};

@@ -13,7 +13,7 @@ constexpr std::uint64_t disk_size = 16U << 20;
 constexpr int depth = 16;
 constexpr std::size_t block = 4096;
 
-/// READs and WRITEs in turn, `depth` of them in flight. Allocates nothing itself once it is made.
+/// Alternating READs and WRITEs, `depth` of them in flight. Allocates only in its constructor.
 class steady_client {
 public:
     template <class Server>

@@ -64,7 +64,8 @@ extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
     count.fetch_add(1, std::memory_order_relaxed);
 }
 
-// A sanitizer's operators do not call malloc. These pass to them what does not fail; `delete` stays theirs.
+// A sanitizer's operators do not call malloc. These forward calls that succeed to them; `delete` is
+// theirs.
 namespace {
 
 template <class... Args>
@@ -112,7 +113,7 @@ void* aligned_alloc(std::size_t alignment, std::size_t n)
 
 #else
 
-// Asio allocates by aligned_alloc, past operator new, so it is malloc's family that is counted.
+// Asio uses aligned_alloc instead of operator new, so malloc and its relatives are counted.
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);

@@ -14,7 +14,7 @@ void fail_allocation(std::size_t nth) noexcept;
 /// True when the allocation of the last `fail_allocation` has failed.
 [[nodiscard]] bool allocation_failed() noexcept;
 
-/// The allocations of a thread do not fail while it has one of these.
+/// While a thread has an object of this type, its allocations do not fail.
 class exempt_from_failures {
 public:
     exempt_from_failures() noexcept;

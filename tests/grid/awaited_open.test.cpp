@@ -24,7 +24,7 @@ using context_executor = boost::asio::io_context::executor_type;
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// Resumes the coroutine that awaits it on a thread of its own.
+/// Resumes the coroutine that awaits it on a new thread.
 template <class Executor>
 boost::asio::awaitable<void, Executor> on_another_thread()
 {
@@ -38,14 +38,14 @@ boost::asio::awaitable<void, Executor> on_another_thread()
         token);
 }
 
-/// What a test and the stores of its server share.
+/// State that a test and the stores of its server share.
 struct opens {
     switchboard board;
     std::atomic<int> opened{0};
     std::atomic<int> closed{0};
     std::atomic<int> errors{0};
     std::atomic<bool> refuses{false};
-    std::atomic<bool> moves{false};  ///< to another thread
+    std::atomic<bool> moves{false};  ///< calls complete on another thread
     std::string error;               ///< under board.mutex
 
     [[nodiscard]] bool await_inside(int n)
@@ -54,7 +54,7 @@ struct opens {
     }
 };
 
-/// Counts itself.
+/// A client's state, which counts its openings and closings.
 class counted {
 public:
     explicit counted(opens& o) : opens_{&o} { ++opens_->opened; }
@@ -236,7 +236,7 @@ TEMPLATE_TEST_CASE("awaited open: other clients are served meanwhile", "", ALL_T
     s.shared.board.close({1});
     auto one = s.going();
     auto two = s.going();
-    REQUIRE(s.shared.await_inside(2));  // both at a time
+    REQUIRE(s.shared.await_inside(2));  // both at the same time
     for (int i = 0; i < 10; ++i)
         CHECK(client.read(0, 512));
     s.shared.board.open(1);

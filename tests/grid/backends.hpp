@@ -15,7 +15,7 @@
 
 namespace grid {
 
-/// What a user writes first: the quartet, by exceptions, without a promise.
+/// A typical first backend: read, write, flush and trim, which throw on errors, and no promise.
 class plain_disk {
 public:
     explicit plain_disk(std::uint64_t size) : bytes_(size) {}
@@ -78,7 +78,7 @@ public:
     }
 };
 
-/// Whether a disk gives back what was written.
+/// Whether a disk keeps what is written.
 template <class Backend>
 inline constexpr bool remembers = !std::is_same_v<Backend, nbd::null_backend>;
 

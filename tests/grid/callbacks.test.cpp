@@ -35,7 +35,7 @@ using nbd::completion;
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// Where a store does its work.
+/// The thread on which a store completes.
 enum class where { inside, elsewhere, both };
 
 /// A store that all copies of a backend share.
@@ -64,7 +64,7 @@ struct store {
         std::unique_lock lock{mutex};
         return changed.wait_for(lock, std::chrono::seconds{20}, condition);
     }
-    /// Does the work and completes, on the caller's thread or on another.
+    /// Does the work and completes, on the calling thread or another one.
     template <class Work>
     void run(Work work, completion done)
     {
@@ -91,7 +91,7 @@ struct store {
     }
 };
 
-/// Takes its arguments by reference, and looks at them when the work is done.
+/// Takes its arguments by reference, and reads them when it does the work.
 template <nbd::concurrency Concurrency>
 class calling_back {
 public:
@@ -205,7 +205,7 @@ private:
     std::shared_ptr<store> store_;
 };
 
-/// A policy of any kind, and what runs it.
+/// A policy of any kind, with the threads that it needs.
 template <class Policy>
 struct running {
     static Policy make()
@@ -243,7 +243,7 @@ private:
     nbd::server<nbd::unix_transport, Backend, Policy> server_;
 };
 
-/// On an io_context of the program's own, which two threads run.
+/// On an io_context of the program, which two threads run.
 template <class Backend>
 class served<Backend, nbd::on_executor<>> {
 public:
@@ -365,7 +365,7 @@ TEMPLATE_TEST_CASE("callbacks: without a promise there is one call at a time for
 }
 
 namespace {
-/// Loses every other completion, and throws now and then.
+/// Loses every second completion, and throws from some calls.
 struct careless {
     static constexpr auto concurrency = nbd::concurrency::parallel;
     explicit careless(std::shared_ptr<store> s) : kept{std::move(s)} {}
@@ -375,17 +375,17 @@ struct careless {
         switch (offset) {
         case 0:  // destroyed at once
             return;
-        case 512:  // destroyed elsewhere
+        case 512:  // destroyed on another thread
             boost::asio::post(kept->threads, [done = std::move(done)] {});
             return;
         case 1024:
             throw std::system_error{ENOSPC, std::generic_category()};
-        case 1536:  // stored, and then an exception
+        case 1536:  // stored, then an exception
             boost::asio::post(kept->threads, [done = std::move(done)]() mutable { done(); });
             throw std::runtime_error{"too late"};
         default:
             done();
-            done(std::make_error_code(std::errc::io_error));  // a second time
+            done(std::make_error_code(std::errc::io_error));  // a second call
         }
     }
     std::shared_ptr<store> kept;
@@ -406,7 +406,7 @@ TEMPLATE_TEST_CASE("callbacks: a completion that is lost is EIO; an exception is
         CHECK((late == error_value::none || late == error_value::eio));
         const auto read = c.read(2048, 512);
         CHECK(read.error() == error_value::none);
-        CHECK((read.data(2048, 512) == bytes(512)));  // nothing was read, so nothing leaks
+        CHECK((read.data(2048, 512) == bytes(512)));  // nothing was read, so no old memory is sent
     }
 }
 

@@ -17,13 +17,13 @@
 
 namespace grid {
 
-/// A chunk as it came; a simple reply comes as one without payload whose type says so.
+/// A received chunk. A simple reply is a chunk without payload, with a type of its own.
 struct received_chunk {
     static constexpr auto simple = static_cast<proto::chunk>(0x7fff);
 
     std::uint16_t flags = 0;
     proto::chunk type{};
-    std::uint64_t offset = 0;  ///< of the header; with extended headers alone
+    std::uint64_t offset = 0;  ///< of the header; only with extended headers
     bytes payload;
     proto::error_value simple_error{};
 
@@ -34,7 +34,7 @@ struct received_chunk {
     }
 };
 
-/// All that answers one request, and what it means.
+/// All chunks of one reply, and their meaning.
 struct whole_reply {
     std::vector<received_chunk> chunks;
 
@@ -72,7 +72,7 @@ struct whole_reply {
             throw std::runtime_error{"an ERROR_OFFSET whose lengths do not add up"};
         return at;
     }
-    /// The data of a READ, put together; throws where chunks leave a gap, overlap or reach out of it.
+    /// The data of a READ from all chunks. Throws if they leave a gap, overlap or exceed the range.
     [[nodiscard]] bytes data(std::uint64_t offset, std::size_t length) const
     {
         bytes all(length, std::byte{0xcc});
@@ -125,7 +125,7 @@ class chunk_client {
 public:
     using style_type = proto::reply_style;
 
-    /// Up to the negotiated style; then `select` and `go`.
+    /// Negotiates the style; then call `select` and `go`.
     template <class Endpoint>
     chunk_client(const Endpoint& to, style_type style) : raw{to}, style_{style}
     {
@@ -150,7 +150,7 @@ public:
             to.put(static_cast<std::uint32_t>(q.size())).put_text(q);
         return data;
     }
-    /// SET_META_CONTEXT; the ids and names that were selected.
+    /// SET_META_CONTEXT; returns the selected ids and names.
     std::vector<std::pair<std::uint32_t, std::string>>
     select(std::string_view name, const std::vector<std::string>& queries)
     {
@@ -165,14 +165,14 @@ public:
         }
         return all;
     }
-    /// GO; the size and flags of INFO_EXPORT.
+    /// GO; returns the size and flags of INFO_EXPORT.
     proto::export_terms go(std::string_view name)
     {
         const auto answers = raw.ask(proto::option::go, raw_client::info_data(name, {3}));
         acknowledged(answers);
         return terms_of(answers);
     }
-    /// INFO, from among the options.
+    /// INFO; negotiation continues.
     proto::export_terms info(std::string_view name)
     {
         return terms_of(raw.ask(proto::option::info, raw_client::info_data(name)));
@@ -210,7 +210,7 @@ public:
         message.insert(message.end(), payload.begin(), payload.end());
         raw.send(message);
     }
-    /// One chunk of the answer to the request that was sent last. Checks what holds for every chunk.
+    /// One chunk of the reply to the last request. Checks the rules for every chunk.
     [[nodiscard]] received_chunk receive_chunk()
     {
         received_chunk c;
@@ -292,7 +292,7 @@ public:
         }
         return all;
     }
-    /// BLOCK_STATUS, one entry for each context; throws where it was answered with an error.
+    /// BLOCK_STATUS, one entry for each context; throws if the reply is an error.
     [[nodiscard]] std::vector<context_status> status(std::uint64_t offset, std::uint64_t length,
                                                      std::uint16_t flags = 0)
     {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// READ in chunks over a socket: what is put together from them is the data, and errors have texts.
+// READ in chunks over a socket: the chunks contain the data, and errors have texts.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -20,7 +20,7 @@ namespace cf = proto::command_flag;
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// Copies, tells its extents and lends nothing; every second block of 64 KiB is a hole.
+/// A disk with extents that lends nothing; every second block of 64 KiB is a hole.
 class striped_disk {
 public:
     static constexpr std::uint64_t stripe = 65536;
@@ -41,7 +41,7 @@ public:
             return {std::make_error_code(std::errc::io_error), "sector 4711 is bad", bad};
         return {};
     }
-    /// Tells no more than what it was told to.
+    /// Adds no extent behind `tells_up_to`.
     std::error_code extents(std::uint64_t offset, std::uint64_t length, nbd::extent_list& to)
     {
         const auto end = std::min(offset + length, tells_up_to);
@@ -110,7 +110,7 @@ TEMPLATE_TEST_CASE(
         nbd::extent_list told;
         told.begin(size, 2);
         CHECK_FALSE(disk->extents(0, size, told));
-        if (told.extents().size() > 1)  // memory files, which tell where their holes are
+        if (told.extents().size() > 1)  // the kernel reports holes of memory files
             CHECK(holes > 5);
         CHECK(client.read(0, 0).error() == error_value::none);
     }
@@ -187,7 +187,7 @@ TEMPLATE_TEST_CASE("P53, P57: an error is a chunk with a text, and with the offs
             CHECK_FALSE(refused.text().empty());
         }
         CHECK(client.read(0, 512, cf::no_hole).error() == error_value::einval);
-        // and everything is still in step
+        // and the stream is in step
         CHECK(client.read(0, 512).error() == error_value::none);
     }
 }

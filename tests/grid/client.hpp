@@ -33,7 +33,7 @@ struct option_answer {
     bytes data;
 };
 
-/// An NBD client over a raw socket, which says exactly what a test tells it to. Every wait is
+/// An NBD client over a raw socket, which sends exactly what a test passes to it. Every wait is
 /// limited, so that a server that hangs fails a test instead of stopping it.
 class raw_client {
 public:
@@ -103,7 +103,7 @@ public:
         receive(std::span{all});
         return all;
     }
-    /// The server has closed the connection, after at most `n` bytes that nobody waits for.
+    /// Whether the server closes the connection, after at most `n` more bytes.
     [[nodiscard]] bool closed(std::size_t n = 1 << 20)
     {
         bytes rest(n);
@@ -151,7 +151,7 @@ public:
         a.data = receive(in.take<std::uint32_t>());
         return a;
     }
-    /// An option and all its answers, up to ACK or the error.
+    /// Sends an option; returns all its replies, up to ACK or the error.
     [[nodiscard]] std::vector<option_answer> ask(proto::option o,
                                                  std::span<const std::byte> data = {})
     {
@@ -176,7 +176,7 @@ public:
             to.put(type);
         return data;
     }
-    /// The whole handshake, up to transmission; the size and flags that INFO_EXPORT told.
+    /// The whole handshake, up to transmission; returns the size and flags of INFO_EXPORT.
     proto::export_terms go(std::string_view name)
     {
         greet();
@@ -217,7 +217,7 @@ public:
             throw std::runtime_error{"this is not a simple reply"};
         return *reply;
     }
-    /// A request without data in its reply; the error value of the reply.
+    /// A request whose reply has no data; returns the error value of the reply.
     [[nodiscard]] proto::error_value request(proto::command c, std::uint64_t offset,
                                              std::uint64_t length, std::uint16_t flags = 0,
                                              std::span<const std::byte> payload = {})
@@ -236,7 +236,7 @@ public:
     {
         return request(proto::command::write, offset, data.size(), flags, data);
     }
-    /// A READ; nothing where it was answered with an error.
+    /// A READ; returns nothing if the reply is an error.
     [[nodiscard]] std::optional<bytes> read(std::uint64_t offset, std::uint64_t length)
     {
         if (request(proto::command::read, offset, length) != proto::error_value::none)
@@ -250,7 +250,7 @@ private:
     std::uint64_t cookie_ = 0;
 };
 
-/// Bytes that differ from place to place, for a shadow copy to compare with.
+/// Bytes that differ from offset to offset, to compare with a shadow copy.
 [[nodiscard]] inline bytes pattern(std::size_t n, unsigned seed = 1)
 {
     bytes all(n);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The server as an Asio object: completion tokens, cancellation, executors, sockets of the program, and what the
-// program is told of its connections.
+// The server as an Asio object: completion tokens, cancellation, executors, sockets of the program,
+// and the list of its connections.
 #include "catch.hpp"
 #include "server_fixture.hpp"
 #include <nbd/server.hpp>
@@ -54,7 +54,7 @@ void add_disk(Server& server)
 {
     server.exports().add("disk", nbd::mem_backend{64 << 20});
 }
-/// A client that waits for 200 MiB and reads nothing.
+/// A client that requests 200 MiB and receives nothing.
 template <class Server>
 raw_client stalled_reader(Server& server)
 {
@@ -115,7 +115,7 @@ TEST_CASE("embedding: async_stop's handler may destroy the server, with clients 
                 completed = !error;
                 server.reset();
             });
-            CHECK_FALSE(completed);  // not from within
+            CHECK_FALSE(completed);  // not inside async_run
         });
         return c.closed();
     });
@@ -298,7 +298,7 @@ TEST_CASE("embedding: the handler's executor and allocator are used")
     CHECK(ran_by == std::this_thread::get_id());
     server.wait();
     CHECK(live > 0);
-    CHECK(live % 999 == 0);  // as many given back as taken
+    CHECK(live % 999 == 0);  // every allocation was freed
 }
 
 TEST_CASE("embedding: get_executor is the program's executor, or the server's own")
@@ -352,7 +352,7 @@ TEMPLATE_TEST_CASE("embedding: a listening socket of the program is served", "",
         c.go("disk");
         CHECK(c.read(0, 512));
     }
-    CHECK(::unlink(at.path.c_str()) == 0);  // it is the program's
+    CHECK(::unlink(at.path.c_str()) == 0);  // the file belongs to the program
 
     std::error_code error;
     asio::ip::tcp::acceptor other_protocol{io, {asio::ip::make_address("127.0.0.1"), 0}};
@@ -401,7 +401,7 @@ TEMPLATE_TEST_CASE("embedding: the program lists its connections, and closes one
     auto first = connect(server);
     first.go("disk");
     auto second = connect(server);
-    second.greet();  // so it is there
+    second.greet();  // so that it is connected
     const auto seen = server.connections();
     REQUIRE(seen.size() == 2);
     CHECK(seen[0].id == 1);
@@ -442,7 +442,7 @@ TEMPLATE_TEST_CASE("embedding: the program is asked before a client is admitted"
     auto admitted = connect(server);
     admitted.go("disk");
     CHECK(asked == 3);
-    CHECK(server.connections().front().id == 1);  // nothing was spent on the others
+    CHECK(server.connections().front().id == 1);  // refused clients get no id
 }
 
 TEST_CASE("embedding: the options of a server, complete and in part")

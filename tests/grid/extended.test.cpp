@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Extended headers over a socket: 64-bit lengths, payloads that are announced, and no mixing.
+// Extended headers over a socket: 64-bit lengths, PAYLOAD_LEN, and no other header style.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -62,10 +62,10 @@ TEMPLATE_TEST_CASE("P50, P65: one request zeroes, trims, caches or describes 1 T
         sum += e.length;
     CHECK(sum == tib);
 
-    // what has data is not longer for having a longer header
+    // the maximum payload is the same with extended headers
     CHECK(client.read(0, tib).error() == error_value::einval);
     CHECK(client.read(0, (32 * mib) + 1).error() == error_value::einval);
-    // past the end, and wrapping
+    // past the end, and sums that wrap
     CHECK(client.request(command::write_zeroes, 1, tib).error() == error_value::enospc);
     CHECK(client.request(command::write_zeroes, 4096, ~std::uint64_t{0} - 4095).error()
           == error_value::enospc);
@@ -105,10 +105,10 @@ TEMPLATE_TEST_CASE("P55: PAYLOAD_LEN says whether a payload follows, and a WRITE
     client.go("disk");
     const auto data = pattern(4096);
     REQUIRE(client.write(0, data) == error_value::none);
-    // without the flag nothing follows it
+    // without the flag there is no payload
     CHECK(client.request(command::write, 0, 4096).error() == error_value::einval);
     CHECK(client.request(command::write, 0, 64 * mib).error() == error_value::einval);
-    // a payload that the command does not take is consumed
+    // a payload of another command is consumed
     for (const auto c :
          {command::read, command::flush, command::trim, command::cache, command::write_zeroes,
           command::block_status, command::resize, static_cast<command>(99)}) {
@@ -119,7 +119,7 @@ TEMPLATE_TEST_CASE("P55: PAYLOAD_LEN says whether a payload follows, and a WRITE
         }
     }
     CHECK(client.read(0, 4096).data(0, 4096) == data);
-    // a WRITE that is refused is consumed as well, up to 32 MiB
+    // the payload of a refused WRITE is consumed as well, up to 32 MiB
     CHECK(client.write(64 * mib - 1, data) == error_value::enospc);
     CHECK(client.write(64 * mib, bytes(32 * mib)) == error_value::enospc);
     CHECK(client.read(0, 4096).data(0, 4096) == data);
@@ -168,7 +168,7 @@ TEMPLATE_TEST_CASE("P47, P50: the magic of the other header style ends the conne
     {
         chunk_client client{server.local_endpoint(), style::extended};
         client.go("disk");
-        bytes two;  // as long as an extended one at least
+        bytes two;  // at least as long as an extended header
         raw_client::append(two, {.length = 512});
         raw_client::append(two, {.length = 512});
         client.raw.send(two);

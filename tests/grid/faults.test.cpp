@@ -19,7 +19,7 @@ using proto::error_value;
 
 constexpr std::uint64_t disk_size = 16U << 20;
 
-/// Fails in the way that the offset asks for.
+/// Fails in a way that depends on the offset.
 struct failing_disk {
     [[nodiscard]] std::uint64_t size() const { return disk_size; }
     std::error_code read(std::uint64_t offset, std::span<std::byte>)
@@ -38,9 +38,9 @@ struct failing_disk {
         case 6:
             return {9999, std::system_category()};
         case 7:
-            return nbd::errc::cut_short;  // a category that the wire knows nothing of
+            return nbd::errc::cut_short;  // a category without values on the wire
         default:
-            return {};  // B06: claims success and has read nothing
+            return {};  // B06: reports success and has read nothing
         }
     }
     std::error_code write(std::uint64_t offset, std::span<const std::byte>)
@@ -71,7 +71,7 @@ struct counting_disk {
         int most = seen->most;
         while (now > most && !seen->most.compare_exchange_weak(most, now)) {
         }
-        // Stays until another call has come in as well, or for a while where none can.
+        // Waits until another call is inside too, at most 200 ms.
         for (int i = 0; offset != 0 && i < 200 && seen->most < 2; ++i)
             std::this_thread::sleep_for(std::chrono::milliseconds{1});
         --seen->now;
@@ -87,7 +87,7 @@ int most_at_a_time(Policy policy)
         somewhere<nbd::unix_transport>(), {}, std::move(policy)};
     server.exports().add("disk", disk);
     server.start();
-    // Clients of a pool go round its threads, so that two of these live on different ones.
+    // A pool assigns clients to its threads in turn, so two clients are on two threads.
     std::vector<raw_client> clients;
     for (int i = 0; i < 2; ++i) {
         clients.push_back(connect(server));
@@ -239,7 +239,7 @@ TEMPLATE_TEST_CASE("C01, CVE-2015-0847: many short connections do not affect a g
                         client.send(pattern(static_cast<std::size_t>(i)));
                     if (i % 2 == 0)
                         client.reset();
-                } catch (const std::system_error&) {  // its own end came first
+                } catch (const std::system_error&) {  // the reset came before the end of connect
                 }
             }
         });
@@ -254,7 +254,7 @@ TEMPLATE_TEST_CASE("C01, CVE-2015-0847: many short connections do not affect a g
 
 namespace {
 
-/// A state for each client, and counts of what was opened and closed.
+/// Has a state for each client, and counts how many were opened and closed.
 struct opening_disk {
     struct counts {
         std::atomic<int> opened{0};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A server on an io_context of the program's own: with one thread, with several, with nobody who runs it.
+// A server on an io_context of the program: run by one thread, by several, or by none.
 #include "catch.hpp"
 #include "server_fixture.hpp"
 #include <nbd/server.hpp>
@@ -59,7 +59,7 @@ struct program {
     std::vector<std::thread> threads;
 };
 
-/// Whether all went well; Catch2's assertions are for one thread.
+/// Returns success, because Catch2's assertions are for one thread.
 bool use(raw_client c, std::uint64_t at)
 {
     c.go("disk");
@@ -116,7 +116,7 @@ TEST_CASE("hosted: stop() and wait() run no handler of a context that another th
     std::atomic<bool> elsewhere{false};
     std::atomic<bool> over{false};
     std::function<void()> look;
-    program<plain> p{1};  // its thread has ended before what it looks at does
+    program<plain> p{1};  // destroyed first: its handlers use the variables above
     raw_client c = connect(p.server);
     c.go("disk");
     const auto runner = p.threads.front().get_id();
@@ -174,7 +174,7 @@ TEST_CASE("hosted: wait() runs no handler of the context, even while its thread 
     auto ran = ran_by.get_future();
     boost::asio::post(p.io, [&] {
         busy.set_value();
-        // Another thread would run the next handler meanwhile.
+        // Another thread that ran the context would run the next handler now.
         CHECK(ran.wait_for(std::chrono::milliseconds{1500}) == std::future_status::timeout);
     });
     boost::asio::post(p.io, [&] { ran_by.set_value(std::this_thread::get_id()); });

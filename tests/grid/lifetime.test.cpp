@@ -34,7 +34,7 @@ using tcp_server = nbd::server<nbd::tcp_transport, nbd::mem_backend, P>;
 
 constexpr std::uint64_t disk_size = 64U << 20;
 
-/// Collects why clients left, and lets a test wait for them.
+/// Records why clients were disconnected, and lets a test wait for that.
 struct farewells {
     struct book {
         std::mutex mutex;
@@ -81,12 +81,12 @@ TEMPLATE_TEST_CASE("L01: stop ends clients at every stage, in bounded time", "",
     server.start();
 
     std::vector<raw_client> clients;
-    clients.push_back(connect(server));  // says nothing
+    clients.push_back(connect(server));  // sends nothing
     clients.push_back(connect(server));
     clients.back().greet();  // between options
     clients.push_back(connect(server));
     clients.back().greet();
-    clients.back().send(pattern(7));  // in the midst of one
+    clients.back().send(pattern(7));  // in the middle of one
     clients.push_back(connect(server));
     clients.back().go("disk");  // idle
     clients.push_back(connect(server));
@@ -94,14 +94,14 @@ TEMPLATE_TEST_CASE("L01: stop ends clients at every stage, in bounded time", "",
     clients.back().send_request({.command = command::write, .length = 1 << 20}, pattern(1000));
     clients.push_back(connect(server));
     clients.back().go("disk");
-    send_reads(clients.back(), 200, 1 << 20);  // never reads a reply
+    send_reads(clients.back(), 200, 1 << 20);  // receives no reply
 
     const auto before = steady_clock::now();
     server.stop();
     CHECK(steady_clock::now() - before < std::chrono::seconds{5});
     for (auto& client : clients)
         CHECK(client.closed(300U << 20));
-    server.stop();  // L05: again is nothing
+    server.stop();  // L05: a second stop() has no effect
     server.wait();
     CHECK_THROWS(connect(server));
 }
@@ -179,7 +179,7 @@ TEMPLATE_TEST_CASE("L10: without descriptors start fails, and leaves nothing beh
         REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
         try {
             server.emplace(at);
-        } catch (const std::exception&) {  // nothing was made
+        } catch (const std::exception&) {  // the constructor has failed
         }
         if (server)
             CHECK_NOTHROW(server->start(error));
@@ -335,7 +335,7 @@ TEMPLATE_TEST_CASE("C03, R02, R12, S01: each wait for a client has its limit", "
         send_reads(deaf, 200, 1 << 20);
         CHECK(server.observer().kept->next() == nbd::errc::send_timeout);
     }
-    CHECK(idle.read(0, 512));  // S14: idle is no fault
+    CHECK(idle.read(0, 512));  // S14: an idle client stays connected
     idle.disconnect();
     CHECK_FALSE(server.observer().kept->next());
 }
@@ -380,7 +380,7 @@ TEST_CASE("Two servers share their exports")
 
 namespace {
 
-/// Calls stop() of its own server from inside.
+/// Calls stop() of its own server in read().
 struct suicidal {
     std::shared_ptr<std::promise<void>> asked = std::make_shared<std::promise<void>>();
     std::function<void()> stop;

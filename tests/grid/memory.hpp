@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Clients that hold up what they have begun, disks without content, and what the server allocates meanwhile.
+// Slow clients, disks without content, and measurements of the server's memory.
 #pragma once
 
 #include "chunk_client.hpp"
@@ -50,7 +50,7 @@ using proto::command;
 
 // --- disks ----------------------------------------------------------------------------------------
 
-/// Each of them is an extent of its own.
+/// Every fragment is an extent.
 inline constexpr std::uint64_t fragment = 512;
 
 inline void tell_fragments(std::uint64_t offset, std::uint64_t length, nbd::extent_list& to)
@@ -59,7 +59,7 @@ inline void tell_fragments(std::uint64_t offset, std::uint64_t length, nbd::exte
         at += fragment;
 }
 
-/// Is read as zeroes and forgets what is written.
+/// Reads as zeroes and discards writes.
 struct in_order_disk {
     static constexpr auto concurrency = nbd::concurrency::parallel;
     std::uint64_t length;
@@ -102,7 +102,7 @@ struct with_disk {
         : "per_client_threads, a disk that is not awaited";
 };
 
-/// Counts clients that have left, and those that were evicted.
+/// Counts clients that were disconnected, and those of them that were evicted.
 class departure_count {
 public:
     void at_disconnect(const nbd::client&, std::error_code why)
@@ -154,7 +154,7 @@ struct served_memory {
 
 // --- clients --------------------------------------------------------------------------------------
 
-/// Sends requests and receives replies as far as it is let; its own memory is small.
+/// Sends and receives only what a test allows. It uses little memory.
 class slow_client {
 public:
     template <class Server>
@@ -167,7 +167,8 @@ public:
         client_.go("disk");
     }
 
-    /// Sends a request `count` times, the payload of a WRITE with it, less the last `held_back` bytes.
+    /// Sends a request `count` times, with the payload of a WRITE but without its last `held_back`
+    /// bytes.
     void begin(const proto::request& r, std::size_t held_back = 0, std::size_t count = 1)
     {
         header_.clear();
@@ -183,7 +184,7 @@ public:
         to_receive_ = n;
     }
 
-    /// Its part of the request has reached the server, as far as anybody can see.
+    /// Whether the allowed part of the request was sent.
     [[nodiscard]] bool has_sent_all() const { return sent_ == to_send_; }
     [[nodiscard]] bool is_answered() const { return received_ == to_receive_; }
     [[nodiscard]] bool has_something_to_receive() const
@@ -200,7 +201,7 @@ public:
                 .events = static_cast<short>(out | in),
                 .revents = 0};
     }
-    /// Does what is possible; false where the server has closed the connection.
+    /// Sends or receives what is possible; false if the server has closed the connection.
     [[nodiscard]] bool move(int ready)
     {
         static std::vector<std::byte> moved(std::size_t{1} << 20);
@@ -253,8 +254,8 @@ public:
         return static_cast<std::size_t>(std::count_if(all_.begin(), all_.end(), f));
     }
 
-    /// Sends and receives until `reached()`, and then until no client moves anything for a moment. False
-    /// where that takes too long or a client was disconnected.
+    /// Sends and receives until `reached()` and no client has sent or received anything for a
+    /// moment. False if that takes too long or a client was disconnected.
     template <class F>
     [[nodiscard]] bool pump_until(F reached)
     {
@@ -277,7 +278,7 @@ public:
 private:
     using clock = std::chrono::steady_clock;
 
-    /// How many clients have moved something; less than none where one was disconnected.
+    /// The number of clients that were ready; negative if one was disconnected.
     int pump(std::chrono::milliseconds patience)
     {
         wanted_.clear();

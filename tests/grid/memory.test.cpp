@@ -31,7 +31,7 @@ std::size_t for_requests(const nbd::settings& limits)
 }
 
 struct measured {
-    std::size_t heap = 0;      ///< bytes that the server has allocated when nothing moves any more
+    std::size_t heap = 0;      ///< allocated bytes when no client sends or receives any more
     std::size_t resident = 0;  ///< bytes by which the process has grown
     std::size_t holding = 0;   ///< clients whose request is in memory
     bool all_answered = false;
@@ -84,7 +84,7 @@ measured slow_readers(const nbd::settings& limits, std::size_t clients, std::siz
     return m;
 }
 
-/// Each client sends `each` of them and receives nothing yet.
+/// Each client sends `each` BLOCK_STATUS requests and receives nothing yet.
 template <class With>
 measured slow_statuses(const nbd::settings& limits, std::size_t clients, std::size_t each)
 {
@@ -145,7 +145,7 @@ TEMPLATE_TEST_CASE("memory: BLOCK_STATUS of a fragmented disk holds no more than
 {
     const auto limits = limited_to(std::size_t{32} << 20);
     const auto m = slow_statuses<TestType>(limits, 20, 16);
-    // One is made at a time, with much memory; what waits to be sent are replies of a MiB.
+    // One reply is prepared at a time, with much memory; unsent replies have 1 MiB each.
     CHECK(m.heap >= for_requests(limits) / 8);
     CHECK(m.heap <= limits.server_memory);
     CHECK(m.all_answered);

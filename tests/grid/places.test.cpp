@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which connection gets a place where there are not enough, and which one gives way.
+// Limits of connections: which client is admitted, and which one gives way.
 #include "catch.hpp"
 #include "server_fixture.hpp"
 #include <nbd/server.hpp>
@@ -84,7 +84,7 @@ TEMPLATE_TEST_CASE("places: a client that sends nothing after its handshake give
     std::list<raw_client> idle;
     for (int i = 0; i < 4; ++i)
         idle.push_back(s.idle_client());
-    auto next = s.idle_client();  // waits, and gets the place of one of them
+    auto next = s.idle_client();  // waits until one of them gives way
     CHECK(next.read(0, 512));
     const std::lock_guard lock{s.server.observer().kept->mutex};
     const auto& ends = s.server.observer().kept->ends;

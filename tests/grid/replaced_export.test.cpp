@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// An export that is replaced while a client negotiates for it: the contexts that were selected.
+// An export that is replaced during a client's handshake: the selected contexts.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -16,7 +16,7 @@ using selection = std::vector<std::pair<std::uint32_t, std::string>>;
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// Has the contexts that it is made with; the status of each is the last character of its name.
+/// Has the given contexts; the status of each is the last character of its name.
 class context_disk {
 public:
     explicit context_disk(std::vector<std::string> names) : names_{std::move(names)}
@@ -39,14 +39,14 @@ private:
     std::vector<nbd::meta_context> contexts_;
 };
 
-/// Each client gets what the next of `lists` has.
+/// Each client gets the contexts of the next element of `lists`.
 struct changing_disk {
     std::vector<std::vector<std::string>> lists;
     std::size_t next = 0;
     context_disk open(const nbd::client&) { return context_disk{lists.at(next++)}; }
 };
 
-/// What BLOCK_STATUS answers: each id and its status.
+/// The reply to BLOCK_STATUS: each id and its status.
 std::string status_of(chunk_client& client)
 {
     std::string all;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Exports whose size changes while clients are connected, and exports that insist on block sizes.
+// Exports whose size changes while clients are connected, and exports that require block sizes.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -84,12 +84,12 @@ TEMPLATE_TEST_CASE(
     CHECK(old.write(mib, pattern(512)) == error_value::enospc);
     CHECK(chunks.write(mib, pattern(512)) == error_value::enospc);
     CHECK(chunks.request(command::block_status, mib - 1, 2).error() == error_value::enospc);
-    // what nobody was ever told of is as it was
+    // past the largest size that was advertised, errors are as usual
     CHECK(old.request(command::read, 4 * mib, 1) == error_value::einval);
     CHECK(old.request(command::trim, 4 * mib, 1) == error_value::einval);
     CHECK(old.read(mib - 512, 512) == bytes(512, std::byte{0xff}));
 
-    // who comes now was told of less
+    // a new client was given the smaller size
     auto fresh = connect(server);
     fresh.go("disk");
     CHECK(fresh.request(command::read, mib, 1) == error_value::einval);
@@ -196,7 +196,7 @@ TEMPLATE_TEST_CASE("P27, P37, P77: an export that requires clients to ask for bl
     mem_server<TestType> server{somewhere<nbd::unix_transport>()};
     server.exports().emplace(
         "disk", {.blocks = nbd::block_sizes{512, 4096, 1 << 20}, .require_block_sizes = true}, mib);
-    // with the defaults there is nothing that a client had to know
+    // default block sizes are never required
     server.exports().emplace("default", {.require_block_sizes = true}, mib);
     server.start();
     for (const auto o : {option::info, option::go}) {

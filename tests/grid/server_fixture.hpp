@@ -12,7 +12,7 @@
 
 namespace grid {
 
-/// Where a test's server listens: a socket file of its own, or any free port of the loopback.
+/// The address of a test's server: a new socket file, or a free port of 127.0.0.1.
 template <class Transport>
 [[nodiscard]] typename Transport::settings somewhere()
 {
@@ -36,7 +36,7 @@ template <class Transport>
     return s;
 }
 
-/// An observer that counts requests for those who wait for some.
+/// An observer that counts requests, for tests that wait for them.
 struct request_counter {
     std::atomic<int>* count = nullptr;
     void at_request(const nbd::client&, const nbd::protocol::request&)

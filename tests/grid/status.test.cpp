@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// BLOCK_STATUS over a socket: contexts of the server and of a backend's own, and backends that lie.
+// BLOCK_STATUS over a socket: base:allocation, contexts of a backend, and wrong extents.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -37,7 +37,7 @@ constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t gib = std::uint64_t{1} << 30;
 constexpr auto most = ~std::uint64_t{0};
 
-/// Allocation, which blocks a snapshot has changed, and their age in 64 bits.
+/// Contexts: allocation, changes since a snapshot, and the age of blocks in 64 bits.
 struct snapshot_disk {
     static constexpr std::uint64_t age = 0x123456789abcdef0;
     static constexpr std::array<nbd::meta_context, 2> own{
@@ -71,7 +71,7 @@ struct snapshot_disk {
     }
 };
 
-/// Tells of its extents what its test tells it to.
+/// Reports the extents that its test chooses, true or not.
 struct liar {
     std::function<void(std::uint64_t, nbd::extent_list&)> tell;
     std::uint64_t size() const { return 8 * gib; }
@@ -135,7 +135,7 @@ TEMPLATE_TEST_CASE("P66: no more descriptors than the settings allow", "", nbd::
         chunk_client client{server.local_endpoint(), s};
         client.select("disk", {"base:allocation"});
         client.go("disk");
-        // and whoever goes on from where the answer ended comes to the end
+        // repeated requests from the end of each reply reach the end of the export
         std::uint64_t at = 0;
         for (const auto end = 21 * mib; at < end;) {
             const auto all = client.status(at, end - at);
@@ -369,7 +369,7 @@ TEMPLATE_TEST_CASE("B04: wrong extents are clamped or EIO, and the connection st
                 CHECK(client.status(reply)[0].extents == l.told);
             else
                 CHECK_FALSE(reply.text().empty());
-            // a READ is what it was, with or without the truth about its holes
+            // READ returns the same data, whether the extents are true or not
             CHECK(client.read(4096, 128 << 10).data(4096, 128 << 10)
                   == bytes(128 << 10, std::byte{0}));
         }

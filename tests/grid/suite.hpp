@@ -9,8 +9,8 @@
 #include <numeric>
 #include <tuple>
 
-/// What every combination of transport, policy and backend must do. The files beside this one say
-/// for which; each composition is a type with Transport, Backend and Policy.
+/// Tests for every combination of transport, policy and backend. The *.test.cpp files beside this
+/// one list them; each composition is a type with Transport, Backend and Policy.
 namespace grid {
 
 using proto::command;
@@ -53,7 +53,7 @@ void handshake_suite()
     CHECK(list[0].type == option_reply::server);
     CHECK(list[0].data.size() == 4 + 6 + 6);  // "blocks" describes itself
 
-    // P20: an unknown option keeps the stream in step. P33: so does one that does not add up.
+    // P20: an unknown option keeps the stream in step. P33: so does one with inconsistent lengths.
     CHECK(client.ask(static_cast<option>(4711), pattern(100)).back().type
           == option_reply::err_unsup);
     CHECK(client.ask(option::info, pattern(5)).back().type == option_reply::err_invalid);
@@ -67,7 +67,7 @@ void handshake_suite()
     CHECK(info[3].data.size() == 14);
     CHECK(proto::load<std::uint32_t>(std::span{info[3].data}.subspan(2)) == 4096);
 
-    // P36: a GO after the INFO tells the same.
+    // P36: a GO after the INFO gives the same information.
     const auto go = client.ask(option::go, raw_client::info_data("blocks", {0, 1, 2, 3, 77}));
     REQUIRE(go.size() == 5);
     for (std::size_t i = 0; i < go.size(); ++i)
@@ -125,7 +125,7 @@ void data_suite()
             CHECK(std::memcmp(data->data(), shadow.data() + offset, length) == 0);
     };
 
-    // Around every size at which the way of the data changes, at both ends of the disk.
+    // Lengths around every size at which data take another path, at both ends of the disk.
     unsigned seed = 0;
     for (const std::size_t length : {1U, 511U, 4096U, 8192U, 8193U, 65535U, 65536U, 65537U, 131072U,
                                      133104U, 133105U, 1U << 20, (1U << 20) + 1, 32U << 20}) {
@@ -136,7 +136,7 @@ void data_suite()
     }
     CHECK(client.request(command::flush, 0, 0) == error_value::none);
 
-    // P63, P65: both read as zero afterwards here, and touch nothing beside.
+    // P63, P65: both ranges read as zero here, and other bytes do not change.
     for (const auto c : {command::trim, command::write_zeroes}) {
         write(1 << 20, 1 << 20, ++seed);
         CHECK(client.request(c, (1 << 20) + 1000, 500'000, cf::fua) == error_value::none);
@@ -147,7 +147,7 @@ void data_suite()
     std::fill_n(shadow.begin() + (3 << 20), 70'000, std::byte{0});
     check((3 << 20) - 1000, 72'000);
 
-    // P68: no length is no work, and no error.
+    // P68: length 0 is not an error and changes nothing.
     for (const auto c : {command::write, command::trim, command::write_zeroes})
         CHECK(client.request(c, 5, 0) == error_value::none);
     CHECK(client.read(C::size, 0));
@@ -178,7 +178,7 @@ void data_suite()
                                shadow.begin() + static_cast<std::ptrdiff_t>((i - i % 3) * 4096)));
     }
 
-    // The same, a byte at a time: nothing depends on how the stream is cut.
+    // The same, one byte at a time: the pieces of the stream do not matter.
     for (std::size_t i = 0; i < 3 * proto::request_bytes + 4096; ++i)
         client.send(std::span{batch}.subspan(i, 1));
     for (int i = 0; i < 3; ++i) {
@@ -235,8 +235,8 @@ void refusal_suite()
     CHECK(aligned.request(command::write_zeroes, 0, 1 << 20) == error_value::none);  // P79
     CHECK(aligned.read(4096, 8192));
 
-    // P78: what could not even be consumed ends the connection; P47: so does a wrong magic, after
-    // what came before it was answered.
+    // P78: a payload that is too long to consume ends the connection; P47: so does a wrong magic,
+    // after the replies to earlier requests.
     aligned.send_request({.command = command::write, .length = (32 << 20) + 1});
     CHECK(aligned.closed(1));
     bytes batch;
@@ -247,7 +247,7 @@ void refusal_suite()
     std::ignore = client.receive(16);
     CHECK(client.closed(1));
 
-    CHECK(looking.read(0, 512));  // a bad client harms itself alone
+    CHECK(looking.read(0, 512));  // other clients are not affected
 }
 
 template <class... Compositions>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Disks whose calls wait until a test lets them go: awaited ones, and ones that block.
+// Disks whose calls wait until a test releases them: awaited calls, and calls that block.
 #pragma once
 
 #include "catch.hpp"
@@ -26,7 +26,8 @@ namespace grid {
 using proto::command;
 using proto::error_value;
 
-/// What a test and the calls of its disk share: a call of a gated offset waits until it is let go.
+/// State that a test and the calls of its disk share. A call at a closed offset waits until it is
+/// opened.
 struct switchboard {
     std::mutex mutex;
     std::condition_variable changed;
@@ -34,7 +35,7 @@ struct switchboard {
     int inside = 0;
     int most = 0;
     int cancelled = 0;
-    int departed = 0;  ///< clients
+    int departed = 0;  ///< disconnected clients
     std::vector<std::string> story;
     bytes content = pattern(1 << 20);
 
@@ -75,7 +76,7 @@ struct switchboard {
     }
 };
 
-/// Awaits its turn by looking now and then; what it waits for is the test's.
+/// Awaits a timer repeatedly until the test opens the offset.
 template <class Executor>
 class awaiting_disk {
 public:
@@ -139,7 +140,7 @@ struct one_at_a_time : awaited {
     using awaited::awaited;
 };
 
-/// The same, but its calls block.
+/// The same with calls that block.
 class blocking_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -185,7 +186,7 @@ struct with {
     }
 };
 
-/// Counts those who have left.
+/// Counts disconnected clients.
 struct departures {
     switchboard* board = nullptr;
     void at_disconnect(const nbd::client&, std::error_code)
@@ -234,7 +235,7 @@ inline std::uint64_t take_read(raw_client& c, const switchboard& board, std::uin
     const auto reply = c.receive_reply();
     REQUIRE(reply.error == error_value::none);
     const auto data = c.receive(static_cast<std::size_t>(length));
-    // The cookie is the offset of what was asked for.
+    // The cookie is the offset of the READ.
     CHECK(std::equal(data.begin(), data.end(),
                      board.content.begin() + static_cast<std::ptrdiff_t>(reply.cookie)));
     return reply.cookie;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Backends that wait: awaited ones on both policies, and ones that block on a pool. What is under way at
-// the same time, in which order replies come, what is cancelled, what waits.
+// Backends that wait: awaited ones on both policies, and blocking ones on a pool. How many requests
+// are in progress at the same time, the order of replies, cancellation, and waits.
 #include "waiting.hpp"
 
 using namespace grid;
@@ -93,7 +93,7 @@ TEMPLATE_TEST_CASE(
     ask(c, command::write, 9, 512, 512, proto::command_flag::fua);
     REQUIRE(s.board.await([&] { return s.board.story.size() == 2; }));
     CHECK(s.board.story == std::vector<std::string>{"write 512", "flush 1"});
-    // Others go on meanwhile.
+    // Other requests are served meanwhile.
     ask(c, command::read, 4096, 4096, 512);
     CHECK(take_read(c, s.board, 512) == 4096);
     s.board.open(1);
@@ -130,7 +130,7 @@ TEMPLATE_TEST_CASE("waiting: overlapping writes are serialised with serialise_ov
     s.board.open(1024);
     CHECK(c.receive_reply().cookie == 2);
     CHECK(s.board.most == 1);
-    // Reads of the same place do not.
+    // Overlapping reads do not wait.
     s.board.close({0});
     ask(c, command::read, 0, 0, 2048);
     ask(c, command::read, 1024, 1024, 512);
@@ -157,7 +157,7 @@ TEMPLATE_TEST_CASE("waiting: the requests of a client that disconnects are cance
     c.close();
     REQUIRE(s.board.await([&] { return s.board.inside == 0; }));
     CHECK(s.board.cancelled == begun);
-    // The others never knew.
+    // Other clients are not affected.
     auto other = s.client();
     CHECK(other.read(100'352, 512));
 }
@@ -223,7 +223,7 @@ TEMPLATE_TEST_CASE("waiting: many requests of many sizes are each answered with 
 }
 
 namespace {
-/// Keeps what it is written by being asked to, and claims to have filled what it is to read.
+/// Ignores writes, and claims to have filled the memory of reads.
 struct lazy_handler {
     using executor = boost::asio::io_context::executor_type;
     [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
@@ -245,13 +245,13 @@ TEMPLATE_TEST_CASE("waiting: bytes that a handler claims to have read but has no
     server.start();
     raw_client c = connect(server);
     c.go("disk");
-    // The memory of the one is likely to be the memory of the other.
+    // The READ is likely to get the memory of the WRITE.
     REQUIRE(c.write(0, bytes(20'000, std::byte{0xee})) == error_value::none);
     CHECK((c.read(0, 20'000) == bytes(20'000)));
 }
 
 namespace {
-/// Its zeroes have to be written, the first of them when the test says so.
+/// Has no write_zeroes. The first write waits until the test opens its offset.
 struct slowly_zeroed : blocking_disk {
     explicit slowly_zeroed(switchboard& s) : blocking_disk{s}, board{&s} {}
     [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 30; }
@@ -268,7 +268,7 @@ struct slowly_zeroed : blocking_disk {
     std::atomic<int> writes{0};
     std::atomic<int> writes_before_read{-1};
 };
-/// Takes one call at a time, and its time for each.
+/// Takes one call at a time; calls at closed offsets wait.
 struct slow_and_alone : blocking_disk {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
     using blocking_disk::blocking_disk;
@@ -375,7 +375,7 @@ TEST_CASE("waiting: requests that wait for a serialised disk occupy no thread (B
     for (int i = 0; i < 4; ++i) {
         waiting.push_back(connect(server));
         waiting.back().go("busy");
-        if (i != 2)  // this one lives on the thread of the one that comes last
+        if (i != 2)  // this client shares a thread with the last one
             ask(waiting.back(), command::write, 1, 0, 512);
         else
             ask(waiting.back(), command::resize, 1, 1 << 20, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// How sessions of backends that wait come to an end: clients that go, are cut or ask for too much, servers
-// that stop, backends that come back on a thread of their own.
+// How sessions with waiting backends end: clients that disconnect, are cut off or send too much,
+// servers that stop, and calls that complete on another thread.
 #include "waiting.hpp"
 
 #include <boost/asio/bind_executor.hpp>
@@ -16,7 +16,7 @@ using namespace grid;
 
 namespace {
 
-/// A slow one that has no way to zeroes but writing them: 4 GiB of them take ten seconds and more.
+/// Slow, and without write_zeroes: 4 GiB of zeroes take about ten seconds.
 class endless_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -56,7 +56,7 @@ struct endless_awaited : endless_disk {
     }
 };
 
-/// Goes to a thread of its own and ends there, as a library does that knows nothing of executors.
+/// Its calls complete on other threads, as with a library without executors.
 class wandering_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -132,7 +132,7 @@ TEMPLATE_TEST_CASE("waiting: endless zeroes do not delay other clients, and end 
         ask(c, command::write_zeroes, i, 0, 0xffff'f000);
     REQUIRE(s.board.await([&] { return s.board.most > 10; }));
     int others = 0;
-    // With one thread for all clients; but a call that blocks has one to itself.
+    // All clients share one thread. Not tried with blocking calls, which run on another thread.
     if (!std::is_same_v<TestType, few<endless_blocking, nbd::strand_pool>>) {
         auto other = s.client();
         CHECK(other.read(0, 4096));
@@ -197,7 +197,7 @@ TEMPLATE_TEST_CASE("waiting: an idle client is disconnected, also after it was b
     if (busy)
         CHECK(c.read(512, 512));
     CHECK(c.closed());
-    // One whose request takes longer than that is not idle.
+    // A client whose request takes longer than idle_timeout is not idle.
     auto other = s.client();
     s.board.close({512});
     ask(other, command::read, 512, 512, 512);
@@ -270,7 +270,7 @@ TEMPLATE_TEST_CASE("waiting: a call may complete on a thread of the backend", ""
 }
 
 namespace {
-/// Is cut off when the second piece of zeroes has been written to it.
+/// Shrinks when the second piece of zeroes has been written.
 struct shrinking : awaited {
     shrinking(switchboard& s, std::atomic<int>& w) : awaited{s}, writes{&w} {}
     awaitable<void> write(std::uint64_t offset, std::span<const std::byte>)

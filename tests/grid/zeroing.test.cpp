@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// WRITE_ZEROES that has to be written: in bounded pieces, and never alone in the world. And the
-// promise of several connections.
+// WRITE_ZEROES that is emulated by writes: in bounded pieces, while other clients are served. And
+// the promise multi_conn.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"
@@ -28,7 +28,7 @@ namespace tf = proto::transmission_flag;
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// Endless, forgets what is written, has no zeroes of its own, and counts.
+/// A huge disk without write_zeroes, which discards and counts writes.
 struct abyss {
     struct counts {
         std::mutex mutex;
@@ -83,7 +83,7 @@ struct abyss {
     }
 };
 
-/// Endless, zeroes and trims at once, and counts the calls and how much each covers.
+/// A huge disk that zeroes and trims at once, and counts the calls and their lengths.
 struct vast_counts {
     std::mutex mutex;
     std::condition_variable more;
@@ -139,7 +139,7 @@ private:
     }
 };
 
-/// Keeps in memory until it is flushed, and promises that a flush covers all connections.
+/// Keeps writes in memory until a flush, and promises that a flush covers all connections.
 struct caching_disk {
     static constexpr bool multi_conn = true;
     struct content {
@@ -175,7 +175,7 @@ struct caching_disk {
     }
 };
 
-/// A policy with as few threads as it can have.
+/// A policy with the least number of threads.
 template <class P>
 P narrow()
 {
@@ -195,7 +195,7 @@ TEMPLATE_TEST_CASE("P56, P65: zeroes are written in pieces that keep to the bloc
 {
     abyss disk;
     abyss_server<TestType> server{somewhere<nbd::unix_transport>(), {}, narrow<TestType>()};
-    // a largest payload that is no multiple of the smallest block
+    // a maximum payload that is not a multiple of the minimum block
     server.exports().add("disk", disk, {.blocks = nbd::block_sizes{512, 4096, 10'000}});
     server.start();
     for (const auto s : {style::structured, style::extended}) {
@@ -210,7 +210,7 @@ TEMPLATE_TEST_CASE("P56, P65: zeroes are written in pieces that keep to the bloc
             CHECK(disk.seen->flushes == 1);
         }
         CHECK(client.request(command::write_zeroes, 0, 512, cf::fast_zero).error()
-              == error_value::einval);  // which was not offered
+              == error_value::einval);  // FAST_ZERO was not offered
         CHECK(client.request(command::write_zeroes, 1, 512).error() == error_value::einval);
     }
     const std::lock_guard lock{disk.seen->mutex};
@@ -339,7 +339,7 @@ TEMPLATE_TEST_CASE("P46, P62: a FLUSH covers the acknowledged writes of other co
     CHECK(two.request(command::flush, 0, 0) == error_value::none);
     CHECK(disk.kept->safe() == data);
 
-    // what one has written the other reads, before it is durable and after
+    // one client reads what the other has written, before and after it is durable
     REQUIRE(one.write(0, bytes(512)) == error_value::none);
     CHECK(two.read(0, 512) == bytes(512));
     CHECK(disk.kept->safe() == data);

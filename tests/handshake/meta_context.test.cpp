@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// LIST_META_CONTEXT and SET_META_CONTEXT byte by byte, and what becomes of a selection.
+// LIST_META_CONTEXT and SET_META_CONTEXT byte by byte, and the selection at GO.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/handshake/negotiator.hpp>
@@ -37,8 +37,8 @@ bytes data_of(std::string_view name, const std::vector<std::string>& queries)
     return all;
 }
 
-/// A client of two exports, "disk" with all the contexts above and "other" with base:allocation.
-/// The empty name asks for "disk".
+/// A client of two exports: "disk" with all contexts above, and "other" with base:allocation.
+/// The empty name opens "disk".
 class asking {
 public:
     explicit asking(std::uint32_t style = structured)
@@ -68,7 +68,7 @@ public:
         say(option(o, data));
         return shown(h_.reply());
     }
-    /// Of the last of its replies.
+    /// The type of the last reply.
     std::uint32_t answer_type(std::uint32_t o, const bytes& data = {})
     {
         h_.reply().clear();
@@ -81,9 +81,9 @@ public:
             rest = rest.subspan(20 + length);
         }
     }
-    /// The export "disk" is replaced by one with these contexts.
+    /// Replaces the export "disk" by one with these contexts.
     void replace(std::span<const nbd::protocol::meta_context> with) { offered_ = with; }
-    /// The ids that BLOCK_STATUS answers with, after selected_at_go.
+    /// The ids in replies to BLOCK_STATUS, after selected_at_go.
     std::vector<std::uint32_t> ids() const
     {
         std::vector<std::uint32_t> all;
@@ -91,7 +91,7 @@ public:
             all.push_back(c.id);
         return all;
     }
-    /// What counts in transmission.
+    /// The indices of the selected contexts in transmission.
     std::vector<std::size_t> selected_at_go(std::string_view name = "disk")
     {
         REQUIRE(say(option(go, info_data(name))) == action::transmit);

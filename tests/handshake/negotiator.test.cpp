@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The handshake byte by byte, without a socket: what is answered. What is refused is in
+// The handshake byte by byte, without a socket: successful replies. Refusals are in
 // negotiator_refusals.test.cpp, limits and malformed options are in negotiator_limits.test.cpp.
 #include "catch.hpp"
 #include "support/negotiation.hpp"

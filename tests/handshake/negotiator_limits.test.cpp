@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a client may not do to the handshake: malformed options, too many of them, too much data.
+// Limits of the handshake: malformed options, too many of them, too much data.
 #include "catch.hpp"
 #include "support/negotiation.hpp"
 
@@ -128,7 +128,7 @@ TEST_CASE(
     h.say(header(go, n));
     CHECK(h.heard().empty());
     CHECK(h.negotiator().bytes_needed() <= 65'536);
-    // Between two steps nothing is answered yet, and options are not yet due.
+    // Between two steps there is no reply, and no other option is expected.
     h.say(bytes(n - 1, std::byte{0x49}));
     CHECK(h.heard().empty());
     CHECK_FALSE(h.negotiator().between_options());
@@ -246,7 +246,8 @@ TEST_CASE(
 
 TEST_CASE("handshake/negotiator: malformed options are handled in bounded steps")
 {
-    // A cheap fuzz with a fixed seed: no assertion of ours, no sanitizer report, and bounded steps.
+    // A small fuzz test with a fixed seed: no failed assertion, no sanitizer report, and bounded
+    // steps.
     std::uint32_t state = 12345;
     const auto next = [&state] {
         state = state * 1664525 + 1013904223;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Bytes of a handshake become client flags and options. The limits are in negotiator_limits.test.cpp.
+// Decodes the bytes of a handshake into client flags and options. Limits:
+// negotiator_limits.test.cpp.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/handshake/option_reader.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The server's answers to options, in hex (P26, P28, P45).
+// The server's replies to options, in hex (P26, P28, P45).
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/handshake/option_replies.hpp>

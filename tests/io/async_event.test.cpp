@@ -22,7 +22,7 @@ template <class T>
 using task = asio::awaitable<T, executor>;
 using event_type = nbd::io::async_event<executor>;
 
-/// Waits for an event again and again, and writes down each time that it goes on.
+/// Waits for an event repeatedly, and records each resumption.
 struct waiting {
     asio::io_context context{1};
     event_type event;
@@ -117,7 +117,7 @@ TEST_CASE("io/async_event: a resumed coroutine may notify the event that it wait
     int turns = 0;
     const auto wait = [&]() -> task<void> {
         co_await event.wait();
-        event.notify();  // nobody waits
+        event.notify();  // no effect without a wait
         ++turns;
         co_await event.wait();
         ++turns;
@@ -146,7 +146,7 @@ TEST_CASE("io/async_event: the coroutine resumes on its own strand")
     asio::co_spawn(own, wait(), [](std::exception_ptr) {});
     context.poll();
     context.restart();
-    event.notify();  // from outside
+    event.notify();  // not on the strand
     context.poll();
     CHECK(there);
 }
@@ -171,7 +171,8 @@ TEST_CASE("io/async_event: a waiting coroutine is destroyed with its context and
     CHECK_FALSE(went_on);
 }
 
-TEST_CASE("io/async_event: the waiter is destroyed with the context, before or after a notification")
+TEST_CASE(
+    "io/async_event: the waiter is destroyed with the context, before or after a notification")
 {
     const auto alive = std::make_shared<int>(0);
     const bool notified = GENERATE(false, true);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The same session text in the asynchronous kind, over a pair of connected sockets.
+// A session with asynchronous I/O over a pair of connected sockets.
 #include "catch.hpp"
 #include "support/session.hpp"
 #include <nbd/io/asynchronous.hpp>
@@ -29,7 +29,7 @@ struct sockets {
     socket_type client{context.get_executor()};
     sockets() { asio::local::connect_pair(server, client); }
 
-    /// All that the server sent, after it has closed its side.
+    /// All bytes that the server has sent, after it has closed its side.
     bytes rest()
     {
         server.close();
@@ -56,7 +56,7 @@ TEST_CASE("io/asynchronous: a session sends the same bytes as with blocking I/O"
 
     disk_state state{200'000};
     one_client<copying_disk> awaiting{copying_disk{state}};
-    awaiting.negotiate({});  // makes the context
+    awaiting.negotiate({});  // creates the context
     sockets pair;
     std::exception_ptr thrown;
     bool done = false;
@@ -67,7 +67,7 @@ TEST_CASE("io/asynchronous: a session sends the same bytes as with blocking I/O"
                        thrown = e;
                        done = true;
                    });
-    // In small pieces, the session running in between: it suspends wherever it has to wait.
+    // In small pieces, with the session running in between: it suspends at every wait.
     for (std::size_t at = 0; at < said.size();) {
         const auto n = std::min<std::size_t>(at < 400 ? 7 : 5000, said.size() - at);
         asio::write(pair.client, asio::buffer(said.data() + at, n));

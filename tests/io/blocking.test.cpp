@@ -113,7 +113,7 @@ TEST_CASE("io/blocking: get() rethrows the exception of a task")
     auto task = throws(ran);
     CHECK(ran);
     CHECK_THROWS_WITH(task.get(), "thrown");
-    // One that nobody asks ends quietly.
+    // An exception that is not asked for is dropped.
     static_cast<void>(throws(ran));
 }
 
@@ -142,7 +142,7 @@ TEST_CASE("io/blocking: a large send returns as soon as a part is sent")
     const nbd_test::bytes content(large);
     nbd::session::outbox out{1024};
 
-    // Nobody reads: what is in memory goes as far as there is room in the socket.
+    // The peer does not read: memory is sent up to the size of the socket buffers.
     out.lend(std::span<const std::byte>{content});
     const auto [error, n] = blocking::send_some(here, out).await_resume();
     CHECK_FALSE(error);
@@ -150,7 +150,8 @@ TEST_CASE("io/blocking: a large send returns as soon as a part is sent")
     CHECK(n < large);
     out.clear();
 
-    // A file goes piece by piece, each no longer than a slow client takes within its time.
+    // A file is sent in pieces of at most 1 MiB, which a slow client receives within its time
+    // limit.
     const int file = ::memfd_create("nbd", MFD_CLOEXEC);
     REQUIRE(::ftruncate(file, large) == 0);
     out.lend(nbd::session::lent_data{{.file = file, .offset = 0}, large});
@@ -181,7 +182,7 @@ TEST_CASE("io/blocking: bytes are received by a polling and by a sleeping thread
     std::thread client{[&theirs] {
         for (char c = 'a'; c <= 'z'; ++c) {
             boost::asio::write(theirs, boost::asio::buffer(&c, 1));
-            boost::asio::read(theirs, boost::asio::buffer(&c, 1));  // so the next is waited for
+            boost::asio::read(theirs, boost::asio::buffer(&c, 1));  // the server has to wait
         }
         theirs.close();
     }};

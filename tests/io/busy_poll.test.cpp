@@ -34,7 +34,7 @@ TEST_CASE("io/busy_poll: several short waits in a row start polling again")
     CHECK_FALSE(poll.pays());
     poll.waited(200us);
     CHECK_FALSE(poll.pays());
-    // A long one in between, and they count from the beginning.
+    // A long wait in between resets the count.
     poll.waited(1s);
     int wanted = 0;
     for (; !poll.pays(); ++wanted) {
@@ -42,7 +42,7 @@ TEST_CASE("io/busy_poll: several short waits in a row start polling again")
         poll.waited(10us);
     }
     CHECK(wanted == 3);
-    // It does not save up for later: the next long wait ends it as the first did.
+    // More short waits give no credit: the next long wait ends polling again.
     for (int i = 0; i < 1000; ++i)
         poll.waited(10us);
     poll.waited(1s);

@@ -31,7 +31,7 @@ struct file {
     int descriptor;
 };
 
-/// Takes `n` bytes out of the pipe, which are there.
+/// Reads `n` bytes from the pipe, which must be there.
 bytes out_of(const file_pipe& pipe, std::size_t n)
 {
     bytes all(n);
@@ -75,7 +75,7 @@ TEST_CASE(
     pipe.begin();
     REQUIRE(pipe.fill(f.descriptor, 0, page));
     CHECK_FALSE(pipe.fill(f.descriptor, 9 * page, 2 * page));
-    CHECK_FALSE(pipe.fill(f.descriptor, 0, page));  // behind half of something
+    CHECK_FALSE(pipe.fill(f.descriptor, 0, page));  // an incomplete part is before it
     CHECK(out_of(pipe, page) == cut(content, 0, page));
     pipe.begin();
     CHECK_FALSE(pipe.fill(f.descriptor, 10 * page, 1));
@@ -105,7 +105,7 @@ TEST_CASE("io/file_pipe: a part that does not fit is refused as a whole")
     file_pipe pipe;
     pipe.begin();
     CHECK_FALSE(pipe.fill(f.descriptor, 0, std::size_t{64} << 20));
-    // A page for each piece of one, and the pipe is as large as the system lets it be.
+    // Each piece of a page uses a page of the pipe, whose size the system limits.
     std::size_t taken = 0;
     while (pipe.fill(f.descriptor, page - 1, 2))
         ++taken;

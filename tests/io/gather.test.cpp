@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Many buffers in one system call, files among them, and what a socket does to it.
+// Many buffers in one system call, parts of files, and errors of a socket.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/io/gather.hpp>
@@ -47,7 +47,7 @@ struct socket_pair {
     int ends[2];
 };
 
-/// What an outbox is to send_next.
+/// A model of an outbox for send_next.
 struct gathered {
     struct part_of_file {
         struct {
@@ -142,7 +142,7 @@ TEST_CASE("io/gather: a signal does not end a send that waits")
     ::sigaction(SIGUSR1, &counts, &before);
     const auto sender = ::pthread_self();
     std::thread other{[&] {
-        while (handled == 0) {  // until one has hit the waiting send or come before it
+        while (handled == 0) {  // until one signal has arrived, in the waiting send or before it
             ::pthread_kill(sender, SIGUSR1);
             std::this_thread::yield();
         }

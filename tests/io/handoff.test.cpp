@@ -46,12 +46,12 @@ TEST_CASE("io/handoff: items are received together, in order")
     box.put(items[0], receive);
     box.put(items[1], receive);
     box.put(items[2], receive);
-    CHECK(received.empty());  // not on the thread that puts them in
+    CHECK(received.empty());  // not inside put()
     CHECK(context.poll() == 1);
     REQUIRE(received.size() == 1);
     CHECK(received[0] == std::vector{1, 2, 3});
 
-    // And again, with items that have been there before.
+    // Again, with an item that was used before.
     box.put(items[3], receive);
     box.put(items[0], receive);
     context.restart();
@@ -136,7 +136,7 @@ TEST_CASE("io/handoff: items from many threads are all received, in the order of
 
 TEST_CASE("io/handoff: an owner that the receiver destroys is not touched afterwards")
 {
-    // The thread that puts the item in is still inside put() while another receives it.
+    // The putting thread may still be inside put() while another one receives the item.
     asio::io_context context;
     auto stay = asio::make_work_guard(context);
     std::thread receiving{[&context] { context.run(); }};
@@ -186,13 +186,13 @@ TEST_CASE("io/handoff: a handler's memory serves one allocation at a time; other
     };
     auto* const first = ints.allocate(3);
     CHECK(inside(first));
-    memory::allocator<double> doubles{ints};  // of another type, and the same memory
+    memory::allocator<double> doubles{ints};  // of another type, with the same memory
     auto* const second = doubles.allocate(2);
     CHECK_FALSE(inside(second));
     first[2] = 5;
     second[1] = 7;
     CHECK(first[2] == 5);
-    // What came from the heap goes back there, and does not free the other.
+    // Memory from the heap returns there, and the handler's memory stays in use.
     doubles.deallocate(second, 2);
     auto* const third = ints.allocate(1);
     CHECK_FALSE(inside(third));
@@ -212,7 +212,7 @@ TEST_CASE("io/handoff: an allocation that is too large for the memory uses the h
     memory::allocator<large> much{place};
     auto* const p = much.allocate(1);
     p->bytes[4095] = std::byte{1};
-    // The memory is still there for one that fits, to the last byte.
+    // The handler's memory is still free for an allocation that fits, to the last byte.
     memory::allocator<std::byte> little{place};
     auto* const q = little.allocate(256);
     q[255] = std::byte{2};

@@ -45,7 +45,7 @@ TEST_CASE("io/loop_poller: polling allocates nothing")
     asio::io_context context{1};
     auto& poller = loop_poller::of(context.get_executor());
     poller.poll_for(100us);
-    context.run();  // whatever Asio allocates once
+    context.run();  // Asio's one-time allocations
     context.restart();
     const auto before = grid::allocations();
     for (int i = 0; i < 10; ++i) {

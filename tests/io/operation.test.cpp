@@ -25,9 +25,8 @@ TEST_CASE("io/operation: its result is the error code and the values of the oper
     bool over = false;
     const auto run = [&]() -> task {
         const auto [error, n] = co_await nbd::io::make_operation<std::size_t>([&](auto handler) {
-            asio::post(context, [h = std::move(handler)]() mutable {
-                h(asio::error::eof, std::size_t{7});
-            });
+            asio::post(context,
+                       [h = std::move(handler)]() mutable { h(asio::error::eof, std::size_t{7}); });
         });
         CHECK(error == asio::error::eof);
         CHECK(n == 7);

@@ -42,7 +42,7 @@ descriptor file_of(const bytes& content)
     return file;
 }
 
-/// What lent_data of the session is to send_file_now.
+/// A model of the session's lent_data for send_file_now.
 struct part {
     nbd::file_range file;
     std::size_t length;
@@ -61,7 +61,7 @@ struct connected {
             if (end >= 0)
                 ::close(end);
     }
-    /// All that has arrived.
+    /// All bytes that have arrived.
     bytes arrived()
     {
         bytes all;
@@ -103,7 +103,7 @@ bool pipe_signal_pending()
     return ::sigismember(&pending, SIGPIPE) == 1;
 }
 
-// A handler, so that a signal fails the test instead of ending its program.
+// Counts signals, so that a signal fails the test and does not end the program.
 volatile std::sig_atomic_t signals = 0;
 class counting_pipe_signals {
 public:
@@ -120,7 +120,7 @@ private:
     struct sigaction before_ {};
 };
 
-/// On a thread of its own, for what is known of signals is known for each thread.
+/// On a new thread, because the library keeps the state of signals for each thread.
 template <class F>
 void on_a_thread(F f)
 {
@@ -217,7 +217,7 @@ TEST_CASE("io/send_file: a closed peer is an error without a signal")
             CHECK(n == 0);
             CHECK(signals == 0);
             CHECK_FALSE(pipe_signal_pending());
-            CHECK_FALSE(pipe_signal_blocked());  // as it was
+            CHECK_FALSE(pipe_signal_blocked());  // unchanged
         }
     });
     CHECK(signals == 0);

@@ -39,7 +39,7 @@ TEST_CASE("io/wakeup: a coroutine waits until another thread notifies it")
         s.context,
         [&]() -> boost::asio::awaitable<void, executor> {
             for (int i = 0; i < 3; ++i) {
-                w.notify();  // posted, so it finds the wait
+                w.notify();  // posted, so it runs during the wait
                 co_await w.wait();
                 ++woken;
             }

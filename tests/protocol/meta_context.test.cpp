@@ -116,7 +116,7 @@ TEST_CASE(
     CHECK(wants({"x-snap:"}, "x-snap:depth:2", list));
     CHECK_FALSE(wants({"x-snap:"}, "x-snapshot:changed", list));
     CHECK_FALSE(wants({"x-snap:"}, "base:allocation", list));
-    // no wildcard: the colon that ends it is not the one that ends a namespace
+    // not a wildcard: the colon at the end is not the end of a namespace
     CHECK_FALSE(wants({"x-snap:depth:"}, "x-snap:depth:2", list));
     CHECK_FALSE(wants({"x-snap"}, "x-snap:changed", list));
 

@@ -75,7 +75,7 @@ TEST_CASE("protocol/option: INFO and GO are refused unless the lengths add up ex
         CAPTURE(shown(data));
         CHECK_FALSE(decode_info_request(data));
     };
-    // every prefix and every extension of a good one
+    // every prefix and every extension of valid data
     const auto good = hex("00000004 64697363 0002 0003 0001");
     for (std::size_t n = 0; n < good.size(); ++n)
         refused(bytes(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(n)));
@@ -84,15 +84,15 @@ TEST_CASE("protocol/option: INFO and GO are refused unless the lengths add up ex
     // 0 to 5 bytes: CVE-2022-26496, where "length - 6" went below zero
     for (std::size_t n = 0; n < 6; ++n)
         refused(bytes(n, std::byte{0}));
-    // a name longer than the data, up to lengths that wrap when something is added to them
+    // a name longer than the data, with lengths that wrap in an addition
     for (const std::uint32_t n : {1U, 2U, 3U, 0xfffffffaU, 0xfffffffeU, 0xffffffffU, 0x80000000U})
         refused(big(n) + hex("0000"));
     refused(hex("fffffffe 0000 00000000"));
     refused(big(4000U) + bytes(2044, std::byte{'x'}));
-    // the name takes the place of the count
+    // the name covers the count
     refused(hex("00000006 646973630000"));
     refused(hex("00000005 6469736300 00"));
-    // more types than there are, fewer than there are, half a type
+    // a count that is too large or too small, and half a type
     refused(hex("00000000 0001"));
     refused(hex("00000000 0001 00"));
     refused(hex("00000000 ffff 0000"));
@@ -115,7 +115,7 @@ static_assert(valid_string("") && valid_string("disk") && valid_string("\x7f\n\x
 static_assert(valid_string("\xc2\x80") && valid_string("\xdf\xbf"));                  // two bytes
 static_assert(valid_string("\xe0\xa0\x80") && valid_string("\xef\xbf\xbf"));          // three
 static_assert(valid_string("\xf0\x90\x80\x80") && valid_string("\xf4\x8f\xbf\xbf"));  // four
-static_assert(valid_string("\xed\x9f\xbf") && valid_string("\xee\x80\x80"));  // round surrogates
+static_assert(valid_string("\xed\x9f\xbf") && valid_string("\xee\x80\x80"));  // around surrogates
 static_assert(!valid_string("\0"sv) && !valid_string("disk\0x"sv));
 static_assert(!valid_string("\x80") && !valid_string("a\xbf"));                 // no lead byte
 static_assert(!valid_string("\xc0\xaf") && !valid_string("\xc1\xbf"));          // overlong, two

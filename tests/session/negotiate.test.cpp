@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The handshake loop over a script: what is opened and when, how it ends, what the observer hears.
+// The handshake loop over a script: opens, the end, and calls of the observer.
 #include "catch.hpp"
 #include "support/session.hpp"
 
@@ -13,7 +13,7 @@ using nbd::errc;
 
 namespace {
 
-/// Counts the clients that have it open.
+/// Counts opens, and clients that have it open.
 struct opening_disk {
     struct counts {
         int opened = 0;
@@ -250,7 +250,7 @@ TEST_CASE("session/negotiate: the ways in which a handshake ends")
             CAPTURE(n);
             const bytes said(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(n));
             CHECK_FALSE(c.negotiate(said));
-            if (n == 0 || n == 4)  // nothing was said, or nothing was left unsaid
+            if (n == 0 || n == 4)  // between messages
                 CHECK_FALSE(c.ended());
             else
                 CHECK(c.ended() == errc::cut_short);
@@ -291,7 +291,7 @@ TEST_CASE(
 {
     opening_disk::counts counts;
     client c{{&counts}};
-    // greeting, flags, option, and then the ACK meets a closed socket
+    // greeting, flags and option succeed; the send of the ACK fails
     c.negotiate(client_flags() + option(abort_), {.fails_at = 3});
     CHECK_FALSE(c.ended());
 }
@@ -386,7 +386,7 @@ TEST_CASE("session/negotiate: exports are added and removed while they are liste
     for (int i = 100; i < 200; ++i)
         c.exports.add("e" + std::to_string(i), {&counts}, long_text);
     int sends = 0;
-    c.on_send = [&] {  // the set is not locked meanwhile
+    c.on_send = [&] {  // the set is not locked during a send
         if (++sends == 3) {
             for (int i = 100; i < 150; ++i)
                 c.exports.remove("e" + std::to_string(i));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Whole sessions, cut and paced in every way there is: in the end the same bytes, or a clean loss.
+// Whole sessions, cut anywhere and sent in any pieces: the same replies, or a clean end.
 #include "catch.hpp"
 #include "support/session.hpp"
 
@@ -20,7 +20,7 @@ bytes part(const bytes& all, std::size_t offset, std::size_t n)
     return {at, at + static_cast<std::ptrdiff_t>(n)};
 }
 
-/// What a client says and what it is answered, message by message.
+/// A message of a client, the reply, and the backend's calls.
 struct exchange {
     bytes said;
     bytes answer;
@@ -29,7 +29,7 @@ struct exchange {
 std::vector<exchange> whole_session()
 {
     const auto disk = pattern(disk_size);
-    // No request overlaps one that may still be in flight, for lent memory goes out as it is then.
+    // No request overlaps one in flight, because lent memory is sent with its content at that time.
     return {
         {{}, hex("4e42444d41474943 49484156454f5054 0003")},
         {client_flags(), {}},
@@ -64,7 +64,7 @@ struct told {
     bytes answer;
     std::string calls;
 };
-/// What a client has said, been answered and caused by each end of a message.
+/// All bytes sent, all replies and all calls, at the end of each message.
 const std::vector<told>& milestones()
 {
     static const auto all = [] {
@@ -79,7 +79,7 @@ const std::vector<told>& milestones()
     }();
     return all;
 }
-/// The last milestone that a client has reached with its first `n` bytes.
+/// The last milestone that the first `n` bytes reach.
 const told& reached(std::size_t n)
 {
     const auto& all = milestones();
@@ -115,7 +115,7 @@ TEMPLATE_TEST_CASE("session/serve: a client that disconnects after any byte has 
     const auto& everything = milestones().back().said;
     const auto whole = everything.size();
     const auto before = pattern(disk_size);
-    // Every byte, but for the inside of the large payload, where some are enough.
+    // After every byte; inside the large payload only after some.
     std::size_t payload_ends = whole;
     for (const auto& t : milestones())
         if (t.calls.ends_with("write 1000+70000"))
@@ -159,7 +159,7 @@ TEMPLATE_TEST_CASE(
             CAPTURE(at);
             const std::error_code reset{
                 boost::asio::error::make_error_code(boost::asio::error::connection_reset)};
-            // Before a client has said anything, nothing is broken by its leaving.
+            // A disconnect before the first byte from the client is clean.
             REQUIRE(client.ended() == (at < 2 ? std::error_code{} : reset));
             REQUIRE(client.stream->operations() == at + 1);
             const auto heard = client.stream->heard();

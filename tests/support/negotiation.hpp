@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A client of the negotiator without any socket: bytes in, reply bytes and the action out.
+// A client of the negotiator without a socket: takes bytes, returns reply bytes and the action.
 #pragma once
 
 #include "support/bytes.hpp"
@@ -14,8 +14,8 @@
 
 namespace nbd_test {
 
-/// Plays the session: hands over exactly what the negotiator wants and carries out its actions on a
-/// list of exports. The empty name asks for the first of them.
+/// Replaces the session: passes exactly bytes_needed() bytes to the negotiator, and carries out its
+/// actions on a list of exports. The empty name opens the first one.
 class negotiation {
 public:
     using action = nbd::handshake::action;
@@ -32,7 +32,7 @@ public:
     negotiation(const negotiation&) = delete;
     negotiation& operator=(const negotiation&) = delete;
 
-    /// With greeting and client flags done and the replies to them forgotten.
+    /// Exchanges greeting and client flags, and discards the server's bytes.
     negotiation& begun(std::uint32_t flags = 3)
     {
         say(client_flags(flags));
@@ -40,8 +40,8 @@ public:
         return *this;
     }
 
-    /// What the client sends. Bytes that do not complete a step of `bytes_needed()` are kept; bytes after
-    /// the end of the handshake are not processed.
+    /// Sends bytes of the client. Bytes that do not complete a step of `bytes_needed()` are kept;
+    /// bytes after the end of the handshake are not processed.
     action say(const bytes& more)
     {
         pending_.insert(pending_.end(), more.begin(), more.end());
@@ -55,10 +55,10 @@ public:
         return last_;
     }
 
-    /// What the server has sent since the last call.
+    /// The bytes that the server has sent since the last call.
     bytes heard() { return std::exchange(negotiator_.reply(), {}); }
 
-    /// Says it and gives what is answered, for comparing.
+    /// Sends bytes; returns the server's reply as text, for comparisons.
     std::string answer(const bytes& more)
     {
         heard();
@@ -69,7 +69,7 @@ public:
     {
         return answer(option(number, data));
     }
-    /// The type of the one option reply that answers it; nothing if it is not one.
+    /// Sends bytes; returns the type of the option reply. Nothing if the reply is not exactly one.
     std::optional<std::uint32_t> answer_type(const bytes& more)
     {
         heard();
@@ -80,7 +80,7 @@ public:
         return nbd::protocol::load<std::uint32_t>(at(all, 12));
     }
 
-    /// Whether options are still understood: an unknown one without data is answered as it must be.
+    /// Whether the stream is in step: an unknown option gets ERR_UNSUP.
     bool in_step() { return answer_type(option(0x4711)) == 0x80000001 && !over(); }
 
     bool over() const { return last_ == action::close || last_ == action::transmit; }
@@ -88,7 +88,7 @@ public:
     std::size_t longest_step() const { return longest_step_; }
     std::size_t opens() const { return opens_; }
     nbd::handshake::negotiator& negotiator() { return negotiator_; }
-    /// What `open` gives from now on instead of an export.
+    /// From now on, opening an export fails with this error; none: it succeeds.
     void refuse_with(std::error_code why) { refusal_ = why; }
 
     static std::vector<entry> default_exports()

@@ -9,7 +9,7 @@
 
 namespace nbd_test {
 
-/// Opens an export as a session does. Nothing, and why, where that fails.
+/// Opens an export as a session does. Returns nothing and sets the error if that fails.
 template <class Backend>
 std::optional<typename nbd::export_set<Backend>::opened>
 open(const nbd::export_set<Backend>& set, std::string_view name, const nbd::client& who,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Makes all calls of a request at once, as a loop that does nothing else would.
+// Makes all calls of a request, one after the other.
 #pragma once
 
 #include <nbd/transmission/execution.hpp>
@@ -11,7 +11,7 @@
 
 namespace nbd_test {
 
-/// Holds no lock and has no end.
+/// An export without a lock and with unlimited size.
 struct unguarded {
     [[nodiscard]] std::monostate lock() const noexcept { return {}; }
     [[nodiscard]] std::uint64_t size() const noexcept { return std::uint64_t(-1); }

@@ -21,7 +21,7 @@ struct meeting_point {
     std::binary_semaphore here{0};
     std::binary_semaphore go{0};
 };
-/// Writes its name down, one of them when it is told to.
+/// Records its name. One with a meeting point waits there until the test releases it.
 struct named : offloaded_call {
     named(char n, std::string& s, meeting_point* w = nullptr) : name{n}, story{s}, waits_at{w}
     {
@@ -98,11 +98,11 @@ TEST_CASE("threading/call_threads: the allowed number of calls run at the same t
         call.run = [](offloaded_call& c) noexcept {
             auto& self = static_cast<meeting&>(c);
             *self.inside += self.threads->runs_here() ? 1 : 0;
-            self.all->arrive_and_wait();  // for ever, were there fewer threads
+            self.all->arrive_and_wait();  // waits forever if there are fewer threads
         };
         threads.offload(client, call);
     }
     threads.end();
     CHECK(inside == most);
-    threads.end();  // once more changes nothing
+    threads.end();  // a second call has no effect
 }

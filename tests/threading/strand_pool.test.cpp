@@ -27,7 +27,7 @@ task run(std::function<void()> f)
     f();
     co_return;
 }
-/// Goes through the executor's queue so often, and calls back each time.
+/// Posts to the executor repeatedly, and calls a function each time.
 task turns(executor at, int n, std::function<void()> f)
 {
     for (int i = 0; i < n; ++i) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Whether a request is let through to the backend, and the error value if not: a table over commands,
+// Whether a request is admitted, and the error value if not: a table over commands,
 // flags and ranges (P58 to P69, P75 to P80, P87; R03 to R17, R22, R23, R26, R30 of the hostile cases).
 #include "catch.hpp"
 #include <nbd/transmission/admission.hpp>
@@ -48,7 +48,7 @@ constexpr error_value past_end(command c)
 
 }  // namespace
 
-// it is all decided without running anything
+// admission is constexpr
 static_assert(judged(command::read, 0, 512) == error_value::none);
 static_assert(judged(command::read, most, 1) == error_value::einval);
 
@@ -134,7 +134,7 @@ TEST_CASE("transmission/admission: misaligned requests are EINVAL (P80, P100, R1
             CHECK(judged(c, minimum - 1, 1, 0, terms) == error_value::einval);
         }
     }
-    // CVE-2025-47712: rounding 4 GiB up to a block must not make it nothing
+    // CVE-2025-47712: rounding almost 4 GiB up to a block must not wrap to 0
     const auto terms = with(all, {4096, 4096, 1 << 20}, 8ULL << 30);
     for (const std::uint64_t length : {0xffffffffULL, 0xfffffe00ULL, 0xfffff001ULL}) {
         for (const auto c : {command::trim, command::write_zeroes, command::cache})

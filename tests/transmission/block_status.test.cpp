@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// BLOCK_STATUS: what backends tell, true or not, and what becomes of it.
+// BLOCK_STATUS: the extents of backends, true or not, and their reply.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/perform.hpp"
@@ -40,7 +40,7 @@ struct bare {
     std::uint64_t size() const { return 1 << 20; }
     void read(std::uint64_t, std::span<std::byte>) {}
 };
-/// Tells what its test tells it to.
+/// Adds the extents that its test chooses.
 struct telling : bare {
     std::function<nbd::failure(std::uint64_t, std::uint64_t, extent_list&)> tell;
     nbd::failure extents(std::uint64_t offset, std::uint64_t length, extent_list& to)
@@ -199,9 +199,9 @@ TEST_CASE("transmission/block_status: a mixed block is a hole only if all of it 
     // half hole, half data: data, which is always safe
     CHECK(aligned({{2048, 3}, {2048, 0}}, 4096) == extents{{4096, 0}});
     CHECK(aligned({{2048, 0}, {2048, 3}}, 4096) == extents{{4096, 0}});
-    // hole and zero, and zero alone: zero
+    // hole and zero, and only zero: zero
     CHECK(aligned({{2048, 3}, {2048, 2}}, 4096) == extents{{4096, 2}});
-    // the bits that all of many parts have
+    // many parts: their common bits
     CHECK(aligned({{1, 3}, {1, 3}, {4094, 1}}, 4096) == extents{{4096, 1}});
     CHECK(aligned({{4096 + 100, 3}, {2 * 4096 - 100, 0}, {4096, 3}}, 4096)
           == extents{{4096, 3}, {2 * 4096, 0}, {4096, 3}});

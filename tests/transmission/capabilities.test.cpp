@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The flags table: what a backend's type is, is what clients are told (P46, P58, P65).
+// The transmission flags that follow from a backend's type (P46, P58, P65).
 #include "catch.hpp"
 #include <nbd/transmission/capabilities.hpp>
 #include <nbd/vocabulary/call.hpp>
@@ -41,16 +41,16 @@ struct disk : readable, Parts... {};
 
 constexpr unsigned w = has_flags | send_write_zeroes;
 
-// each member alone
+// each member by itself
 static_assert(capabilities<disk<>>() == (has_flags | read_only));
 static_assert(capabilities<disk<writes>>() == w);
 static_assert(capabilities<disk<writes_fua>>() == (w | send_fua));
 static_assert(capabilities<disk<flushes>>() == (has_flags | read_only | send_flush));
 static_assert(capabilities<disk<caches>>() == (has_flags | read_only | send_cache));
-// what needs write is nothing without it
+// trim and write_zeroes give no flag without write
 static_assert(capabilities<disk<trims>>() == (has_flags | read_only));
 static_assert(capabilities<disk<zeroes>>() == (has_flags | read_only));
-// with write beside it
+// together with write
 static_assert(capabilities<disk<writes, flushes>>() == (w | send_flush | send_fua));
 static_assert(capabilities<disk<writes, trims>>() == (w | send_trim));
 static_assert(capabilities<disk<writes, zeroes>>() == w);
@@ -73,7 +73,7 @@ static_assert(capabilities<disk<writes, zeroes, promises_all>>()
               == (w | can_multi_conn | rotational | send_fast_zero));
 static_assert(capabilities<disk<writes, zeroes, promises_none>>() == w);
 
-// a backend that takes each request whole can do everything that it does not promise away
+// a backend with `handle` has all abilities that need no promise
 struct handler {
     u64 size() const { return 0; }
     void handle(nbd::call&) {}
@@ -84,7 +84,7 @@ struct fast_handler : handler, promises_all {};
 static_assert(capabilities<fast_handler>()
               == (everything | can_multi_conn | rotational | send_fast_zero));
 
-// nothing that this library does not do (P12)
+// no flag for what the library does not implement (P12)
 static_assert((capabilities<fast_handler>() & (send_df | send_resize | block_status_payload)) == 0);
 
 // whether the members are awaited does not matter
@@ -96,7 +96,7 @@ struct codes {
 };
 static_assert(capabilities<codes>() == capabilities<disk<writes, flushes>>());
 
-// --- less what the export withholds -----------------------------------------------------------
+// --- without what the export withholds --------------------------------------------------------
 
 constexpr std::uint16_t all = capabilities<fast_handler>();
 constexpr nbd::export_settings withheld(std::uint16_t flags)
@@ -130,7 +130,7 @@ constexpr nbd::export_settings as(bool read_only_export, bool rotational_export)
     e.rotational = rotational_export;
     return e;
 }
-// a read-only export keeps what does not write
+// a read-only export keeps the abilities that do not write
 static_assert(offered(all, as(true, false))
               == (has_flags | read_only | send_flush | send_cache | can_multi_conn | rotational));
 static_assert(offered(capabilities<disk<>>(), as(true, false)) == (has_flags | read_only));

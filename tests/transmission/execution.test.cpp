@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// An admitted request becomes calls of the backend: what is emulated, and what is passed on.
+// The backend calls of an admitted request: emulated ones, and direct ones.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/perform.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a backend answers with: codes of several kinds, exceptions of every kind, and handle(call&).
+// Outcomes of backend calls: codes of several kinds, all exceptions, and handle(call&).
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/perform.hpp"
@@ -37,7 +37,7 @@ TEST_CASE("transmission/execution: every exception becomes an error code (B02)")
     CHECK(thrown(std::system_error{nbd::protocol::request_bytes, std::iostream_category()})
               .code.value()
           == static_cast<int>(nbd::protocol::request_bytes));
-    // One that says "no error" is one all the same.
+    // An exception with the code "no error" is an error all the same.
     CHECK(thrown(std::system_error{std::error_code{}}) == std::errc::io_error);
     CHECK(thrown(std::bad_alloc{}) == std::errc::not_enough_memory);
     CHECK(thrown(std::runtime_error{"x"}) == std::errc::io_error);
@@ -167,7 +167,7 @@ TEST_CASE("transmission/execution: a handler's READ has the requested length, in
               c.send(bytes(1));
           }).error
           == std::errc::io_error);
-    // More than there is room for, said but not written.
+    // More than the memory holds, claimed but not written.
     CHECK_FALSE(read_with([](nbd::call& c) { c.sent(8); }).error);
 }
 
@@ -215,7 +215,7 @@ TEST_CASE("transmission/execution: bytes that a handler reports as sent but has 
           "zero (N-15)")
 {
     const auto r = read_with([](nbd::call& c) {
-        c.sent(8);  // it says so, and wrote nothing
+        c.sent(8);  // claims 8 bytes and has written none
     });
     CHECK_FALSE(r.error);
     CHECK(shown(r.data) == "00000000 00000000");

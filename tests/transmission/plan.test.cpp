@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which calls a request becomes, without making them.
+// The calls of a request, without making them.
 #include "catch.hpp"
 #include "support/recording.hpp"
 #include <nbd/transmission/plan.hpp>
@@ -76,7 +76,7 @@ struct told {
     std::string story;
     std::error_code result;
 };
-/// Plays a plan: `outcomes` for its calls, and success for those after that.
+/// Runs a plan with these outcomes of its calls, and success for later ones.
 template <class B>
 told play(const request& r, std::vector<std::error_code> outcomes = {},
           std::uint64_t largest = most)
@@ -85,7 +85,7 @@ told play(const request& r, std::vector<std::error_code> outcomes = {},
     told t;
     std::size_t calls = 0;
     while (const auto s = p.next()) {
-        REQUIRE(shown(*s) == shown(*p.next()));  // asking changes nothing
+        REQUIRE(shown(*s) == shown(*p.next()));  // next() changes nothing
         t.story += (t.story.empty() ? "" : ", ") + shown(*s);
         p.completed(calls < outcomes.size() ? outcomes[calls] : std::error_code{});
         REQUIRE(++calls < 1000);
@@ -122,7 +122,7 @@ TEST_CASE("transmission/plan: a long range becomes several calls, between which 
         {command::trim, "trim"}, {command::write_zeroes, "zero"}, {command::cache, "cache"}};
     for (const auto& [c, name] : commands) {
         CAPTURE(name);
-        // Each ends at a multiple of 256 MiB, so that no page and no sector is cut in two.
+        // Each call ends at a multiple of 256 MiB, so that no page or sector is divided.
         CHECK(story<all>(asking(c, 512, 600 << 20))
               == name + " 512+268434944, " + name + " 268435456+268435456, " + name
                   + " 536870912+92275200");
@@ -136,7 +136,7 @@ TEST_CASE("transmission/plan: a long range becomes several calls, between which 
     }
     CHECK(story<all>(asking(command::trim, 0, 1ULL << 29, cf::fua))
           == "trim 0+268435456, trim 268435456+268435456, flush");
-    // ENOTSUP cannot be answered when something has changed: the rest must be done then.
+    // After a change the reply must not be ENOTSUP, so the rest is written.
     const auto fast = asking(command::write_zeroes, 0, 1ULL << 29, cf::fast_zero);
     CHECK(story<all>(fast) == "zero fast 0+268435456, zero 268435456+268435456");
     CHECK(play<all>(fast, {enotsup}).result == enotsup);
@@ -156,7 +156,7 @@ TEST_CASE("transmission/plan: a failed call ends the plan and is its result")
         CHECK(t.result == enospc);
     }
     CHECK(play<all>(asking(command::flush, 0, 0), {eio}).result == eio);
-    // ENOTSUP has a meaning of its own for zeroes alone.
+    // ENOTSUP has a special meaning only for write_zeroes.
     CHECK(play<all>(asking(command::trim, 0, 512), {enotsup}).result == enotsup);
     CHECK(play<all>(asking(command::write, 0, 512), {enotsup}).result == enotsup);
 }
@@ -194,7 +194,7 @@ TEST_CASE("transmission/plan: FUA is a flush after the write, or the write's own
     CHECK(story<native_flushing>(asking(command::write, 0, 512)) == "write 0+512");
     CHECK(play<flushing>(r, {{}, eio}).result == eio);
     CHECK(play<flushing>(r, {eio}).story == "write! 0+512");
-    // Only once: a flush is not followed by another.
+    // FLUSH with FUA is one flush.
     CHECK(story<flushing>(asking(command::flush, 0, 0, cf::fua)) == "flush");
 }
 
@@ -221,7 +221,7 @@ TEST_CASE("transmission/plan: zeroes are written in blocks, and made durable at 
     durable.flags = cf::fua;
     CHECK(story<flushing>(durable)
           == "block! 100+65536, block! 65636+65536, block! 131172+1, flush");
-    // The write's own FUA covers its own block alone, so that each has it and no flush is due.
+    // A write's own FUA covers only its block, so each block has it, and no flush is needed.
     CHECK(story<native>(durable) == "block! 100+65536, block! 65636+65536, block! 131172+1");
     CHECK(story<native_flushing>(durable)
           == "block! 100+65536, block! 65636+65536, block! 131172+1");
@@ -261,7 +261,7 @@ TEST_CASE("transmission/plan: a failed block is the last, and no flush follows")
     const auto t = play<flushing>(r, {{}, enospc});
     CHECK(t.story == "block! 0+65536, block! 65536+65536");
     CHECK(t.result == enospc);
-    // "not supported" by a block is no reason to begin again.
+    // "not supported" from a block does not restart the plan.
     const auto again = play<flushing>(r, {{}, enotsup});
     CHECK(again.story == "block! 0+65536, block! 65536+65536");
     CHECK(again.result == enotsup);
@@ -318,7 +318,7 @@ TEST_CASE(
         CHECK(t.story.find(',') == std::string::npos);
         CHECK(t.story.ends_with(" 512+200000"));
         CHECK_FALSE(t.result);
-        // What it cannot do is what it says.
+        // Its ENOTSUP is the result.
         CHECK(play<handling>(asking(c, 0, 512), {enotsup}).result == enotsup);
     }
 }

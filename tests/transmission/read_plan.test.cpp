@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which calls a READ becomes, holes left out, without making them.
+// The calls of a READ that leaves out holes, without making them.
 #include "catch.hpp"
 #include "support/perform.hpp"
 #include <nbd/transmission/execution.hpp>
@@ -50,7 +50,7 @@ std::string shown(const backend_call& s)
         return "handle" + place;
     return "?";
 }
-/// Plays a plan that was begun: what there is, and which read fails, counted from 0.
+/// Runs a plan that was begun, with these extents and a failing read, counted from 0.
 template <class B>
 std::string play(read_plan<B>& p, const std::vector<extent>& found = {},
                  std::optional<int> failing = {}, const nbd::failure& failure = eio)
@@ -91,13 +91,13 @@ std::vector<extent> pieces(const read_plan<holey>& p)
 TEST_CASE("transmission/read_plan: a READ is one call")
 {
     read_plan<bare> p;
-    p.begin(reading(512, 100'000), true);  // there are no extents to ask for
+    p.begin(reading(512, 100'000), true);  // the backend has no extents
     CHECK(play(p) == "read 512+100000");
     CHECK_FALSE(p.result());
     CHECK_FALSE(p.has_holes());
 
     read_plan<holey> dense;
-    dense.begin(reading(512, 100'000), false);  // nor are they wanted here
+    dense.begin(reading(512, 100'000), false);  // holes are not left out here
     CHECK(play(dense) == "read 512+100000");
     CHECK_FALSE(dense.has_holes());
 
@@ -141,7 +141,7 @@ TEST_CASE("transmission/read_plan: a range with the status zero is left out, all
 {
     CHECK(holes_of({{100, state_flag::zero}, {100, state_flag::hole}}, 0, 200)
           == "extents 0 0+200, read 100+100");
-    // Two kinds of zero in a row are no reason to read.
+    // Consecutive zero extents of both kinds are left out.
     CHECK(holes_of({{100, state_flag::zero}, {100, zero}, {100, data}}, 0, 300)
           == "extents 0 0+300, read 200+100");
 }
@@ -152,7 +152,7 @@ TEST_CASE("transmission/read_plan: a range without an extent is read")
     CHECK(holes_of({{100, data}, {100, zero}}, 1000, 600)
           == "extents 0 1000+600, read 1000+100, read 1200+400");
     CHECK(holes_of({}, 1000, 600) == "extents 0 1000+600, read 1000+600");
-    // More than was asked for does no harm.
+    // Extents beyond the range are cut.
     CHECK(holes_of({{100, zero}, {1 << 30, data}}, 1000, 600)
           == "extents 0 1000+600, read 1100+500");
     CHECK(holes_of({{1 << 30, zero}}, 1000, 600) == "extents 0 1000+600");
@@ -180,7 +180,7 @@ TEST_CASE("transmission/read_plan: if extents fails, everything is read")
     read_plan<holey> p;
     p.begin(reading(1000, 600), true);
     REQUIRE(p.next()->what == backend_call::member::extents);
-    p.list().add(100, zero);  // what it said before is worth nothing
+    p.list().add(100, zero);  // extents before an error are ignored
     p.completed(eio);
     CHECK(play(p) == "read 1000+600");
     CHECK_FALSE(p.result());
@@ -199,7 +199,7 @@ TEST_CASE("transmission/read_plan: a failed piece is the last, and the failure h
     CHECK(p.result().offset == std::uint64_t{1300});
     CHECK_FALSE(p.next());
 
-    // What the backend says of it is more exact.
+    // An offset from the backend takes precedence.
     p.begin(reading(1000, 600), true);
     std::ignore = play(p, found, 2, {eio, "a text", 1555});
     CHECK(p.result().offset == std::uint64_t{1555});
@@ -245,7 +245,7 @@ TEST_CASE("transmission/read_plan: a plan can be reused")
     CHECK_FALSE(p.result());
     CHECK_FALSE(p.has_holes());
     CHECK(play(p) == "read 0+50");
-    // Begun and not ended, as for a client that went.
+    // Begun and not ended, as for a client that was disconnected.
     p.begin(reading(1000, 600), true);
     std::ignore = p.next();
     p.begin(reading(2000, 600), true);
@@ -257,7 +257,7 @@ TEST_CASE("transmission/read_plan: a plan can be reused")
 }
 
 namespace {
-/// Its requests are handled whole, but for what only extents can tell.
+/// A backend with `handle` and extents.
 struct handling_and_telling {
     int handled = 0;
     std::uint64_t size() const { return 1 << 20; }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A BLOCK_STATUS: which calls it becomes, and its reply byte by byte.
+// The calls of a BLOCK_STATUS, and its reply byte by byte.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/perform.hpp"
@@ -59,7 +59,7 @@ nbd::protocol::request with_payload(std::uint64_t offset, const bytes& payload)
     return r;
 }
 
-/// Plays a plan that was begun; each call tells the next of `what`.
+/// Runs a plan that was begun; each call adds the next extents of `what`.
 std::string play(plan& p, const found& what)
 {
     std::string story;
@@ -154,7 +154,7 @@ TEST_CASE("transmission/status_plan: no more extents than the maximum payload ho
     std::ignore = play(p, {many, many});
     CHECK(p.reply().size() == 2 * (32 + 8 + 512));
 
-    // Blocks whose parts differ make more of them.
+    // Alignment of mixed blocks makes more extents.
     small.blocks = {512, 512, 512};
     many.clear();
     for (std::uint64_t i = 0; i < 100; ++i)
@@ -172,7 +172,7 @@ TEST_CASE("transmission/status_plan: descriptors are aligned to the export's blo
     const std::vector<extent> mixed{{2048, 3}, {6144, 2}};
     CHECK_FALSE(p.begin(asking(0, 8192), coarse, both, reply_style::structured, {}, 100));
     std::ignore = play(p, {mixed, mixed});
-    // Of an allocation what all parts are, of any other context what any is.
+    // base:allocation: the bits of all parts; other contexts: the bits of any part.
     CHECK(shown(p.reply())
           == shown(leading("00000005", 12) + hex("00000001 00002000 00000002")
                    + leading("00010005", 20)
@@ -190,7 +190,7 @@ TEST_CASE("transmission/status_plan: a failed context ends the plan, and its fai
     CHECK_FALSE(p.next());
     CHECK(p.result().code == eio);
     CHECK(p.result().text == "no idea");
-    // Nothing of it is left for the next.
+    // The next request starts without them.
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
     CHECK_FALSE(p.result());
     CHECK(p.reply().empty());
@@ -207,7 +207,7 @@ TEST_CASE("transmission/status_plan: no extent from the backend is a failure (B0
     CHECK_FALSE(p.next());
     CHECK(p.result().code == eio);
     CHECK_FALSE(p.result().text.empty());
-    // And what it told of one context does not count for the other.
+    // The extents of one context do not count for another one.
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));
     p.list().add(512, 3);
     p.completed({});
@@ -237,7 +237,7 @@ TEST_CASE("transmission/status_plan: a malformed payload, or one with an id that
     const auto refused = [&](const bytes& payload) {
         const auto why =
             p.begin(with_payload(0, payload), terms, both, reply_style::extended, payload, 100);
-        CHECK_FALSE(p.next());  // and nothing is called
+        CHECK_FALSE(p.next());  // no call is made
         if (why) {
             CHECK_FALSE(why->text.empty());
         }
@@ -250,11 +250,11 @@ TEST_CASE("transmission/status_plan: a malformed payload, or one with an id that
     CHECK(refused(naming(512, {1, 1})) == error_value::einval);
     CHECK(refused(hex("00000000000002")) == error_value::einval);
     CHECK(refused({}) == error_value::einval);
-    // The range in it is as good or bad as any.
+    // The range in the payload is checked as well.
     CHECK(refused(naming(0, {1})) == error_value::einval);
     CHECK(refused(naming((1 << 20) + 1, {1})) == error_value::einval);
     CHECK(refused(naming(~std::uint64_t{0}, {1})) == error_value::einval);
-    // And the next request is none the worse.
+    // The next request is not affected.
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::extended, {}, 100));
     CHECK(play(p, {{{512, 0}}, {{512, 0}}}) == "0: 0+512, 2: 0+512");
 }
@@ -279,7 +279,7 @@ TEST_CASE("transmission/status_plan: a plan without a request has no calls")
 }
 
 namespace {
-/// Its requests are handled whole, but for what only extents can tell.
+/// A backend with `handle` and extents.
 struct handling_and_telling {
     std::uint64_t size() const { return 1 << 20; }
     void handle(nbd::call& c) { c.reply(); }

@@ -34,7 +34,7 @@ using endpoint = asio::local::stream_protocol::endpoint;
 
 namespace {
 
-/// A folder that is gone after the test.
+/// A folder that is removed after the test.
 struct folder {
     folder()
     {
@@ -70,7 +70,7 @@ bool answers(const std::string& path)
     client.connect(endpoint{path}, failed);
     return !failed;
 }
-/// Leaves a socket file that nobody listens on.
+/// Leaves a stale socket file.
 void leave_stale(const std::string& path)
 {
     asio::io_context context;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The call by itself; how a backend's handler is judged is in transmission/execution_outcome.test.cpp.
+// The call by itself; the outcome of a handler is tested in
+// transmission/execution_outcome.test.cpp.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include <nbd/vocabulary/call.hpp>

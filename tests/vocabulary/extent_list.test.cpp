@@ -86,7 +86,7 @@ TEST_CASE("vocabulary/extent_list: the number of extents is limited, but the las
     CHECK(l.add(10, 1));
     CHECK(l.add(10, 1));
     CHECK_FALSE(l.add(10, 0));
-    // what comes after one that was not taken would stand in the wrong place
+    // extents after a refused one would be at the wrong place
     CHECK_FALSE(l.add(10, 1));
     CHECK(all(l) == extents{{10, 0}, {20, 1}});
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The stock is each thread's own, so every test here begins with a thread that has none.
+// Each thread has its own stock, so every test here starts a thread, which has none yet.
 #include "catch.hpp"
 #include "grid/allocation_count.hpp"
 #include <nbd/session/buffers/block.hpp>
@@ -27,7 +27,7 @@ void on_a_thread(F f)
     std::thread{f}.join();
 }
 
-/// How often `f` asks the heap.
+/// The number of heap allocations of `f`.
 template <class F>
 std::size_t asked(F f)
 {
@@ -152,7 +152,7 @@ TEST_CASE("session/buffers/block: a thread keeps 8 MiB and no more")
         constexpr std::size_t kept = 1024;  // of 8 KiB
         std::vector<block> held;
         held.reserve(kept + 20);
-        std::ignore = block{8 * kib};  // makes the stock
+        std::ignore = block{8 * kib};  // creates the stock
         const auto take = [&held](std::size_t n, std::size_t size) {
             return asked([&held, n, size] {
                 for (std::size_t i = 0; i < n; ++i)
@@ -163,12 +163,12 @@ TEST_CASE("session/buffers/block: a thread keeps 8 MiB and no more")
         held.clear();
         CHECK(take(kept + 20, 8 * kib) == 20);
         held.clear();
-        // The stock is full, of one size: others find no place, and are as good as any.
+        // The stock is full of blocks of one size: others work, but are not kept.
         CHECK(take(2, 4 * kib) == 2);
         held.clear();
         CHECK(take(2, 4 * kib) == 2);
         held.clear();
-        // What is taken makes place for others, which then keep it.
+        // Blocks that are taken leave space for others, which are then kept.
         CHECK(take(kept, 8 * kib) == 0);
         std::ignore = block{4 * kib};
         CHECK(asked([] { std::ignore = block{4 * kib}; }) == 0);
@@ -180,7 +180,7 @@ TEST_CASE("session/buffers/block: a thread keeps 8 MiB and no more")
 TEST_CASE("session/buffers/block: a very large block is not kept")
 {
     on_a_thread([] {
-        std::ignore = block{1};  // makes the stock
+        std::ignore = block{1};  // creates the stock
         CHECK(asked([] { std::ignore = block{mib}; }) == 1);
         CHECK(asked([] { std::ignore = block{mib}; }) == 0);
         CHECK(asked([] { std::ignore = block{mib + 1}; }) == 1);
@@ -207,7 +207,7 @@ TEST_CASE("session/buffers/block: the stocks of all threads together keep 64 MiB
             }
         });
     together.arrive_and_wait();
-    // 96 blocks were given back, of which at most 64 are kept; threads of other tests may keep some too.
+    // 96 blocks were freed, of which at most 64 are kept; threads of other tests may keep some too.
     const auto again = asked([&] {
         together.arrive_and_wait();
         together.arrive_and_wait();
@@ -237,7 +237,7 @@ TEST_CASE("session/buffers/block: a move frees the memory that the target held")
         block b{std::move(a)};
         CHECK(b.data() == at);
         CHECK(b.size() == 4 * kib);
-        CHECK(a.data() == nullptr);  // NOLINT: it is what is promised
+        CHECK(a.data() == nullptr);  // NOLINT: a moved-from block is empty
         CHECK(a.size() == 0);
 
         block c{64 * kib};
@@ -263,7 +263,7 @@ TEST_CASE("session/buffers/block: a block may be freed on another thread, which 
             const block again{8 * kib};
             CHECK(again.data() == at);
         });
-        // The other has ended, and what it kept is the heap's. Here nothing was given back.
+        // The other thread has ended and freed its stock. This thread has no block in stock.
         CHECK(asked([] { std::ignore = block{8 * kib}; }) == 1);
     });
 }
@@ -300,7 +300,8 @@ TEST_CASE("session/buffers/block: blocks made after the end of a thread's stock 
             const block one{4 * kib};
             const block two{4 * kib};
         }
-        // The destructors of keys run in the order of the keys, and the stock's key was made before.
+        // The destructors of keys run in the order of the keys, and the stock's key was created
+        // first.
         ::pthread_key_t later{};
         REQUIRE(::pthread_key_create(&later,
                                      [](void* result) {

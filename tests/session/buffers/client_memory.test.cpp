@@ -35,7 +35,7 @@ struct server {
     memory_budget memory{limits()};
 };
 
-/// Returns when somebody waits.
+/// Returns when there is a waiter.
 void await_waiter(const memory_budget& budget)
 {
     while (!budget.waited_for(pool::working) && !budget.waited_for(pool::requests))
@@ -56,7 +56,7 @@ TEST_CASE("session/buffers/client_memory: a charge is released once, in parts or
         all.shrink(mib);
         CHECK(s.memory.used(pool::requests) == mib);
         charge moved{std::move(all)};
-        CHECK(all.bytes() == 0);  // NOLINT: it is what is promised
+        CHECK(all.bytes() == 0);  // NOLINT: a moved-from charge is empty
         CHECK(moved.bytes() == mib);
         all = std::move(moved);
         CHECK(s.memory.used(pool::requests) == mib);

@@ -120,7 +120,7 @@ TEST_CASE("session/buffers/inbox: it can shrink when it is empty, and stays usab
     CHECK(in.is_large());
     receive(in, pattern(5000));
     in.consume(4999);
-    in.shrink();  // there is something in it
+    in.shrink();  // no effect: it is not empty
     CHECK(in.is_large());
     CHECK(shown(in.buffered()) == shown(bytes{pattern(5000).back()}));
     in.consume(1);
@@ -138,7 +138,7 @@ TEST_CASE("session/buffers/inbox: it can shrink when it is empty, and stays usab
 
 TEST_CASE("session/buffers/inbox: it holds memory of its own only while it is large")
 {
-    // What a block of that size is given next shows whether the inbox has it.
+    // A new block of that size has other memory if the inbox holds the known one.
     const auto* const known = nbd::session::block{large}.data();
     inbox in{large};
     CHECK(nbd::session::block{large}.data() == known);

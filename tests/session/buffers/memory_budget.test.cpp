@@ -90,7 +90,7 @@ TEST_CASE("session/buffers/memory_budget: waiters are served in the order of arr
     REQUIRE(budget.wait(small, pool::requests, 1));
     CHECK(budget.waited_for(pool::requests));
     budget.give_back(pool::requests, mib);
-    // There is enough for the second, but it is not its turn; nor is a newcomer's.
+    // There is enough for the second waiter and for a new one, but the first one is served before.
     CHECK(small.woken == 0);
     CHECK_FALSE(budget.take(pool::requests, 1));
     budget.give_back(pool::requests, 3 * mib);
@@ -215,7 +215,7 @@ TEST_CASE("session/buffers/memory_budget: a waiter that cannot be woken is retri
 TEST_CASE("session/buffers/memory_budget: threads that take and wait never exceed the limit")
 {
     memory_budget budget{limits_of(8 * mib)};
-    constexpr std::size_t share = 5 * mib;  // one at a time
+    constexpr std::size_t share = 5 * mib;  // one share fits at a time
     std::atomic<int> inside{0};
     std::atomic<bool> too_many{false};
     std::vector<std::thread> all;

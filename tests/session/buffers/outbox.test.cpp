@@ -89,7 +89,7 @@ TEST_CASE("session/buffers/outbox: fits() is exact to the byte and to the piece"
     CHECK(replies == outbox::max_pieces / 2);
     CHECK(out.pieces().size() == outbox::max_pieces);
     CHECK(due(out).size() == 2 * replies);
-    // What does not fit is refused, and not written somewhere else.
+    // Data that do not fit are refused and not written elsewhere.
     CHECK_THROWS_AS(out.lend(memory), std::length_error);
     out.clear();
     CHECK_THROWS_AS(out.append(1001), std::length_error);
@@ -178,7 +178,7 @@ TEST_CASE("session/buffers/outbox: a part of a file is sent between the other pi
     CHECK(out.file_follows());
     CHECK(shown(due(out)) == "01");
     out.sent(1);
-    // Now the file: there is nothing in memory before it.
+    // Now the file: all memory before it was sent.
     CHECK(out.pieces().empty());
     CHECK(out.file_follows());
     CHECK_FALSE(out.empty());
@@ -198,7 +198,7 @@ TEST_CASE("session/buffers/outbox: a part of a file is sent between the other pi
     out.sent(4);
     CHECK(out.empty());
     CHECK_FALSE(out.file_follows());
-    // Whatever was there is forgotten.
+    // Nothing of it is left.
     put(out, hex("07"));
     CHECK(shown(due(out)) == "07");
     CHECK_FALSE(out.file_follows());
@@ -244,7 +244,7 @@ TEST_CASE("session/buffers/outbox: a file keeps its place while bytes before and
     CHECK(shown(due(out)) == "a1a2");
     CHECK(out.file_follows());
     put(out, hex("03"));
-    CHECK(shown(due(out)) == "a1a2");  // what is behind the file waits for it
+    CHECK(shown(due(out)) == "a1a2");  // bytes behind the file wait for it
     out.sent(2);
     CHECK(out.pieces().empty());
     CHECK(out.file().length == 10);
@@ -342,7 +342,7 @@ TEST_CASE("session/buffers/outbox: clear() removes everything, also if a part wa
 
 TEST_CASE("session/buffers/outbox: it holds memory only while it is not empty")
 {
-    // What a block of that size is given next shows whether the outbox has it.
+    // A new block of that size has other memory if the outbox holds the known one.
     constexpr std::size_t size = 64 << 10;
     const auto* const known = nbd::session::block{size}.data();
     const auto is_held = [known] { return nbd::session::block{size}.data() != known; };
@@ -350,7 +350,7 @@ TEST_CASE("session/buffers/outbox: it holds memory only while it is not empty")
     CHECK_FALSE(is_held());
     const auto memory = hex("a0a1a2");
     out.lend(memory);
-    CHECK_FALSE(is_held());  // nothing of its own
+    CHECK_FALSE(is_held());  // no bytes of its own
     put(out, hex("01"));
     CHECK(out.pieces()[1].data() == known);
     out.sent(3);
@@ -364,7 +364,7 @@ TEST_CASE("session/buffers/outbox: it holds memory only while it is not empty")
     CHECK(out.pieces()[0].data() == known);
     out.retract(1);
     CHECK(out.empty());
-    CHECK(is_held());  // for another reply in place of the one that was taken back
+    CHECK(is_held());  // for another reply in place of the retracted one
     put(out, hex("01"));
     CHECK(out.pieces()[0].data() == known);
     out.clear();
@@ -420,7 +420,7 @@ TEST_CASE("session/buffers/outbox: a part of lent data has the right place and l
     CHECK(in_memory.length == 100);
     CHECK(in_memory.part(30, 20).memory.data() == memory.data() + 30);
     CHECK(in_memory.part(30, 20).length == 20);
-    const lent_data in_file{{0, 5000}, 100};  // 0 is a file like any other
+    const lent_data in_file{{0, 5000}, 100};  // 0 is a valid descriptor
     CHECK(in_file.in_file());
     CHECK_FALSE(in_file.none());
     CHECK(in_file.part(30, 20).in_file());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The in-order loop: what the observer is told, which deadline holds while the backend works, and how
+// The in-order loop: calls of the observer, deadlines while the backend works, and how
 // replies are gathered. Replies byte by byte are in in_order_loop_answers.test.cpp.
 #include "catch.hpp"
 #include "support/lone_context.hpp"
@@ -35,7 +35,7 @@ struct listener {
 };
 using words = std::vector<std::string>;
 
-/// Calls back whenever it is called.
+/// Calls `at_call` in every call.
 struct watched_disk {
     std::uint64_t size() const { return 1 << 20; }
     void read(std::uint64_t, std::span<std::byte>) { at_call(); }
@@ -44,7 +44,7 @@ struct watched_disk {
     std::function<void()> at_call;
 };
 
-/// Is cut off while it is called.
+/// Shrinks during a call.
 struct shrinking_disk {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     std::uint64_t size() const { return 1 << 20; }
@@ -97,7 +97,7 @@ TEST_CASE("session/in_order/in_order_loop: the observer is notified of every req
           == words{"client 1 request 1", "reply 1 error 0", "client 1 request 2", "reply 2 error 0",
                    "client 1 request 3", "reply 3 error 22", "client 1 request 4"});
 
-    // The wire has eight values; the observer hears which it was.
+    // The wire has eight error values; the observer gets the backend's own error.
     client.observer.heard.clear();
     state.error = std::make_error_code(std::errc::file_too_large);
     client.transmit(request(0, 1, 0, 4) + request(0, 2, 0, 150'000) + request(1, 3, 0, 100'000)
@@ -157,7 +157,7 @@ TEST_CASE("session/in_order/in_order_loop: the time limit depends on what the se
         };
         client.transmit(std::move(said));
         const auto reason = client.context->deadline.reason();
-        CHECK_FALSE(client.context->deadline.overdue());  // at the end nothing is waited for
+        CHECK_FALSE(client.context->deadline.overdue());  // at the end no deadline is armed
         return std::pair{tick, reason};
     };
     const std::pair idle{nbd::session::ticker::ticks(client.limits.idle_timeout),
@@ -184,7 +184,7 @@ TEST_CASE(
     exports = &client.exports;
     client.exports.remove("disk");
     client.exports.add("disk", shrinking_disk{exports, &calls});
-    // Zeroes that are written in pieces of 64 KiB, of which the second is the last that has a place.
+    // Zeroes are written in pieces of 64 KiB. The export shrinks during the second one.
     client.transmit(request(6, 1, 0, 1 << 20) + request(2, 2, 0, 0));
     CHECK(client.heard() == shown(simple_reply(28, 1)));
     CHECK(calls == " write 0+65536 write 65536+65536 resize");
@@ -209,7 +209,7 @@ TEST_CASE("session/in_order/in_order_loop: the first half of many replies is sen
 {
     responding client;
     auto& r = client.loop;
-    /// Replies of each send, to so many READs that come at a time.
+    /// The number of replies in each send, for `count` READs that arrive together.
     const auto sends = [&r](std::size_t count) {
         bytes asked;
         for (std::size_t i = 0; i < count; ++i)
@@ -231,15 +231,15 @@ TEST_CASE("session/in_order/in_order_loop: the first half of many replies is sen
     using list = std::vector<std::size_t>;
     REQUIRE(r.answer_buffered() == responding::next_step::receive);
     CHECK(sends(16) == list{8, 8});
-    // It asks in halves then, and these are not parted.
+    // The client then sends in halves, and these are not split.
     CHECK(sends(8) == list{8});
     CHECK(sends(8) == list{8});
     CHECK(sends(16) == list{8, 8});
-    // One that asks for all at once again does not need it; it is tried now and then.
+    // The client sends all at once again, so a split does not help it; it is retried sometimes.
     for (int i = 0; i < 15; ++i)
         REQUIRE(sends(16) == list{16});
     CHECK(sends(16) == list{8, 8});
-    // Short ones are not worth a send of their own.
+    // A few replies are not worth a separate send.
     REQUIRE(sends(2) == list{2});
     CHECK(sends(7) == list{7});
 }

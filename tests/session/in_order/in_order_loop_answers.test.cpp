@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The in-order loop over a script: what is answered, in how many sends, and how it ends.
+// The in-order loop over a script: the replies, the number of sends, and the end.
 #include "catch.hpp"
 #include "support/session.hpp"
 
@@ -7,7 +7,7 @@ using namespace nbd_test;
 
 namespace {
 constexpr std::uint16_t read_ = 0, write_ = 1, flush_ = 3;
-constexpr std::uint32_t large = 100'000;  // more than is taken from the inbox whole
+constexpr std::uint32_t large = 100'000;  // more than is buffered in the inbox
 constexpr std::size_t disk_size = 1 << 20;
 
 bytes part(const bytes& all, std::size_t offset, std::size_t n)
@@ -16,7 +16,7 @@ bytes part(const bytes& all, std::size_t offset, std::size_t n)
     return {at, at + static_cast<std::ptrdiff_t>(n)};
 }
 
-/// Lends for WRITE and has a FUA of its own, but no flush.
+/// Lends for WRITE, and has a FUA flag but no flush.
 struct native_fua_disk {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     std::uint64_t size() const { return state->content.size(); }
@@ -75,10 +75,10 @@ TEST_CASE("session/in_order/in_order_loop: many replies are sent in order, in an
         CHECK((client.stream->heard() == expected));
         return client.stream->sends.size();
     };
-    // As many as fit into one send, whatever they lend.
+    // As many as fit into one send, with lent memory or without.
     CHECK(run(lending_disk{state}, 16'384, 100) == 3);
     CHECK(run(lending_disk{state}, 4096, 64) == 2);
-    // The first half leaves early, so that the client has something to do.
+    // The first half is sent early, so that the client can go on.
     CHECK(run(lending_disk{state}, 16'384, 31) == 2);
     CHECK(run(lending_disk{state}, 4096, 100) == 3);
     CHECK(run(lending_disk{state}, 4096, 16) == 2);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The in-order loop over a script: what is refused, what fails, and how it ends.
+// The in-order loop over a script: refusals, failures, and the end.
 #include "catch.hpp"
 #include "support/session.hpp"
 
@@ -11,7 +11,7 @@ using nbd::errc;
 namespace {
 constexpr std::uint16_t read_ = 0, write_ = 1, disc = 2, flush_ = 3, trim_ = 4, cache_ = 5;
 constexpr std::uint32_t eperm = 1, eio = 5, einval = 22, enospc = 28, eshutdown = 108;
-constexpr std::uint32_t large = 100'000;  // more than is taken from the inbox whole
+constexpr std::uint32_t large = 100'000;  // more than is buffered in the inbox
 constexpr std::size_t disk_size = 1 << 20;
 
 bytes part(const bytes& all, std::size_t offset, std::size_t n)
@@ -30,7 +30,7 @@ TEST_CASE("session/in_order/in_order_loop: a refused WRITE's payload is consumed
     one_client<copying_disk> client{copying_disk{state}, e};
     const auto refused = [&](std::uint64_t offset, std::uint32_t length, std::uint16_t flags,
                              std::uint32_t error, pace p) {
-        // A payload that looks like requests must not be taken for one.
+        // A payload that looks like requests must not be parsed as one.
         const auto decoy = request(write_, 66, 0, 512);
         bytes payload;
         while (payload.size() < length)
@@ -232,12 +232,12 @@ TEST_CASE("session/in_order/in_order_loop: the end of the stream is clean only b
         CHECK(client.ended() == errc::cut_short);
         CHECK(client.stream->sends.empty());
     }
-    // a large payload, and one that is being skipped
+    // a large payload, and a payload that is skipped
     client.transmit(request(write_, 1, 0, large) + bytes(large - 1));
     CHECK(client.ended() == errc::cut_short);
     client.transmit(request(write_, 1, disk_size, large) + bytes(large - 1));
     CHECK(client.ended() == errc::cut_short);
-    CHECK(client.heard().empty());  // not before the whole request was there
+    CHECK(client.heard().empty());  // no reply to an incomplete request
     client.transmit(request(write_, 1, disk_size, large) + bytes(large));
     CHECK(client.heard() == shown(simple_reply(enospc, 1)));
     CHECK(state.story() == "flush");

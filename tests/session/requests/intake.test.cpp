@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Received bytes become requests: in any pieces, refused or not, with payloads of any size.
+// Decoding of received bytes into requests: in any pieces, refused or not, with payloads of any
+// size.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/lone_context.hpp"
@@ -40,7 +41,7 @@ using decision = intake::decision;
 constexpr std::size_t buffered = intake::buffered_payload;
 constexpr std::size_t inbox_bytes = 128 << 10;
 
-/// A client's bytes, of which as many as it is told go in at a time.
+/// A client's bytes, received `most` bytes at a time.
 struct taking_in : lone_context<listener> {
     explicit taking_in(bytes said, std::size_t at_a_time = 1 << 30,
                        reply_style style = reply_style::simple, std::uint16_t flags = 0,
@@ -56,7 +57,7 @@ struct taking_in : lone_context<listener> {
     {
     }
 
-    /// Receives until there is something else to do; nothing where no more comes.
+    /// Receives until the intake finds something else; nothing if the bytes have ended.
     std::optional<finding> next()
     {
         for (;;) {
@@ -204,7 +205,7 @@ TEST_CASE(
     CHECK_FALSE(fits.in.holds_much());
     taking_in does_not{writing(3, 0, 2021), 28};
     CHECK(does_not.admitted() == 3);
-    CHECK_FALSE(does_not.in.holds_much());  // what it holds is needed
+    CHECK_FALSE(does_not.in.holds_much());  // the payload needs it
     does_not.in.consume_payload();
     CHECK(does_not.in.holds_much());
     does_not.in.shrink();
@@ -259,7 +260,7 @@ TEST_CASE("session/requests/intake: a large payload is received into its memory,
             REQUIRE(is_payload(std::span{place}.subspan(1, length), 3, length));
             REQUIRE(place.front() == std::byte{0xee});
             REQUIRE(place.back() == std::byte{0xee});
-            // The next ones are in step.
+            // The following requests are in step.
             REQUIRE(t.admitted() == 4);
             REQUIRE(t.admitted() == 5);
             REQUIRE(is_payload(t.in.payload(), 5, 10));
@@ -295,13 +296,13 @@ TEST_CASE(
             REQUIRE(t.next() == finding::request);
             REQUIRE(t.in.accept() == decision::refused);
             if (length > 65536) {
-                REQUIRE(t.in.next() == finding::receive);  // not yet
+                REQUIRE(t.in.next() == finding::receive);  // no refusal yet
                 REQUIRE(t.in.mid_message());
             }
             REQUIRE(t.next() == finding::refusal);
             REQUIRE(t.in.why() == error_value::eperm);
             REQUIRE(t.in.request().cookie == 3);
-            REQUIRE(t.admitted() == 4);  // and it was answered once
+            REQUIRE(t.admitted() == 4);  // and it was refused once
             REQUIRE_FALSE(t.next());
             REQUIRE(t.largest_space <= inbox_bytes);
             REQUIRE(t.observer.heard == std::vector<std::uint64_t>{3, 4});
@@ -351,7 +352,7 @@ TEST_CASE("session/requests/intake: a payload above the limit ends the session, 
     CHECK(attack.in.accept() == decision::leave);
     CHECK(attack.context.ended == nbd::errc::payload_too_long);
 
-    // Whether it is refused or not.
+    // Also if it would be refused.
     taking_in refused{request(1, 1, 0, longest + 1), 28, reply_style::simple, tf::read_only};
     CHECK(refused.next() == finding::request);
     CHECK(refused.in.accept() == decision::leave);
@@ -372,7 +373,7 @@ TEST_CASE("session/requests/intake: DISC is a clean end, a wrong magic is an err
     CHECK(other.admitted() == 1);
     CHECK(other.next() == finding::close);
     CHECK(other.context.ended == nbd::errc::bad_request_magic);
-    // Compact requests are not for who has agreed on extended ones, nor the other way round.
+    // Compact requests end a session with extended headers, and the other way round.
     taking_in compact{reading(1) + reading(2), 100, reply_style::extended};
     CHECK(compact.next() == finding::close);
     taking_in extended{extended_request(0, 1, 0, 512), 100, reply_style::simple};
@@ -409,7 +410,7 @@ TEST_CASE("session/requests/intake: requests are checked against the export's pr
     CHECK(t.next() == finding::request);
     CHECK(t.in.accept() == decision::refused);
     CHECK(t.next() == finding::refusal);
-    CHECK(t.in.why() == error_value::enospc);  // it was there once
+    CHECK(t.in.why() == error_value::enospc);  // the client was given a larger size
     CHECK(t.in.terms().size == 600);
     t.disk.bytes = 1024;
     CHECK(t.admitted() == 3);
@@ -430,7 +431,8 @@ TEST_CASE("session/requests/intake: extended requests, and payloads of other com
     t.in.consume_payload();
     CHECK(t.admitted() == 3);
 
-    // A READ with a payload is refused, and the payload goes; so is a long one of anything else.
+    // A READ with a payload is refused, and the payload is skipped; the same for a long
+    // BLOCK_STATUS payload.
     taking_in odd{extended_request(0, 1, 0, 3000, cf::payload_len) + bytes(3000)
                       + extended_request(7, 2, 0, 70'000, cf::payload_len) + bytes(70'000)
                       + extended_request(0, 3, 0, 512),
@@ -473,7 +475,7 @@ TEST_CASE("session/requests/intake: an extended WRITE without PAYLOAD_LEN (P55)"
     {
         taking_in t{unflagged, 1000, reply_style::extended};
         CHECK(t.next() == finding::linger);
-        CHECK(t.in.next() == finding::linger);  // until it is told
+        CHECK(t.in.next() == finding::linger);  // until lingered() is called
         t.in.lingered(false);
         CHECK(t.next() == finding::request);
         CHECK(t.in.accept() == decision::refused);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One request from its admission to its reply, for both loops; and the same object for the next.
+// One request from its admission to its reply, for both loops, with a reused object.
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/lone_context.hpp"
@@ -28,12 +28,12 @@ namespace {
 const std::error_code eio = std::make_error_code(std::errc::io_error);
 const std::error_code enospc = std::make_error_code(std::errc::no_space_on_device);
 
-/// Every byte tells where it lies; every second 16 KiB are a hole.
+/// Every byte depends on its offset; every second part of 16 KiB is a hole.
 struct disk {
     static constexpr std::uint64_t part = 16 << 10;
     std::string story;
     std::error_code error;        ///< of each call
-    std::uint64_t bad = 1 << 30;  ///< a read of this place fails
+    std::uint64_t bad = 1 << 30;  ///< a read of this offset fails
     bytes written;
 
     static std::byte at(std::uint64_t offset) { return static_cast<std::byte>(offset / 3 + 1); }
@@ -79,7 +79,7 @@ struct disk {
 };
 /// Lends memory that has no content.
 struct lending : disk {
-    std::size_t most = 1 << 30;  ///< bytes that it lends at a time
+    std::size_t most = 1 << 30;  ///< largest length that it lends
     nbd::sparse_memory memory{std::size_t{1} << 30};
     [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 30; }
     std::span<const std::byte> lend(std::uint64_t offset, std::size_t length) noexcept
@@ -88,7 +88,7 @@ struct lending : disk {
         return length <= most ? all : std::span<const std::byte>{};
     }
 };
-/// Lends memory for WRITEs and hears of it.
+/// Lends memory for WRITEs and records them.
 struct receiving : disk {
     bytes memory = bytes(1 << 20);
     std::span<std::byte> lend_for_write(std::uint64_t offset, std::size_t length) noexcept
@@ -118,7 +118,7 @@ struct opened_disk {
 };
 using replies = nbd::session::replies<nbd::silent>;
 
-/// A job, the bytes that its request arrives in, and what its reply is written to.
+/// A job, its received bytes, and the outbox of its reply.
 template <class Disk, bool at_once>
 struct working_on : lone_context<nbd::silent> {
     using opened_type = opened_disk<Disk>;
@@ -172,7 +172,7 @@ struct working_on : lone_context<nbd::silent> {
         REQUIRE(one.make_calls(opened, [](std::uint64_t) { return false; }));
         return backend.story;
     }
-    /// Its reply, which is then sent.
+    /// Returns its reply, and marks it as sent.
     bytes reply()
     {
         REQUIRE_FALSE(one.next());
@@ -223,7 +223,7 @@ bytes chunk(const char* flags_type, std::uint64_t cookie, const bytes& payload)
 
 TEST_CASE("session/requests/job: a READ is read into its own memory and answered from there")
 {
-    // Short ones are copied to the reply, long ones are lent.
+    // Short data are copied into the outbox, long data are lent to it.
     for (const std::size_t length : {1U, 512U, 8192U, 8193U, 200'000U}) {
         working w;
         w.begin(asking(command::read, 7, 4096, length));
@@ -295,7 +295,7 @@ TEST_CASE("session/requests/job: a READ without its holes, in chunks (P57)")
     CHECK((w.reply()
            == chunk("00000001", 7, data(0)) + chunk("00000002", 7, hole)
                + chunk("00010001", 7, data(2 * disk::part))));
-    // From the middle of one part to the middle of another, and a hole at the end.
+    // From the middle of one part to the middle of another one, and a hole at the end.
     w.begin(asking(command::read, 8, disk::part - 100, 100 + disk::part * 2 + 50));
     CHECK(w.calls() == "extents 16284+32918, read 16284+100, read 32768+16384");
     CHECK((w.reply()
@@ -363,10 +363,10 @@ TEST_CASE("session/requests/job: lent data are sent without a call")
     REQUIRE(w.to.out().pieces().size() == 2);
     CHECK(w.to.out().pieces()[1].data() == memory);
     w.to.out().clear();
-    // A short one is copied behind its header.
+    // Short data are copied behind the header.
     w.begin(asking(command::read, 8, 0, 100));
     CHECK((w.reply() == simple_reply(0, 8) + bytes(100)));
-    // All of it is lent, or nothing.
+    // Either everything is lent or nothing.
     w.backend.most = 5000;
     CHECK(shown(w.whole(asking(command::read, 9, 0, 0))) == shown(simple_reply(0, 9)));
     w.begin(asking(command::read, 10, 0, 5001));
@@ -385,10 +385,10 @@ TEST_CASE("session/requests/job: in the in-order loop a READ is read directly in
     CHECK(w.calls() == "read 4096+100000");
     CHECK_FALSE(w.one.must_be_sent_first());
     CHECK((w.reply() == simple_reply(0, 7) + content(4096, 100'000)));
-    // Where it fails, nothing of it is sent.
+    // If it fails, no data are sent.
     w.backend.error = enospc;
     CHECK(shown(w.whole(asking(command::read, 8, 0, 4096))) == shown(simple_reply(28, 8)));
-    // One that the outbox has no room for is read into memory that is its own until it is sent.
+    // A READ that the outbox cannot hold is read into the job's own memory until it is sent.
     w.backend.error = {};
     w.begin(asking(command::read, 9, 0, 200'000));
     CHECK(w.calls() == "read 0+200000");
@@ -425,7 +425,7 @@ TEST_CASE("session/requests/job: in the in-order loop a large WRITE is received 
     w.begin(asking(command::write, 8, 512, 100'000, cf::fua), payload);
     CHECK(w.calls() == ", flush");
     CHECK(shown(w.reply()) == shown(simple_reply(0, 8)));
-    // One that waits for its backend has its own memory.
+    // In the windowed loop the payload is received into the job's own memory.
     working_on<receiving, false> waits;
     waits.begin(asking(command::write, 9, 512, 100'000), payload);
     CHECK(waits.calls() == "write 512+100000");
@@ -456,12 +456,12 @@ TEST_CASE("session/requests/job: a request that was begun can still be refused")
     CHECK(w.calls().empty());
     CHECK(shown(w.reply()) == shown(simple_reply(108, 7)));
     CHECK((w.whole(asking(command::read, 8, 0, 512)) == simple_reply(0, 8) + content(0, 512)));
-    // An outcome that comes from elsewhere.
+    // An outcome without a call.
     w.begin(asking(command::read, 10, 0, 512));
     w.one.settle(enospc);
     CHECK_FALSE(w.one.next());
     CHECK(shown(w.reply()) == shown(simple_reply(28, 10)));
-    // What was prepared in the outbox goes.
+    // The data prepared in the outbox are removed.
     working_at_once at_once;
     at_once.begin(asking(command::read, 11, 0, 512));
     at_once.one.settle(enospc);
@@ -530,7 +530,7 @@ TEMPLATE_TEST_CASE("session/requests/job: a request is answered alike after any 
 
 TEST_CASE("session/requests/job: its memory is held until the reply has been sent, and no longer")
 {
-    // What a block of that size is given next shows whether the job has it.
+    // A new block of that size has other memory if the job holds the known one.
     const auto* const known = block{300'000}.data();
     const auto is_held = [known] { return block{300'000}.data() != known; };
     working w;
@@ -544,7 +544,7 @@ TEST_CASE("session/requests/job: its memory is held until the reply has been sen
     w.to.out().clear();
     w.begin(asking(command::write, 7, 0, 300'000), bytes(300'000));
     CHECK(is_held());
-    // What comes next without memory of its own does not keep it either.
+    // The next request, which needs no memory, frees it, too.
     w.begin(asking(command::trim, 7, 0, 512));
     CHECK_FALSE(is_held());
 }
@@ -557,7 +557,7 @@ TEST_CASE("session/requests/job: a reply is added only where there is room for a
         out.clear();
         std::ignore = out.append(out.capacity() - left);
     };
-    // Data that are copied need their room as well as the header.
+    // Copied data need space, as the header does.
     w.begin(asking(command::read, 7, 0, 2000));
     std::ignore = w.calls();
     fill(replies::most_header + 2000);
@@ -565,7 +565,7 @@ TEST_CASE("session/requests/job: a reply is added only where there is room for a
     w.one.answer();
     fill(replies::most_header + 1999);
     CHECK_FALSE(w.one.fits());
-    // What is lent does not.
+    // Lent data do not.
     w.begin(asking(command::read, 7, 0, 200'000));
     std::ignore = w.calls();
     fill(replies::most_header + replies::copied_data);
@@ -590,7 +590,7 @@ TEST_CASE("session/requests/job: a reply without its holes has many pieces and i
     CHECK_FALSE(w.one.fits());
     w.to.out().clear();
     CHECK(w.one.fits());
-    // But not where it is refused after all.
+    // A refused request needs only space for an error.
     w.one.refuse(error_value::eshutdown);
     std::ignore = w.to.out().append(1);
     CHECK(w.one.fits());

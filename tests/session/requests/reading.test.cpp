@@ -47,8 +47,8 @@ TEST_CASE("session/requests/reading: the longest READ whose holes are left out f
         CHECK(answer::leaves_out_holes(asked, r.to));
         CHECK(answer::will_fit(asked, r.to));
         nbd::sparse_memory memory{asked.length};
-        // All pieces that there may be are data, and behind them comes what no extent covers. One, the first or
-        // the last, is so long that it is split as often as can be.
+        // The maximum number of pieces, all of them data, and behind them a rest without an extent.
+        // One, the first or the last, is so long that it is split as often as possible.
         for (const auto large : {std::size_t{0}, pieces}) {
             std::vector<nbd::extent> found;
             for (std::size_t i = 0; i < pieces; ++i)

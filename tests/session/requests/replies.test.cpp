@@ -84,7 +84,7 @@ TEST_CASE("session/requests/replies: success without data, in each style (P53)")
     CHECK(chunks.observer.heard == words{"reply 7 error 0", "reply 8 error 0"});
 
     replying wide{reply_style::extended};
-    wide.to.done(trim_request);  // and nothing is simple
+    wide.to.done(trim_request);  // all replies are extended
     CHECK(wide.said() == extended("0001 0000", 8, 0x1000, {}));
     CHECK(wide.observer.heard == words{"reply 8 error 0"});
 }
@@ -198,7 +198,7 @@ TEST_CASE(
     CHECK(chunks.observer.heard
           == words{"cause " + std::to_string(EFBIG) + " full", "reply 7 error 28"});
 
-    // without a text: the observer gets the message of the code, the client that of the error value
+    // without a text: the observer gets the code's message, the client gets the error value's
     const auto with_text = [](std::string_view s) {
         return structured("0001 8001", 7,
                           hex("0000001c") + big(static_cast<std::uint16_t>(s.size())) + text(s));
@@ -219,7 +219,7 @@ TEST_CASE(
     chunks.to.fail(read_request, thrown);
     CHECK(chunks.said() == with_text("a secret"));
 
-    // an offset that is not of the request is not the client's business
+    // an offset outside the request is not sent
     for (const std::uint64_t inside : {0x1000U, 0x2fffU}) {
         chunks.to.fail(read_request, {too_large, "", inside});
         CHECK(chunks.said().find("00018002") != std::string::npos);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which requests may be under way together, and in which order their replies come.
+// Which requests may be in progress together, and the order of their replies.
 #include "catch.hpp"
 #include <nbd/session/windowed/window.hpp>
 
@@ -12,7 +12,7 @@ using proto_request = nbd::protocol::request;
 
 namespace {
 
-/// Takes as many replies as it is told to.
+/// Accepts `room` replies.
 struct replies {
     int room = 1000;
     std::string said;
@@ -75,7 +75,7 @@ TEST_CASE("session/windowed/window: the number of requests is limited exactly")
     begin(w, reading(3, 1));
     CHECK_FALSE(w.has_room_for(reading(4, 1)));
     CHECK_FALSE(w.has_room_for(asking(command::flush, 4, 0, 0)));
-    // It counts until its reply has been sent, not only made.
+    // A request counts until its reply has been sent.
     w.finished(first);
     CHECK_FALSE(w.has_room_for(reading(4, 1)));
     CHECK(gathered(w) == "1 ");
@@ -98,7 +98,7 @@ TEST_CASE("session/windowed/window: RESIZE waits for all earlier requests, and l
     CHECK(gathered(w) == "1 ");
     w.sent();
     auto& alone = begin(w, resize);
-    CHECK_FALSE(w.has_room_for(reading(3, 1)));  // what it may read is not known yet
+    CHECK_FALSE(w.has_room_for(reading(3, 1)));  // the new size is not known yet
     CHECK_FALSE(w.has_room_for(resize));
     w.finished(alone);
     CHECK(gathered(w) == "2 ");
@@ -147,7 +147,7 @@ TEST_CASE("session/windowed/window: the number of bytes is limited exactly")
     CHECK_FALSE(w.has_room_for(asking(command::write, 3, 0, 101)));
     begin(w, reading(3, 100));
     CHECK_FALSE(w.has_room_for(reading(4, 1)));
-    // What has no data has no bytes, however long it is.
+    // A request without data counts no bytes, whatever its length.
     CHECK(w.has_room_for(asking(command::trim, 4, 0, 1 << 30)));
     CHECK(w.has_room_for(asking(command::write_zeroes, 4, 0, 1 << 30)));
     begin(w, asking(command::cache, 4, 0, 1 << 30));
@@ -179,7 +179,7 @@ TEST_CASE("session/windowed/window: a request larger than the limit is admitted 
 
 TEST_CASE("session/windowed/window: huge lengths do not wrap the count of bytes")
 {
-    // What is refused takes a slot for its reply too, and was never checked.
+    // Refused requests need a slot for the reply, too, and their lengths were not checked.
     constexpr auto most = ~std::uint64_t{0};
     window w{100, 1000, true};
     auto& s = begin(w, reading(1, most));
@@ -213,7 +213,7 @@ TEST_CASE("session/windowed/window: replies are sent in the order of completion"
     auto& c = begin(w, reading(3, 1));
     auto& d = begin(w, reading(4, 1));
     CHECK(gathered(w).empty());
-    c.next = a.next = &d;  // whoever makes the calls may use it meanwhile
+    c.next = a.next = &d;  // `next` belongs to the code that makes the calls until then
     w.finished(c);
     w.finished(a);
     CHECK(gathered(w) == "3 1 ");
@@ -239,7 +239,7 @@ TEST_CASE(
     CHECK(gathered(w, 2) == "1 2 ");
     CHECK(gathered(w, 0).empty());
     w.sent();
-    // The ones that wait are still under way, and new ones come behind them.
+    // Waiting replies stay in order, and new ones follow them.
     auto& s = begin(w, reading(6, 1));
     w.finished(s);
     CHECK(gathered(w, 2) == "3 4 ");
@@ -289,7 +289,7 @@ TEST_CASE("session/windowed/window: unsent replies are dropped, gathered or not"
     w.drop_replies();
     CHECK(c.job.ended == 1);
     CHECK(w.empty());
-    // And it can go on.
+    // The window stays usable.
     w.finished(begin(w, reading(5, 1)));
     w.finished(begin(w, reading(6, 1)));
     CHECK(gathered(w) == "5 6 ");
@@ -335,14 +335,14 @@ TEST_CASE("session/windowed/window: a request that overlaps a write waits for it
     CHECK_FALSE(may_follow(read, 100, 100, write, 100, 100));
     CHECK(may_follow(read, 100, 100, read, 100, 100));
 
-    // By one byte at either end, and not at all.
+    // Overlaps of one byte at either end, and none.
     CHECK_FALSE(may_follow(write, 100, 100, write, 199, 100));
     CHECK(may_follow(write, 100, 100, write, 200, 100));
     CHECK_FALSE(may_follow(write, 100, 100, write, 1, 100));
     CHECK(may_follow(write, 100, 100, write, 0, 100));
     CHECK(may_follow(read, 100, 100, write, 200, 1));
     CHECK_FALSE(may_follow(read, 100, 100, write, 199, 1));
-    // One inside the other, either way.
+    // One range inside the other.
     CHECK_FALSE(may_follow(write, 100, 100, read, 150, 1));
     CHECK_FALSE(may_follow(write, 150, 1, read, 100, 100));
 
@@ -373,7 +373,7 @@ TEST_CASE(
     std::ignore = gathered(w);
     CHECK_FALSE(w.has_room_for(later));
     w.sent();
-    // A slot that is not under way any more is nobody's business.
+    // A free slot does not count.
     CHECK(w.has_room_for(later));
     CHECK_FALSE(w.has_room_for(asking(command::read, 3, 399, 10)));
 }
