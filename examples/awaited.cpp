@@ -49,7 +49,7 @@ public:
     awaitable<void> flush() { co_await round_trip(); }
 
 private:
-    /// Throws when it is cancelled, because the client has gone: an error that nobody hears any more.
+    /// Throws when it is cancelled because the client has disconnected. That error is not sent.
     static awaitable<void> round_trip()
     {
         using clock = std::chrono::steady_clock;

@@ -13,7 +13,7 @@
 #include <catch2/catch.hpp>
 
 namespace Catch::Matchers {
-// version 3's name for what version 2 calls Contains
+// version 3's name of version 2's Contains
 inline auto ContainsSubstring(const std::string& text)
 {
     return Contains(text);
@@ -28,7 +28,7 @@ namespace nbd_test {
 void note_skip(std::string_view reason);
 }  // namespace nbd_test
 
-// Ends the test case (or the function it stands in) where the machine cannot run it.
+// Ends the test case (or the function that contains it) if the machine cannot run it.
 #define NBD_SKIP(reason)                                                                           \
     do {                                                                                           \
         nbd_test::note_skip(reason);                                                               \

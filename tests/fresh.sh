@@ -62,7 +62,7 @@ inside() {
         tail -n 20 "$tree/../debootstrap.out" >&2
         die "debootstrap failed"
     }
-    # How this system's apt reaches the network: proxies, and what a mirror of an earlier day needs.
+    # How this system's apt reaches the network: proxies, and settings for a mirror of an earlier day.
     if command -v apt-config >/dev/null 2>&1; then
         apt-config dump Acquire | grep -E '^Acquire::(https?|Check-|Retries|Force)' >"$tree/etc/apt/apt.conf.d/90host"
     fi

@@ -37,7 +37,8 @@ struct elsewhere {
     std::thread thread;
 };
 
-/// Runs it here; the context ends with it, as that of a client on a thread of its own does.
+/// Runs a task on this thread. The context ends with it, as that of a client of per_client_threads
+/// does.
 template <class T>
 T run(task<T> started)
 {
@@ -141,7 +142,7 @@ TEST_CASE("on: the awaiter's cancellation does not reach the task")
         timer{there.context};
     timer.expires_at(std::chrono::steady_clock::time_point::max());
     bool ran_to_its_end = false;
-    // Cancels its awaiter, and then waits for what is not cancelled.
+    // Cancels its awaiter, then waits for an operation that is not cancelled.
     const auto waits = [&]() -> task<void> {
         asio::post(home, [&] {
             cancel.emit(asio::cancellation_type::terminal);

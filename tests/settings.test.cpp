@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The defaults are promises: what one client can take from the others is bounded from the start.
+// The defaults are documented: they limit what one client can take from the others.
 #include "catch.hpp"
 #include <nbd/settings.hpp>
 
@@ -37,7 +37,8 @@ TEST_CASE("settings: the default settings of an export withhold nothing")
 
 TEST_CASE("settings: one option can hold the longest name with all known information types")
 {
-    // INFO and GO: name_len, 4096 bytes, a count, and types; META_CONTEXT queries come to about 24 KiB.
+    // INFO and GO: name_len, 4096 bytes, a count, and types; META_CONTEXT queries come to about 24
+    // KiB.
     CHECK(nbd::settings{}.option_bytes >= 24 * 1024 + 4096);
     CHECK(nbd::settings{}.handshake_bytes >= nbd::settings{}.option_bytes);
 }

@@ -18,7 +18,8 @@ namespace {
 constexpr std::uint64_t mib = 1 << 20;
 constexpr std::uint64_t tib = std::uint64_t{1} << 40;
 
-/// The descriptor behind a disk whose first byte is written; -1: private memory, which has no limit.
+/// The descriptor behind a disk whose first byte is written; -1: private memory, which has no
+/// limit.
 int file_of(mem_backend& disk)
 {
     REQUIRE_FALSE(disk.write(0, pattern(1)));

@@ -88,7 +88,7 @@ def test_bench(policy, transport):
 
 @for_each(POLICIES)
 def test_qcow2_on_our_disk(policy):
-    """qcow2 has tables of its own: small writes and flushes in a defined order."""
+    """qcow2 keeps its own tables on the disk: small writes and flushes in a defined order."""
     with serve(f"mem:{SIZE * 2}", policy=policy) as server:
         qemu_img("create", "-f", "qcow2", server.uri, str(SIZE))
         qemu_img("convert", "-n", "-f", "raw", "-O", "qcow2", IMAGE, server.uri)

@@ -117,7 +117,8 @@ public:
     static constexpr bool blocks = true;
 };
 
-/// The same, awaited: each call goes once through the executor; one at a time for all clients together.
+/// The same, awaited: each call goes once through the executor; one at a time for all clients
+/// together.
 template <class Executor>
 class awaited_in_turn {
 public:
@@ -169,7 +170,8 @@ public:
     std::error_code resize(std::uint64_t size) { return this->disk_.resize(size); }
 };
 
-// --- kinds of disks: a backend for an executor, and how it is added to an export set -----------------
+// --- kinds of disks: a backend for an executor, and how it is added to an export set
+// -----------------
 
 template <template <class> class Backend>
 struct kind_of {

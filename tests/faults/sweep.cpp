@@ -62,7 +62,8 @@ std::string_view variable(const char* name)
     const char* const value = std::getenv(name);
     return value == nullptr ? std::string_view{} : std::string_view{value};
 }
-/// How long a client waits for the server, in seconds. stop() may take twice as long, and one try six times.
+/// How long a client waits for the server, in seconds. stop() may take twice as long, and one try
+/// six times.
 int patience()
 {
     const auto value = variable("NBD_FAULTS_PATIENCE");
@@ -104,8 +105,9 @@ ended played(findings& to, std::size_t n, const char* who, F&& play)
     return ended::lost;
 }
 
-/// Fails the nth allocation, once. False where the scenario does not come to it. With a client `beside` it, which has
-/// begun its handshake before, threads have more memory in stock, so fewer allocations are needed.
+/// Fails the nth allocation, once. False if the scenario has fewer allocations. With a client
+/// `beside` it, which has begun its handshake before, threads have more memory in stock, so fewer
+/// allocations are needed.
 bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_beside, findings& to)
 {
     ::alarm(6 * static_cast<unsigned>(patience()));
@@ -204,13 +206,13 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
     return reached;
 }
 
-/// The short form leaves out two of three allocations, each scenario other ones.
+/// The short form fails every third allocation, and not the same ones in each scenario.
 std::size_t step()
 {
     return full() ? 1 : 3;
 }
 
-/// In a process of its own: from the nth allocation on, until the scenario needs no more.
+/// Runs in a child process: from the nth allocation on, until the scenario has no more.
 [[noreturn]] void try_all(const composition& c, const scenario& s, std::size_t n, bool beside,
                           findings& to)
 {
@@ -295,7 +297,7 @@ void sweep(const composition& c)
             continue;
         for (const bool beside : {false, true}) {
             const bool alone = s.starts || s.stops;
-            // The short form takes turns.
+            // The short form alternates.
             if (beside && alone)
                 continue;
             if (!full() && !alone && beside != (index % 2 != 0))

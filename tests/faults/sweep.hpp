@@ -43,14 +43,15 @@ struct composition {
 
 /// Runs all scenarios against it, and fails the test case for every fault that is found.
 ///
-/// Each try has a server of its own, in a process that is not this one: a fault that ends or stops the process is
-/// one of the faults. The rules: at most one client loses its connection; the next client is served; stop() returns;
-/// each client that was announced to the observer is reported to have left; no memory and no descriptor is left.
+/// Each try has a new server in a child process: a fault that ends or stops that process is
+/// one of the faults. The rules: at most one client loses its connection; the next client is
+/// served; stop() returns; each client that was announced to the observer is reported to have left;
+/// no memory and no descriptor is left.
 ///
-/// By default every third allocation of a scenario fails. The environment: NBD_FAULTS=full fails every one and
-/// prints a table; NBD_FAULTS_SCENARIO=TEXT runs the scenarios alone whose names contain the text;
-/// NBD_FAULTS_AT=N fails the Nth alone, in this process, for a debugger; NBD_FAULTS_PATIENCE=SECONDS is how long
-/// a client waits for its answers.
+/// By default every third allocation of a scenario fails. The environment: NBD_FAULTS=full fails
+/// every one and prints a table; NBD_FAULTS_SCENARIO=TEXT runs the scenarios alone whose names
+/// contain the text; NBD_FAULTS_AT=N fails the Nth alone, in this process, for a debugger;
+/// NBD_FAULTS_PATIENCE=SECONDS is how long a client waits for its answers.
 void sweep(const composition& c);
 
 /// Whether every allocation is to fail.

@@ -5,11 +5,13 @@
 
 namespace grid {
 
-/// The number of allocations of this program so far, on all threads, by new, malloc and aligned_alloc.
+/// The number of allocations of this program so far, on all threads, by new, malloc and
+/// aligned_alloc.
 [[nodiscard]] std::size_t allocations() noexcept;
 
-/// Makes one allocation fail: the `nth` from now on, counted over all threads that are not exempt. 0 makes none
-/// fail. Replaces what an earlier call asked for. The allocation returns null, or throws std::bad_alloc.
+/// Makes one allocation fail: the `nth` from now on, counted over all threads that are not exempt.
+/// 0 makes none fail. Replaces what an earlier call asked for. The allocation returns null, or
+/// throws std::bad_alloc.
 void fail_allocation(std::size_t nth) noexcept;
 /// True when the allocation of the last `fail_allocation` has failed.
 [[nodiscard]] bool allocation_failed() noexcept;

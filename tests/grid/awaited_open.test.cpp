@@ -298,7 +298,7 @@ TEST_CASE("awaited open: without a promise it is serialised with all other calls
     CHECK(s.shared.opened == 4);
 }
 
-// --- resize ---------------------------------------------------------------------------------------
+// --- resize -------------------------------------------------------------------------------------
 
 namespace {
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Backends with callbacks, and awaited ones, whose arguments must live until the call has completed.
+// Backends with callbacks, and awaited ones, whose arguments must live until the call has
+// completed.
 #include "../catch.hpp"
 #include "chunk_client.hpp"
 #include "server_fixture.hpp"

@@ -48,7 +48,7 @@ using proto::command;
     return pages * 4096;
 }
 
-// --- disks ----------------------------------------------------------------------------------------
+// --- disks --------------------------------------------------------------------------------------
 
 /// Every fragment is an extent.
 inline constexpr std::uint64_t fragment = 512;
@@ -152,7 +152,7 @@ struct served_memory {
         server;
 };
 
-// --- clients --------------------------------------------------------------------------------------
+// --- clients ------------------------------------------------------------------------------------
 
 /// Sends and receives only what a test allows. It uses little memory.
 class slow_client {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// No client, and not all clients together, make the server hold more memory than settings.server_memory.
-// `[memory-table]` (not run by default) measures the default limits and prints a table.
+// No client, and not all clients together, make the server hold more memory than
+// settings.server_memory. `[memory-table]` (not run by default) measures the default limits and
+// prints a table.
 #include "memory.hpp"
 
 #include "../catch.hpp"

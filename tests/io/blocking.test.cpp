@@ -182,7 +182,8 @@ TEST_CASE("io/blocking: bytes are received by a polling and by a sleeping thread
     std::thread client{[&theirs] {
         for (char c = 'a'; c <= 'z'; ++c) {
             boost::asio::write(theirs, boost::asio::buffer(&c, 1));
-            boost::asio::read(theirs, boost::asio::buffer(&c, 1));  // the server has to wait
+            // The next byte is sent after the echo, so the server waits for it.
+            boost::asio::read(theirs, boost::asio::buffer(&c, 1));
         }
         theirs.close();
     }};

@@ -109,7 +109,7 @@ TEST_CASE("protocol/option: the largest number of information types")
     CHECK_FALSE(asked->wants(info::name));
 }
 
-// --- strings (P2) ---------------------------------------------------------------------------------
+// --- strings (P2) -------------------------------------------------------------------------------
 
 static_assert(valid_string("") && valid_string("disk") && valid_string("\x7f\n\x1b"));
 static_assert(valid_string("\xc2\x80") && valid_string("\xdf\xbf"));                  // two bytes

@@ -14,7 +14,7 @@ static_assert(ticker::ticks(250ms) == 2 && ticker::ticks(251ms) == 3);
 static_assert(ticker::ticks(-1ms) == 1 && ticker::ticks(std::chrono::milliseconds::min()) == 1);
 static_assert(ticker::ticks(10s) == 41 && ticker::ticks(24h) == 24 * 3600 * 4 + 1);
 
-// No setting overflows: milliseconds are multiplied where they become a clock's.
+// No setting overflows when milliseconds are converted to ticks.
 constexpr auto longest = std::chrono::milliseconds::max();
 static_assert(ticker::ticks(longest) == std::uint64_t(longest.count() - 1) / 250 + 2);
 using nanoseconds = std::chrono::steady_clock::duration;

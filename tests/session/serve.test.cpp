@@ -130,7 +130,8 @@ TEMPLATE_TEST_CASE("session/serve: a client that disconnects after any byte has 
         client.serve(part(everything, 0, n));
         CAPTURE(n);
         REQUIRE((client.stream->heard() == expected.answer));
-        // No part of a small WRITE reaches the backend; a large one may leave a prefix where it lends.
+        // No part of a small WRITE reaches the backend; a large one may leave a prefix where it
+        // lends.
         if (std::is_same_v<TestType, copying_disk>)
             REQUIRE(state.story() == expected.calls);
         if (expected.calls.find("write 100+9") == std::string::npos)

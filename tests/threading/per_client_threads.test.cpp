@@ -45,7 +45,8 @@ TEST_CASE("threading/per_client_threads: each client has its own thread, and joi
                                             seen.insert(std::this_thread::get_id());
                                         }
                                         here += policy.runs_here() ? 1 : 0;
-                                        // None ends before all have begun, so all have a thread at the same time.
+                                        // None ends before all have begun, so all have a thread at
+                                        // the same time.
                                         if (++arrived == clients)
                                             all_there.set_value();
                                         go.wait();

@@ -7,7 +7,8 @@
 
 namespace nbd_test {
 
-/// A session as a policy launches it: `make()` returns its task, `done()` is called by the destructor.
+/// A session as a policy launches it: `make()` returns its task, `done()` is called by the
+/// destructor.
 template <class Make, class Done>
 class reporting {
 public:

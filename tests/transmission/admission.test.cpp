@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Whether a request is admitted, and the error value if not: a table over commands,
-// flags and ranges (P58 to P69, P75 to P80, P87; R03 to R17, R22, R23, R26, R30 of the hostile cases).
+// flags and ranges (P58 to P69, P75 to P80, P87; R03 to R17, R22, R23, R26, R30 of the hostile
+// cases).
 #include "catch.hpp"
 #include <nbd/transmission/admission.hpp>
 
