@@ -170,8 +170,7 @@ public:
     std::error_code resize(std::uint64_t size) { return this->disk_.resize(size); }
 };
 
-// --- kinds of disks: a backend for an executor, and how it is added to an export set
-// -----------------
+// --- kinds of disks: a backend for an executor, and how it is added to an export set ------------
 
 template <template <class> class Backend>
 struct kind_of {
