@@ -132,7 +132,7 @@ private:
         }
     };
     static inline std::atomic<std::size_t> allowed_to_all{0};
-    static inline constinit thread_local shelf stock;  // zeroes
+    static inline constinit thread_local shelf stock{};
     [[nodiscard]] static constexpr std::size_t kind_of(std::size_t n) noexcept
     {
         return n <= smallest
