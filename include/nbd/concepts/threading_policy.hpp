@@ -4,6 +4,7 @@
 #include <nbd/vocabulary/offloaded_call.hpp>
 
 #include <concepts>
+#include <type_traits>
 #include <utility>
 
 namespace nbd {
@@ -14,10 +15,7 @@ namespace policy_has {
 template <class P>
 concept executor_type = requires { typename P::executor_type; };
 template <class P>
-concept blocking = requires {
-    { P::blocking } -> std::convertible_to<bool>;
-    requires P::blocking || !P::blocking;  // a constant
-};
+concept blocking = requires { typename std::bool_constant<bool(P::blocking)>; };
 template <class P>
 concept start = requires(P& p) { p.start(); };
 template <class P>
@@ -40,9 +38,12 @@ concept runs_here = requires(P& p) {
 };
 template <class P>
 concept join = requires(P& p) { p.join(); };
+template <class P>
+concept part_of_inner_executor =
+    requires { typename P::inner_executor_type; } || requires(const P& p) { p.inner_executor(); };
 /// A policy for an executor of the program has all of these members; any other policy has none.
 template <class P>
-concept inner_executor = !requires(const P& p) { p.inner_executor(); } || requires(const P& p) {
+concept inner_executor = !part_of_inner_executor<P> || requires(const P& p) {
     { p.inner_executor() } -> std::same_as<typename P::inner_executor_type>;
     { p.get_executor() } -> std::convertible_to<typename P::executor_type>;
 };
@@ -102,7 +103,7 @@ template <class P>
 consteval bool policy_is_sound()
 {
     namespace has = policy_has;
-    static_assert(std::move_constructible<P>, "nbd: a threading policy can be moved");
+    static_assert(std::move_constructible<P>, "nbd: a threading policy needs a move constructor");
     static_assert(has::executor_type<P>,
                   "nbd: a threading policy needs `using executor_type`, the executor of the "
                   "clients' sockets");
@@ -116,8 +117,8 @@ consteval bool policy_is_sound()
                   "executor_type&, Session session) noexcept`; a session is moved, not copied");
     static_assert(has::runs_here<P>, "nbd: a threading policy needs `bool runs_here()`");
     static_assert(has::join<P>, "nbd: a threading policy needs `void join()`");
-    static_assert(has::inner_executor<P>,
-                  "nbd: a threading policy with inner_executor() needs `using "
+    static_assert(has::inner_executor<P> || !has::executor_type<P>,
+                  "nbd: a threading policy for an executor of the program needs `using "
                   "inner_executor_type`, `inner_executor_type inner_executor() const` and "
                   "`executor_type get_executor() const`");
     return threading_policy<P>;
