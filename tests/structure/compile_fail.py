@@ -5,6 +5,9 @@
 FILE has lines `// expect: SENTENCE`. With the project's compile command it must fail, the compiler's output must contain
 every SENTENCE, and must have at most three errors. With NBD_FIXED defined it must compile, which proves that nothing else
 is wrong with it.
+
+Or FILE has lines `// expect MACRO: SENTENCE`: with MACRO defined it must fail with SENTENCE and no other sentence of the
+library.
 """
 import json
 import os
@@ -21,7 +24,9 @@ def main():
     entry = next((e for e in json.load(open(database)) if os.path.realpath(e["file"]) == file), None)
     if entry is None:
         sys.exit(f"{file}: is not in {database}; configure again")
-    expected = re.findall(r"^// expect: (.*\S)\s*$", open(file).read(), re.M)
+    expected = {}
+    for macro, sentence in re.findall(r"^// expect(?: (\w+))?: (.*\S)\s*$", open(file).read(), re.M):
+        expected.setdefault(macro, []).append(sentence)
     if not expected:
         sys.exit(f"{file}: has no line '// expect: SENTENCE'")
 
@@ -35,16 +40,25 @@ def main():
         return subprocess.run([*command, *more], cwd=entry["directory"], env=environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
+    def faults_of(macro, sentences):
+        refused = compiled(*[f"-D{macro}"] if macro else [])
+        if refused.returncode == 0:
+            yield "it compiles"
+        errors = re.findall(r"^\S.*\berror:.*", refused.stdout, re.M)
+        text = "\n".join(errors) if macro else refused.stdout
+        yield from (f"the compiler does not say: {sentence}" for sentence in sentences if sentence not in text)
+        if len(errors) > MAX_ERRORS:
+            yield f"the compiler prints {len(errors)} errors; {MAX_ERRORS} are allowed"
+        for error in errors if macro else []:
+            if "nbd: " in error and not any(sentence in error for sentence in sentences):
+                yield f"the compiler also says: {error}"
+
     faults = []
-    refused = compiled()
-    if refused.returncode == 0:
-        faults.append("it compiles")
-    faults += [f"the compiler does not say: {sentence}" for sentence in expected if sentence not in refused.stdout]
-    errors = len(re.findall(r"^\S.*\berror:", refused.stdout, re.M))
-    if errors > MAX_ERRORS:
-        faults.append(f"the compiler prints {errors} errors; {MAX_ERRORS} are allowed")
-    if faults:
-        print(refused.stdout)
+    for macro, sentences in expected.items():
+        found = list(faults_of(macro, sentences))
+        if found:
+            print(compiled(*[f"-D{macro}"] if macro else []).stdout)
+        faults += [f"{macro}: {fault}" if macro else fault for fault in found]
     fixed = compiled("-DNBD_FIXED")
     if fixed.returncode != 0:
         print(fixed.stdout)
