@@ -205,8 +205,8 @@ TEST_CASE("backend/file_backend: a durable write whose data were refused is not 
     CHECK_FALSE(disk.write(4096, data, {.fua = true}));
 }
 
-TEST_CASE("backend/file_backend: a durable write is a failed flush if the plain write fails with "
-          "another error, or with one that does not mean a lack of space")
+TEST_CASE("backend/file_backend: a durable write is a failed flush unless the plain write fails "
+          "with the same lack of space")
 {
     const folder here;
     const auto [durable, plain] = GENERATE(table<int, int>(
