@@ -256,7 +256,7 @@ def test_signal_with_a_client_that_does_not_read(policy, transport):
         server.stop()
 
 
-def test_second_signal_does_no_harm():
+def test_second_signal_while_stopping():
     with serve("mem:16M") as server:
         load = Load(server)
         server.process.send_signal(signal.SIGTERM)

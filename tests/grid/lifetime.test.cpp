@@ -381,7 +381,7 @@ TEST_CASE("Two servers share their exports")
 namespace {
 
 /// Calls stop() of its own server in read().
-struct suicidal {
+struct self_stopping {
     std::shared_ptr<std::promise<void>> asked = std::make_shared<std::promise<void>>();
     std::function<void()> stop;
     [[nodiscard]] std::uint64_t size() const { return 512; }
@@ -397,8 +397,9 @@ struct suicidal {
 TEMPLATE_TEST_CASE("L05: a backend may stop its own server", "", nbd::per_client_threads,
                    nbd::strand_pool)
 {
-    nbd::server<nbd::unix_transport, suicidal, TestType> server{somewhere<nbd::unix_transport>()};
-    suicidal disk;
+    nbd::server<nbd::unix_transport, self_stopping, TestType> server{
+        somewhere<nbd::unix_transport>()};
+    self_stopping disk;
     disk.stop = [&] { server.stop(); };
     server.exports().add("disk", disk);
     server.start();
