@@ -33,14 +33,14 @@ concept launch = requires(P& p, const typename P::executor_type& at, any_session
     { p.launch(at, std::move(s)) } noexcept;
 };
 template <class P>
+concept part_of_inner_executor =
+    requires { typename P::inner_executor_type; } || requires(const P& p) { p.inner_executor(); };
+template <class P>
 concept runs_here = requires(P& p) {
     { p.runs_here() } -> std::same_as<bool>;
 };
 template <class P>
 concept join = requires(P& p) { p.join(); };
-template <class P>
-concept part_of_inner_executor =
-    requires { typename P::inner_executor_type; } || requires(const P& p) { p.inner_executor(); };
 /// A policy for an executor of the program has all of these members; any other policy has none.
 template <class P>
 concept inner_executor = !part_of_inner_executor<P> || requires(const P& p) {
