@@ -11,9 +11,9 @@ namespace nbd::diagnosis {
 struct every_member {
     int size, read, handle, write, flush, trim, write_zeroes, cache, lend, lend_file,
         lend_for_write, lent_written, extents, meta_contexts, context_extents, resize, block_sizes,
-        open, concurrency, blocks, cancellable, multi_conn, rotational, fast_zero, fills_reads, async_read,
-        async_write, async_flush, async_trim, async_write_zeroes, async_cache, async_extents,
-        async_context_extents;
+        open, concurrency, blocks, cancellable, multi_conn, rotational, fast_zero, fills_reads,
+        async_read, async_write, async_flush, async_trim, async_write_zeroes, async_cache,
+        async_extents, async_context_extents;
 };
 NBD_NAMES_MEMBER(every_member, size)
 NBD_NAMES_MEMBER(every_member, read)
@@ -307,7 +307,8 @@ consteval bool served_is_sound()
             && (!names_rotational<B>() || requires { typename constant<bool, B::rotational>; })
             && (!names_fast_zero<B>() || requires { typename constant<bool, B::fast_zero>; })
             && (!names_fills_reads<B>() || requires { typename constant<bool, B::fills_reads>; }),
-        "nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads are promised as "
+        "nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads are promised "
+        "as "
         "`static constexpr bool`");
     return readable_backend<B>;
 }

@@ -62,7 +62,8 @@ private:
     public:
         wait_operation(async_event& event, Then then) : event_{event}, then_{std::move(then)} {}
         template <class Token>
-            requires(!std::is_pointer_v<std::decay_t<Token>>)  // Asio also tries the frame of a coroutine
+            requires(!std::is_pointer_v<
+                     std::decay_t<Token>>)  // Asio also tries the frame of a coroutine
         auto operator()(Token&& token)
         {
             return boost::asio::async_initiate<Token, void()>(

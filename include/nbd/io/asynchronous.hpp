@@ -162,9 +162,10 @@ public:
     [[nodiscard]] static auto resume_on(const Executor& home, handler_memory& memory)
     {
         return make_operation([home, &memory](auto handler) {
-            boost::asio::post(home, boost::asio::bind_allocator(
-                                        handler_memory::allocator<std::byte>{memory},
-                                        std::move(handler)));
+            boost::asio::post(
+                home,
+                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory},
+                                            std::move(handler)));
         });
     }
 

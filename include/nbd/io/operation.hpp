@@ -28,7 +28,8 @@ public:
     explicit operation(Start start) : start_{std::move(start)} {}
 
     template <class Token>
-        requires(!std::is_pointer_v<std::decay_t<Token>>)  // Asio also tries the frame of a coroutine
+        requires(
+            !std::is_pointer_v<std::decay_t<Token>>)  // Asio also tries the frame of a coroutine
     auto operator()(Token&& token)
     {
         return boost::asio::async_initiate<Token, void(result)>(

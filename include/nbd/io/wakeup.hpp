@@ -66,8 +66,8 @@ public:
     void notify()
     {
         boost::asio::post(never_.get_executor(),
-                          boost::asio::bind_allocator(
-                              handler_memory::allocator<std::byte>{memory_}, [this] { never_.cancel(); }));
+                          boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},
+                                                      [this] { never_.cancel(); }));
     }
     /// Ends early where there is no memory for the wait.
     [[nodiscard]] auto wait()

@@ -273,8 +273,7 @@ private:
         if constexpr (!awaited_outcome<outcome>) {
             co_return member();
         } else if constexpr (!std::same_as<typename outcome::executor_type, executor_type>) {
-            co_return co_await settled(
-                [&] { return io_type::await(member()); });
+            co_return co_await settled([&] { return io_type::await(member()); });
         } else if constexpr (std::is_void_v<typename outcome::value_type>) {
             co_await member();
             co_return failure{};
