@@ -140,7 +140,7 @@ public:
     /// *Errors*: also wrong_protocol_type and invalid_argument, where the descriptor is something else.
     void start_on(int listening_socket, std::error_code& error)
     {
-        acceptance::owned_descriptor owned{listening_socket};
+        owned_descriptor owned{listening_socket};
         error = start_with([&owned](auto& acceptor) -> std::error_code {
             endpoint_type local;
             if (const auto failed = acceptance::check_socket(owned.get(), true, local))
@@ -173,7 +173,7 @@ public:
     /// else. *Thread safety*: any thread.
     void adopt(int connected_socket, std::error_code& error)
     {
-        acceptance::owned_descriptor owned{connected_socket};
+        owned_descriptor owned{connected_socket};
         endpoint_type local;
         error = acceptance::check_socket(owned.get(), false, local);
         const auto running = listener_.lock();

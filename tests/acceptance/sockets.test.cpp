@@ -13,6 +13,7 @@
 namespace asio = boost::asio;
 using asio::ip::tcp;
 using namespace nbd::acceptance;
+using nbd::owned_descriptor;
 
 TEST_CASE(
     "acceptance/sockets: an accepted descriptor is closed on exec; no waiting client is no error")

@@ -193,10 +193,14 @@ struct copied : kind_of<copying_on> {
 struct blocked : kind_of<blocking_on> {
     static constexpr auto name = "blocking";
 };
+/// An operation that such a disk awaits may throw in its initiation. Asio passes that exception to
+/// the caller of the handler that resumed the disk: to the program's run().
 struct waiting : kind_of<awaited> {
+    static constexpr bool may_throw = true;
     static constexpr auto name = "awaited";
 };
 struct waiting_in_turn : kind_of<awaited_in_turn> {
+    static constexpr bool may_throw = true;
     static constexpr auto name = "awaited in turn";
 };
 /// Lends its memory.

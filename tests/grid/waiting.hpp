@@ -135,6 +135,11 @@ private:
 };
 using awaited = awaiting_disk<boost::asio::io_context::executor_type>;
 using awaited_by_any = awaiting_disk<boost::asio::any_io_executor>;
+template <class Disk>
+struct cancelling : Disk {
+    static constexpr bool cancellable = true;
+    using Disk::Disk;
+};
 struct one_at_a_time : awaited {
     static constexpr nbd::concurrency concurrency = nbd::concurrency::serialize_all;
     using awaited::awaited;

@@ -139,9 +139,10 @@ TEMPLATE_TEST_CASE("waiting: overlapping writes are serialised with serialise_ov
     CHECK(take_read(c, s.board, 2048) == 0);
 }
 
-TEMPLATE_TEST_CASE("waiting: the requests of a client that disconnects are cancelled", "",
-                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>),
-                   (with<awaited_by_any, nbd::strand_pool>))
+TEMPLATE_TEST_CASE("waiting: a cancellable backend is told that the client has gone", "",
+                   (with<cancelling<awaited>, nbd::strand_pool>),
+                   (with<cancelling<awaited>, nbd::per_client_threads>),
+                   (with<cancelling<awaited_by_any>, nbd::strand_pool>))
 {
     nbd::settings limits;
     limits.requests_in_flight = 4;

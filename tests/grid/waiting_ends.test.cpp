@@ -162,7 +162,8 @@ TEST_CASE("waiting: a backend call on a thread of the pool may stop the server")
 }
 
 TEMPLATE_TEST_CASE("waiting: the requests of a client that is cut off are cancelled", "",
-                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>))
+                   (with<cancelling<awaited>, nbd::strand_pool>),
+                   (with<cancelling<awaited>, nbd::per_client_threads>))
 {
     nbd::settings limits;
     limits.progress_timeout = std::chrono::milliseconds{300};

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 namespace nbd::acceptance {
@@ -93,21 +94,25 @@ private:
     std::thread thread_;
 };
 
-/// The same on an executor of the program. It keeps the plain executor and no strand, because a strand
-/// must not outlive its context.
+/// The same on an executor of the program. With a policy of strands the listener gets a strand, which this
+/// object does not keep: a strand must not outlive its context.
 template <class Policy>
 class hosted_control {
+    using inner_type = typename Policy::inner_executor_type;
+
 public:
-    using executor_type = boost::asio::strand<typename Policy::inner_executor_type>;
+    using executor_type =
+        std::conditional_t<std::is_same_v<typename Policy::executor_type, inner_type>, inner_type,
+                           boost::asio::strand<inner_type>>;
 
     explicit hosted_control(const Policy& policy) : inner_{policy.inner_executor()} {}
 
-    /// A new strand.
+    /// The executor, or a new strand on it.
     [[nodiscard]] executor_type executor() const { return executor_type{inner_}; }
     [[nodiscard]] const auto& inner_executor() const noexcept { return inner_; }
 
 private:
-    typename Policy::inner_executor_type inner_;
+    inner_type inner_;
 };
 
 /// Whether the server runs on an executor of the program.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/owned_descriptor.hpp>
+
 #include <boost/system/error_code.hpp>
 
 #include <cerrno>
@@ -30,24 +32,6 @@ namespace nbd::acceptance {
         error = {errno, std::system_category()};
     return accepted;
 }
-
-/// A descriptor that is closed unless it is released.
-class owned_descriptor {
-public:
-    explicit owned_descriptor(int fd) noexcept : fd_{fd} {}
-    owned_descriptor(owned_descriptor&& other) noexcept : fd_{other.release()} {}
-    owned_descriptor& operator=(owned_descriptor&&) = delete;
-    ~owned_descriptor()
-    {
-        if (fd_ >= 0)
-            ::close(fd_);
-    }
-    [[nodiscard]] int get() const noexcept { return fd_; }
-    int release() noexcept { return std::exchange(fd_, -1); }
-
-private:
-    int fd_;
-};
 
 /// Checks a descriptor that the program hands over, and sets it to be closed on exec. `listening`: whether it
 /// has to be a listening socket. `local` becomes its address.

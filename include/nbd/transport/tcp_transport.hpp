@@ -4,6 +4,7 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/protocol/constants.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/vocabulary/owned_descriptor.hpp>
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
@@ -132,14 +133,13 @@ private:
     {
         boost::system::error_code failed;
         boost::system::error_code ignored;
-        const int fd = ::socket(at.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
+        owned_descriptor fd{::socket(at.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0)};
+        if (fd.get() < 0)
             return {errno, boost::system::system_category()};
-        acceptor.assign(at.protocol(), fd, failed);
-        if (failed) {
-            ::close(fd);
+        acceptor.assign(at.protocol(), fd.get(), failed);
+        if (failed)
             return failed;
-        }
+        fd.release();
         acceptor.set_option(boost::asio::socket_base::reuse_address{true}, ignored);
         if (at.address().is_v6())
             acceptor.set_option(boost::asio::ip::v6_only{!at.address().is_unspecified()}, ignored);

@@ -4,6 +4,7 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/vocabulary/owned_descriptor.hpp>
 
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/socket_base.hpp>
@@ -80,15 +81,14 @@ public:
         if (settings_.path.size() >= sizeof(::sockaddr_un::sun_path))
             return errc::path_too_long;
         const protocol_type::endpoint endpoint{settings_.path};
-        const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
+        owned_descriptor owned{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+        if (owned.get() < 0)
             return {errno, std::system_category()};
         boost::system::error_code failed;
-        acceptor.assign(endpoint.protocol(), fd, failed);
-        if (failed) {
-            ::close(fd);
+        acceptor.assign(endpoint.protocol(), owned.get(), failed);
+        if (failed)
             return failed;
-        }
+        const int fd = owned.release();
         const folder_lock lock{abstract() ? std::string{} : settings_.path};
         failed = remove_stale(endpoint);
         // bind(2) creates the file with the mode of the socket, so its permissions are never wider

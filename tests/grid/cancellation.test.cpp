@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+// What becomes of awaited calls when their client is killed: without the promise `cancellable` they run to their
+// end, with it they are cancelled.
+#include "catch.hpp"
+#include "waiting.hpp"
+#include <nbd/server.hpp>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include <thread>
+
+using namespace grid;
+
+namespace {
+
+/// An io_context of the program, and the thread that runs it.
+struct program {
+    boost::asio::io_context context;
+    boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard{
+        context.get_executor()};
+    std::thread thread{[this] { context.run(); }};
+    ~program()
+    {
+        guard.reset();
+        thread.join();
+    }
+};
+template <class Backend>
+struct on_program {
+    using backend = Backend;
+    using policy = nbd::on_executor<>;
+    static policy make()
+    {
+        static program one;
+        return policy{one.context.get_executor()};
+    }
+};
+
+constexpr int kills = 200;
+constexpr std::uint64_t calls = 4;
+
+/// Kills clients whose calls are under way. `each(round)` is called after each kill; it returns when the
+/// session has ended.
+template <class Served, class Each>
+void kill_clients(Served& s, Each each)
+{
+    for (int round = 1; round <= kills; ++round) {
+        auto c = s.client();
+        for (std::uint64_t i = 0; i < calls; ++i) {
+            s.board.close({i * 512});
+            ask(c, i % 2 == 0 ? command::read : command::write, i, i * 512, 512);
+        }
+        REQUIRE(s.board.await([&] { return s.board.inside == int{calls}; }));
+        c.close();
+        each(round);
+        REQUIRE(s.board.await([&] { return s.board.departed == round && s.board.inside == 0; }));
+    }
+}
+template <class Served>
+void open_all(Served& s)
+{
+    for (std::uint64_t i = 0; i < calls; ++i)
+        s.board.open(i * 512);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("cancellation: calls of killed clients run to their end", "",
+                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>),
+                   (on_program<awaited>))
+{
+    served<TestType> s;
+    kill_clients(s, [&](int) { open_all(s); });
+    CHECK(s.board.cancelled == 0);
+    CHECK(s.client().read(100'352, 512));
+    s.server.stop();
+    s.server.wait();
+}
+
+TEMPLATE_TEST_CASE("cancellation: calls of killed clients are cancelled where that is promised", "",
+                   (with<cancelling<awaited>, nbd::strand_pool>),
+                   (with<cancelling<awaited>, nbd::per_client_threads>),
+                   (on_program<cancelling<awaited>>))
+{
+    served<TestType> s;
+    kill_clients(s, [&](int) {});
+    CHECK(s.board.cancelled == kills * int{calls});
+    open_all(s);
+    auto c = s.client();
+    CHECK(c.read(100'352, 512));
+    c.close();
+    s.server.stop();
+    s.server.wait();
+}
+
+TEMPLATE_TEST_CASE("cancellation: stop waits for a call that is not cancellable", "",
+                   (with<awaited, nbd::strand_pool>), (with<awaited, nbd::per_client_threads>))
+{
+    nbd::settings limits;
+    limits.stop_grace = std::chrono::milliseconds{50};
+    served<TestType> s{limits};
+    auto c = s.client();
+    s.board.close({0});
+    ask(c, command::read, 0, 0, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    std::thread stopping{[&] { s.server.stop(); }};
+    CHECK(c.closed());  // the grace is over, the call is not
+    CHECK(s.board.await([&] { return s.board.inside == 1 && s.board.departed == 0; }));
+    s.board.open(0);
+    stopping.join();
+    CHECK(s.board.inside == 0);
+    CHECK(s.board.cancelled == 0);
+}
