@@ -9,6 +9,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include <thread>
+#include <vector>
 
 using namespace grid;
 
@@ -37,24 +38,29 @@ struct on_program {
     }
 };
 
-constexpr int kills = 200;
-constexpr std::uint64_t calls = 4;
+constexpr int rounds = 10;
+constexpr int clients = 20;
+constexpr int kills = rounds * clients;
+constexpr int calls = 4;
 
-/// Kills clients whose calls are under way. `each(round)` is called after each kill; it returns when the
-/// session has ended.
-template <class Served, class Each>
-void kill_clients(Served& s, Each each)
+/// Kills clients whose calls are under way, 20 at a time; `killed()` is called after they were.
+template <class Served, class Killed>
+void kill_clients(Served& s, Killed killed)
 {
-    for (int round = 1; round <= kills; ++round) {
-        auto c = s.client();
-        for (std::uint64_t i = 0; i < calls; ++i) {
-            s.board.close({i * 512});
-            ask(c, i % 2 == 0 ? command::read : command::write, i, i * 512, 512);
+    for (int round = 1; round <= rounds; ++round) {
+        std::vector<raw_client> going;
+        for (int n = 0; n < clients; ++n) {
+            auto& c = going.emplace_back(s.client());
+            for (std::uint64_t i = 0; i < calls; ++i) {
+                s.board.close({i * 512});
+                ask(c, i % 2 == 0 ? command::read : command::write, i, i * 512, 512);
+            }
         }
-        REQUIRE(s.board.await([&] { return s.board.inside == int{calls}; }));
-        c.close();
-        each(round);
-        REQUIRE(s.board.await([&] { return s.board.departed == round && s.board.inside == 0; }));
+        REQUIRE(s.board.await([&] { return s.board.inside == clients * calls; }));
+        going.clear();
+        killed();
+        REQUIRE(s.board.await(
+            [&] { return s.board.departed == round * clients && s.board.inside == 0; }));
     }
 }
 template <class Served>
@@ -71,7 +77,7 @@ TEMPLATE_TEST_CASE("cancellation: calls of killed clients run to their end", "",
                    (on_program<awaited>))
 {
     served<TestType> s;
-    kill_clients(s, [&](int) { open_all(s); });
+    kill_clients(s, [&] { open_all(s); });
     CHECK(s.board.cancelled == 0);
     CHECK(s.client().read(100'352, 512));
     s.server.stop();
@@ -84,8 +90,8 @@ TEMPLATE_TEST_CASE("cancellation: calls of killed clients are cancelled where th
                    (on_program<cancelling<awaited>>))
 {
     served<TestType> s;
-    kill_clients(s, [&](int) {});
-    CHECK(s.board.cancelled == kills * int{calls});
+    kill_clients(s, [] {});
+    CHECK(s.board.cancelled == kills * calls);
     open_all(s);
     auto c = s.client();
     CHECK(c.read(100'352, 512));
