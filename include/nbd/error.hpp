@@ -45,8 +45,8 @@ enum class errc {
     disconnected,
     /// The program's admission function refused the connection.
     admission_refused,
-    /// The peer has settings.max_connections_per_peer connections, none of which may be closed for
-    /// a new one.
+    /// All places are taken, the peer has its share of them (settings.places_per_peer), and none of its
+    /// connections may be closed for a new one.
     too_many_connections,
 
     /// There is no export with the requested name.

@@ -27,15 +27,20 @@ namespace nbd {
 struct settings {
     /// Connections at a time; 0 = no limit. 100 is qemu's.
     ///
-    /// Where all places are taken, a new connection waits until one is free, the others in the backlog, and one
-    /// connection gives way (errc::evicted): the one longest in its handshake, after a second; otherwise the one
-    /// that has been without a request longest, after evict_idle_after. A connection with requests in flight,
-    /// or in the middle of one, keeps its place.
+    /// When all places are taken, a new connection waits until one is free, later ones in the backlog,
+    /// and one connection is closed for it (errc::evicted): the one that has been in its handshake longest, if
+    /// that is a second or more; otherwise the one that has been without a request longest, if that is
+    /// `evict_idle_after` or more. A connection with requests in flight, or in the middle of one, is not
+    /// closed. `places_per_peer` changes this rule for peers with many connections.
     std::size_t max_connections = 100;
-    /// Connections of one peer at a time: of an IP address, or of the user of a UNIX socket; 0 = no limit. A peer
-    /// with more takes the place of one of its own connections, by the same rule; where none gives way, the new
-    /// connection is closed.
-    std::size_t max_connections_per_peer = 32;
+    /// The share of one peer, which is an IP address or the user of a UNIX socket; 0 = no shares. A peer
+    /// may have more connections while there are places.
+    ///
+    /// When all places are taken, a peer with less than its share gets a place from a peer with more: one is
+    /// closed by the rule above, or else the newest. A new connection of a peer that has its share gets
+    /// the place of one of the peer's own, by the rule above, or is closed. So one peer cannot keep others
+    /// out, if this is less than max_connections.
+    std::size_t places_per_peer = 32;
     /// How long a connection is without a request before it gives way to another; 0 = it never does. While
     /// there are places, an idle connection stays.
     std::chrono::milliseconds evict_idle_after{60'000};

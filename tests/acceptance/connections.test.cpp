@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -61,10 +62,17 @@ struct listener {
         std::array<int, 2> ends{};
         if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0)
             throw std::runtime_error{"socketpair"};
-        const auto entry = list.add(end_of_pair{ends[0]}, named_peer{std::move(name)}, limits,
-                                    observer, ++count, clock, stopping, memory);
+        const auto entry =
+            list.add(limits.places_per_peer, end_of_pair{ends[0]}, named_peer{std::move(name)},
+                     limits, observer, ++count, clock, stopping, memory);
         entry->session.waiting = true;
         return {entry, end_of_pair{ends[1]}};
+    }
+
+    /// For a client of another peer.
+    void make_room(std::uint64_t now, std::uint64_t idle_grace)
+    {
+        CHECK(list.make_room(named_peer{"new"}, limits.places_per_peer, now, idle_grace));
     }
 
     nbd::settings limits;
@@ -155,19 +163,19 @@ TEST_CASE("acceptance/connections: the oldest handshake gives way, one at a time
     working.entry->session.admitted = true;
     const auto first = r.join();
     const auto second = r.join();
-    r.list.make_room(0, 0);
+    r.make_room(0, 0);
     CHECK_FALSE(first.ended());  // it has been in the handshake for less than a second
     const auto later = ticker::ticks(1s);
-    r.list.make_room(later, 0);
+    r.make_room(later, 0);
     CHECK(first.ended());
     CHECK(first.entry->cut_for() == errc::evicted);
-    r.list.make_room(later, 0);
+    r.make_room(later, 0);
     CHECK_FALSE(second.ended());
     r.list.remove(first.entry);
-    r.list.make_room(later, 0);
+    r.make_room(later, 0);
     CHECK(second.ended());
     r.list.remove(second.entry);
-    r.list.make_room(later, 0);
+    r.make_room(later, 0);
     CHECK_FALSE(working.ended());
 }
 
@@ -183,36 +191,82 @@ TEST_CASE("acceptance/connections: the connection idle longest gives way after i
     second.entry->session.deadline.arm(0ms, errc::idle_timeout);
     r.clock.advance_to(10);
     first.entry->session.deadline.arm(0ms, errc::idle_timeout);
-    r.list.make_room(1000, 0);  // 0: no eviction
-    r.list.make_room(39, 40);
+    r.make_room(1000, 0);  // 0: no eviction
+    r.make_room(39, 40);
     CHECK_FALSE(second.ended());
-    r.list.make_room(40, 40);
+    r.make_room(40, 40);
     CHECK(second.ended());
     CHECK(second.entry->cut_for() == errc::evicted);
     r.list.remove(second.entry);
-    r.list.make_room(49, 40);
+    r.make_room(49, 40);
     CHECK_FALSE(first.ended());
     first.say();  // a request that the session has not received yet
-    r.list.make_room(50, 40);
+    r.make_room(50, 40);
     CHECK_FALSE(first.ended());
     CHECK_FALSE(in_flight.ended());
 }
 
-TEST_CASE("acceptance/connections: a peer at its limit loses an idle connection of its own, or is "
-          "refused")
+TEST_CASE("acceptance/connections: a peer that has its share replaces a connection of its own")
 {
     listener r;
     const auto other = r.join("other");
     const auto a = r.join("one");
     const auto b = r.join("one");
     const auto later = ticker::ticks(1s);
-    CHECK(r.list.make_room_for(named_peer{"one"}, 3, 0, 0));
-    CHECK_FALSE(r.list.make_room_for(named_peer{"one"}, 2, 0, 0));
-    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));
+    const auto make_room = [&](std::uint64_t now) {
+        return r.list.make_room(named_peer{"one"}, 2, now, 0);
+    };
+    CHECK_FALSE(make_room(0));  // none gives way yet: the new one is refused
+    CHECK(make_room(later));
     CHECK(a.ended());
-    CHECK(r.list.make_room_for(named_peer{"one"}, 2, later, 0));  // one was cut
+    CHECK(make_room(later));  // one is ending already
     CHECK_FALSE(b.ended());
     CHECK_FALSE(other.ended());
+}
+
+TEST_CASE("acceptance/connections: a peer with more than its share gives up a connection")
+{
+    listener r;
+    r.limits.places_per_peer = 2;
+    const auto other = r.join("other");
+    std::vector<listener::joined> greedy;
+    for (int i = 0; i < 4; ++i)
+        greedy.push_back(r.join("greedy"));
+    for (const auto& c : greedy)
+        c.entry->session.admit("disk");
+    for (auto& c : greedy)
+        c.entry->session.waiting = false;  // all are busy
+    const auto later = ticker::ticks(1s);
+
+    SECTION("the newest, where all are busy; never below the share")
+    {
+        r.make_room(later, 0);
+        CHECK(greedy[3].ended());
+        CHECK_FALSE(other.ended());  // although it is in its handshake
+        r.list.remove(greedy[3].entry);
+        r.make_room(later, 0);
+        CHECK(greedy[2].ended());
+        r.list.remove(greedy[2].entry);
+        r.make_room(later, 0);
+        CHECK_FALSE(greedy[1].ended());
+        CHECK(other.ended());
+    }
+    SECTION("the idle one first")
+    {
+        greedy[0].entry->session.waiting = true;
+        greedy[0].entry->session.deadline.arm(0ms, errc::idle_timeout);
+        r.make_room(later, 1);
+        CHECK(greedy[0].ended());
+        CHECK_FALSE(greedy[3].ended());
+    }
+    SECTION("not where its older connections have ended")
+    {
+        r.list.remove(greedy[0].entry);
+        r.list.remove(greedy[1].entry);
+        r.make_room(0, 0);
+        CHECK_FALSE(greedy[3].ended());
+        CHECK_FALSE(greedy[2].ended());
+    }
 }
 
 TEST_CASE("acceptance/connections: connections are listed, and one is cut by its number")
@@ -237,7 +291,7 @@ TEST_CASE("acceptance/connections: a client that is being served does not give w
     const auto busy = r.join();
     busy.entry->session.waiting = false;
     const auto dawdling = r.join();
-    r.list.make_room(ticker::ticks(1s), 0);
+    r.make_room(ticker::ticks(1s), 0);
     CHECK_FALSE(busy.ended());
     CHECK(dawdling.ended());
 }

@@ -22,7 +22,7 @@ nbd::settings limited_to(std::size_t server_memory)
     nbd::settings limits;
     limits.server_memory = server_memory;
     limits.stall_grace = std::chrono::hours{1};
-    limits.max_connections_per_peer = 0;  // all clients are this process
+    limits.places_per_peer = 0;  // all clients are this process
     return limits;
 }
 /// Bytes for requests.

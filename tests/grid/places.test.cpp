@@ -4,6 +4,9 @@
 #include "server_fixture.hpp"
 #include <nbd/server.hpp>
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -70,7 +73,7 @@ nbd::settings few_places(std::size_t most, std::size_t per_peer, std::chrono::mi
 {
     nbd::settings limits;
     limits.max_connections = most;
-    limits.max_connections_per_peer = per_peer;
+    limits.places_per_peer = per_peer;
     limits.evict_idle_after = grace;
     return limits;
 }
@@ -107,22 +110,23 @@ TEMPLATE_TEST_CASE("places: idle clients stay if evict_idle_after is 0", "",
     CHECK(second.read(0, 512));
 }
 
-TEMPLATE_TEST_CASE("places: a peer at its limit of connections is refused", "",
+TEMPLATE_TEST_CASE("places: a peer may have more than its share while there are places", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-    served<TestType> s{few_places(100, 2, std::chrono::hours{1})};
-    auto first = s.idle_client();
-    auto second = s.idle_client();
+    served<TestType> s{few_places(4, 2, std::chrono::hours{1})};
+    std::list<raw_client> clients;
+    for (int i = 0; i < 4; ++i)
+        CHECK(clients.emplace_back(s.idle_client()).read(0, 512));
     CHECK(connect(s.server).closed());
     CHECK(s.server.observer().refused(nbd::errc::too_many_connections));
-    CHECK(first.read(0, 512));
-    CHECK(second.read(0, 512));
+    for (auto& c : clients)
+        CHECK(c.read(0, 512));
 }
 
-TEMPLATE_TEST_CASE("places: a peer at its limit of connections loses an idle one of its own", "",
+TEMPLATE_TEST_CASE("places: a peer that has its share replaces an idle connection of its own", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-    served<TestType> s{few_places(100, 2, std::chrono::milliseconds{1})};
+    served<TestType> s{few_places(2, 2, std::chrono::milliseconds{1})};
     auto first = s.idle_client();
     auto second = s.idle_client();
     // The server counts idleness in ticks, so it may refuse the first tries.
@@ -137,4 +141,27 @@ TEMPLATE_TEST_CASE("places: a peer at its limit of connections loses an idle one
     const std::lock_guard lock{s.server.observer().kept->mutex};
     REQUIRE_FALSE(s.server.observer().kept->ends.empty());
     CHECK(s.server.observer().kept->ends[0].second == nbd::errc::evicted);
+}
+
+TEMPLATE_TEST_CASE("places: another peer gets a place from one with more than its share", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType, end_recorder> server{
+        {.listen = {.address = "127.0.0.1", .port = 0},
+         .settings = few_places(4, 2, std::chrono::hours{1})}};
+    server.exports().add("disk", nbd::mem_backend{1 << 20});
+    server.start();
+    std::list<raw_client> greedy;
+    for (int i = 0; i < 4; ++i)
+        greedy.emplace_back(connect(server)).go("disk");
+
+    namespace asio = boost::asio;
+    asio::io_context context;
+    asio::ip::tcp::socket socket{context, {asio::ip::make_address("127.0.0.2"), 0}};
+    socket.connect(server.local_endpoint());
+    raw_client other{socket.release()};
+    other.go("disk");
+    CHECK(other.read(0, 512));
+    CHECK(greedy.back().closed());
+    CHECK(greedy.front().read(0, 512));
 }

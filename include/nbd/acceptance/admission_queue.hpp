@@ -12,7 +12,7 @@
 namespace nbd::acceptance {
 
 /// Accepted connections that wait for a place, in order of arrival, and the rule of who gets one:
-/// settings.max_connections, max_connections_per_peer and evict_idle_after.
+/// settings.max_connections, places_per_peer and evict_idle_after.
 template <class Socket, class Peer>
 class admission_queue {
 public:
@@ -22,7 +22,7 @@ public:
     };
 
     explicit admission_queue(const settings& limits) noexcept
-        : most_{limits.max_connections}, most_per_peer_{limits.max_connections_per_peer},
+        : most_{limits.max_connections}, share_{limits.places_per_peer},
           idle_grace_{limits.evict_idle_after.count() <= 0
                           ? 0
                           : session::ticker::ticks(limits.evict_idle_after)}
@@ -34,33 +34,28 @@ public:
     void clear() noexcept { queue_.clear(); }
 
     /// The next connection, if there is a place for it; otherwise one of `connected` may be told to give way.
-    /// `refused()` is called for each connection that is closed because its peer has too many.
+    /// `refused()` is called for each connection that is closed because its peer has its share of the places.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)
     {
         while (!queue_.empty()) {
-            if (most_per_peer_ != 0
-                && !connected.make_room_for(queue_.front().peer, most_per_peer_, now,
-                                            idle_grace_)) {
+            if (most_ == 0 || connected.count() < most_) {
+                std::optional<arrival> first{std::move(queue_.front())};
                 queue_.pop_front();
-                refused();
-                continue;
+                return first;
             }
-            if (most_ != 0 && connected.count() >= most_) {
-                connected.make_room(now, idle_grace_);
+            if (connected.make_room(queue_.front().peer, share_, now, idle_grace_))
                 return std::nullopt;
-            }
-            std::optional<arrival> first{std::move(queue_.front())};
             queue_.pop_front();
-            return first;
+            refused();
         }
         return std::nullopt;
     }
 
 private:
     const std::size_t most_;
-    const std::size_t most_per_peer_;
+    const std::size_t share_;         ///< of a peer
     const std::uint64_t idle_grace_;  ///< in ticks; 0 = never
     std::list<arrival> queue_;
 };

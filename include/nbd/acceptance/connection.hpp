@@ -136,6 +136,7 @@ public:
 
     Socket socket;
     const Peer peer;
+    bool beyond_share = false;  ///< its peer had its share of connections when this one was added
     session::context<Observer> session;
     const std::uint64_t accepted;  ///< in ticks
 

@@ -26,12 +26,14 @@ public:
     /// Valid until it is removed.
     using entry = typename std::list<connection_type>::iterator;
 
+    /// `share`: settings.places_per_peer.
     template <class... Args>
-    [[nodiscard]] entry add(Args&&... args)
+    [[nodiscard]] entry add(std::size_t share, Args&&... args)
     {
         std::list<connection_type> made;
-        made.emplace_back(std::forward<Args>(args)...);
+        auto& added = made.emplace_back(std::forward<Args>(args)...);
         const std::lock_guard lock{mutex_};
+        added.beyond_share = share != 0 && count_of(added.peer) >= share;
         connections_.splice(connections_.end(), made);
         return std::prev(connections_.end());
     }
@@ -91,28 +93,22 @@ public:
             c.end_of_requests();
     }
 
-    /// A client waits for a place: closes the connection that gives way, unless one that was closed still
-    /// ends. The oldest handshake gives way first, once it is a second old; then the connection idle longest,
-    /// once it has been idle for `idle_grace` ticks (0 = never). A connection with requests in flight, or in
-    /// the middle of one, keeps its place.
-    void make_room(std::uint64_t now, std::uint64_t idle_grace) noexcept
+    /// All places are taken and a client of `peer` waits for one: disconnects the connection that gives way by
+    /// the rule of settings.max_connections, unless one that was disconnected has not ended yet.
+    /// `idle_grace`: in ticks, 0 = idle connections do not give way.
+    /// *Returns*: false if the peer has its share and none of its own connections gives way.
+    [[nodiscard]] bool make_room(const Peer& peer, std::size_t share, std::uint64_t now,
+                                 std::uint64_t idle_grace) noexcept
     {
         const std::lock_guard lock{mutex_};
-        if (std::none_of(connections_.begin(), connections_.end(),
-                         [](const auto& c) { return c.cut_for() != errc{}; }))
+        if (std::any_of(connections_.begin(), connections_.end(),
+                        [](const auto& c) { return c.cut_for() != errc{}; }))
+            return true;
+        if (share != 0 && count_of(peer) >= share)
+            return evict(of(peer), now, idle_grace);
+        if (!evict_beyond_share(share, now, idle_grace))
             evict([](const auto&) { return true; }, now, idle_grace);
-    }
-    /// As make_room, among the connections of one peer, if these are `most` or more.
-    /// *Returns*: whether the peer may have another connection.
-    [[nodiscard]] bool make_room_for(const Peer& peer, std::size_t most, std::uint64_t now,
-                                     std::uint64_t idle_grace) noexcept
-    {
-        const auto of_peer = [&peer](const auto& c) {
-            return c.cut_for() == errc{} && same_origin(c.peer, peer);
-        };
-        const std::lock_guard lock{mutex_};
-        const auto have = std::count_if(connections_.begin(), connections_.end(), of_peer);
-        return static_cast<std::size_t>(have) < most || evict(of_peer, now, idle_grace);
+        return true;
     }
 
     /// Where clients wait for memory, wakes those that could not be woken, and disconnects the client stalled
@@ -152,6 +148,33 @@ private:
             longest->cut(errc::evicted);
     }
 
+    [[nodiscard]] static auto of(const Peer& peer) noexcept
+    {
+        return [&peer](const auto& c) { return same_origin(c.peer, peer); };
+    }
+    [[nodiscard]] std::size_t count_of(const Peer& peer) const noexcept
+    {
+        return static_cast<std::size_t>(
+            std::count_if(connections_.begin(), connections_.end(), of(peer)));
+    }
+
+    /// A peer that has more than `share` connections gives up one: by the rule of `evict`, otherwise its newest.
+    bool evict_beyond_share(std::size_t share, std::uint64_t now, std::uint64_t idle_grace) noexcept
+    {
+        for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
+            // Connections of the peer may have ended since this one was added.
+            if (!c->beyond_share || !(c->beyond_share = count_of(c->peer) > share))
+                continue;
+            if (!evict(of(c->peer), now, idle_grace))
+                c->cut(errc::evicted);
+            return true;
+        }
+        return false;
+    }
+
+    /// Of the connections that `among` selects: the oldest handshake gives way, once it is a second old; otherwise
+    /// the connection idle longest, once it has been idle for `idle_grace` ticks (0 = never). A connection with
+    /// requests in flight, or in the middle of one, does not.
     template <class Among>
     bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
     {

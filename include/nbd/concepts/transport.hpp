@@ -64,7 +64,7 @@ concept close = requires(T& t) {
 ///                                              `bool same_origin(const peer_type&,
 ///                                              const peer_type&)`, found by its arguments:
 ///                                              whether both count as one peer for
-///                                              settings.max_connections_per_peer
+///                                              settings.places_per_peer
 ///     std::error_code listen(acceptor&)        opens, binds and listens; after an error, it has
 ///                                              closed and removed everything that it created
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket

@@ -44,7 +44,7 @@ struct tcp_peer {
         return {boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, at.address().to_v6()),
                 at.port()};
     }
-    /// Whether both have the same address; see settings.max_connections_per_peer.
+    /// Whether both have the same address; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const tcp_peer& a, const tcp_peer& b) noexcept
     {
         return a.endpoint.address() == b.endpoint.address();

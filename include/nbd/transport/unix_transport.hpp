@@ -38,7 +38,7 @@ struct unix_peer {
         return process == 0 ? "unix"
                             : "pid " + std::to_string(process) + " uid " + std::to_string(user);
     }
-    /// Whether both have the same user; see settings.max_connections_per_peer.
+    /// Whether both have the same user; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const unix_peer& a, const unix_peer& b) noexcept
     {
         return a.user == b.user;
