@@ -53,7 +53,8 @@
 /// block sizes. trim, write_zeroes and cache get 256 MiB at most; the server divides longer
 /// requests.
 /// *Errors*: become an NBD error value (protocol/error_value.hpp); the connection stays open. An
-/// error that NBD has no value for becomes EIO. Members may throw (concepts/outcome.hpp).
+/// error number that NBD has no value for becomes EINVAL, a code of a category other than generic and
+/// system EIO. Members may throw (concepts/outcome.hpp).
 /// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
 /// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What
 /// `open` returns is destroyed when the client has left.
