@@ -11,7 +11,7 @@
 
 namespace nbd::acceptance {
 
-/// Accepted connections that wait for a place, in order of arrival, and the rule of who gets one:
+/// Accepted connections that wait for a place, in order of arrival, and the rule for the places:
 /// settings.max_connections, places_per_peer and evict_idle_after.
 template <class Socket, class Peer>
 class admission_queue {

@@ -67,7 +67,7 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    /// `open(acceptor)` makes the acceptor listen, or leaves it closed, where nothing is to be accepted; it
+    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not accept; it
     /// returns an error code.
     template <class Open>
     [[nodiscard]] std::error_code start(Open open)

@@ -16,8 +16,8 @@
 namespace nbd::session {
 
 /// What the loops of one client share with the server around them.
-/// Thread safety: the atomic members, and those whose own contract says so, from any thread; the rest
-/// from the session.
+/// *Thread safety*: the atomic members, and those whose contract says so, from any thread; the others from
+/// the session.
 template <class Observer>
 struct context {
     const settings& limits;
@@ -32,10 +32,10 @@ struct context {
     std::atomic<bool> admitted{false};
     /// The export of the client. Constant, and for any thread to read, once `admitted` is true.
     std::string export_name{};
-    /// The session waits for its client: a deadline that passes is the client's doing.
+    /// The session waits for its client, so a deadline that passes is the fault of the client.
     std::atomic<bool> waiting{false};
     /// The session neither receives nor sends for a long time, so it does not notice a closed connection;
-    /// the server looks instead.
+    /// the server checks the connection instead.
     std::atomic<bool> working{false};
     /// Why the server ended the connection; errc{} if it did not.
     std::atomic<errc> cut{};

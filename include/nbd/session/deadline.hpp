@@ -24,10 +24,10 @@ template <class Duration>
 
 /// The time of a server's sessions: a count of ticks that the server's sweeper advances. Reading it costs
 /// one load, so a session can set a deadline around each of its system calls.
-/// Thread safety: any member from any thread.
+/// *Thread safety*: any member from any thread.
 class ticker {
 public:
-    /// Short beside every limit of nbd::settings, long beside the cost of a sweep.
+    /// Short compared with every limit of nbd::settings, long compared with the cost of a sweep.
     static constexpr std::chrono::milliseconds tick{250};
     /// In a second.
     static constexpr std::uint64_t frequency = std::chrono::seconds{1} / tick;
@@ -53,7 +53,7 @@ private:
 /// The time by which a client must do what its session waits for. The session arms and disarms it
 /// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends the wait.
 /// It serves both kinds of I/O and needs no timer for each client.
-/// Thread safety: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from any thread.
+/// *Thread safety*: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from any thread.
 class deadline {
 public:
     static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();

@@ -27,9 +27,9 @@ namespace nbd::session {
 /// The handshake of one client: receives what the negotiator needs, carries out its actions and sends
 /// its replies. It receives no byte beyond the present option, so no byte is buffered when the meaning
 /// of the stream changes.
-/// Returns the export that the client chose, and in `agreed` what was negotiated; or nullopt, and in
+/// *Returns* the export that the client chose, and in `agreed` what was negotiated; or nullopt, and in
 /// `c.ended` the reason.
-/// Memory: one option's data (settings.option_bytes) and one reply, which is at most
+/// *Cost*: memory for one option's data (settings.option_bytes) and one reply, which is at most
 /// export_listing::piece_bytes and one export's name and description, or the names of a backend's
 /// contexts. Between options at most kept_bytes of each.
 template <class Io, class Stream, class Exports, class Observer>

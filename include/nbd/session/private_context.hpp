@@ -28,7 +28,7 @@ public:
     {
     }
 
-    /// Returns when the coroutine of the session is gone, however it ended, and the context is out of work.
+    /// Returns when the coroutine of the session is destroyed, however it ended, and the context has no work.
     void get()
     {
         boost::asio::io_context own{1};

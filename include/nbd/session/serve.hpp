@@ -17,11 +17,12 @@
 
 namespace nbd::session {
 
-/// The life of one client on an accepted stream: its handshake, then its transmission. What the backend
-/// is decides how it goes on: many requests at a time where it waits, one after the other where not.
-/// A client that closes its sending side without a DISC (half-close) gets a reply to all that it has asked for; then
-/// the connection is closed. Where nothing could be sent to it for ten seconds, it counts as gone.
-/// Requires: stream, exports, context and policy outlive the task.
+/// The session of one client on an accepted stream: its handshake, then its transmission. The kind of the
+/// backend selects the loop: in order for calls that return at once, windowed for the others.
+///
+/// A client that closes its sending side without a DISC (half-close) gets a reply to each of its requests;
+/// then the connection is closed. If nothing could be sent to it for ten seconds, it counts as gone.
+/// *Lifetime*: stream, exports, context and policy outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,
                                        [[maybe_unused]] Policy& policy)
@@ -51,7 +52,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
             in_order_loop<Io, Stream, opened, Observer> loop{stream, *chosen, agreed, c};
             co_await loop.run();
         }
-    } catch (...) {  // no memory, most likely; this client is let go, and no other
+    } catch (...) {  // most likely no memory; only this client is disconnected
         c.ended = current_error();
     }
 }

@@ -232,7 +232,7 @@ public:
         in_.consume(early.size());
         payload_ = to.subspan(early.size());
     }
-    /// Whether a WRITE is still good when its payload is there: the export may have been removed, or
+    /// Whether a WRITE is still valid when its payload has arrived: the export may have been removed, or
     /// made smaller.
     [[nodiscard]] protocol::error_value still_admitted(const protocol::request& r) const noexcept
     {
@@ -284,7 +284,7 @@ private:
                                                                            : error_value::none;
     }
 
-    /// Discards a refused payload as far as it is there. True when nothing of it is left.
+    /// Discards the part of a refused payload that has arrived. *Returns* true when all of it was discarded.
     [[nodiscard]] bool skip() noexcept
     {
         const auto n = std::min<std::uint64_t>(skip_, in_.buffered().size());

@@ -71,7 +71,7 @@ public:
         count_ = 0;
         if constexpr (lends_files)
             pipe_.begin();
-        // Memory that is lent is sent as it is: to look for holes in it may take longer.
+        // Lent memory is sent without a search for holes, which may take longer than to send them.
         // Whether there are holes is only known when it is too late to wait for memory.
         const bool can_be_charged =
             block::bytes_for(static_cast<std::size_t>(r.length)) <= client.most_for_requests();

@@ -60,7 +60,7 @@ public:
 
     explicit awaited_calls(Window& w) : window_{w}, turns_{w.executor()} {}
 
-    /// Where memory runs out, the request fails and nothing else.
+    /// Without memory only this request fails.
     template <class Slot>
     void begin(Slot& s) noexcept
     {
@@ -77,7 +77,8 @@ public:
     void resize(Slot& s) noexcept
     {
         if constexpr (Window::opened_type::awaits_resize) {
-            s.job.settle(std::make_error_code(std::errc::not_enough_memory));  // until it is over
+            s.job.settle(std::make_error_code(
+                std::errc::not_enough_memory));  // the result if it does not complete
             resize_.owner = this;
             resize_.slot = &s;
             ++coroutines_;
@@ -107,7 +108,7 @@ public:
             }
         }
     }
-    /// No more will be begun.
+    /// No further call is begun.
     template <class Slot>
     void end(Slot& s) noexcept
     {
@@ -215,7 +216,7 @@ private:
                         }
                         work += call->length;
                     } else if (call->what == transmission::backend_call::member::extents) {
-                        work = transmission::zeroes_at_a_time;  // nobody knows how much it looks at
+                        work = transmission::zeroes_at_a_time;  // its cost is unknown
                     }
                     outcome = co_await made(disk.backend(), *call, s.job.data());
                 } catch (...) {

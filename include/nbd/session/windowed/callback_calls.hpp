@@ -47,7 +47,7 @@ public:
         s.complete = [](completion::receiver& r, failure&& outcome) noexcept {
             auto& slot = static_cast<Slot&>(r);
             slot.outcome = std::move(outcome);
-            // After this nothing of the slot is touched, unless the caller has stopped to look at it.
+            // The slot may be reused after this exchange, unless it returned `waiting`.
             if (slot.at.exchange(progress::completed) == progress::waiting)
                 slot.owner->continue_later(slot);
         };
@@ -60,7 +60,7 @@ public:
         ++under_way_;
         make_calls(s);
     }
-    /// Is synchronous.
+    /// Synchronous: a backend with callbacks has no other form of it.
     template <class Slot>
     void resize(Slot& s)
     {
@@ -99,7 +99,7 @@ private:
         auto& disk = window_.disk();
         std::uint64_t work = 0;
         while (const auto next = s.job.next()) {
-            if (work >= transmission::zeroes_at_a_time) {  // others have their turn
+            if (work >= transmission::zeroes_at_a_time) {  // other clients run in between
                 release(s);
                 continue_later(s);
                 return;

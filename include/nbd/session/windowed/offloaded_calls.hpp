@@ -13,8 +13,8 @@
 
 namespace nbd::session {
 
-/// Makes the calls of a backend that blocks on threads of the policy that may wait for it, so that the
-/// client's own strand goes on.
+/// Makes the calls of a backend that blocks. They run on additional threads of the policy, so that the
+/// client's strand does not wait for them.
 template <class Policy>
 struct offloading {
     template <class Window>
@@ -58,7 +58,7 @@ struct offloading {
         [[nodiscard]] bool ended() const noexcept { return under_way_ == 0; }
 
     private:
-        /// A call at a time for all clients together: who waits for others takes no thread meanwhile.
+        /// One call at a time for all clients together. A call that waits for the lock uses no thread.
         static constexpr bool in_turn = concurrency_of<typename Window::opened_type::backend_type>()
             == concurrency::serialize_all;
 
@@ -72,7 +72,8 @@ struct offloading {
                 std::ignore = goes_on(s);
             }
         }
-        /// It is its turn. False where no thread is to be had for it: its request has failed.
+        /// The call has the lock, where one is needed. *Returns* false if no thread can run it: its request
+        /// has failed then.
         template <class Slot>
         [[nodiscard]] bool goes_on(Slot& s) noexcept
         {
@@ -100,7 +101,7 @@ struct offloading {
             if (over)
                 finish(s);
             else
-                call_in_turn(s);  // behind the others
+                call_in_turn(s);  // after the calls that wait
         }
 
         /// From any thread.

@@ -12,9 +12,9 @@
 
 namespace nbd::session {
 
-/// The requests of one client that are under way, each in a slot: how many there may be, which must wait
-/// for others, and whose replies are next. A `Slot` has a `job`, a `next` and an `under_way`. A request
-/// counts until its reply is sent, so a client that does not read its replies is not served further.
+/// The in-flight window of one client: a slot for each request in flight. It decides whether a request may
+/// begin, and keeps the order of the replies. A `Slot` has a `job`, a `next` and an `under_way`. A request
+/// counts until its reply was sent, so a client that does not read its replies is not served further.
 template <class Slot>
 class window {
 public:
@@ -46,7 +46,7 @@ public:
         });
     }
 
-    /// A slot for this request. Requires has_room_for(r). Errors: std::bad_alloc.
+    /// A slot for this request. Requires has_room_for(r). *Errors*: std::bad_alloc.
     [[nodiscard]] Slot& occupy(const protocol::request& r)
     {
         if (free_ == nullptr)
@@ -60,7 +60,7 @@ public:
         return s;
     }
 
-    /// Takes back a slot whose request has not begun.
+    /// Frees a slot whose request has not begun.
     void vacate(Slot& s, const protocol::request& r) noexcept
     {
         bytes_ -= bytes_of(r);
@@ -69,7 +69,7 @@ public:
         s.next = std::exchange(free_, &s);
     }
 
-    /// The calls of the request are over; its reply is due.
+    /// All calls of the request have completed; its reply is due.
     void finished(Slot& s) noexcept
     {
         s.next = nullptr;
@@ -78,7 +78,7 @@ public:
     }
 
     /// Adds the replies that are due to the outbox, in the order in which they became due, as many as fit.
-    /// Errors: std::bad_alloc.
+    /// *Errors*: std::bad_alloc.
     template <class Replies>
     void gather(Replies& to)
     {
@@ -140,7 +140,7 @@ private:
     std::uint64_t most_bytes_;
     std::uint64_t status_bytes_;
     bool serialises_;
-    std::deque<Slot> slots_;  ///< made on demand, never moved
+    std::deque<Slot> slots_;  ///< added on demand, never moved
     Slot* free_ = nullptr;
     Slot* due_ = nullptr;
     Slot* last_due_ = nullptr;

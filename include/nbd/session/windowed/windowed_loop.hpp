@@ -22,11 +22,12 @@
 
 namespace nbd::session {
 
-/// The transmission phase for backends that wait: many requests of the client are under way at the same
-/// time, and replies are sent as they are ready, in any order ("Ordering of messages and writes").
+/// The transmission phase of a backend whose calls take time: many requests of the client are in flight, and
+/// replies are sent in the order of completion ("Ordering of messages and writes").
 ///
-/// `Calls` makes the calls of a job and then calls `finished(slot)`: awaited_calls, offloaded_calls.
-/// Thread safety: everything runs on the strand of the client, except where it says otherwise.
+/// `Calls` makes the calls of a job and then calls `finished(slot)`: awaited_calls, callback_calls,
+/// offloaded_calls.
+/// *Thread safety*: the strand of the client, except where a member says otherwise.
 template <class Io, class Stream, class Opened, class Observer, template <class> class Calls>
 class windowed_loop {
 public:
@@ -55,7 +56,7 @@ public:
     windowed_loop(const windowed_loop&) = delete;
     windowed_loop& operator=(const windowed_loop&) = delete;
 
-    /// The whole transmission. `c.ended` says why it ended. All calls that were begun have ended then.
+    /// Completes when the transmission is over and every call has completed; `c.ended` is the reason.
     typename Io::template task<void> run()
     {
         try {
@@ -106,7 +107,7 @@ public:
     [[nodiscard]] bool closing() const noexcept { return closing_; }
     /// The client is gone; no reply is needed any more. From any thread.
     [[nodiscard]] bool gone() const noexcept { return unwanted_.load(std::memory_order_relaxed); }
-    /// Work without a bound must be given up, also for a client that has said DISC. From any thread.
+    /// Long work must be given up, also for a client that has sent DISC. From any thread.
     [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_gone(); }
 
 private:
@@ -135,7 +136,7 @@ private:
         c_.memory.close();
     }
 
-    /// Takes requests until the client leaves. False if it is gone and no reply is needed.
+    /// Receives requests until the client leaves. *Returns* false if it has gone and no reply is needed.
     typename Io::template task<bool> read()
     {
         for (;;) {
@@ -194,14 +195,14 @@ private:
         }
     }
 
-    /// Nothing can be sent to the client any more, and it did not say before that it leaves.
+    /// Nothing can be sent to the client any more, and it did not send DISC before.
     [[nodiscard]] bool is_lost() const noexcept
     {
         const auto cut = c_.cut.load(std::memory_order_relaxed);
         return said_goodbye_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
     }
 
-    /// Has the calls of its job made.
+    /// Begins the calls of the slot's job.
     void call(slot& s)
     {
         if (s.job.is_resize())
@@ -212,7 +213,7 @@ private:
         }
         calls_.begin(s);
     }
-    /// Its request will not be carried out.
+    /// Answers a request that is not carried out.
     void abandon(slot& s)
     {
         s.job.refuse(protocol::error_value::eshutdown);
@@ -307,11 +308,11 @@ private:
     io::async_event<executor_type> calls_over_;
     writer writer_;
     io::periodic_notifier<executor_type, wake> tick_;
-    slot* receiving_ = nullptr;  ///< whose payload comes next
-    bool said_goodbye_ = false;  ///< and left: what it asked for before is done all the same
-    bool closing_ = false;       ///< no more requests come
-    bool failed_ = false;        ///< no more replies can be sent
-    std::atomic<bool> unwanted_ = false;  ///< what was asked for
+    slot* receiving_ = nullptr;           ///< whose payload comes next
+    bool said_goodbye_ = false;           ///< by DISC: earlier requests are still carried out
+    bool closing_ = false;                ///< no more requests come
+    bool failed_ = false;                 ///< no more replies can be sent
+    std::atomic<bool> unwanted_ = false;  ///< no reply is needed any more
 };
 
 }  // namespace nbd::session
