@@ -6,6 +6,7 @@
 
 #include <boost/asio/buffer.hpp>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <span>
@@ -136,9 +137,9 @@ TEST_CASE("io/gather: a signal does not end a send that waits")
     }
     struct ::sigaction before;
     struct ::sigaction counts {};
-    static volatile std::sig_atomic_t handled = 0;
+    static std::atomic<int> handled{0};
     handled = 0;
-    counts.sa_handler = [](int) { handled = handled + 1; };
+    counts.sa_handler = [](int) { ++handled; };
     ::sigaction(SIGUSR1, &counts, &before);
     const auto sender = ::pthread_self();
     std::thread other{[&] {

@@ -294,7 +294,9 @@ private:
     {
         if (!closing_ || connections_.count() != 0)
             return false;
-        finished_ = true;
+        if (std::exchange(finished_,
+                          true))  // stop the context only once: the last handlers still run on it
+            return true;
         tick_.cancel();
         end_.cancel();
         if constexpr (!on_program)

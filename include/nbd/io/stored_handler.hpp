@@ -49,12 +49,12 @@ public:
                       && std::is_nothrow_move_constructible_v<stored>);
         assert(!*this);
         ::new (static_cast<void*>(bytes_)) stored(std::forward<Handler>(handler));
-        release_ = [](stored_handler& from, std::tuple<Args...>* with) {
-            auto& here = *std::launder(reinterpret_cast<stored*>(from.bytes_));
+        release_ = [](stored_handler& self, std::tuple<Args...>* with) {
+            auto& here = *std::launder(reinterpret_cast<stored*>(self.bytes_));
             stored taken{std::move(here)};
             here.~stored();
-            from.release_ = nullptr;
-            // The call may destroy `from`.
+            self.release_ = nullptr;
+            // The call may destroy `self`.
             if (with != nullptr)
                 std::apply(std::move(taken), std::move(*with));
         };
