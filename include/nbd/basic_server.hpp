@@ -28,7 +28,7 @@ namespace nbd {
 
 class per_client_threads;
 
-/// The primary template stands for parts that do not fit together: a sentence of the compiler says why.
+/// Parts that do not fit together select this primary template. A compile error states why.
 template <class Transport, class Backend, class ThreadingPolicy = per_client_threads,
           class Observer = silent>
 class server : public acceptance::unfit_server<Transport> {
@@ -43,12 +43,12 @@ public:
 ///     server.exports().add("disk", nbd::mem_backend{size});
 ///     server.run();
 ///
-/// `<nbd/server.hpp>` includes it with the transports, policies and the memory backend; programs that
-/// include `<nbd/basic_server.hpp>` include the parts that they use. A server runs once. It handles no
-/// signals: the program calls stop(). Exports may be added and removed at any time.
+/// `<nbd/server.hpp>` includes it with the transports, the policies and the memory backend. With
+/// `<nbd/basic_server.hpp>`, include also the parts that you use. A server runs once. It handles no
+/// signals; the program calls stop(). Exports can be added and removed at any time.
 ///
-/// *Thread safety*: exports(), stop() and wait() from any thread, also from a backend or an observer. start()
-/// and the destructor: one thread.
+/// *Thread safety*: exports(), stop() and wait() from any thread, also from a backend or an
+/// observer. start() and the destructor: one thread.
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
     requires(acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>())
 class server<Transport, Backend, ThreadingPolicy, Observer> {
@@ -59,17 +59,17 @@ class server<Transport, Backend, ThreadingPolicy, Observer> {
 public:
     using export_set_type = export_set<Backend>;
     using endpoint_type = typename Transport::protocol_type::endpoint;
-    /// The client of a connection as the transport knows it: nbd::tcp_peer, nbd::unix_peer.
+    /// The client's end of a connection: nbd::tcp_peer or nbd::unix_peer.
     using peer_type = typename Transport::peer_type;
-    /// Where handlers without an executor run: the program's executor with on_executor, otherwise the server's
-    /// own thread.
+    /// The executor of handlers that have none of their own: with on_executor the program's
+    /// executor, otherwise that of the server's own thread.
     using executor_type = typename acceptance::handler_executor<ThreadingPolicy>::type;
 
-    /// Whether calls of the backend take a lock, because it promises no more than serialize_all.
+    /// Whether a lock serialises the calls of the backend (its promise is serialize_all).
     static constexpr bool locks_backend = export_set_type::locks;
     using options = server_options<Transport, Backend, ThreadingPolicy, Observer>;
 
-    /// *Errors*: std::system_error where the system has no more descriptors.
+    /// *Errors*: std::system_error if the system has no more descriptors.
     explicit server(options o)
         : state_{std::make_shared<state_type>(
             o.exports ? std::move(o.exports) : std::make_shared<export_set_type>(),
@@ -79,7 +79,7 @@ public:
           listener_{unstarted_}
     {
     }
-    /// The short form, of the most used options.
+    /// The short form, with the most used options.
     explicit server(typename Transport::settings listen, settings limits = {},
                     ThreadingPolicy policy = ThreadingPolicy{}, Observer observer = {})
         : server{options{.listen = std::move(listen),
@@ -88,7 +88,7 @@ public:
                          .observer = std::move(observer)}}
     {
     }
-    /// On an executor of the program, with the policy nbd::on_executor.
+    /// For the policy nbd::on_executor, with an executor of the program.
     template <class Executor>
         requires(std::constructible_from<ThreadingPolicy, Executor>
                  && std::same_as<Executor, typename ThreadingPolicy::executor_type>)
@@ -101,10 +101,10 @@ public:
     server(const server&) = delete;
     server& operator=(const server&) = delete;
 
-    /// Stops the server. With threads of its own, it also waits until every client is disconnected and all
-    /// threads have ended; on one of these threads it does not wait. On an executor of the program
-    /// (on_executor) it never waits: connections end as the context runs, or with the context's destruction.
-    /// What sessions use is kept alive for them, the observer included.
+    /// Stops the server. With threads of its own, it waits until every client is disconnected and
+    /// all threads have ended; on one of these threads it does not wait. With on_executor it never
+    /// waits: connections end while the context runs, or when it is destroyed. Sessions keep alive
+    /// what they use, including the observer.
     ~server()
     {
         begin_stop();
@@ -119,10 +119,10 @@ public:
     [[nodiscard]] export_set_type& exports() noexcept { return *state_->exports; }
     [[nodiscard]] Observer& observer() noexcept { return state_->observer; }
 
-    /// Listens, starts to serve, and returns: on threads of the policy, or on the program's executor.
-    /// *Errors*: the transport's (address in use, path too long, permission denied ...), the system's where
-    /// it has no more threads or descriptors, errc::already_started, errc::server_stopped. Nothing is started
-    /// then.
+    /// Listens, begins to serve on the policy's threads or the program's executor, and returns.
+    /// *Errors*: the transport's (address in use, path too long ...); the system's (no more threads
+    /// or descriptors); errc::already_started; errc::server_stopped. After an error nothing runs,
+    /// and each later start() returns errc::already_started.
     void start(std::error_code& error)
     {
         error = start_with([this](auto& acceptor) { return state_->transport.listen(acceptor); });
@@ -134,10 +134,10 @@ public:
         start(failed);
         check(failed, "nbd: cannot listen on " + state_->transport.where());
     }
-    /// As start(), with a listening socket of the program, from a service manager for example. The server owns
-    /// the descriptor from the call on, and leaves a socket file to the program. An acceptor of Asio gives its
-    /// descriptor away by `acceptor.release()`.
-    /// *Errors*: also wrong_protocol_type and invalid_argument, where the descriptor is something else.
+    /// As start(), with a listening socket of the program, for example from a service manager. The
+    /// server owns the descriptor from the call on, but not the socket's file. For an acceptor of
+    /// Asio, pass `acceptor.release()`. *Errors*: also wrong_protocol_type and invalid_argument,
+    /// for a descriptor that is no such socket.
     void start_on(int listening_socket, std::error_code& error)
     {
         owned_descriptor owned{listening_socket};
@@ -155,7 +155,7 @@ public:
         start_on(listening_socket, failed);
         check(failed, "nbd: cannot accept from this socket");
     }
-    /// As start(), for a server that does not listen: adopt() brings its connections.
+    /// As start(), for a server that does not listen. adopt() adds connections.
     void start_without_listening(std::error_code& error)
     {
         error = start_with([](auto&) { return std::error_code{}; });
@@ -167,10 +167,10 @@ public:
         check(failed, "nbd: cannot start");
     }
 
-    /// Serves a connected socket of the program, as one that the server accepted: the same limits hold. The
-    /// server owns the descriptor from the call on. A socket of Asio gives it away by `socket.release()`.
-    /// *Errors*: errc::not_running; wrong_protocol_type and invalid_argument where the descriptor is something
-    /// else. *Thread safety*: any thread.
+    /// Serves a connected socket of the program, with the limits of an accepted connection. The
+    /// server owns the descriptor from the call on. For a socket of Asio, pass `socket.release()`.
+    /// *Errors*: errc::not_running; wrong_protocol_type and invalid_argument, for a descriptor that
+    /// is no such socket. *Thread safety*: any thread.
     void adopt(int connected_socket, std::error_code& error)
     {
         owned_descriptor owned{connected_socket};
@@ -189,26 +189,26 @@ public:
         check(failed, "nbd: cannot serve this socket");
     }
 
-    /// The connections of the moment, in the order of their arrival. *Thread safety*: any thread.
-    /// *Complexity*: linear; a lock is held that disconnections and new connections take, too.
+    /// The present connections, in order of arrival. *Thread safety*: any thread. *Complexity*:
+    /// linear, under a lock that each new and each ended connection also takes.
     [[nodiscard]] std::vector<connection_info> connections() const
     {
         const auto running = listener_.lock();
         return running ? running->list() : std::vector<connection_info>{};
     }
-    /// Closes a connection, at once: its requests in flight are not answered. The observer gets
-    /// errc::disconnected. *Returns*: whether there is such a connection. *Thread safety*: any thread.
+    /// Closes a connection at once. Its requests in flight get no reply. The observer gets
+    /// errc::disconnected. *Returns* whether the connection exists. *Thread safety*: any thread.
     bool disconnect(std::uint64_t id) noexcept
     {
         const auto running = listener_.lock();
         return running && running->disconnect(id);
     }
 
-    /// Returns when the server has stopped, every client is disconnected, and, on an executor of the program,
-    /// no handler of the server is left. Returns at once if the server was not started, and on the server's
-    /// own threads. It never runs a handler: on an executor of the program, another thread must run the
-    /// context, or destroy it, and the caller must not be that thread (seen, and not waited for, except with
-    /// any_io_executor).
+    /// Returns when the server has stopped, every client is disconnected and, with on_executor, no
+    /// handler of the server is left. Returns at once if the server was not started, or on a thread
+    /// of the server. With on_executor, another thread must run the context, or destroy it. On a
+    /// thread that runs the context, wait() returns at once; with any_io_executor it cannot detect
+    /// this and blocks forever.
     void wait()
     {
         if (!state_->running || runs_here())
@@ -216,13 +216,13 @@ public:
         state_->ended.wait(false);
     }
 
-    /// Stops the server: it accepts no more clients, finishes and answers the requests that were begun,
-    /// answers ESHUTDOWN to those that were only received, and to zeroes that had to be written and are not
-    /// yet, and closes every connection. After settings.stop_grace the remaining connections are cut, and what
-    /// their sessions await is cancelled; a call of a backend that blocks is waited for.
+    /// Stops the server: accepts no more clients, and closes every connection. Requests that have
+    /// begun are completed and answered; the others get ESHUTDOWN. So does a request that is
+    /// divided into several calls of the backend, such as zeroes that the server writes, before its
+    /// next call. After settings.stop_grace the remaining connections are closed, and awaited calls
+    /// of a `cancellable` backend are cancelled. All other calls run to their end.
     ///
-    /// With threads of its own, the server waits as wait() does. On an executor of the program, stop() only
-    /// begins to stop and returns.
+    /// With threads of its own, the server then waits as in wait(). With on_executor it does not.
     void stop()
     {
         begin_stop();
@@ -237,14 +237,14 @@ public:
         wait();
     }
 
-    /// As start(), completes when the server has stopped and every client is disconnected.
+    /// As start(). Completes when the server has stopped and every client is disconnected.
     ///
-    /// `token`: a completion token for `void(boost::system::error_code)`. Its handler runs on its associated
-    /// executor, otherwise on get_executor(); its allocator serves the operation.
-    /// *Errors*: those of start(). *Cancellation* (every type): as stop(); the operation completes with
-    /// operation_aborted when the server has stopped. *Lifetime*: the operation outlives the server object,
-    /// whose destructor stops it. If the context of an executor of the program is destroyed, the handler is
-    /// destroyed and not called.
+    /// `token`: a completion token for `void(boost::system::error_code)`. Its handler runs on its
+    /// associated executor, otherwise on get_executor(). Its associated allocator is used.
+    /// *Errors*: those of start(). *Cancellation* (every type): as stop(); when the server has
+    /// stopped, completes with operation_aborted. *Lifetime*: the operation outlives the server
+    /// object, whose destructor stops the server. The destruction of the program's context destroys
+    /// the handler without a call.
     template <boost::asio::completion_token_for<void(boost::system::error_code)> Token>
     auto async_run(Token&& token)
     {
@@ -260,10 +260,10 @@ public:
             },
             token);
     }
-    /// Begins to stop, as stop() does, and completes when every client is disconnected; at once where the server
-    /// does not run. `token`: as for async_run.
-    /// *Cancellation* (every type): ends settings.stop_grace; the operation still completes when the server has
-    /// stopped. *Lifetime*: as for async_run; the handler may destroy the server.
+    /// Begins to stop, as stop(). Completes when every client is disconnected, or at once if the
+    /// server does not run. `token`: as for async_run. *Cancellation* (every type): ends
+    /// settings.stop_grace now; the operation still completes when the server has stopped.
+    /// *Lifetime*: as for async_run; the handler may destroy the server.
     template <boost::asio::completion_token_for<void(boost::system::error_code)> Token>
     auto async_stop(Token&& token)
     {
@@ -287,7 +287,7 @@ public:
         }
     }
 
-    /// The address that the server listens on; valid after start(), which chooses a free port for port 0.
+    /// The address that the server listens on; for port 0, with the port chosen by start().
     [[nodiscard]] const endpoint_type& local_endpoint() const noexcept { return state_->endpoint; }
 
     /// The NBD URI of an export, for clients. Valid after start().

@@ -10,11 +10,12 @@
 
 namespace nbd {
 
-/// Why a client was disconnected, or why a server could not start. Observers get the first kind in
-/// `at_disconnect`; `server::start` reports the second. Errors of the operating system keep their
-/// own category.
+/// Why a connection ended, or why a member of the server or of its export set failed. Observers get
+/// the first kind in `at_disconnect`. For a client that was never served (admission_refused,
+/// too_many_connections) they get it in `at_accept_error`. Errors of the operating system keep
+/// their own category.
 enum class errc {
-    /// The client sent something other than an option, or a request, where one was expected.
+    /// The client sent bytes that are no option, or no request, where one was expected.
     bad_option_magic = 1,
     bad_request_magic,
     /// The client set client flags that were not offered (point 14).
@@ -23,36 +24,38 @@ enum class errc {
     handshake_too_long,
     /// The client sent more options than settings.options_per_handshake allows.
     too_many_options,
-    /// An EXPORT_NAME was refused. It has no error reply, so the connection is closed (point 28).
+    /// The server refused an EXPORT_NAME. It has no error reply, so the connection is closed (point
+    /// 28).
     export_name_refused,
-    /// A WRITE was refused whose payload is too long to be received and discarded (point 78).
+    /// The payload of a request is too long to be received and discarded (point 78).
     payload_too_long,
     /// The connection ended in the middle of a message.
     cut_short,
-    /// One of settings.handshake_deadline, progress_timeout, send_timeout or idle_timeout has
-    /// passed.
+    /// The client exceeded settings.handshake_deadline, progress_timeout, send_timeout or
+    /// idle_timeout. progress_timeout and send_timeout include settings.least_transfer_rate.
     handshake_timeout,
     progress_timeout,
     send_timeout,
     idle_timeout,
-    /// The client was disconnected in favour of another: when all places were taken, during its
-    /// handshake or while it was idle, see settings.max_connections; or when memory was short,
-    /// because it was stalled, see settings.server_memory.
+    /// The client was disconnected in favour of another. When all places were taken: during its
+    /// handshake, while it was idle, or because its peer had more than its share; see
+    /// settings.max_connections and places_per_peer. When memory was short: because it was stalled;
+    /// see settings.server_memory.
     evicted,
-    /// The server stopped.
+    /// The server stopped, or stop() was called before start().
     server_stopped,
     /// server::disconnect was called.
     disconnected,
-    /// The program's admission function refused the connection.
+    /// The program's `admit` function refused the connection.
     admission_refused,
-    /// All places are taken, the peer has its share of them (settings.places_per_peer), and none of its
-    /// connections may be closed for a new one.
+    /// All places are taken, the peer has its share of them (settings.places_per_peer), and none of
+    /// its connections can be closed for the new one.
     too_many_connections,
 
     /// There is no export with the requested name.
     unknown_export,
 
-    /// start() was called before; a server can be started once.
+    /// start() was called before, with or without success. A server can be started once.
     already_started,
     /// The server was not started, or has stopped.
     not_running,
@@ -131,9 +134,9 @@ namespace nbd {
     return category;
 }
 
-/// *Returns* the error code of the exception that is being handled. Call it in a `catch (...)`. The
-/// code of std::system_error and of Boost's system_error, which is another type; ENOMEM for
-/// std::bad_alloc; EIO for every other exception.
+/// *Returns* the error code of the exception that is being handled. Call it in a `catch (...)`. A
+/// std::system_error or boost::system::system_error gives its code, std::bad_alloc gives ENOMEM.
+/// Any other exception gives EIO; so does a code that means success.
 [[nodiscard]] inline std::error_code current_error() noexcept
 {
     std::error_code code;

@@ -11,124 +11,140 @@
 
 namespace nbd {
 
-/// The run-time limits of a server. They bound what one client can take from the others. Zero switches a limit
-/// off where its comment says so. The server looks at limits of time four times a second, less often
-/// with more than 2,500 clients, at least every two seconds. Every duration is accepted, also
-/// `milliseconds::max()`.
+/// The run-time settings of a server. Most of them limit what one client can take from the others.
+/// Zero disables a limit if its comment says so. The server checks time limits four times a second;
+/// with 2,500 or more connections less often, but at least every two seconds. Every time limit is
+/// valid, also `milliseconds::max()`.
 ///
-/// Worst case of memory, in bytes, for buffers that clients can cause:
+/// The worst case of the memory for buffers that clients can cause is, in bytes:
 ///
-///     server_memory                           all clients together, waited for by not reading
-///     + max_connections x (24 KiB + requests_in_flight x 6 KiB)    what connections hold at rest
-///     + 64 MiB                                free blocks that the threads of the program keep
+///     server_memory        all clients together; a client that gets none waits
+///     + max_connections x (24 KiB + requests_in_flight x 6 KiB)    kept also while idle
+///     + 64 MiB             free blocks that the threads of the program keep
 ///
-/// Not in it: stacks of threads (per_client_threads: one for each client), the system's socket and pipe
-/// buffers, what a backend or an observer allocates, and memory that a backend lends.
+/// This does not include the stacks of threads (per_client_threads: one for each client), the
+/// system's socket and pipe buffers, memory that a backend or an observer allocates, and memory
+/// that a backend lends.
 struct settings {
-    /// Connections at a time; 0 = no limit. 100 is qemu's.
+    /// The number of places: connections at a time; 0 = no limit. The default is that of qemu.
     ///
-    /// When all places are taken, a new connection waits until one is free, later ones in the backlog,
-    /// and one connection is closed for it (errc::evicted): the one that has been in its handshake longest, if
-    /// that is a second or more; otherwise the one that has been without a request longest, if that is
-    /// `evict_idle_after` or more. A connection with requests in flight, or in the middle of one, is not
-    /// closed. `places_per_peer` changes this rule for peers with many connections.
+    /// When all places are taken, a new connection waits for a place, and later ones wait in the
+    /// backlog. The server closes one connection for it (errc::evicted): the one that has been in
+    /// its handshake longest, if that is at least a second; otherwise the one that has been without
+    /// a request longest, if that is at least `evict_idle_after`. It does not close a connection
+    /// that has requests in flight or has sent a part of a request. `places_per_peer` changes this
+    /// rule for peers with many connections.
     std::size_t max_connections = 100;
-    /// The share of one peer, which is an IP address or the user of a UNIX socket; 0 = no shares. A peer
-    /// may have more connections while there are places.
+    /// The share of one peer in the places; 0 = peers have no share. A peer is an IP address, or
+    /// the user of a UNIX socket. While places are free, a peer may have more connections than its
+    /// share. When all places are taken:
+    /// - A peer with less than its share gets a place from a peer with more. The server closes a
+    ///   connection of that peer: by the rule above, otherwise the newest, even if it has requests
+    ///   in flight.
+    /// - A new connection of a peer that has its share replaces one of the same peer, by the rule
+    ///   above. If no connection of the peer can be closed by that rule, the new one is closed.
     ///
-    /// When all places are taken, a peer with less than its share gets a place from a peer with more: one is
-    /// closed by the rule above, or else the newest. A new connection of a peer that has its share gets
-    /// the place of one of the peer's own, by the rule above, or is closed. So one peer cannot keep others
-    /// out, if this is less than max_connections.
+    /// So one peer cannot keep others out, if this is less than max_connections.
     std::size_t places_per_peer = 32;
-    /// How long a connection is without a request before it gives way to another; 0 = it never does. While
-    /// there are places, an idle connection stays.
+    /// How long a connection must be without a request before it can be closed for a new one; 0 =
+    /// it never is. While places are free, an idle connection stays.
     std::chrono::milliseconds evict_idle_after{60'000};
 
-    /// From accept to the end of the handshake; 0 = no limit. 10 s is qemu's.
+    /// The longest handshake; 0 = no limit. The default is that of qemu.
     std::chrono::milliseconds handshake_deadline{10'000};
-    /// Options before the connection is closed; LIST adds as many for each export (nbdkit's rule). Also
-    /// the times that a client can cause a backend's `open`; LIST adds one for each export.
+    /// Options that a client may send; for more the connection is closed. Each export that LIST
+    /// names adds as many (the rule of nbdkit). The same number limits how often a client can cause
+    /// a call of a backend's `open`; there each export that LIST names adds one.
     std::size_t options_per_handshake = 32;
-    /// Data of one option, in bytes. A longer option is consumed and refused. Real clients need about 24 KiB.
+    /// Data of one option, in bytes. A longer option is discarded and refused. Real clients need at
+    /// most about 24 KiB.
     std::size_t option_bytes = std::size_t{64} << 10;
-    /// Data of all options of a handshake, in bytes. The connection of a client that sends more is closed.
+    /// Data of all options of one handshake, in bytes. For more the connection is closed.
     std::size_t handshake_bytes = std::size_t{1} << 20;
-    /// Exports named in the answer to LIST.
+    /// The most exports that the answer to LIST names.
     std::size_t exports_listed = 10'000;
 
-    /// Block descriptors in one answer to BLOCK_STATUS; the specification allows at most 2^20.
+    /// Block descriptors in one reply to BLOCK_STATUS; the specification allows at most 2^20.
     std::size_t extents_per_reply = 131'072;
 
-    /// Memory of all clients together, in bytes: buffers of connections that are not idle (512 KiB each,
-    /// from a quarter of this), and data of requests (the other three quarters). A client for which
-    /// there is none waits, in order of arrival: its socket is not read. Less than 2 MiB counts as
-    /// 2 MiB; 0 = no limit.
+    /// Memory of all clients together, in bytes; 0 = no limit. Less than 2 MiB counts as 2 MiB. A
+    /// quarter is for the buffers of connections that are not idle (512 KiB each); the rest is for
+    /// data of requests. A client for which there is no memory waits, in order of arrival; the
+    /// server does not read from its socket.
     ///
-    /// A client that makes no progress keeps its memory while no other client waits for some. When one
-    /// does, the client stalled longest is disconnected (errc::evicted), see `stall_grace`.
+    /// A client that makes no progress keeps its memory while no other client waits for memory.
+    /// When one waits, the client that has been stalled longest is disconnected (errc::evicted);
+    /// see `stall_grace`.
     std::size_t server_memory = std::size_t{1} << 30;
-    /// Memory of one client, in bytes, counted in the same way. A request is begun when its memory fits; a
-    /// request that never fits, here or in server_memory, gets ENOMEM. Less than 2 MiB counts as
-    /// 2 MiB; 0 = no limit. The default holds the longest request of an export with the default block sizes.
+    /// Memory of one client, in bytes, counted in the same way; 0 = no limit. Less than 2 MiB
+    /// counts as 2 MiB. A request begins when its memory fits. A request that can never fit, here
+    /// or in server_memory, gets ENOMEM. The default is enough for the longest request of an export
+    /// with the default block sizes.
     std::size_t client_memory = std::size_t{64} << 20;
 
-    /// Between two pieces of one message from a client in transmission; 0 = no limit.
+    /// The longest wait for the next bytes of a message, after the handshake; 0 = no limit.
     std::chrono::milliseconds progress_timeout{60'000};
-    /// For a client to take some of its replies; 0 = no limit.
+    /// The longest wait until a client takes some bytes of its replies; 0 = no limit.
     std::chrono::milliseconds send_timeout{60'000};
-    /// Bytes per second that a client has to send of a message, or to take of its replies; 0 = no limit.
-    /// A client that falls behind by progress_timeout or send_timeout is disconnected. So a message of n
-    /// bytes takes at most that time plus n / least_transfer_rate seconds.
+    /// The lowest rate, in bytes per second, at which a client may send a message or take its
+    /// replies; 0 = no limit. A client that is behind by progress_timeout or send_timeout is
+    /// disconnected. So a message of n bytes takes at most that timeout plus n /
+    /// least_transfer_rate seconds.
     std::uint64_t least_transfer_rate = std::uint64_t{32} << 10;
-    /// A client that has made no progress for that long, in its handshake, in a message or in taking its
-    /// replies, may be disconnected while another client waits for memory.
+    /// How long a client must have made no progress before it can be disconnected for another
+    /// client that waits for memory. Progress is expected in the handshake, in a message, and in
+    /// taking replies.
     std::chrono::milliseconds stall_grace{5'000};
-    /// Between two requests; 0 = no limit, the default, because kernel clients are idle for days.
+    /// The longest wait between two requests; 0 = no limit. The default is 0, because kernel
+    /// clients can be idle for days.
     std::chrono::milliseconds idle_timeout{0};
 
-    /// Requests of one client in flight, where the backend is awaited, or promises `blocks` and has a
-    /// strand_pool, and promises `parallel`; otherwise one. 0 means 1.
+    /// Requests of one client that are in flight at a time; 0 counts as 1. It applies to a backend
+    /// that promises `parallel` and whose calls are awaited, use callbacks, or run on the extra
+    /// threads of strand_pool (`blocks`). Other backends have one request in flight.
     std::size_t requests_in_flight = 64;
-    /// Delays a request until the requests in flight of the same client that overlap it have ended, where one
-    /// of the two writes. A client that waits for a reply before it sends what depends on it does not
-    /// need it.
+    /// Makes a request wait until earlier requests of the same client that overlap it have ended,
+    /// if one of the two writes. A client that waits for a reply before it sends a dependent
+    /// request does not need this.
     bool serialise_overlaps = false;
 
-    /// How long a thread of the library (per_client_threads, strand_pool) polls for the next request before it
-    /// sleeps. A thread polls only while its clients send their next request within that time; an idle
-    /// client costs no processor time. Default 50 us, about the time that a sleeping thread needs to wake.
-    /// 0 disables polling; at most a second. Contexts of the program (on_executor) are not polled.
+    /// How long a thread of the library (per_client_threads, strand_pool) polls for the next
+    /// request before it sleeps; 0 = never; at most a second. A thread polls only while its clients
+    /// send their next request within that time, so an idle client costs no processor time. The
+    /// default is about the time that a sleeping thread needs to wake. The program's context
+    /// (on_executor) is not polled.
     std::chrono::microseconds busy_poll{50};
 
-    /// Sends clients what() of a backend's exception, or the message of its error code. Off: clients get a
-    /// fixed message for the error value, because such texts can be confidential. The text of an
-    /// nbd::failure is sent in both cases, and the observer gets everything in both cases.
+    /// Whether clients get the what() of a backend's exception, or the message of its error code.
+    /// If false, they get a fixed message for the error value, because such texts can be
+    /// confidential. In both cases clients get the text of an nbd::failure, and the observer gets
+    /// everything.
     bool send_error_details = false;
 
     /// How long stop() waits for requests in flight before it closes their connections.
     std::chrono::milliseconds stop_grace{5'000};
 };
 
-/// Properties of one export, beside the backend that serves it.
+/// Properties of one export that its backend does not determine.
 struct export_settings {
-    /// For LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
+    /// The description in LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
     std::optional<std::string> description{};
-    /// WRITE, TRIM and WRITE_ZEROES answer EPERM.
+    /// WRITE, TRIM and WRITE_ZEROES fail with EPERM.
     bool read_only = false;
-    /// Tells clients that seeking is slow, whatever the backend promises.
+    /// Tells clients that seeks are expensive, also if the backend does not promise it.
     bool rotational = false;
-    /// Advertised and enforced; nothing = the backend's own, or the specification's defaults.
-    /// A minimum below the backend's own is refused.
+    /// The block sizes that are advertised and enforced; nothing = the backend's, or the
+    /// specification's defaults. A minimum below the backend's is an error.
     std::optional<protocol::block_sizes> blocks{};
-    /// Abilities of the backend that are withheld from clients, as transmission flags:
-    /// `protocol::transmission_flag::send_trim | ...`. Accepts send_flush, send_fua, send_trim,
-    /// send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
+    /// Abilities of the backend that clients do not get, as transmission flags:
+    /// `protocol::transmission_flag::send_trim | ...`. Possible are send_flush, send_fua,
+    /// send_trim, send_write_zeroes, send_fast_zero, send_cache and can_multi_conn.
     std::uint16_t withhold = 0;
-    /// Refuses clients that do not ask for the block sizes where these are not the defaults
-    /// (ERR_BLOCK_SIZE_REQD). Otherwise such clients are accepted, and their misaligned requests fail.
+    /// Refuses a client that does not ask for the block sizes (ERR_BLOCK_SIZE_REQD), unless they
+    /// are the defaults. If false, the server accepts such a client, and its misaligned requests
+    /// fail.
     bool require_block_sizes = false;
-    /// Allows clients to change the size by the RESIZE command, where the backend can; see
+    /// Allows clients to change the size by the RESIZE command, if the backend has `resize`; see
     /// "extension-resize" of the specification.
     bool allow_resize = false;
 };

@@ -31,12 +31,12 @@
 
 namespace nbd::acceptance {
 
-/// Accepts clients, starts their sessions on the threading policy, disconnects those that exceed a limit,
-/// and disconnects all when the server stops. It runs as handlers of a control executor; the sessions run
-/// on the policy.
+/// Accepts clients, starts their sessions on the threading policy, disconnects clients that exceed
+/// a limit, and disconnects all clients when the server stops. Its handlers run on a control
+/// executor; the sessions run on the policy.
 ///
-/// *Lifetime*: on an executor of the program, each handler and each session shares the ownership of the
-/// listener. With threads of its own, the control thread owns it and joins the others first.
+/// *Lifetime*: with on_executor, each handler and each session shares the ownership of the
+/// listener. Otherwise the control thread owns it, and first joins the policy's threads.
 template <class State>
 class listener : public std::enable_shared_from_this<listener<State>> {
     using policy_type = typename State::policy_type;
@@ -67,8 +67,8 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not accept; it
-    /// returns an error code.
+    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not
+    /// accept.
     template <class Open>
     [[nodiscard]] std::error_code start(Open open)
     {
@@ -114,7 +114,7 @@ public:
     {
         post(this->shared_from_this(), [](listener& self) { self.close_down(); });
     }
-    /// Ends the grace of a stop.
+    /// Ends settings.stop_grace: closes the remaining connections.
     void cut_all() noexcept
     {
         post(this->shared_from_this(), [](listener& self) {
@@ -122,7 +122,7 @@ public:
             self.sweep();
         });
     }
-    /// Serves a connected socket as if it was accepted.
+    /// Serves a connected socket as if the server had accepted it.
     void adopt(owned_descriptor connected, typename protocol_type::endpoint local) noexcept
     {
         post(this->shared_from_this(), [fd = std::move(connected), local](listener& self) mutable {
@@ -132,7 +132,7 @@ public:
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
     bool disconnect(std::uint64_t id) noexcept { return connections_.cut(id, errc::disconnected); }
 
-    /// Whether the calling thread must not wait for the server.
+    /// Whether the calling thread must not wait for the server, because it runs the server.
     [[nodiscard]] bool runs_here()
     {
         if constexpr (on_program)
@@ -169,7 +169,7 @@ private:
         else
             return this;
     }
-    /// Calls `f(*this)` on the control executor. Without memory for that, the next handler recovers.
+    /// Calls `f(*this)` on the control executor. Without memory for that, a later handler recovers.
     template <class Hold, class F>
     void post(Hold self, F f) noexcept
     {
@@ -185,7 +185,7 @@ private:
         }
     }
 
-    /// Resumes what an exception left undone.
+    /// Resumes what an exception has interrupted.
     void recover() noexcept
     {
         try {
@@ -204,7 +204,7 @@ private:
     [[nodiscard]] bool accepts() const noexcept { return waiting_.empty() && !state_->stopping; }
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
-    /// Takes a new connection, unless the program refuses it.
+    /// Takes a new connection, unless the program's `admit` refuses it.
     void receive(owned_descriptor connected, const protocol_type& protocol)
     {
         socket_type socket{policy_.next_executor()};
@@ -221,7 +221,7 @@ private:
         waiting_.push(std::move(socket), std::move(peer));
         admit_waiting();
     }
-    /// Starts the sessions of waiting clients while there are places.
+    /// Starts sessions of waiting clients while places are free.
     void admit_waiting()
     {
         while (!state_->stopping) {
@@ -284,7 +284,7 @@ private:
         waiting_.clear();
         time_.advance();
         grace_end_ = time_.now() + session::ticker::ticks(state_->limits.stop_grace);
-        // Each session answers what it has received, then reads the end of its stream.
+        // Each session answers the requests that it has received, then reads the end of its stream.
         connections_.end_of_requests();
         memory_.stop();
         if (!finish_if_empty())
@@ -294,8 +294,7 @@ private:
     {
         if (!closing_ || connections_.count() != 0)
             return false;
-        if (std::exchange(finished_,
-                          true))  // stop the context only once: the last handlers still run on it
+        if (std::exchange(finished_, true))  // once: the last handlers still need the context
             return true;
         tick_.cancel();
         end_.cancel();
@@ -313,7 +312,7 @@ private:
         else
             return session::serve<io_type>(at->socket, *state_->exports, at->session, policy_);
     }
-    /// The session of a client is gone.
+    /// Called when the session of a client has ended.
     void ended(entry at) noexcept
     {
         std::error_code why = at->session.ended;

@@ -19,56 +19,61 @@
 
 /// A Backend is a class that stores the data of a block device. `size` and `read` are required;
 /// every other member is optional and adds an ability. The server computes the transmission flags
-/// from the members that the type has. Offsets and lengths are in bytes. The order of the
-/// parameters is that of the table.
+/// from the members that the type has. Offsets and lengths are in bytes. The parameters are in the
+/// order of the table.
 ///
 /// | member | ability | when absent |
 /// |---|---|---|
 /// | `std::uint64_t size() const` | required | compile error |
 /// | `outcome read(offset, std::span<std::byte> to)` | READ; required | compile error |
-/// | `outcome write(offset, std::span<const std::byte> from)` | WRITE | READ_ONLY; EPERM |
-/// | `outcome write(offset, from, nbd::write_flags)` | WRITE with native FUA | FUA is a write and a flush |
-/// | `outcome flush()` | FLUSH, FUA | not offered |
-/// | `outcome trim(offset, length)` | TRIM | not offered |
-/// | `outcome write_zeroes(offset, length, nbd::zero_flags)` | WRITE_ZEROES | zeroes are written |
+/// | `outcome write(offset, std::span<const std::byte> from)` | WRITE, WRITE_ZEROES | read-only |
+/// | `outcome write(offset, from, nbd::write_flags)` | native FUA | FUA is a write and a flush |
+/// | `outcome flush()` | FLUSH, FUA | no FLUSH; FUA only with write_flags |
+/// | `outcome trim(offset, length)` | TRIM; needs write | not offered |
+/// | `outcome write_zeroes(offset, length, nbd::zero_flags)` | own WRITE_ZEROES | zero writes |
 /// | `outcome cache(offset, length)` | CACHE | not offered |
-/// | `outcome extents(offset, length, nbd::extent_list& to)` | base:allocation, READ without holes | not offered |
+/// | `outcome extents(offset, length, nbd::extent_list& to)` | base:allocation, holes | none |
 /// | `meta_contexts() const`, `context_extents(...)` | own metadata contexts | not offered |
 /// | `lend(offset, length)` | READ without a copy | data are read into a buffer |
-/// | `lend_file(offset, length)` | large READs by sendfile(2) or splice(2) | data are read into a buffer |
-/// | `lend_for_write(offset, length)` | large WRITEs are received in place | received into a buffer |
-/// | `nbd::block_sizes block_sizes() const` | limits that are advertised and enforced | 1, 4096, 32 MiB |
-/// | `std::error_code resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
+/// | `lend_file(offset, length)` | large READs by sendfile(2) or splice(2) | as above |
+/// | `lend_for_write(offset, length)` | large WRITEs received in place | received into a buffer |
+/// | `lent_written(offset, length)` | called after a WRITE in place | no call |
+/// | `nbd::block_sizes block_sizes() const` | advertised and enforced limits | 1, 4096, 32 MiB |
+/// | `outcome resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
-/// **Three kinds.** All members of a backend that return an outcome are of one kind. `resize` may
-/// be synchronous in each, and is synchronous in a backend with callbacks. `open` may be awaited.
+/// **Three kinds.** All members of a backend that return an outcome are of one kind, except
+/// `resize`. `resize` may be synchronous in each kind, and must be in a backend with callbacks.
+/// `open` may be awaited in each kind.
 /// - Synchronous: they return a `ready_outcome` (std::error_code, nbd::failure, or void and throw).
-/// - Awaited: they return boost::asio::awaitable of one. They run on the client's executor.
-/// - With callbacks: they are called `async_read`, `async_write`, ..., have one more parameter at
-///   the end, nbd::completion, and return void. See vocabulary/completion.hpp.
+/// - Awaited: they return boost::asio::awaitable of a ready_outcome. They run on the client's
+///   executor.
+/// - With callbacks: their names are `async_read`, `async_write`, ... They have an nbd::completion
+///   as the last parameter, and return void. See vocabulary/completion.hpp.
 ///
-/// *Parameters*: a range was checked before the call: it lies inside the export and keeps to the
-/// block sizes. trim, write_zeroes and cache get 256 MiB at most; the server divides longer
-/// requests.
-/// *Errors*: become an NBD error value (protocol/error_value.hpp); the connection stays open. An
-/// error number that NBD has no value for becomes EINVAL, a code of a category other than generic and
-/// system EIO. Members may throw (concepts/outcome.hpp).
+/// *Parameters*: the server checks a range before the call: it is inside the export and a multiple
+/// of the minimum block size. trim, write_zeroes and cache get at most 256 MiB; the server divides
+/// longer requests.
+/// *Errors*: an error becomes an NBD error value (protocol/error_value.hpp), and the connection
+/// stays open. EACCES and EROFS become EPERM; EDQUOT and EFBIG become ENOSPC. Any other error
+/// number that NBD has no value for becomes EINVAL. A code of a category other than generic and
+/// system becomes EIO. Members may throw (concepts/outcome.hpp).
 /// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
-/// *Lifetime*: arguments are valid until the call returns or, of the other kinds, completes. What
-/// `open` returns is destroyed when the client has left.
-/// *Cancellation*: none, unless the backend promises `cancellable`: then what is awaited gets
+/// *Lifetime*: arguments are valid until the call returns or, for the other kinds, completes. The
+/// object that `open` returns is destroyed when the client has left, or earlier; see has_open.
+/// *Cancellation*: none, unless the backend promises `cancellable`: then awaited calls get
 /// asio::cancellation_type::terminal when the client has left (concepts/promises.hpp). stop() waits
 /// until every call has completed.
-/// *Durability*: flush covers the calls that had completed when it began: of this client, and with
-/// `multi_conn` of all clients. FUA of TRIM and WRITE_ZEROES is a flush after the call. In a
-/// backend without flush, a TRIM with FUA does nothing, and a WRITE_ZEROES with FUA becomes writes
-/// of zeroes with native FUA. The server never flushes unless a client asks for it.
+/// *Durability*: flush covers the calls that had completed when it began: those of this client, and
+/// with `multi_conn` those of all clients. For a TRIM or WRITE_ZEROES with FUA, the server flushes
+/// after the call. Zeroes that the server writes use native FUA instead, if `write` has it. Without
+/// flush, a TRIM with FUA makes no call, and a WRITE_ZEROES with FUA writes zeroes with native FUA.
+/// The server never flushes unless a client asks for it.
 ///
-/// A misspelled member counts as absent: `static_assert(nbd::backend<my_disk>)` or one of the
-/// concepts below checks that it is there. A member of one of these names that has another shape is
-/// a compile error.
+/// A misspelled member counts as absent: check with `static_assert(nbd::backend<my_disk>)` or one
+/// of the concepts below that it is there. A member with one of these names and other parameters or
+/// another result is a compile error.
 namespace nbd {
 
 using protocol::block_sizes;
@@ -77,7 +82,7 @@ using protocol::meta_context;
 class call;  // vocabulary/call.hpp
 
 // --- Presence: each concept is satisfied if the member exists in its right shape -----------------
-// Arguments are const, so that a member that takes one by reference to non-const is refused.
+// Arguments are const, so a member that takes one by reference to non-const does not match.
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
 /// client. Only `resize` changes the size.
@@ -91,8 +96,8 @@ concept has_async_read =
     requires(B& b, const std::uint64_t offset, const std::span<std::byte> to, completion done) {
         { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
     };
-/// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless `fills_reads` is
-/// promised.
+/// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless the backend
+/// promises `fills_reads`.
 template <class B>
 concept has_read =
     has_async_read<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
@@ -108,7 +113,7 @@ concept has_plain_write =
                 completion done) {
            { b.async_write(offset, from, std::move(done)) } -> std::same_as<void>;
        };
-/// A write that honours write_flags::fua: the data are on stable storage when it succeeds.
+/// A write that obeys write_flags::fua: when it succeeds, the data are on stable storage.
 template <class B>
 concept has_fua_write =
     requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
@@ -122,7 +127,7 @@ concept has_fua_write =
 template <class B>
 concept has_write = has_plain_write<B> || has_fua_write<B>;
 
-/// Makes durable what completed calls wrote, trimmed and zeroed. See "Durability" above.
+/// Makes durable what completed calls wrote, trimmed or zeroed. See "Durability" above.
 template <class B>
 concept has_flush = requires(B& b) {
     { b.flush() } -> outcome;
@@ -130,7 +135,7 @@ concept has_flush = requires(B& b) {
     { b.async_flush(std::move(done)) } -> std::same_as<void>;
 };
 
-/// Advice that the data of a range are not needed. What the range reads as afterwards is not
+/// Says that the data of a range are not needed. What the range reads as afterwards is not
 /// specified.
 template <class B>
 concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
@@ -139,8 +144,8 @@ concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_
     { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
-/// Makes a range read as zero. std::errc::not_supported: the server writes the zeroes, or answers
-/// ENOTSUP where `fast` was set.
+/// Makes a range read as zero. If it fails with std::errc::not_supported, the server writes the
+/// zeroes, or replies ENOTSUP if `fast` was set.
 template <class B>
 concept has_write_zeroes =
     requires(B& b, const std::uint64_t offset, const std::uint64_t length, const zero_flags flags) {
@@ -151,7 +156,7 @@ concept has_write_zeroes =
            { b.async_write_zeroes(offset, length, flags, std::move(done)) } -> std::same_as<void>;
        };
 
-/// Advice that a range will be read soon.
+/// Says that a range will be read soon.
 template <class B>
 concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
     { b.cache(offset, length) } -> outcome;
@@ -159,9 +164,9 @@ concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64
     { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
-/// Reports which parts of a range are data, holes or zero: adds extents, with protocol::state_flag
-/// bits, that follow each other from `offset` on, until `add` returns false. They may cover less
-/// than the range; no extent at all is EIO.
+/// Reports which parts of a range are data, holes or zero. It adds extents with
+/// protocol::state_flag bits, without gaps from `offset` on, until `add` returns false. They may
+/// cover less than the range. No extent at all is EIO.
 template <class B>
 concept has_extents =
     requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to) {
@@ -181,8 +186,8 @@ concept lent_range = std::convertible_to<T, std::span<Element>>
 
 /// Metadata contexts in namespaces of the backend. `meta_contexts() const` lists them; the list
 /// must not change while the backend lives. `context_extents(index, offset, length, to)` reports
-/// the extents of the context at `index`, as `extents` does. A block of the minimum block size gets
-/// the union of the bits of its parts.
+/// the extents of the context at `index`, as `extents` does. If extents are shorter than the
+/// minimum block size, a block gets the bits of all extents in it.
 template <class B>
 concept has_meta_contexts = requires(const B& b) {
     { b.meta_contexts() } -> lent_range<const meta_context>;
@@ -194,33 +199,33 @@ concept has_meta_contexts = requires(const B& b) {
     { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
 });
 
-/// Lends `length` bytes of memory to send from. If it returns an empty span, the data are read
-/// instead. The memory must stay valid while the backend lives. The server reads it without a lock,
-/// so `parallel` must be promised.
+/// Lends `length` bytes of memory to send from. If it returns an empty span, the server calls
+/// `read`. The memory must stay valid while the backend lives. The server reads it without a lock,
+/// so the backend must promise `parallel`.
 template <class B>
 concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
 };
 
-/// *Returns* the place of the data in a file. If it returns no file, the data are read instead. A
-/// range with `sure` must not be truncated while it is sent. `parallel` must be promised. Called by
-/// the loop that carries out requests in order: not for awaited backends, and not for those that
-/// strand_pool calls on other threads.
+/// *Returns* where the data are in a file. If it returns no file, the server calls `read`. A range
+/// with `sure` must not be truncated while it is sent. The backend must promise `parallel`. The
+/// server uses lend_file only where it executes requests in order: not for asynchronous backends,
+/// and not on the extra threads of strand_pool.
 template <class B>
 concept has_lend_file = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
 
 /// Lends `length` bytes of memory to receive the payload of a large WRITE into. If it returns an
-/// empty span, the payload is received into a buffer and `write` is called, as for small payloads.
-/// A client that leaves in the middle leaves a part of the new data there. Called where lend_file
-/// is.
+/// empty span, the payload is received into a buffer and the server calls `write`, as for small
+/// payloads. If the client leaves during the payload, a part of the new data is in that memory. The
+/// server uses it for the same backends as lend_file.
 template <class B>
 concept has_lend_for_write = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lend_for_write(offset, length) } noexcept -> lent_range<std::byte>;
 };
 
-/// Called when the whole range that lend_for_write lent has been received. Optional.
+/// Optional. Called when the server has received the whole range that lend_for_write lent.
 template <class B>
 concept has_lent_written = requires(B& b, const std::uint64_t offset, const std::size_t length) {
     { b.lent_written(offset, length) } noexcept;
@@ -233,10 +238,10 @@ concept has_block_sizes = requires(const B& b) {
 };
 
 /// Changes the size. Data after the new end are lost; added bytes read as zero. Called by
-/// export_set::resize and async_resize, and for a client's RESIZE where the export allows it; one
-/// call at a time for each export. An awaited backend may await it. With `serialize_all`, no other
-/// call runs at the same time. With `parallel`, calls that were admitted before may run past the
-/// new end, and lent memory may be in use.
+/// export_set::resize and async_resize, and for a client's RESIZE if the export allows it; one call
+/// at a time for each export. An awaited backend may await it. With `serialize_all`, no other call
+/// runs at the same time. With `parallel`, calls that the server admitted before may use a range
+/// after the new end, and lent memory may be in use.
 template <class B>
 concept has_resize = requires(B& b, const std::uint64_t size) {
     { b.resize(size) } -> outcome;
@@ -246,29 +251,32 @@ concept awaits_resize = requires(B& b, const std::uint64_t size) {
     { b.resize(size) } -> awaited_outcome;
 };
 
-/// Creates the backend of one client: returns, by value, an object that serves that client only.
-/// The server uses the members and promises of that object; the outer type needs no others. Called
-/// by the first option of a handshake that needs the export (INFO, GO, EXPORT_NAME,
-/// LIST_META_CONTEXT, SET_META_CONTEXT), never earlier. The object serves the options that follow
-/// and the transmission phase. It is destroyed when the client selects another export, when the
-/// export is removed before GO, or when the client leaves. A client can cause
-/// settings.options_per_handshake calls, and one more for each export that LIST named. With
-/// `serialize_all`, the default, calls of all clients and `open` run one at a time;
-/// `serialize_client` is usual for such an object. Calls of asynchronous members may run at the
-/// same time as an `open` that is not awaited. An exception refuses the client.
+/// Creates the backend of one client: returns, by value, an object that serves only that client.
+/// The server uses the members and promises of that object; the outer type needs no others.
 ///
-/// `open` may return boost::asio::awaitable<state, Executor>, with a state whose members are
-/// asynchronous or with a policy whose clients do not block (strand_pool, on_executor). The server
-/// awaits it to its end, even if the client has left, so it must end by itself.
+/// The first option of a handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT,
+/// SET_META_CONTEXT) causes the call. The object serves the later options and the transmission
+/// phase. It is destroyed when the client selects another export, when the export is removed before
+/// GO, or when the client leaves. A client can cause settings.options_per_handshake calls, and one
+/// more for each export that LIST named. An exception refuses the client.
+///
+/// With `serialize_all`, the default, calls of all clients and `open` run one at a time; but an
+/// `open` that is not awaited may run at the same time as asynchronous members. Such an object
+/// usually promises `serialize_client`.
+///
+/// `open` may return boost::asio::awaitable<state, Executor> if the members of the state are
+/// asynchronous, or if the policy's clients do not block (strand_pool, on_executor). A state with
+/// synchronous members must then promise `serialize_client` or `parallel`. The server waits until
+/// `open` completes, even if the client has left, so it must end by itself.
 template <class B>
 concept has_open = requires(B& b, const client& c) {
     { b.open(c) } -> std::move_constructible;
     requires !std::is_reference_v<decltype(b.open(c))>;
 };
 
-/// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp). A
-/// backend with `handle` offers WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE. The export's
-/// settings withhold those that it does not carry out.
+/// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp).
+/// The server then offers WRITE, FLUSH, FUA, TRIM, WRITE_ZEROES and CACHE.
+/// export_settings::withhold removes those that the backend does not carry out.
 template <class B>
 concept has_handle = requires(B& b, call& c) {
     { b.handle(c) } -> outcome;
@@ -310,7 +318,7 @@ using served_t = typename served<B>::type;
 template <class B>
 concept calls_back = has_async_read<B>;
 
-/// A backend whose members are awaited or call back.
+/// A backend whose members are awaited or take callbacks.
 template <class B>
 concept asynchronous =
     calls_back<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
@@ -323,7 +331,8 @@ concept asynchronous =
 template <class B>
 concept readable_backend = has_size<B> && (has_read<B> || has_handle<B>);
 
-/// A disk that can be read, written, flushed and trimmed.
+/// A disk that can be read, written, flushed and trimmed. A backend with `handle` does not satisfy
+/// it.
 template <class B>
 concept backend = readable_backend<B> && has_write<B> && has_flush<B> && has_trim<B>;
 

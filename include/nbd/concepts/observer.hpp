@@ -23,12 +23,12 @@
 /// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when its reply is made |
 /// | `at_error(const client&, std::error_code cause, std::string_view what)` | with the cause of an error reply or of a refused option |
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
-/// | `at_accept_error(std::error_code)` | when accept(2) failed |
+/// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused |
 ///
 /// Names and texts can come from a client: pass them through nbd::printable before they are shown.
 /// *Errors*: members must not throw.
-/// *Thread safety*: members are called from the threads of all clients at the same time. The server
-/// keeps a copy of the observer, so put counters and mutexes into an object that it points to.
+/// *Thread safety*: members are called from the threads of all clients at the same time. The
+/// observer is moved into the server, so put counters and mutexes into an object that it points to.
 /// *Lifetime*: arguments are valid during the call.
 namespace nbd {
 

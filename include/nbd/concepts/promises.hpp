@@ -8,18 +8,20 @@
 ///
 /// | member | type | meaning | default |
 /// |---|---|---|---|
-/// | concurrency | nbd::concurrency | how many calls may run at the same time | serialize_all |
-/// | blocks | bool | calls wait for a device: strand_pool makes them on other threads | false |
-/// | cancellable | bool | what is awaited may be cancelled when the client has left; see below | false |
-/// | multi_conn | bool | a flush on one connection covers completed writes on all connections | false |
+/// | concurrency | nbd::concurrency | how many calls may run at a time | serialize_all |
+/// | blocks | bool | calls wait for a device: strand_pool uses other threads | false |
+/// | cancellable | bool | awaited calls may be cancelled; see below | false |
+/// | multi_conn | bool | a flush covers completed writes on all connections | false |
 /// | rotational | bool | seeks are expensive; a hint for clients | false |
-/// | fast_zero | bool | write_zeroes is faster than writing, or fails at once where `fast` is set | false |
-/// | fills_reads | bool | a successful read writes every byte of its span; otherwise the server clears the span first | false |
+/// | fast_zero | bool | write_zeroes is fast, or fails at once where `fast` is set | false |
+/// | fills_reads | bool | a successful read writes every byte of its span | false |
 ///
-/// `cancellable` is for awaited members. Without it each of them runs to its end, also when its client has left: a
-/// backend that sends a message on a connection that all clients share is not interrupted in the middle. With it
-/// they get asio::cancellation_type::terminal, emitted on the client's executor, when the client has left or the
-/// server ends the connection.
+/// Without `fills_reads`, the server zeroes the span before the call.
+///
+/// `cancellable` is for awaited members. Without it, each call runs to its end, also when its
+/// client has left: a backend that sends a message on a shared connection is not interrupted in the
+/// middle. With it, a call gets asio::cancellation_type::terminal, on the client's executor, when
+/// the client has left or the server closes the connection.
 namespace nbd {
 
 template <class B>

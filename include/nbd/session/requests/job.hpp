@@ -20,7 +20,7 @@
 
 namespace nbd::session {
 
-/// What the requests of one client have in common.
+/// What all requests of one client use.
 template <class Opened, class Observer>
 struct exchange {
     using opened_type = Opened;
@@ -48,12 +48,12 @@ struct exchange {
     const bool sends_files;
 };
 
-/// One request, from its admission to its reply: its memory, its calls of the backend, its answer. Both
-/// loops drive it: `begin`; `payload_arrived` for a large WRITE; the calls; `answer`; and `done` when the
-/// reply was sent. The object is reused for the next request.
+/// One request, from its admission to its reply: its memory, its calls of the backend, its reply.
+/// Both loops use it in this order: `begin`; for a large WRITE `payload_arrived`; the calls;
+/// `answer`; and `done` when the reply was sent. The next request reuses the object.
 ///
-/// `at_once` says that a loop answers the request before it begins the next one.
-/// Thread safety: unsafe; one thread at a time may use it.
+/// `at_once`: the loop answers the request before it begins the next one.
+/// Thread safety: one thread at a time.
 template <class Opened, class Observer, bool at_once>
 class job {
 public:
@@ -64,17 +64,18 @@ public:
 
     enum class beginning {
         begun,
-        refused,  ///< with ENOMEM, by the intake: there is no memory, or never so much
-        waits,    ///< wait for `memory_wanted()`, pass the charge to `charged` and begin again
+        refused,  ///< by the intake: no memory, or the server stops
+        waits,    ///< wait for `memory_wanted()`, call `charged`, then `begin_charged`
     };
-    /// Begins the request that the intake has admitted, and takes its payload.
+    /// Begins the request that the intake has admitted. Takes its payload, or starts to receive a
+    /// large one.
     [[nodiscard]] beginning begin(exchange_type& x) noexcept
     {
         memory_.release();
         return begin_with_memory(x);
     }
-    /// Begins again after the wait. Where there was no charge, the server stops or the connection is being
-    /// ended: refuses the request.
+    /// Begins again after the wait. Without a charge, the server stops or the connection is closed:
+    /// refuses the request with ESHUTDOWN.
     [[nodiscard]] beginning begin_charged(exchange_type& x) noexcept
     {
         if (memory_.charged() >= memory_wanted())
@@ -84,7 +85,7 @@ public:
     }
     [[nodiscard]] std::size_t memory_wanted() const noexcept { return memory_.wanted(); }
     void charged(charge granted) noexcept { memory_.adopt(std::move(granted)); }
-    /// Refuses a request, whether it has begun or not.
+    /// Refuses a request, before or after its beginning.
     void refuse(const protocol::request& r, replies<Observer>& to,
                 protocol::error_value why) noexcept
     {
@@ -93,14 +94,14 @@ public:
         refuse(why, transmission::explain(why));
     }
     void refuse(protocol::error_value why) noexcept { refuse(why, transmission::explain(why)); }
-    /// Ends a request with an outcome, whatever calls are left.
+    /// Ends the request with this outcome. The remaining calls are not made.
     void settle(failure outcome) noexcept
     {
         drop();
         outcome_ = std::move(outcome);
         kind_ = kind::settled;
     }
-    /// A large payload is received; `payload_arrived` must be called when `in.receiving()` is false.
+    /// A large payload is being received. Call `payload_arrived` when `in.receiving()` is false.
     [[nodiscard]] bool awaits_payload() const noexcept { return awaits_payload_; }
     void payload_arrived(exchange_type& x) noexcept
     {
@@ -157,7 +158,7 @@ public:
             refuse(protocol::error_value::enomem);
         }
     }
-    /// For the call that `next` names.
+    /// The memory for the call that `next` names.
     [[nodiscard]] transmission::request_data data() noexcept
     {
         const bool reads = kind_ == kind::read;
@@ -166,8 +167,8 @@ public:
                 .data = reads ? reading_.data() : std::span<std::byte>{},
                 .extents = reads ? &reading_.list() : &status_.list()};
     }
-    /// Makes calls of a synchronous backend on this thread, see transmission::make_some. Returns false
-    /// when other requests should have the thread in between; call it again then.
+    /// Makes calls of a synchronous backend on this thread, see transmission::make_some. Returns
+    /// false if other requests should use the thread first; call it again then.
     template <class Over>
     [[nodiscard]] bool make_calls(Opened& disk, Over&& over) noexcept
     {
@@ -178,19 +179,20 @@ public:
         return transmission::make_some(
             disk.backend(), *this, [this] { return data(); }, disk, over);
     }
-    /// A RESIZE is a call of the export and not of the backend. Where it is awaited, see
-    /// opened_export::async_resize, and `settle`.
+    /// A RESIZE is a call of the export, not of the backend. If it is awaited, see
+    /// opened_export::async_resize and `settle`.
     [[nodiscard]] bool is_resize() const noexcept { return kind_ == kind::resize; }
     void resize(Opened& disk) noexcept { settle(disk.resize(request_.offset)); }
 
     // --- its reply, when there is no next call --------------------------------------------------
 
-    /// Whether the reply can be added to the outbox.
+    /// Whether the reply fits into the outbox.
     [[nodiscard]] bool fits() const noexcept
     {
         return kind_ == kind::read ? reading_.fits() : to_->fits(0, 0);
     }
-    /// Adds the reply to the outbox, whose memory is reserved. It may refer to memory of the request.
+    /// Adds the reply to the outbox. Requires that memory of the outbox is reserved. The reply may
+    /// refer to memory of the request.
     void answer()
     {
         begun_ = false;
@@ -207,12 +209,12 @@ public:
             return to_->answer(request_, plan_->result());
         }
     }
-    /// The reply must be sent before the next request may reuse this object.
+    /// Whether the reply must be sent before the next request may use this object.
     [[nodiscard]] bool must_be_sent_first() const noexcept
     {
         return kind_ == kind::status || (kind_ == kind::read && reading_.must_be_sent_first());
     }
-    /// The reply was sent, or never will be.
+    /// The reply was sent, or cannot be sent.
     void done() noexcept
     {
         memory_.release();
@@ -240,7 +242,7 @@ private:
         x.in.refuse(protocol::error_value::enomem);
         return beginning::refused;
     }
-    /// False if memory has to be waited for.
+    /// False if the request has to wait for memory.
     [[nodiscard]] bool start(exchange_type& x)
     {
         using protocol::command;
@@ -284,7 +286,7 @@ private:
         if (length == 0)
             return true;
         payload_ = x.in.payload();
-        if constexpr (!at_once) {  // the next receive overwrites it
+        if constexpr (!at_once) {  // the next receive overwrites the payload
             if (!memory_.reserve(x.memory, length))
                 return false;
             memory_.allocate(length);
@@ -295,7 +297,7 @@ private:
         x.in.consume_payload();
         return true;
     }
-    /// A large payload is received where the backend lends memory for it, or into memory of the request.
+    /// Receives a large payload into memory that the backend lends, or into memory of the request.
     [[nodiscard]] bool receive_payload(exchange_type& x, std::size_t length)
     {
         std::span<std::byte> to;
@@ -322,7 +324,7 @@ private:
         refusal_ = {why, text};
         kind_ = kind::refused;
     }
-    /// There is another reply than the one that was prepared.
+    /// Discards a prepared reply; another one is sent.
     void drop() noexcept
     {
         if (begun_ && kind_ == kind::read)
@@ -330,7 +332,7 @@ private:
     }
 
     kind kind_ = kind::refused;
-    bool begun_ = false;  ///< and not answered
+    bool begun_ = false;  ///< the request has begun and is not answered
     protocol::request request_;
     replies<Observer>* to_ = nullptr;
     request_memory memory_;  ///< for a payload, or for data that the backend does not lend

@@ -22,12 +22,12 @@
 
 namespace nbd::session {
 
-/// The transmission phase of a backend whose calls take time: many requests of the client are in flight, and
-/// replies are sent in the order of completion ("Ordering of messages and writes").
+/// The transmission phase of a backend whose calls take time. Many requests of the client are in
+/// flight. Replies are sent in the order of completion ("Ordering of messages and writes").
 ///
-/// `Calls` makes the calls of a job and then calls `finished(slot)`: awaited_calls, callback_calls,
-/// offloaded_calls.
-/// *Thread safety*: the strand of the client, except where a member says otherwise.
+/// `Calls` makes the calls of a job and then calls `finished(slot)`: awaited_calls, callback_calls
+/// or offloaded_calls.
+/// *Thread safety*: on the strand of the client, unless a member says otherwise.
 template <class Io, class Stream, class Opened, class Observer, template <class> class Calls>
 class windowed_loop {
 public:
@@ -56,7 +56,7 @@ public:
     windowed_loop(const windowed_loop&) = delete;
     windowed_loop& operator=(const windowed_loop&) = delete;
 
-    /// Completes when the transmission is over and every call has completed; `c.ended` is the reason.
+    /// Completes when the client has left and every call has completed. `c.ended` is the reason.
     typename Io::template task<void> run()
     {
         try {
@@ -71,7 +71,7 @@ public:
         if (!failed_) {
             try {
                 stays = co_await read();
-            } catch (...) {  // most likely no memory
+            } catch (...) {  // probably no memory
                 give_up(current_error());
             }
         }
@@ -96,7 +96,7 @@ public:
     // --- for the calls --------------------------------------------------------------------------
     [[nodiscard]] executor_type executor() { return stream_.get_executor(); }
     [[nodiscard]] Opened& disk() noexcept { return exchange_.disk; }
-    /// All calls of the job have been made. On the strand, as what follows.
+    /// All calls of the job have completed. On the strand, as the next two members.
     void finished(slot& s)
     {
         window_.finished(s);
@@ -105,9 +105,9 @@ public:
     /// `Calls::ended` may be true now.
     void ended() { calls_over_.notify(); }
     [[nodiscard]] bool closing() const noexcept { return closing_; }
-    /// The client is gone; no reply is needed any more. From any thread.
+    /// The client is disconnected, so no reply is needed any more. From any thread.
     [[nodiscard]] bool gone() const noexcept { return unwanted_.load(std::memory_order_relaxed); }
-    /// Long work must be given up, also for a client that has sent DISC. From any thread.
+    /// Whether long work must end, also for a client that has sent DISC. From any thread.
     [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_gone(); }
 
 private:
@@ -136,7 +136,8 @@ private:
         c_.memory.close();
     }
 
-    /// Receives requests until the client leaves. *Returns* false if it has gone and no reply is needed.
+    /// Receives requests until no more come. *Returns* false if the client is disconnected and no
+    /// reply is needed; true if earlier requests must still be answered.
     typename Io::template task<bool> read()
     {
         for (;;) {
@@ -195,7 +196,8 @@ private:
         }
     }
 
-    /// Nothing can be sent to the client any more, and it did not send DISC before.
+    /// Whether nothing can be sent to the client any more. A client that has sent DISC may close
+    /// the connection; then only a disconnection by the server counts.
     [[nodiscard]] bool is_lost() const noexcept
     {
         const auto cut = c_.cut.load(std::memory_order_relaxed);
@@ -213,15 +215,15 @@ private:
         }
         calls_.begin(s);
     }
-    /// Answers a request that is not carried out.
+    /// Replies ESHUTDOWN to a request whose payload did not arrive.
     void abandon(slot& s)
     {
         s.job.refuse(protocol::error_value::eshutdown);
         finished(s);
     }
 
-    /// Waits until there is room for the request that was found. *Returns* false where the client has gone
-    /// meanwhile. Nothing is received from the client during the wait, so the server checks for its end.
+    /// Waits until there is room for the request that was found. *Returns* false if the client is
+    /// disconnected. Nothing is received during the wait, so the server checks the connection.
     typename Io::template task<bool> room()
     {
         c_.working.store(true, std::memory_order_relaxed);
@@ -233,7 +235,7 @@ private:
         co_return !failed_ && !is_lost();
     }
 
-    /// Sends replies as they become ready, until no request is under way and none comes.
+    /// Sends each reply when it is ready, until no request is in flight and no more come.
     typename Io::template task<void> write()
     {
         auto& out = exchange_.out.out();
@@ -246,7 +248,7 @@ private:
                 if (out.empty()) {
                     if (closing_ && window_.empty())
                         continue;
-                    // Nothing is received or sent now, so the server checks whether the client has gone.
+                    // Nothing is received or sent now, so the server checks the connection.
                     if (closing_)
                         c_.working.store(true, std::memory_order_relaxed);
                     co_await replies_due_.wait();
@@ -283,7 +285,7 @@ private:
     struct writer : io::handler_tracker {
         windowed_loop* owner = nullptr;
     };
-    /// The completion handler of `write`.
+    /// The completion handler of the coroutine `write`.
     struct writer_end {
         io::handler_tracker::mark mark;
         void operator()(const std::exception_ptr&) {}
@@ -308,8 +310,8 @@ private:
     io::async_event<executor_type> calls_over_;
     writer writer_;
     io::periodic_notifier<executor_type, wake> tick_;
-    slot* receiving_ = nullptr;           ///< whose payload comes next
-    bool said_goodbye_ = false;           ///< by DISC: earlier requests are still carried out
+    slot* receiving_ = nullptr;           ///< receives its payload
+    bool said_goodbye_ = false;           ///< DISC was received; earlier requests are completed
     bool closing_ = false;                ///< no more requests come
     bool failed_ = false;                 ///< no more replies can be sent
     std::atomic<bool> unwanted_ = false;  ///< no reply is needed any more
