@@ -42,7 +42,8 @@ struct settings {
     ///   connection of that peer: by the rule above, otherwise the newest, even if it has requests
     ///   in flight.
     /// - A new connection of a peer that has its share replaces one of the same peer, by the rule
-    ///   above. If no connection of the peer can be closed by that rule, the new one is closed.
+    ///   above, or waits for a free place. New connections of other peers are served first. When
+    ///   more than 16 wait, the one that has waited longest is closed.
     ///
     /// So one peer cannot keep others out, if this is less than max_connections.
     std::size_t places_per_peer = 32;

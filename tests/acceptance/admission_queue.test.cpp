@@ -13,13 +13,18 @@ namespace {
 struct connections {
     std::size_t connected = 0;
     int asked = 0;
+    int asked_for = 0;
     std::uint64_t grace = 0;
     [[nodiscard]] std::size_t count() const { return connected; }
-    [[nodiscard]] bool make_room(int peer, std::size_t, std::uint64_t, std::uint64_t idle_grace)
+    [[nodiscard]] bool has_share(int peer, std::size_t share) const
+    {
+        return share != 0 && peer == 7;
+    }
+    void make_room(int peer, std::size_t, std::uint64_t, std::uint64_t idle_grace)
     {
         ++asked;
+        asked_for = peer;
         grace = idle_grace;
-        return peer != 7;
     }
 };
 }  // namespace
@@ -30,25 +35,47 @@ TEST_CASE("acceptance/admission_queue: free places are given in the order of arr
     limits.max_connections = 2;
     admission_queue<int, int> queue{limits};
     connections c;
-    int refused = 0;
-    const auto refuse = [&] { ++refused; };
+    const auto refuse = [] { FAIL("refused"); };
     CHECK_FALSE(queue.next(c, 0, refuse));
     queue.push(1, 7);
-    const auto first = queue.next(c, 0, refuse);
-    REQUIRE(first);
-    CHECK(first->socket == 1);
-    CHECK(c.asked == 0);
-    queue.push(2, 7);
+    queue.push(2, 0);
     queue.push(3, 0);
+    CHECK(queue.next(c, 0, refuse)->socket == 1);
+    CHECK(queue.next(c, 0, refuse)->socket == 2);
+    CHECK(c.asked == 0);
     c.connected = 2;
+    CHECK(queue.accepts());
     CHECK_FALSE(queue.next(c, 0, refuse));
-    CHECK(refused == 1);  // and not in the way of the next one
-    CHECK(c.asked == 2);
+    CHECK_FALSE(queue.accepts());
+    CHECK(c.asked == 1);
     CHECK(c.grace == ticker::ticks(limits.evict_idle_after));
-    CHECK_FALSE(queue.empty());
     c.connected = 1;
     CHECK(queue.next(c, 0, refuse)->socket == 3);
-    CHECK(queue.empty());
+    CHECK_FALSE(queue.next(c, 0, refuse));
+    CHECK(queue.accepts());
+}
+
+TEST_CASE("acceptance/admission_queue: peers that have their share wait behind the others")
+{
+    nbd::settings limits;
+    limits.max_connections = 2;
+    admission_queue<int, int> queue{limits};
+    connections c{.connected = 2};
+    int refused = 0;
+    const auto refuse = [&] { ++refused; };
+    for (int i = 0; i < 20; ++i) {
+        queue.push(i, 7);
+        CHECK_FALSE(queue.next(c, 0, refuse));
+        CHECK(queue.accepts());
+    }
+    CHECK(refused == 4);
+    queue.push(100, 1);
+    CHECK_FALSE(queue.next(c, 0, refuse));
+    CHECK(c.asked_for == 1);
+    CHECK_FALSE(queue.accepts());
+    c.connected = 1;
+    CHECK(queue.next(c, 0, refuse)->socket == 100);
+    CHECK(queue.next(c, 0, refuse)->socket == 4);  // the first four were refused
 }
 
 TEST_CASE("acceptance/admission_queue: 0 is no limit")

@@ -72,7 +72,7 @@ struct listener {
     /// For a client of another peer.
     void make_room(std::uint64_t now, std::uint64_t idle_grace)
     {
-        CHECK(list.make_room(named_peer{"new"}, limits.places_per_peer, now, idle_grace));
+        list.make_room(named_peer{"new"}, limits.places_per_peer, now, idle_grace);
     }
 
     nbd::settings limits;
@@ -166,6 +166,7 @@ TEST_CASE("acceptance/connections: the oldest handshake gives way, one at a time
     r.make_room(0, 0);
     CHECK_FALSE(first.ended());  // it has been in the handshake for less than a second
     const auto later = ticker::ticks(1s);
+    r.clock.advance_to(later);
     r.make_room(later, 0);
     CHECK(first.ended());
     CHECK(first.entry->cut_for() == errc::evicted);
@@ -214,13 +215,20 @@ TEST_CASE("acceptance/connections: a peer that has its share replaces a connecti
     const auto b = r.join("one");
     const auto later = ticker::ticks(1s);
     const auto make_room = [&](std::uint64_t now) {
-        return r.list.make_room(named_peer{"one"}, 2, now, 0);
+        r.list.make_room(named_peer{"one"}, 2, now, 0);
     };
-    CHECK_FALSE(make_room(0));  // none gives way yet: the new one is refused
-    CHECK(make_room(later));
+    CHECK(r.list.has_share(named_peer{"one"}, 2));
+    CHECK_FALSE(r.list.has_share(named_peer{"one"}, 3));
+    CHECK_FALSE(r.list.has_share(named_peer{"one"}, 0));
+    make_room(0);  // none has been in its handshake for long enough
+    CHECK_FALSE(a.ended());
+    r.clock.advance_to(later);
+    make_room(later);
     CHECK(a.ended());
-    CHECK(make_room(later));  // one is ending already
+    make_room(later);  // one is ending already
     CHECK_FALSE(b.ended());
+    make_room(2 * later);  // it has not ended within a second: a call of its backend may hang
+    CHECK(b.ended());
     CHECK_FALSE(other.ended());
 }
 

@@ -4,6 +4,8 @@
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <list>
 #include <optional>
@@ -29,35 +31,48 @@ public:
     {
     }
 
-    [[nodiscard]] bool empty() const noexcept { return queue_.empty(); }
+    /// Whether another connection may be accepted: not while one waits whose peer has less than its share.
+    [[nodiscard]] bool accepts() const noexcept { return !entitled_; }
     void push(Socket socket, Peer peer) { queue_.push_back({std::move(socket), std::move(peer)}); }
     void clear() noexcept { queue_.clear(); }
 
-    /// The next connection, if there is a place for it; otherwise one of `connected` may be told to give way.
-    /// `refused()` is called for each connection that is closed because its peer has its share of the places.
+    /// The next connection, if there is a place for it. Otherwise one of `connected` may be closed for it.
+    /// Connections of peers that have their share wait behind the others, and at most `most_waiting` of
+    /// them: `refused()` is called for each one that is closed because there are more.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)
     {
-        while (!queue_.empty()) {
-            if (most_ == 0 || connected.count() < most_) {
-                std::optional<arrival> first{std::move(queue_.front())};
-                queue_.pop_front();
-                return first;
-            }
-            if (connected.make_room(queue_.front().peer, share_, now, idle_grace_))
-                return std::nullopt;
+        entitled_ = false;
+        if (queue_.empty())
+            return std::nullopt;
+        if (most_ == 0 || connected.count() < most_) {
+            std::optional<arrival> first{std::move(queue_.front())};
+            queue_.pop_front();
+            return first;
+        }
+        const auto first = std::find_if(queue_.begin(), queue_.end(), [&](const arrival& a) {
+            return !connected.has_share(a.peer, share_);
+        });
+        entitled_ = first != queue_.end();
+        if (entitled_) {
+            queue_.splice(queue_.begin(), queue_, first);
+        } else if (queue_.size() > most_waiting) {
             queue_.pop_front();
             refused();
         }
+        connected.make_room(queue_.front().peer, share_, now, idle_grace_);
         return std::nullopt;
     }
 
 private:
+    static constexpr std::size_t most_waiting = 16;
+
     const std::size_t most_;
     const std::size_t share_;         ///< of a peer
     const std::uint64_t idle_grace_;  ///< in ticks; 0 = never
     std::list<arrival> queue_;
+    bool entitled_ = false;  ///< the first one's peer has less than its share
 };
 
 }  // namespace nbd::acceptance

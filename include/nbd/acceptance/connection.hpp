@@ -36,7 +36,7 @@ public:
                                                             session::deadline{clock},
                                                             stopping,
                                                             {memory}},
-          accepted{clock.now()}
+          accepted{clock.now()}, clock_{clock}
     {
     }
 
@@ -46,8 +46,15 @@ public:
         auto expected = errc{};
         if (!session.cut.compare_exchange_strong(expected, why))
             return;
+        cut_at_ = clock_.now();
         ::shutdown(socket.native_handle(), SHUT_RDWR);
         session.memory.close();
+    }
+    /// The connection was cut within the last second, so its place and memory are about to become free. A call of
+    /// the backend may delay that for longer.
+    [[nodiscard]] bool ending(std::uint64_t now) const noexcept
+    {
+        return cut_for() != errc{} && now < cut_at_ + ticker_second;
     }
     [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
 
@@ -141,6 +148,10 @@ public:
     const std::uint64_t accepted;  ///< in ticks
 
 private:
+    static constexpr std::uint64_t ticker_second = session::ticker::ticks(std::chrono::seconds{1});
+
+    const session::ticker& clock_;
+    std::uint64_t cut_at_ = 0;  ///< in ticks
     const std::chrono::system_clock::time_point accepted_at_ = std::chrono::system_clock::now();
     std::uint64_t silent_for_ = 0;  ///< ticks
 };

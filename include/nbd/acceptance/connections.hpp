@@ -93,22 +93,26 @@ public:
             c.end_of_requests();
     }
 
-    /// All places are taken and a client of `peer` waits for one: disconnects the connection that gives way by
-    /// the rule of settings.max_connections, unless one that was disconnected has not ended yet.
-    /// `idle_grace`: in ticks, 0 = idle connections do not give way.
-    /// *Returns*: false if the peer has its share and none of its own connections gives way.
-    [[nodiscard]] bool make_room(const Peer& peer, std::size_t share, std::uint64_t now,
-                                 std::uint64_t idle_grace) noexcept
+    /// Whether a peer has its share of the places; 0 = no shares.
+    [[nodiscard]] bool has_share(const Peer& peer, std::size_t share) const noexcept
+    {
+        const std::lock_guard lock{mutex_};
+        return share != 0 && count_of(peer) >= share;
+    }
+    /// All places are taken and a client of `peer` waits for one: closes a connection by the rule of
+    /// settings.max_connections and places_per_peer, unless a closed one is about to end.
+    /// `idle_grace`: in ticks, 0 = idle connections are not closed.
+    void make_room(const Peer& peer, std::size_t share, std::uint64_t now,
+                   std::uint64_t idle_grace) noexcept
     {
         const std::lock_guard lock{mutex_};
         if (std::any_of(connections_.begin(), connections_.end(),
-                        [](const auto& c) { return c.cut_for() != errc{}; }))
-            return true;
+                        [now](const auto& c) { return c.ending(now); }))
+            return;
         if (share != 0 && count_of(peer) >= share)
-            return evict(of(peer), now, idle_grace);
-        if (!evict_beyond_share(share, now, idle_grace))
+            evict(of(peer), now, idle_grace);
+        else if (!evict_beyond_share(share, now, idle_grace))
             evict([](const auto&) { return true; }, now, idle_grace);
-        return true;
     }
 
     /// Where clients wait for memory, wakes those that could not be woken, and disconnects the client stalled
@@ -137,8 +141,10 @@ private:
             if (c.session.memory.holds(p) == 0)
                 continue;
             // One at a time: memory that is about to be given back is enough for now.
-            if (c.cut_for() != errc{})
+            if (c.ending(now))
                 return;
+            if (c.cut_for() != errc{})
+                continue;
             if (const auto stalled = c.stalled_since(); stalled < since) {
                 since = stalled;
                 longest = &c;
@@ -163,7 +169,8 @@ private:
     {
         for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
             // Connections of the peer may have ended since this one was added.
-            if (!c->beyond_share || !(c->beyond_share = count_of(c->peer) > share))
+            if (c->cut_for() != errc{} || !c->beyond_share
+                || !(c->beyond_share = count_of(c->peer) > share))
                 continue;
             if (!evict(of(c->peer), now, idle_grace))
                 c->cut(errc::evicted);
@@ -182,7 +189,7 @@ private:
         connection_type* gives_way = nullptr;
         std::uint64_t longest = session::deadline::never;
         for (auto& c : connections_) {  // the oldest first
-            if (!among(c))
+            if (c.cut_for() != errc{} || !among(c))
                 continue;
             if (c.in_handshake()) {
                 if (now >= c.accepted + second && c.stalled_by_client()) {

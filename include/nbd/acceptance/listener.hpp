@@ -11,6 +11,7 @@
 #include <nbd/error.hpp>
 #include <nbd/io/asynchronous.hpp>
 #include <nbd/io/blocking.hpp>
+#include <nbd/io/handoff.hpp>
 #include <nbd/session/private_context.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
@@ -18,7 +19,6 @@
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/error.hpp>
-#include <boost/asio/post.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -112,7 +112,9 @@ public:
     /// Begins to stop.
     void stop() noexcept
     {
-        post(this->shared_from_this(), [](listener& self) { self.close_down(); });
+        // Without memory for the handler the server would never stop.
+        post(
+            this->shared_from_this(), [](listener& self) { self.close_down(); }, &stop_memory_);
     }
     /// Ends settings.stop_grace: closes the remaining connections.
     void cut_all() noexcept
@@ -158,6 +160,8 @@ public:
 private:
     template <class, class>
     friend class operation;
+    template <class E, class Hold, class F>
+    friend void post_or_recover(const E&, Hold, F, io::handler_memory*) noexcept;
     template <class, class, class>
     friend class accept_loop;
     friend class session_task<listener>;
@@ -171,18 +175,9 @@ private:
     }
     /// Calls `f(*this)` on the control executor. Without memory for that, a later handler recovers.
     template <class Hold, class F>
-    void post(Hold self, F f) noexcept
+    void post(Hold self, F f, io::handler_memory* memory = nullptr) noexcept
     {
-        try {
-            boost::asio::post(control_, [self, f = std::move(f)]() mutable {
-                try {
-                    f(*self);
-                } catch (...) {
-                    self->recover();
-                }
-            });
-        } catch (...) {
-        }
+        post_or_recover(control_, std::move(self), std::move(f), memory);
     }
 
     /// Resumes what an exception has interrupted.
@@ -201,7 +196,7 @@ private:
         }
     }
 
-    [[nodiscard]] bool accepts() const noexcept { return waiting_.empty() && !state_->stopping; }
+    [[nodiscard]] bool accepts() const noexcept { return waiting_.accepts() && !state_->stopping; }
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
     /// Takes a new connection, unless the program's `admit` refuses it.
@@ -259,6 +254,8 @@ private:
     }
     void tick()
     {
+        if (state_->stopping && !closing_)
+            close_down();
         sweep();
         if (!finish_if_empty() && connections_.count() != 0)
             arm_tick();
@@ -340,6 +337,7 @@ private:
     timer_type tick_{control_};
     timer_type end_{control_, clock_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
+    io::handler_memory stop_memory_;
     std::uint64_t last_id_ = 0;
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;

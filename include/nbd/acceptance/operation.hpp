@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/handoff.hpp>
+
+#include <boost/asio/bind_allocator.hpp>
+#include <boost/asio/post.hpp>
+
 #include <atomic>
+#include <cstddef>
 #include <utility>
 
 namespace nbd::acceptance {
@@ -46,6 +52,27 @@ private:
     std::atomic<bool>* pending_;
     F f_;
 };
+
+/// Calls `f(*self)` on the listener's executor; the listener recovers from an exception. Without memory for the
+/// handler, and without `memory`, it is not called.
+template <class Executor, class Hold, class F>
+void post_or_recover(const Executor& on, Hold self, F f, io::handler_memory* memory) noexcept
+{
+    auto handler = [self = std::move(self), f = std::move(f)]() mutable {
+        try {
+            f(*self);
+        } catch (...) {
+            self->recover();
+        }
+    };
+    try {
+        if (memory == nullptr)
+            return boost::asio::post(on, std::move(handler));
+        const io::handler_memory::allocator<std::byte> reserved{*memory};
+        boost::asio::post(on, boost::asio::bind_allocator(reserved, std::move(handler)));
+    } catch (...) {
+    }
+}
 
 /// The session of one client, for the policy to run. Its destructor tells the listener that the client is
 /// gone.

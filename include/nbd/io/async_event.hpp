@@ -41,13 +41,18 @@ public:
     {
         if (!waiter_ || active())
             return;
-        if (!initiate(this, [this] {
-                boost::asio::post(
-                    *executor_,
-                    boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},
-                                                resumption{*this}));
-            }))
+        bool destroyed = false;
+        destroyed_ = &destroyed;
+        const bool posted = initiate(this, [this] {
+            boost::asio::post(
+                *executor_,
+                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_},
+                                            resumption{*this}));
+        });
+        if (!posted)
             resume();  // an executor of the program that needs memory to post
+        else if (destroyed)
+            waiter_.destroy();  // a strand whose context has ended
     }
     /// Resumes the waiter at once, until it waits again.
     void notify_now()
@@ -86,7 +91,9 @@ private:
         explicit resumption(async_event& e)
             : mark_{e.begin([](handler_tracker& t) {
                   auto& event = static_cast<async_event&>(t);
-                  if (initiating != &event)
+                  if (initiating == &event)
+                      *event.destroyed_ = true;
+                  else
                       event.waiter_.destroy();
               })}
         {
@@ -110,6 +117,7 @@ private:
     stored_handler<> waiter_;
     std::optional<Executor> executor_;
     handler_memory memory_;
+    bool* destroyed_ = nullptr;  ///< set where a resumption is destroyed inside `notify`
 };
 
 }  // namespace nbd::io

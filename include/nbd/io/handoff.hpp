@@ -4,6 +4,7 @@
 #include <boost/asio/bind_allocator.hpp>
 #include <boost/asio/post.hpp>
 
+#include <atomic>
 #include <cassert>
 #include <cstddef>
 #include <mutex>
@@ -11,52 +12,67 @@
 
 namespace nbd::io {
 
-/// Memory for one handler at a time, so that posting it allocates nothing.
+/// Memory for one handler at a time, so that posting it allocates nothing. The memory of a handler that is queued
+/// outlives this object: a context that is destroyed destroys its handlers in any order.
+/// *Errors*: the constructor throws std::bad_alloc.
 class handler_memory {
+    struct block {
+        alignas(std::max_align_t) std::byte bytes[256];
+        std::atomic<int> owners{1};
+        bool used = false;
+
+        void release() noexcept
+        {
+            if (owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
+                delete this;
+        }
+    };
+
 public:
-    handler_memory() = default;
+    handler_memory() : block_{new block} {}
     handler_memory(const handler_memory&) = delete;
     handler_memory& operator=(const handler_memory&) = delete;
+    ~handler_memory() { block_->release(); }
 
     template <class T>
     class allocator {
     public:
         using value_type = T;
 
-        explicit allocator(handler_memory& m) noexcept : memory_{&m} {}
+        explicit allocator(handler_memory& m) noexcept : block_{m.block_} {}
         template <class U>
-        allocator(const allocator<U>& other) noexcept : memory_{other.memory_}
+        allocator(const allocator<U>& other) noexcept : block_{other.block_}
         {
         }
         [[nodiscard]] T* allocate(std::size_t n)
         {
-            if (memory_->used_ || n * sizeof(T) > sizeof(memory_->bytes_))
+            if (block_->used || n * sizeof(T) > sizeof(block_->bytes))
                 return static_cast<T*>(::operator new(n * sizeof(T)));
-            memory_->used_ = true;
-            return reinterpret_cast<T*>(memory_->bytes_);
+            block_->used = true;
+            block_->owners.fetch_add(1, std::memory_order_relaxed);
+            return reinterpret_cast<T*>(block_->bytes);
         }
         void deallocate(T* p, std::size_t) noexcept
         {
-            if (reinterpret_cast<std::byte*>(p) == memory_->bytes_)
-                memory_->used_ = false;
-            else
-                ::operator delete(p);
+            if (reinterpret_cast<std::byte*>(p) != block_->bytes)
+                return ::operator delete(p);
+            block_->used = false;
+            block_->release();
         }
         template <class U>
         bool operator==(const allocator<U>& other) const noexcept
         {
-            return memory_ == other.memory_;
+            return block_ == other.block_;
         }
 
     private:
         template <class>
         friend class allocator;
-        handler_memory* memory_;
+        block* block_;
     };
 
 private:
-    alignas(std::max_align_t) std::byte bytes_[256];
-    bool used_ = false;
+    block* block_;
 };
 
 /// Passes items from any thread to the executor of their owner, in the order of the calls. Each

@@ -25,7 +25,9 @@ public:
             return;
         try {
             timer_.expires_after(std::chrono::milliseconds{100});
-            timer_.async_wait(expiry{begin([](handler_tracker&) {})});
+            // Destroyed without a call where the context ends: the notification lets the waiter end too.
+            timer_.async_wait(expiry{
+                begin([](handler_tracker& t) { static_cast<periodic_notifier&>(t).notify_(); })});
         } catch (...) {  // no memory
         }
     }

@@ -9,6 +9,9 @@
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
 
+#include <memory>
+#include <utility>
+
 // GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -41,8 +44,9 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
                                                                              agreed, c};
             co_await loop.run();
         } else if constexpr (asynchronous<backend_type>) {
-            windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *chosen, agreed,
-                                                                            c};
+            const auto disk = std::make_shared<opened>(std::move(*chosen));
+            windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *disk, agreed,
+                                                                            c, disk};
             co_await loop.run();
         } else if constexpr (promises_blocks<backend_type> && offloads<Policy>) {
             windowed_loop<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{

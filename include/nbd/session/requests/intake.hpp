@@ -51,7 +51,8 @@ public:
 
     intake(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
         : disk_{disk}, context_{c}, terms_{agreed.terms},
-          header_bytes_{protocol::request_bytes_of(agreed.style)}, poll_{c.limits.busy_poll}
+          header_bytes_{protocol::request_bytes_of(agreed.style)},
+          poll_{std::min<std::chrono::microseconds>(c.limits.busy_poll, std::chrono::seconds{1})}
     {
     }
 

@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -32,7 +33,8 @@ namespace nbd::session {
 template <class Window>
 class awaited_calls {
     using executor_type = typename Window::executor_type;
-    using backend_type = typename Window::opened_type::backend_type;
+    using opened_type = typename Window::opened_type;
+    using backend_type = typename opened_type::backend_type;
     using io_type = io::asynchronous<executor_type>;
     template <class T>
     using task = boost::asio::awaitable<T, executor_type>;
@@ -58,7 +60,12 @@ public:
         }
     };
 
-    explicit awaited_calls(Window& w) : window_{w}, turns_{w.executor()} {}
+    /// `disk`: the window's. Coroutines share it, because an io_context that is destroyed may destroy them
+    /// after the session.
+    awaited_calls(Window& w, std::shared_ptr<opened_type> disk)
+        : window_{w}, disk_{std::move(disk)}, turns_{w.executor()}
+    {
+    }
 
     /// Without memory only this request fails.
     template <class Slot>
@@ -89,7 +96,7 @@ public:
                 ended.owner->window_.ended();
             })};
             try {
-                boost::asio::co_spawn(window_.executor(), resized(s), std::move(done));
+                boost::asio::co_spawn(window_.executor(), resized(s, disk_), std::move(done));
             } catch (...) {  // as in begin
             }
         } else {
@@ -139,10 +146,10 @@ private:
         })};
         if constexpr (cancels)
             boost::asio::co_spawn(
-                window_.executor(), make_calls(s),
+                window_.executor(), make_calls(s, disk_),
                 boost::asio::bind_cancellation_slot(s.cancelled.slot(), std::move(done)));
         else
-            boost::asio::co_spawn(window_.executor(), make_calls(s), std::move(done));
+            boost::asio::co_spawn(window_.executor(), make_calls(s, disk_), std::move(done));
     }
     template <class Slot>
     void ended(Slot& s) noexcept
@@ -171,19 +178,19 @@ private:
 
     /// A RESIZE whose calls are awaited.
     template <class Slot>
-    task<void> resized(Slot& s)
+    task<void> resized(Slot& s, std::shared_ptr<opened_type> shared)
     {
         const auto r = s.job.request();
-        auto outcome = co_await io_type::await(window_.disk().async_resize(r.offset));
+        auto outcome = co_await io_type::await(shared->async_resize(r.offset));
         // A backend may resume this coroutine on a thread of its own.
         co_await io_type::resume_on(window_.executor(), s.memory);
         s.job.settle(std::move(outcome));
     }
 
     template <class Slot>
-    task<void> make_calls(Slot& s)
+    task<void> make_calls(Slot& s, std::shared_ptr<opened_type> shared)
     {
-        auto& disk = window_.disk();
+        auto& disk = *shared;
         for (;;) {
             turn mine;
             std::uint64_t work = 0;
@@ -197,7 +204,10 @@ private:
                         };
                         if (!disk.async_mutex().lock(s)) {
                             s.waits_for_lock = true;
+                            // A cancelled coroutine may not await anything otherwise.
+                            co_await boost::asio::this_coro::throw_if_cancelled(false);
                             co_await s.work.wait();
+                            co_await boost::asio::this_coro::throw_if_cancelled(true);
                             s.waits_for_lock = false;
                         }
                         mine.at = &disk.async_mutex();
@@ -227,8 +237,7 @@ private:
                 if (!window_.executor().running_in_this_thread()
                     || work >= transmission::zeroes_at_a_time) {
                     const bool is_long = std::exchange(work, 0) >= transmission::zeroes_at_a_time;
-                    // A cancelled coroutine may not await anything otherwise.
-                    co_await boost::asio::this_coro::throw_if_cancelled(false);
+                    co_await boost::asio::this_coro::throw_if_cancelled(false);  // as above
                     co_await io_type::resume_on(window_.executor(), s.memory);
                     co_await boost::asio::this_coro::throw_if_cancelled(true);
                     if (is_long)
@@ -284,6 +293,7 @@ private:
     }
 
     Window& window_;
+    const std::shared_ptr<opened_type> disk_;
     std::size_t coroutines_ = 0;
     resize_state resize_;
     io::handoff<executor_type, typename Window::slot> turns_;

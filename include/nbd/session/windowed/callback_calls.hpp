@@ -36,6 +36,17 @@ public:
         std::span<std::byte> to;
         std::span<const std::byte> from;
         write_flags flags;
+        bool waits_for_lock = false;
+
+        ~state()
+        {
+            if constexpr (in_turn) {
+                if (has_turn)
+                    owner->window_.disk().async_mutex().unlock();
+                else if (waits_for_lock)
+                    owner->window_.disk().async_mutex().abandon(*this);
+            }
+        }
     };
 
     explicit callback_calls(Window& w) : window_{w}, arrived_{w.executor()} {}
@@ -105,9 +116,13 @@ private:
                 return;
             }
             if constexpr (in_turn) {
-                if (!s.has_turn && !disk.async_mutex().lock(s))
-                    return;
-                s.has_turn = true;
+                if (!s.has_turn) {
+                    s.waits_for_lock = true;  // first: the lock may be granted on another thread
+                    if (!disk.async_mutex().lock(s))
+                        return;
+                    s.waits_for_lock = false;
+                    s.has_turn = true;
+                }
             }
             if (!transmission::inside(*next, disk.size())) {
                 s.outcome = transmission::cut_off();

@@ -106,7 +106,10 @@ public:
     void ended() { calls_over_.notify(); }
     [[nodiscard]] bool closing() const noexcept { return closing_; }
     /// The client is disconnected, so no reply is needed any more. From any thread.
-    [[nodiscard]] bool gone() const noexcept { return unwanted_.load(std::memory_order_relaxed); }
+    [[nodiscard]] bool gone() const noexcept
+    {
+        return disconnected_.load(std::memory_order_relaxed);
+    }
     /// Whether long work must end, also for a client that has sent DISC. From any thread.
     [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_gone(); }
 
@@ -122,7 +125,7 @@ private:
 
     void cancel()
     {
-        unwanted_ = true;
+        disconnected_ = true;
         window_.for_each([this](slot& s) { calls_.cancel(s); });
     }
     void give_up(std::error_code why) noexcept
@@ -173,7 +176,7 @@ private:
             }
             switch (in().accept()) {
             case decision::leave:
-                said_goodbye_ = leaves;
+                disc_received_ = leaves;
                 co_return true;
             case decision::refused:
                 continue;
@@ -183,8 +186,11 @@ private:
             slot& s = window_.occupy(r);
             auto begun = s.job.begin(exchange_);
             if (begun == beginning::waits) {
-                s.job.charged(
-                    co_await c_.template wait_for_request<Io>(stream_, s.job.memory_wanted()));
+                receiving_ = &s;  // where the wait fails, it is answered like a broken off WRITE
+                auto granted =
+                    co_await c_.template wait_for_request<Io>(stream_, s.job.memory_wanted());
+                receiving_ = nullptr;
+                s.job.charged(std::move(granted));
                 begun = s.job.begin_charged(exchange_);
             }
             if (begun != beginning::begun)
@@ -201,7 +207,7 @@ private:
     [[nodiscard]] bool is_lost() const noexcept
     {
         const auto cut = c_.cut.load(std::memory_order_relaxed);
-        return said_goodbye_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
+        return disc_received_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
     }
 
     /// Begins the calls of the slot's job.
@@ -310,11 +316,11 @@ private:
     io::async_event<executor_type> calls_over_;
     writer writer_;
     io::periodic_notifier<executor_type, wake> tick_;
-    slot* receiving_ = nullptr;           ///< receives its payload
-    bool said_goodbye_ = false;           ///< DISC was received; earlier requests are completed
-    bool closing_ = false;                ///< no more requests come
-    bool failed_ = false;                 ///< no more replies can be sent
-    std::atomic<bool> unwanted_ = false;  ///< no reply is needed any more
+    slot* receiving_ = nullptr;               ///< receives its payload
+    bool disc_received_ = false;              ///< DISC was received; earlier requests are completed
+    bool closing_ = false;                    ///< no more requests come
+    bool failed_ = false;                     ///< no more replies can be sent
+    std::atomic<bool> disconnected_ = false;  ///< no reply is needed any more
 };
 
 }  // namespace nbd::session
