@@ -6,6 +6,7 @@
 #include <nbd/protocol/request.hpp>
 #include <nbd/protocol/terms.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -106,7 +107,7 @@ public:
     /// Whether the server closes the connection, after at most `n` more bytes.
     [[nodiscard]] bool closed(std::size_t n = 1 << 20)
     {
-        bytes rest(n);
+        bytes rest(std::min(n, std::size_t{64} << 10));
         for (std::size_t got = 0; got < n;) {
             const auto more = ::recv(fd_, rest.data(), rest.size(), 0);
             if (more == 0 || (more < 0 && (errno == ECONNRESET || errno == EPIPE)))
