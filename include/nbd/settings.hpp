@@ -43,7 +43,7 @@ struct settings {
     ///   in flight.
     /// - A new connection of a peer that has its share replaces one of the same peer, by the rule
     ///   above, or waits for a free place. New connections of other peers are served first. When
-    ///   more than 16 wait, the one that has waited longest is closed.
+    ///   16 wait, those that have waited for a second are closed.
     ///
     /// So one peer cannot keep others out, if this is less than max_connections.
     std::size_t places_per_peer = 32;

@@ -2,6 +2,7 @@
 #include "catch.hpp"
 #include <nbd/acceptance/admission_queue.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -63,19 +64,25 @@ TEST_CASE("acceptance/admission_queue: peers that have their share wait behind t
     connections c{.connected = 2};
     int refused = 0;
     const auto refuse = [&] { ++refused; };
-    for (int i = 0; i < 20; ++i) {
-        queue.push(i, 7);
-        CHECK_FALSE(queue.next(c, 0, refuse));
+    for (int i = 0; i < 16; ++i) {
         CHECK(queue.accepts());
+        queue.push(i, 7);
+        CHECK_FALSE(queue.next(c, 10, refuse));
     }
-    CHECK(refused == 4);
+    CHECK_FALSE(queue.accepts());
+    const auto later = 10 + ticker::ticks(std::chrono::seconds{1});
+    CHECK_FALSE(queue.next(c, later - 1, refuse));
+    CHECK(refused == 0);
+    CHECK_FALSE(queue.next(c, later, refuse));
+    CHECK(refused == 1);
+    CHECK(queue.accepts());
     queue.push(100, 1);
-    CHECK_FALSE(queue.next(c, 0, refuse));
+    CHECK_FALSE(queue.next(c, later, refuse));
     CHECK(c.asked_for == 1);
     CHECK_FALSE(queue.accepts());
     c.connected = 1;
-    CHECK(queue.next(c, 0, refuse)->socket == 100);
-    CHECK(queue.next(c, 0, refuse)->socket == 4);  // the first four were refused
+    CHECK(queue.next(c, later, refuse)->socket == 100);
+    CHECK(queue.next(c, later, refuse)->socket == 1);  // the first one was refused
 }
 
 TEST_CASE("acceptance/admission_queue: 0 is no limit")

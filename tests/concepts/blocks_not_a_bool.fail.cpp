@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// expect: nbd: blocks, multi_conn, rotational, fast_zero and fills_reads are promised as
+// expect: nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads are promised as
 #include <nbd/server.hpp>
 
 struct disk {

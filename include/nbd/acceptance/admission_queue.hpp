@@ -5,6 +5,7 @@
 #include <nbd/settings.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -21,6 +22,7 @@ public:
     struct arrival {
         Socket socket;
         Peer peer;
+        std::uint64_t since = session::deadline::never;  ///< the tick when it began to wait
     };
 
     explicit admission_queue(const settings& limits) noexcept
@@ -32,13 +34,19 @@ public:
     }
 
     /// Whether another connection may be accepted: not while one waits whose peer has less than its share.
-    [[nodiscard]] bool accepts() const noexcept { return !entitled_; }
-    void push(Socket socket, Peer peer) { queue_.push_back({std::move(socket), std::move(peer)}); }
+    [[nodiscard]] bool accepts() const noexcept
+    {
+        return !entitled_ && queue_.size() < most_waiting;
+    }
+    void push(Socket socket, Peer peer)
+    {
+        queue_.push_back({.socket = std::move(socket), .peer = std::move(peer)});
+    }
     void clear() noexcept { queue_.clear(); }
 
     /// The next connection, if there is a place for it. Otherwise one of `connected` may be closed for it.
-    /// Connections of peers that have their share wait behind the others, and at most `most_waiting` of
-    /// them: `refused()` is called for each one that is closed because there are more.
+    /// Connections of peers that have their share wait behind the others. When `most_waiting` of them wait, those
+    /// that have waited for a second are closed; `refused()` is called for each.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)
@@ -57,9 +65,14 @@ public:
         entitled_ = first != queue_.end();
         if (entitled_) {
             queue_.splice(queue_.begin(), queue_, first);
-        } else if (queue_.size() > most_waiting) {
-            queue_.pop_front();
-            refused();
+        } else {
+            const auto second = session::ticker::ticks(std::chrono::seconds{1});
+            for (auto& waiting : queue_)
+                waiting.since = std::min(waiting.since, now);
+            while (queue_.size() >= most_waiting && now >= queue_.front().since + second) {
+                queue_.pop_front();
+                refused();
+            }
         }
         connected.make_room(queue_.front().peer, share_, now, idle_grace_);
         return std::nullopt;
