@@ -411,6 +411,45 @@ TEMPLATE_TEST_CASE("callbacks: a completion that is lost is EIO; an exception is
     }
 }
 
+TEMPLATE_TEST_CASE(
+    "callbacks: a client that has waited for the lock leaves it to others at its end", "",
+    (served<one_at_a_time, nbd::per_client_threads>), (served<one_at_a_time, nbd::strand_pool>))
+{
+    TestType s;
+    s.shelf->place = where::elsewhere;
+    auto stays = s.client();
+    const auto ask = [](chunk_client& c) { c.send_request(command::read, 0, 512); };
+    for (int round = 0; round < 10; ++round) {
+        {
+            std::vector<chunk_client> clients;
+            for (int i = 0; i < 3; ++i)
+                clients.push_back(s.client());
+            for (int i = 0; i < 50; ++i) {
+                for (auto& c : clients)
+                    ask(c);
+                for (auto& c : clients)
+                    REQUIRE(c.receive_whole().error() == error_value::none);
+            }
+            s.shelf->hold(true);
+            ask(stays);
+            REQUIRE(s.shelf->await([&] { return s.shelf->inside == 1; }));
+        }
+        while (s.server().connections().size() > 1)
+            std::this_thread::yield();
+        std::thread opener;
+        {
+            auto next = s.client();
+            ask(next);  // has to wait for the call of the client that stays
+            opener = std::thread{[&] { s.shelf->hold(false); }};
+            REQUIRE(next.receive_whole().error() == error_value::none);
+        }
+        REQUIRE(stays.receive_whole().error() == error_value::none);
+        opener.join();
+    }
+    const std::lock_guard lock{s.shelf->mutex};
+    CHECK(s.shelf->most_inside == 1);
+}
+
 TEMPLATE_TEST_CASE("callbacks: the end of a client and stop() wait for started calls", "",
                    (served<together, nbd::per_client_threads>),
                    (served<together, nbd::strand_pool>), (served<together, nbd::on_executor<>>))

@@ -64,6 +64,7 @@ public:
         };
         s.granted = [](exports::async_mutex::waiter& w) {
             auto& slot = static_cast<Slot&>(w);
+            slot.waits_for_lock = false;
             slot.has_turn = true;
             slot.owner->continue_later(slot);
             return true;
