@@ -33,7 +33,8 @@ public:
     {
     }
 
-    /// Whether another connection may be accepted: not while one waits whose peer has less than its share.
+    /// Whether another connection may be accepted: not while one waits whose peer has less than its
+    /// share, and not while `most_waiting` wait.
     [[nodiscard]] bool accepts() const noexcept
     {
         return !entitled_ && queue_.size() < most_waiting;
@@ -44,9 +45,10 @@ public:
     }
     void clear() noexcept { queue_.clear(); }
 
-    /// The next connection, if there is a place for it. Otherwise one of `connected` may be closed for it.
-    /// Connections of peers that have their share wait behind the others. When `most_waiting` of them wait, those
-    /// that have waited for a second are closed; `refused()` is called for each.
+    /// *Returns* the next connection, if there is a place for it. Otherwise one of `connected` may
+    /// be closed for it. Connections of peers that have their share wait behind the others. When
+    /// `most_waiting` of them wait, those that have waited for a second are closed; `refused()` is
+    /// called for each. `now`: in ticks.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)

@@ -11,7 +11,7 @@
 #include <nbd/error.hpp>
 #include <nbd/io/asynchronous.hpp>
 #include <nbd/io/blocking.hpp>
-#include <nbd/io/handoff.hpp>
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/session/private_context.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>

@@ -308,8 +308,7 @@ consteval bool served_is_sound()
             && (!names_fast_zero<B>() || requires { typename constant<bool, B::fast_zero>; })
             && (!names_fills_reads<B>() || requires { typename constant<bool, B::fills_reads>; }),
         "nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads are promised "
-        "as "
-        "`static constexpr bool`");
+        "as `static constexpr bool`");
     return readable_backend<B>;
 }
 

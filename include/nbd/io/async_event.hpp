@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/io/handler_tracker.hpp>
-#include <nbd/io/handoff.hpp>
 #include <nbd/io/stored_handler.hpp>
 
 #include <boost/asio/associated_executor.hpp>
@@ -17,9 +17,9 @@
 
 namespace nbd::io {
 
-/// Lets one coroutine wait until another one notifies it, both on one strand. A notification is not stored:
-/// the waiter checks its condition before each wait, and again after it. Neither side needs memory from the
-/// heap.
+/// Lets one coroutine wait until another one notifies it, both on one strand. A notification is not
+/// stored: the waiter checks its condition before each wait, and again after it. Neither side
+/// allocates memory.
 template <class Executor>
 class async_event : handler_tracker {
 public:
@@ -85,7 +85,8 @@ private:
         Then then_;
     };
 
-    /// Where it is destroyed without a call, because the context ends, so is the coroutine that waits.
+    /// If it is destroyed without a call because the context ends, it destroys the coroutine that
+    /// waits.
     class resumption {
     public:
         explicit resumption(async_event& e)

@@ -3,7 +3,7 @@
 
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/gather.hpp>
-#include <nbd/io/handoff.hpp>
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/io/loop_poller.hpp>
 #include <nbd/io/operation.hpp>
 #include <nbd/io/send_file.hpp>

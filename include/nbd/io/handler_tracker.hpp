@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <exception>
 #include <utility>
 
 namespace nbd::io {
 
-/// Learns when a handler is destroyed, called or not. Where the initiation of an operation throws, and where
-/// an io_context ends, Asio destroys handlers without a call.
+/// Learns when a handler is destroyed, called or not. Asio destroys a handler without a call when
+/// the initiation of an operation throws, and when an io_context ends.
 ///
-/// The handler carries the tracker's mark. The tracker may be destroyed first: then it is told nothing.
-/// Thread safety: the tracker and its mark are used on one strand.
+/// The handler carries the tracker's mark. If the tracker is destroyed first, it is told nothing.
+/// *Thread safety*: the tracker and its mark are used on one strand.
 class handler_tracker {
 public:
     class mark {
@@ -26,7 +27,8 @@ public:
                 tracker->destroyed_(*tracker);
         }
 
-        /// Unlinks the mark: its destruction is not reported. *Returns* the tracker, null where it is gone.
+        /// Unlinks the mark: its destruction is not reported. *Returns* the tracker; null if it is
+        /// destroyed.
         [[nodiscard]] handler_tracker* release() noexcept
         {
             if (of_ != nullptr)
@@ -52,7 +54,8 @@ public:
 
     /// The mark exists.
     [[nodiscard]] bool active() const noexcept { return mark_ != nullptr; }
-    /// Returns the mark; `destroyed` is called once, from its destructor. Requires !active().
+    /// *Returns* the mark; its destructor calls `destroyed`, unless it was released. Requires
+    /// !active().
     [[nodiscard]] mark begin(void (*destroyed)(handler_tracker&)) noexcept
     {
         destroyed_ = destroyed;
@@ -62,6 +65,12 @@ public:
 private:
     mark* mark_ = nullptr;
     void (*destroyed_)(handler_tracker&) = nullptr;
+};
+
+/// The completion handler of a coroutine whose end a tracker learns.
+struct tracked_completion {
+    handler_tracker::mark mark;
+    void operator()(const std::exception_ptr&) noexcept {}
 };
 
 }  // namespace nbd::io

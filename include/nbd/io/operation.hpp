@@ -15,11 +15,11 @@ namespace nbd::io {
 
 /// An operation of Asio for `co_await`, whose result is a tuple: an error code, then `Values`.
 ///
-/// An initiation that throws is the result error::no_memory. With use_awaitable, Asio destroys the coroutine
-/// instead, without a call of its completion handler.
+/// If the initiation throws, the error is asio::error::no_memory. With use_awaitable, Asio destroys
+/// the coroutine instead, without a call of its completion handler.
 ///
-/// `Start` is called with the completion handler. The handler has no associated executor: the operation
-/// completes on the executor of its I/O object, which must be that of the coroutine.
+/// `Start` is called with the completion handler. The handler has no associated executor: the
+/// operation completes on the executor of its I/O object, which must be that of the coroutine.
 template <class Start, class... Values>
 class operation {
 public:
@@ -35,7 +35,8 @@ public:
         return boost::asio::async_initiate<Token, void(result)>(
             [this](auto handler) {
                 handler_.store(std::move(handler));
-                // Where it has started, it may have completed on another thread, and this object is gone.
+                // A started operation may have completed on another thread, which destroys this
+                // object.
                 if (!initiate(this, [this] { start_(completion{*this}); }))
                     handler_.call(result{boost::asio::error::no_memory, Values{}...});
             },
@@ -43,7 +44,7 @@ public:
     }
 
 private:
-    /// Where Asio destroys it without a call, because the context ends, the coroutine is destroyed.
+    /// If Asio destroys it without a call because the context ends, it destroys the coroutine.
     class completion {
     public:
         explicit completion(operation& of) noexcept : of_{&of} {}

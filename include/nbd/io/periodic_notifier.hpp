@@ -10,9 +10,9 @@
 
 namespace nbd::io {
 
-/// Calls `Notify` 100 ms after it was armed, for a waiter whose condition has no notification of its own.
-/// The destructor cancels the call.
-/// Thread safety: one strand, that of `on`.
+/// Calls `Notify` 100 ms after it was armed, for a waiter whose condition has no notification. The
+/// destructor cancels the call.
+/// *Thread safety*: one strand, that of `on`.
 template <class Executor, class Notify>
 class periodic_notifier : handler_tracker {
 public:
@@ -25,7 +25,8 @@ public:
             return;
         try {
             timer_.expires_after(std::chrono::milliseconds{100});
-            // Destroyed without a call where the context ends: the notification lets the waiter end too.
+            // A context that ends destroys it without a call; the notification then ends the
+            // waiter.
             timer_.async_wait(expiry{
                 begin([](handler_tracker& t) { static_cast<periodic_notifier&>(t).notify_(); })});
         } catch (...) {  // no memory

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/io/handoff.hpp>
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/io/operation.hpp>
 
 #include <boost/asio/basic_waitable_timer.hpp>
@@ -61,8 +61,8 @@ public:
     {
     }
 
-    /// *Errors*: std::bad_alloc where an executor of the program needs memory to post; nothing was notified
-    /// then.
+    /// *Errors*: std::bad_alloc if an executor of the program needs memory to post; the waiter is not
+    /// notified then.
     void notify()
     {
         boost::asio::post(never_.get_executor(),

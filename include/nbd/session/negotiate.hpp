@@ -3,7 +3,7 @@
 
 #include <nbd/exports/opened_export.hpp>
 #include <nbd/handshake/negotiator.hpp>
-#include <nbd/io/handoff.hpp>
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/session/context.hpp>
 
 #include <boost/asio/buffer.hpp>

@@ -20,7 +20,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <system_error>
 #include <type_traits>
@@ -89,7 +88,7 @@ public:
             resize_.owner = this;
             resize_.slot = &s;
             ++coroutines_;
-            completion done{resize_.begin([](io::handler_tracker& t) {
+            io::tracked_completion done{resize_.begin([](io::handler_tracker& t) {
                 auto& ended = static_cast<resize_state&>(t);
                 --ended.owner->coroutines_;
                 ended.owner->window_.finished(static_cast<Slot&>(*ended.slot));
@@ -124,12 +123,6 @@ public:
     [[nodiscard]] bool ended() const noexcept { return coroutines_ == 0; }
 
 private:
-    /// The completion handler of a coroutine. Asio destroys it without a call where the coroutine is
-    /// destroyed, as when an operation that the backend awaits throws in its initiation.
-    struct completion {
-        io::handler_tracker::mark mark;
-        void operator()(const std::exception_ptr&) noexcept {}
-    };
     struct resize_state : io::handler_tracker {
         awaited_calls* owner = nullptr;
         state* slot = nullptr;
@@ -140,7 +133,7 @@ private:
     {
         s.owner = this;
         ++coroutines_;
-        completion done{s.begin([](io::handler_tracker& t) {
+        io::tracked_completion done{s.begin([](io::handler_tracker& t) {
             auto& slot = static_cast<Slot&>(t);
             slot.owner->ended(slot);
         })};

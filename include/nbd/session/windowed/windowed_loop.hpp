@@ -15,7 +15,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -61,7 +60,7 @@ public:
     {
         try {
             boost::asio::co_spawn(executor(), write(),
-                                  writer_end{writer_.begin([](io::handler_tracker& t) {
+                                  io::tracked_completion{writer_.begin([](io::handler_tracker& t) {
                                       static_cast<writer&>(t).owner->calls_over_.notify();
                                   })});
         } catch (...) {
@@ -290,11 +289,6 @@ private:
 
     struct writer : io::handler_tracker {
         windowed_loop* owner = nullptr;
-    };
-    /// The completion handler of the coroutine `write`.
-    struct writer_end {
-        io::handler_tracker::mark mark;
-        void operator()(const std::exception_ptr&) {}
     };
     struct wake {
         windowed_loop& loop;
