@@ -26,8 +26,8 @@ constexpr wire::export_terms terms{
         | tf::send_cache,
     .blocks = {.minimum = 512, .preferred = 4096, .maximum = wire::default_maximum_payload}};
 
-/// 64 requests, as of a client at depth 64. Valid and invalid ones are mixed, so that branches are not
-/// always predicted.
+/// 64 requests, as of a client at depth 64. Valid and invalid ones are mixed, so that branches are
+/// not always predicted.
 std::vector<wire::request> mixed_requests()
 {
     constexpr std::array commands{wire::command::read,         wire::command::write,

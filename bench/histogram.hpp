@@ -9,8 +9,8 @@
 
 namespace bench {
 
-/// A histogram of times in nanoseconds. A bucket is at most 1/64 as wide as its values, so quantiles are
-/// exact to 1.6 %. It covers nanoseconds to centuries and uses 30 KiB.
+/// A histogram of times in nanoseconds. A bucket is at most 1/64 as wide as its values, so
+/// quantiles are exact to 1.6 %. It covers nanoseconds to centuries and uses 30 KiB.
 class histogram {
 public:
     void add(std::uint64_t nanoseconds, std::uint64_t times = 1)

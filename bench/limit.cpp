@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// nbd-limit: a server that is only a loop of recv and sendmsg, to compare other servers with. It has a
-// thread for each client, one block of memory, and just enough NBD for a load: fixed newstyle, EXPORT_NAME
-// and GO, READ, WRITE, FLUSH and DISC. It has no limits, no polling and no sendfile.
+// nbd-limit: a server that is only a loop of recv and sendmsg, to compare other servers with. It
+// has a thread for each client, one block of memory, and just enough NBD for a load: fixed
+// newstyle, EXPORT_NAME and GO, READ, WRITE, FLUSH and DISC. It has no limits, no polling and no
+// sendfile.
 //
-// As in the library, all buffered requests are answered by one send. Small data are copied behind their
-// header; large data are sent from their place.
+// As in the library, all buffered requests are answered by one send. Small data are copied behind
+// their header; large data are sent from their place.
 #include "server_address.hpp"
 #include <nbd/protocol/bytes.hpp>
 #include <nbd/protocol/constants.hpp>

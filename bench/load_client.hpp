@@ -25,10 +25,10 @@
 
 namespace bench {
 
-/// One connection that keeps a fixed number of requests in flight, with few system calls, no copy of
-/// payload and no allocation for a request. The caller waits for the socket, passes the time, and calls in
-/// order: refill, send_queued, receive, take_replies. Errors, of all members: those of the socket, and
-/// std::runtime_error for an invalid or wrong reply.
+/// One connection that keeps a fixed number of requests in flight, with few system calls, no copy
+/// of payload and no allocation for a request. The caller waits for the socket, passes the time,
+/// and calls in order: refill, send_queued, receive, take_replies. Errors, of all members: those of
+/// the socket, and std::runtime_error for an invalid or wrong reply.
 class load_client {
 public:
     enum class task {
@@ -69,7 +69,8 @@ public:
             next_ = 0;
     }
 
-    /// Queues new requests up to the depth, unless older ones wait to be sent. `now` is in nanoseconds.
+    /// Queues new requests up to the depth, unless older ones wait to be sent. `now` is in
+    /// nanoseconds.
     void refill(std::uint64_t now)
     {
         if (!queued_.empty())

@@ -47,8 +47,8 @@ struct load_result {
 /// Runs the load of several connections on several threads.
 class load_run {
 public:
-    /// `clients` must outlive this object. They are divided among at most `threads` threads. A thread with
-    /// one connection blocks in its calls; a thread with several polls them.
+    /// `clients` must outlive this object. They are divided among at most `threads` threads. A
+    /// thread with one connection blocks in its calls; a thread with several polls them.
     load_run(std::span<load_client> clients, std::size_t threads, const load_length& length)
         : clients_{clients}, threads_{std::min(threads, clients.size())}, length_{length}
     {
@@ -184,8 +184,8 @@ private:
             client.begin(t, requests);
     }
 
-    /// Runs the clients until no request is in flight. `more(now, to)` returns whether new requests may be
-    /// sent, and may change the counter of the old ones.
+    /// Runs the clients until no request is in flight. `more(now, to)` returns whether new requests
+    /// may be sent, and may change the counter of the old ones.
     template <class More>
     static void drive(std::span<load_client> mine, More more)
     {

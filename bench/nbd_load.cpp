@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // nbd-load: keeps requests in flight on an NBD server and reports their rate, their latency and the
-// server's processor time. `nbd-load --help` lists its arguments; bench/README.md explains the figures.
+// server's processor time. `nbd-load --help` lists its arguments; bench/README.md explains the
+// figures.
 #include "load_client.hpp"
 #include "load_plan.hpp"
 #include "load_run.hpp"

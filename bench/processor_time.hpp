@@ -24,8 +24,9 @@ namespace bench {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
-/// The processor time of a server, in nanoseconds: of the process with all its past and present threads,
-/// and of the children that exist when this object is made, because some servers fork for each client.
+/// The processor time of a server, in nanoseconds: of the process with all its past and present
+/// threads, and of the children that exist when this object is made, because some servers fork for
+/// each client.
 class process_tree {
 public:
     /// Errors: std::system_error if there is no such process.

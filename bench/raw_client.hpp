@@ -14,8 +14,8 @@
 #include <stdexcept>
 #include <vector>
 
-/// The client of the session benchmarks: one blocking thread, one send for a batch of requests, and large
-/// receives for the replies, so that the benchmark measures mostly the server.
+/// The client of the session benchmarks: one blocking thread, one send for a batch of requests, and
+/// large receives for the replies, so that the benchmark measures mostly the server.
 namespace bench {
 
 /// Sends batches of `depth` READs or WRITEs of one size, over the whole disk, repeatedly.

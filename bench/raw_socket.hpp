@@ -17,14 +17,15 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/// A socket for the clients of the benchmarks: plain system calls, so that mostly the server is measured.
+/// A socket for the clients of the benchmarks: plain system calls, so that mostly the server is
+/// measured.
 namespace bench {
 
 /// Whether a call waits for the socket or returns at once.
 enum class patience { waits, at_once };
 
-/// A connected socket. Errors: std::system_error; std::runtime_error if the peer closes the connection or
-/// sends nothing for 20 s.
+/// A connected socket. Errors: std::system_error; std::runtime_error if the peer closes the
+/// connection or sends nothing for 20 s.
 class raw_socket {
 public:
     raw_socket(const ::sockaddr* to, ::socklen_t bytes)
@@ -55,8 +56,8 @@ public:
 
     [[nodiscard]] int native_handle() const noexcept { return fd_; }
 
-    /// Sends as much of `pieces`, in order, as the socket accepts. Returns the bytes; 0 if it would have to
-    /// wait. Uses at most IOV_MAX pieces.
+    /// Sends as much of `pieces`, in order, as the socket accepts. Returns the bytes; 0 if it would
+    /// have to wait. Uses at most IOV_MAX pieces.
     [[nodiscard]] std::size_t send_some(std::span<::iovec> pieces, patience p)
     {
         ::msghdr message{};

@@ -23,12 +23,14 @@
 
 #include <stdlib.h>
 
-/// Whole sessions, from a client's request to its reply, through nbd::server on a real socket. Transport,
-/// backend and policy are template parameters, so each combination is compiled separately.
+/// Whole sessions, from a client's request to its reply, through nbd::server on a real socket.
+/// Transport, backend and policy are template parameters, so each combination is compiled
+/// separately.
 namespace bench {
 
-/// The simplest disk that a user might write. It lends no memory, promises nothing about threads (the
-/// server takes a lock for each call) and nothing about reads (the server zeroes their memory first).
+/// The simplest disk that a user might write. It lends no memory, promises nothing about threads
+/// (the server takes a lock for each call) and nothing about reads (the server zeroes their memory
+/// first).
 class plain_backend {
 public:
     explicit plain_backend(std::uint64_t size) : bytes_(static_cast<std::size_t>(size)) {}
@@ -53,7 +55,7 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-// --- The name of each part in a benchmark's name --------------------------------------------------
+// --- The name of each part in a benchmark's name ------------------------------------------
 
 template <class Part>
 inline constexpr std::string_view name_of{};
@@ -72,7 +74,7 @@ inline constexpr std::string_view name_of<nbd::per_client_threads> = "per-client
 template <>
 inline constexpr std::string_view name_of<nbd::strand_pool> = "pool";
 
-// --- The address of a server during a benchmark ---------------------------------------------------
+// --- The address of a server during a benchmark -------------------------------------------
 
 template <class Transport>
 class place;
@@ -113,7 +115,8 @@ public:
     }
 };
 
-/// Processor time of all threads but the calling one, which is the client: the server's, in seconds.
+/// Processor time of all threads but the calling one, which is the client: the server's, in
+/// seconds.
 inline double server_seconds()
 {
     const auto seconds = [](::clockid_t clock) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// nbd-sleeping: serves a disk on which every READ and WRITE takes a millisecond. This shows how many of
-// them the server keeps in flight: at depth 64 the maximum is 64,000 requests a second.
+// nbd-sleeping: serves a disk on which every READ and WRITE takes a millisecond. This shows how
+// many of them the server keeps in flight: at depth 64 the maximum is 64,000 requests a second.
 #include <nbd/server.hpp>
 
 #include <CLI/CLI.hpp>

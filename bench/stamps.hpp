@@ -7,8 +7,8 @@
 #include <optional>
 #include <span>
 
-/// The content of verified blocks: every eight bytes encode their offset on the disk and the number of the
-/// write, counted from 1.
+/// The content of verified blocks: every eight bytes encode their offset on the disk and the number
+/// of the write, counted from 1.
 namespace bench {
 
 inline constexpr std::size_t stamp_bytes = 8;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A disk with a delay, like a remote store. Many requests of a client are in progress at the same time.
-// The server and the disk run on the program's own io_context, with one thread and no lock.
+// A disk with a delay, like a remote store. Many requests of a client are in progress at the same
+// time. The server and the disk run on the program's own io_context, with one thread and no lock.
 #include <nbd/server.hpp>
 
 #include <boost/asio/awaitable.hpp>

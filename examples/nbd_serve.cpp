@@ -104,7 +104,8 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
     signals.async_wait([](auto, int) {});
     program.run();
 
-    // Blocks a second signal, which would kill the process while it ends. This is the only thread left.
+    // Blocks a second signal, which would kill the process while it ends. This is the only thread
+    // left.
     on_unix.reset();
     on_tcp.reset();
     ::sigset_t both;

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <system_error>
 
-/// Writes one line to stderr for each event of a client. Numbers of the protocol are followed by the
-/// specification's names.
+/// Writes one line to stderr for each event of a client. Numbers of the protocol are followed by
+/// the specification's names.
 struct client_log {
     bool verbose = false;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Two backends. The first has only the required members, `size` and `read`. The second is a disk with
-// broken sectors: each of its members becomes an ability that clients see.
+// Two backends. The first has only the required members, `size` and `read`. The second is a disk
+// with broken sectors: each of its members becomes an ability that clients see.
 //     your-own-backend SOCKET
 #include <nbd/server.hpp>
 
@@ -18,8 +18,8 @@
 #include <system_error>
 #include <vector>
 
-// Every byte is the low byte of its offset. It has no `write`, so the export is read-only. It makes no
-// promise about threads, so the server calls it under a lock.
+// Every byte is the low byte of its offset. It has no `write`, so the export is read-only. It makes
+// no promise about threads, so the server calls it under a lock.
 class pattern {
 public:
     [[nodiscard]] std::uint64_t size() const { return 1 << 20; }

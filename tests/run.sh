@@ -69,6 +69,8 @@ skipped = [case for case in cases if case.find("skipped") is not None]
 failed = [case for case in cases if case.find("failure") is not None]
 print(f"== {len(cases)} tests: {len(cases) - len(skipped) - len(failed)} passed, "
       f"{len(failed)} failed, {len(skipped)} skipped")
+for case in failed:
+    print(f"   FAILED {case.get('name')}")
 for case in skipped:
     lines = (case.findtext("system-out") or "").strip().splitlines() or ["no reason given"]
     reason = next((line for line in lines if "skip" in line.lower()), lines[-1])

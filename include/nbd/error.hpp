@@ -48,8 +48,8 @@ enum class errc {
     disconnected,
     /// The program's `admit` function refused the connection.
     admission_refused,
-    /// All places are taken, the peer has its share of them (settings.places_per_peer), and too many
-    /// connections wait.
+    /// All places are taken, the peer has its share of them (settings.places_per_peer), and too
+    /// many connections wait.
     too_many_connections,
 
     /// There is no export with the requested name.

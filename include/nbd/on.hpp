@@ -19,19 +19,19 @@ namespace nbd {
 ///         co_return co_await nbd::on(store_executor_, fetch(offset, to));
 ///     }
 ///
-/// For backends that share a connection or a cache which lives on an executor of its own. `executor` must run
-/// one handler at a time: an io_context that one thread runs, or a strand.
+/// For backends that share a connection or a cache which lives on an executor of its own.
+/// `executor` must run one handler at a time: an io_context that one thread runs, or a strand.
 /// *Returns*: on `co_await`, what the task returns, which must be default constructible.
 /// *Errors*: an exception of the task is rethrown to the coroutine that awaits it. std::bad_alloc.
 /// *Thread safety*: from any executor.
-/// *Cancellation*: none. The task runs to its end, also where the backend is `cancellable` and the client has
-/// left.
-/// *Lifetime*: what the call refers to, such as the span of a READ, stays valid until the task has ended.
-/// `executor` must be run until then.
+/// *Cancellation*: none. The task runs to its end, also where the backend is `cancellable` and the
+/// client has left.
+/// *Lifetime*: what the call refers to, such as the span of a READ, stays valid until the task has
+/// ended. `executor` must be run until then.
 /// *Cost*: two coroutine frames, and two handlers that are posted.
 ///
-/// The result is an awaitable of the task's executor type. Where the coroutine that awaits it has another executor
-/// type, name that: `nbd::on<Home>(executor, task)`.
+/// The result is an awaitable of the task's executor type. Where the coroutine that awaits it has
+/// another executor type, name that: `nbd::on<Home>(executor, task)`.
 template <class Home = void, class Executor, class T, class TaskExecutor>
 [[nodiscard]] boost::asio::awaitable<T,
                                      std::conditional_t<std::is_void_v<Home>, TaskExecutor, Home>>

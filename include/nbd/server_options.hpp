@@ -12,7 +12,9 @@ namespace nbd {
 /// Everything that a server is made of; each member may be left out:
 ///
 ///     nbd::server<nbd::tcp_transport, my_disk, nbd::strand_pool> server{
-///         {.listen = {.address = "::"}, .settings = {.max_connections = 500}, .policy = nbd::strand_pool{4}}};
+///         {.listen = {.address = "::"},
+///          .settings = {.max_connections = 500},
+///          .policy = nbd::strand_pool{4}}};
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
 struct server_options {
     typename Transport::settings listen{};
@@ -21,8 +23,9 @@ struct server_options {
     nbd::settings settings{};
     ThreadingPolicy policy = ThreadingPolicy{};
     Observer observer{};
-    /// Asked once for each connection, before anything else is done for it; false, or an exception, closes it.
-    /// It runs on the server's own thread, or on the program's executor, and must not block.
+    /// Asked once for each connection, before anything else is done for it; false, or an exception,
+    /// closes it. It runs on the server's own thread, or on the program's executor, and must not
+    /// block.
     std::function<bool(const typename Transport::peer_type&)> admit{};
 };
 

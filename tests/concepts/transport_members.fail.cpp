@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A transport without one of its members, or with a wrong one. No Asio: the concept needs only names.
+// A transport without one of its members, or with a wrong one. No Asio: the concept needs only
+// names.
 // expect NO_SETTINGS: nbd: a transport needs `struct settings` and a constructor that takes it
 // expect NO_CONSTRUCTOR: nbd: a transport needs `struct settings` and a constructor that takes it
 // expect NO_PROTOCOL_TYPE: nbd: a transport needs `using protocol_type`, an Asio protocol such as

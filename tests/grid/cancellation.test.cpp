@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What becomes of awaited calls when their client is killed: without the promise `cancellable` they run to their
-// end, with it they are cancelled.
+// What becomes of awaited calls when their client is killed: without the promise `cancellable` they
+// run to their end, with it they are cancelled.
 #include "catch.hpp"
 #include "waiting.hpp"
 #include <nbd/server.hpp>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// An io_context of the program that is destroyed while clients of a server on it wait for something.
+// An io_context of the program that is destroyed while clients of a server on it wait for
+// something.
 #include "catch.hpp"
 #include "waiting.hpp"
 #include <nbd/server.hpp>

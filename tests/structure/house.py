@@ -103,6 +103,7 @@ TESTED_ELSEWHERE = {
 }
 
 MAX_LINES = 350
+MAX_COLUMNS = 100
 MAX_MEDIAN = 120
 MAX_MACROS = 2
 
@@ -197,13 +198,19 @@ def check_cycles():
 
 
 def check_sizes():
-    """no header is too long, and the median is short"""
+    """no header and no line is too long, and the median header is short"""
     sizes = {name_of(h): len(h.read_text().splitlines()) for h in headers()}
     for name, size in sizes.items():
         if size > MAX_LINES:
             yield f"{name}: {size} lines; {MAX_LINES} are allowed"
     if sizes and statistics.median(sizes.values()) >= MAX_MEDIAN:
         yield f"the median header has {statistics.median(sizes.values()):g} lines; it must be under {MAX_MEDIAN}"
+    # clang-format does not break comments. It cannot break a row of a table, or an expected message.
+    for folder in ("include", "examples", "tests", "bench"):
+        for file in sorted((ROOT / folder).rglob("*.?pp")):
+            for number, line in enumerate(file.read_text().splitlines(), 1):
+                if len(line) > MAX_COLUMNS and not re.match(r"\s*///? (\||expect)", line):
+                    yield f"{file.relative_to(ROOT)}:{number}: {len(line)} columns; {MAX_COLUMNS} are allowed"
 
 
 def check_words():

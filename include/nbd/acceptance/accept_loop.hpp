@@ -14,8 +14,8 @@
 
 namespace nbd::acceptance {
 
-/// Accepts connections for a listener while that `accepts()`, and gives them to its `receive`. It is a member
-/// of the listener, and is used on the listener's executor.
+/// Accepts connections for a listener while that `accepts()`, and gives them to its `receive`. It
+/// is a member of the listener, and is used on the listener's executor.
 template <class Listener, class Protocol, class Executor>
 class accept_loop {
     using clock_type = std::chrono::steady_clock;
@@ -44,7 +44,8 @@ public:
                               accept_ready();
                       }});
     }
-    /// Without descriptors or memory, accept fails at once and repeatedly; a pause lets clients return some.
+    /// Without descriptors or memory, accept fails at once and repeatedly; a pause lets clients
+    /// return some.
     void pause()
     {
         pause_.expires_after(std::chrono::milliseconds{100});

@@ -18,11 +18,12 @@
 
 namespace nbd::acceptance {
 
-/// One connection as the listener keeps it: its socket, its peer, and what its session shares with the server.
+/// One connection as the listener keeps it: its socket, its peer, and what its session shares with
+/// the server.
 ///
-/// The session runs on a thread of the policy. The other members are called from the control thread, or any
-/// other, under the lock that also guards the life of the descriptor: a closed descriptor may belong to
-/// another connection already.
+/// The session runs on a thread of the policy. The other members are called from the control
+/// thread, or any other, under the lock that also guards the life of the descriptor: a closed
+/// descriptor may belong to another connection already.
 template <class Socket, class Peer, class Observer>
 class connection {
 public:
@@ -50,8 +51,8 @@ public:
         ::shutdown(socket.native_handle(), SHUT_RDWR);
         session.memory.close();
     }
-    /// The connection was cut within the last second, so its place and memory are about to become free. A call of
-    /// the backend may delay that for longer.
+    /// The connection was cut within the last second, so its place and memory are about to become
+    /// free. A call of the backend may delay that for longer.
     [[nodiscard]] bool ending(std::uint64_t now) const noexcept
     {
         return cut_for() != errc{} && now < cut_at_ + ticker_second;
@@ -65,7 +66,8 @@ public:
     {
         return !session.admitted.load(std::memory_order_acquire);
     }
-    /// The tick since which the connection waits for a request with none in flight; `never` otherwise.
+    /// The tick since which the connection waits for a request with none in flight; `never`
+    /// otherwise.
     [[nodiscard]] std::uint64_t idle_since() noexcept
     {
         const auto since = session.deadline.since();
@@ -84,9 +86,9 @@ public:
                     : handshake              ? connection_state::handshake
                                              : connection_state::transmission};
     }
-    /// The reason to disconnect the client, or nothing: a deadline passed, and the client is the cause.
-    /// A client that reads no replies, or stays in its handshake, may have sent bytes that the session could
-    /// not receive meanwhile.
+    /// The reason to disconnect the client, or nothing: a deadline passed, and the client is the
+    /// cause. A client that reads no replies, or stays in its handshake, may have sent bytes that
+    /// the session could not receive meanwhile.
     [[nodiscard]] errc overdue()
     {
         if (session.sending.overdue())
@@ -99,8 +101,9 @@ public:
             : session.waiting.load(std::memory_order_relaxed);
         return its_doing ? reason : errc{};
     }
-    /// The tick since which the client makes too little progress, in its handshake, in a message or in
-    /// taking its replies; session::deadline::never while nothing is expected of it or it is idle.
+    /// The tick since which the client makes too little progress, in its handshake, in a message or
+    /// in taking its replies; session::deadline::never while nothing is expected of it or it is
+    /// idle.
     [[nodiscard]] std::uint64_t stalled_since()
     {
         const bool owes_bytes = session.deadline.since() != session::deadline::never
@@ -108,8 +111,9 @@ public:
         return std::min(session.sending.since(),
                         owes_bytes ? session.deadline.since() : session::deadline::never);
     }
-    /// The client closed the connection while the session works and does not look. Called again after
-    /// `ticks`: a client that only shut down its sending side may wait for an answer, for some time.
+    /// The client closed the connection while the session works and does not look. Called again
+    /// after `ticks`: a client that only shut down its sending side may wait for an answer, for
+    /// some time.
     [[nodiscard]] bool peer_gone(std::uint64_t ticks)
     {
         ::pollfd end{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
@@ -124,8 +128,8 @@ public:
             && (silent_for_ += silent_for_ == 0 ? 1 : ticks)
             >= session::ticker::ticks(std::chrono::seconds{10});
     }
-    /// The session waits for the client, and no received bytes wait for the session (whose thread another
-    /// client may keep busy).
+    /// The session waits for the client, and no received bytes wait for the session (whose thread
+    /// another client may keep busy).
     [[nodiscard]] bool stalled_by_client()
     {
         int unread = 0;
@@ -133,8 +137,8 @@ public:
             && (::ioctl(socket.native_handle(), FIONREAD, &unread) != 0 || unread == 0);
     }
 
-    /// Lets a blocking send return once a second with the bytes sent so far, which tells a slow reader
-    /// from one that does not read.
+    /// Lets a blocking send return once a second with the bytes sent so far, which tells a slow
+    /// reader from one that does not read.
     void limit_blocking_sends() noexcept
     {
         const ::timeval second{.tv_sec = 1, .tv_usec = 0};

@@ -99,8 +99,8 @@ public:
         const std::lock_guard lock{mutex_};
         return share != 0 && count_of(peer) >= share;
     }
-    /// All places are taken and a client of `peer` waits for one: closes a connection by the rule of
-    /// settings.max_connections and places_per_peer, unless a closed one is about to end.
+    /// All places are taken and a client of `peer` waits for one: closes a connection by the rule
+    /// of settings.max_connections and places_per_peer, unless a closed one is about to end.
     /// `idle_grace`: in ticks, 0 = idle connections are not closed.
     void make_room(const Peer& peer, std::size_t share, std::uint64_t now,
                    std::uint64_t idle_grace) noexcept
@@ -115,8 +115,8 @@ public:
             evict([](const auto&) { return true; }, now, idle_grace);
     }
 
-    /// Where clients wait for memory, wakes those that could not be woken, and disconnects the client stalled
-    /// longest, if it has been for `grace`.
+    /// Where clients wait for memory, wakes those that could not be woken, and disconnects the
+    /// client stalled longest, if it has been for `grace`.
     void evict_stalled(session::memory_budget& memory, std::uint64_t now,
                        std::chrono::milliseconds grace) noexcept
     {
@@ -129,8 +129,8 @@ public:
     }
 
 private:
-    /// Clients wait for memory of `p`: of the clients that hold some and have been stalled for `ticks`, the one
-    /// stalled longest is disconnected.
+    /// Clients wait for memory of `p`: of the clients that hold some and have been stalled for
+    /// `ticks`, the one stalled longest is disconnected.
     void evict_longest_stalled(session::client_memory::pool p, std::uint64_t now,
                                std::uint64_t ticks) noexcept
     {
@@ -164,7 +164,8 @@ private:
             std::count_if(connections_.begin(), connections_.end(), of(peer)));
     }
 
-    /// A peer that has more than `share` connections gives up one: by the rule of `evict`, otherwise its newest.
+    /// A peer that has more than `share` connections gives up one: by the rule of `evict`,
+    /// otherwise its newest.
     bool evict_beyond_share(std::size_t share, std::uint64_t now, std::uint64_t idle_grace) noexcept
     {
         for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
@@ -179,9 +180,9 @@ private:
         return false;
     }
 
-    /// Of the connections that `among` selects: the oldest handshake gives way, once it is a second old; otherwise
-    /// the connection idle longest, once it has been idle for `idle_grace` ticks (0 = never). A connection with
-    /// requests in flight, or in the middle of one, does not.
+    /// Of the connections that `among` selects: the oldest handshake gives way, once it is a second
+    /// old; otherwise the connection idle longest, once it has been idle for `idle_grace` ticks (0
+    /// = never). A connection with requests in flight, or in the middle of one, does not.
     template <class Among>
     bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
     {

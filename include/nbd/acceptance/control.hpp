@@ -13,8 +13,9 @@
 
 namespace nbd::acceptance {
 
-/// The context of a listener's handlers, and its thread, where the policy has threads of its own. The thread
-/// also runs completion handlers of the program that have no executor, so it lives until `end`.
+/// The context of a listener's handlers, and its thread, where the policy has threads of its own.
+/// The thread also runs completion handlers of the program that have no executor, so it lives until
+/// `end`.
 /// *Thread safety*: any member from any thread, unless it says otherwise.
 class own_control {
 public:
@@ -27,8 +28,8 @@ public:
 
     [[nodiscard]] executor_type executor() noexcept { return context_.get_executor(); }
 
-    /// Starts the thread. It runs handlers until `finish`, calls `finished()`, and runs handlers until `end`
-    /// was called and none is left. `owner` keeps this object alive for the thread.
+    /// Starts the thread. It runs handlers until `finish`, calls `finished()`, and runs handlers
+    /// until `end` was called and none is left. `owner` keeps this object alive for the thread.
     /// *Errors*: std::system_error where the system has no more threads.
     template <class Finished>
     void start(std::shared_ptr<void> owner, Finished finished)
@@ -59,7 +60,8 @@ public:
         context_.restart();
         run([this] { context_.poll(); });
     }
-    /// Lets the thread end, and waits for it, except on a thread of the server. Once, by one thread.
+    /// Lets the thread end, and waits for it, except on a thread of the server. Once, by one
+    /// thread.
     void end(bool on_own_thread)
     {
         guard_.reset();
@@ -94,8 +96,8 @@ private:
     std::thread thread_;
 };
 
-/// The same on an executor of the program. With a policy of strands the listener gets a strand, which this
-/// object does not keep: a strand must not outlive its context.
+/// The same on an executor of the program. With a policy of strands the listener gets a strand,
+/// which this object does not keep: a strand must not outlive its context.
 template <class Policy>
 class hosted_control {
     using inner_type = typename Policy::inner_executor_type;

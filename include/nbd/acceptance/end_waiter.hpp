@@ -14,8 +14,8 @@
 
 namespace nbd::acceptance {
 
-/// Waits for a listener to end, then calls a completion handler of the program with an error code, on the
-/// handler's executor. Memory comes from the handler's allocator.
+/// Waits for a listener to end, then calls a completion handler of the program with an error code,
+/// on the handler's executor. Memory comes from the handler's allocator.
 template <class Listener, class Handler, class Executor>
 class end_waiter {
     using handler_executor = boost::asio::associated_executor_t<Handler, Executor>;
@@ -56,7 +56,8 @@ public:
         boost::asio::post(control, std::move(*this));
     }
 
-    /// The three steps: wait, on the listener's executor; change to the handler's executor; complete.
+    /// The three steps: wait, on the listener's executor; change to the handler's executor;
+    /// complete.
     void operator()(const boost::system::error_code& = {})
     {
         if (delivered_) {

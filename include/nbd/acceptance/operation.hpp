@@ -12,9 +12,9 @@
 
 namespace nbd::acceptance {
 
-/// The handler of a pending operation of a listener; `pending` is true until it is called or destroyed. It
-/// calls `f(listener, arguments...)`. Where it is destroyed uncalled, because memory ran out, or `f` throws,
-/// the listener recovers.
+/// The handler of a pending operation of a listener; `pending` is true until it is called or
+/// destroyed. It calls `f(listener, arguments...)`. Where it is destroyed uncalled, because memory
+/// ran out, or `f` throws, the listener recovers.
 template <class Listener, class F>
 class operation {
 public:
@@ -53,8 +53,8 @@ private:
     F f_;
 };
 
-/// Calls `f(*self)` on the listener's executor; the listener recovers from an exception. Without memory for the
-/// handler, and without `memory`, it is not called.
+/// Calls `f(*self)` on the listener's executor; the listener recovers from an exception. Without
+/// memory for the handler, and without `memory`, it is not called.
 template <class Executor, class Hold, class F>
 void post_or_recover(const Executor& on, Hold self, F f, io::handler_memory* memory) noexcept
 {
@@ -74,8 +74,8 @@ void post_or_recover(const Executor& on, Hold self, F f, io::handler_memory* mem
     }
 }
 
-/// The session of one client, for the policy to run. Its destructor tells the listener that the client is
-/// gone.
+/// The session of one client, for the policy to run. Its destructor tells the listener that the
+/// client is gone.
 template <class Listener>
 class session_task {
 public:

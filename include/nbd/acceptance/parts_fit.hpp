@@ -40,7 +40,8 @@ consteval bool parts_fit()
     return fit;
 }
 
-/// A server whose parts do not fit. It has members, so that the compiler prints nothing but the reason.
+/// A server whose parts do not fit. It has members, so that the compiler prints nothing but the
+/// reason.
 template <class Transport>
 class unfit_server {
     struct no_exports {

@@ -13,8 +13,8 @@
 
 namespace nbd::acceptance {
 
-/// What a server and its listener share. It holds nothing that belongs to a context of the program, so it
-/// may outlive that context.
+/// What a server and its listener share. It holds nothing that belongs to a context of the program,
+/// so it may outlive that context.
 /// *Thread safety*: the atomic members, `exports` and `observer` from any thread.
 template <class Transport, class Policy, class Exports, class Observer>
 struct server_state {

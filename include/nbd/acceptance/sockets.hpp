@@ -33,8 +33,8 @@ namespace nbd::acceptance {
     return accepted;
 }
 
-/// Checks a descriptor that the program hands over, and sets it to be closed on exec. `listening`: whether it
-/// has to be a listening socket. `local` becomes its address.
+/// Checks a descriptor that the program hands over, and sets it to be closed on exec. `listening`:
+/// whether it has to be a listening socket. `local` becomes its address.
 /// *Errors*: wrong_protocol_type or invalid_argument where it is something else; the system's.
 template <class Endpoint>
 [[nodiscard]] std::error_code check_socket(int fd, bool listening, Endpoint& local) noexcept

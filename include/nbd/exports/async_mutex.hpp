@@ -32,8 +32,8 @@ public:
         waiters_.push(w);
         return false;
     }
-    /// For a waiter that is destroyed before it continued: removes it from the queue, or unlocks where the lock
-    /// was granted to it.
+    /// For a waiter that is destroyed before it continued: removes it from the queue, or unlocks
+    /// where the lock was granted to it.
     void abandon(waiter& w)
     {
         {

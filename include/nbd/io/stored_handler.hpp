@@ -13,8 +13,8 @@ namespace nbd::io {
 /// The object that starts an operation on this thread now; see initiate.
 inline thread_local const void* initiating = nullptr;
 
-/// Calls `start`, which passes a handler of `object` to Asio. *Returns* false if it throws. Asio has
-/// then destroyed the handler, whose destructor distinguishes this by `initiating == object`.
+/// Calls `start`, which passes a handler of `object` to Asio. *Returns* false if it throws. Asio
+/// has then destroyed the handler, whose destructor distinguishes this by `initiating == object`.
 template <class Start>
 [[nodiscard]] bool initiate(const void* object, Start&& start) noexcept
 {
@@ -29,8 +29,9 @@ template <class Start>
     return started;
 }
 
-/// Holds one handler of a coroutine, of any type, without an allocation. `Args` are the arguments of
-/// the handler. The destructor destroys a handler that was not called, and with it the coroutine.
+/// Holds one handler of a coroutine, of any type, without an allocation. `Args` are the arguments
+/// of the handler. The destructor destroys a handler that was not called, and with it the
+/// coroutine.
 template <class... Args>
 class stored_handler {
 public:

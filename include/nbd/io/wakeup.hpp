@@ -61,8 +61,8 @@ public:
     {
     }
 
-    /// *Errors*: std::bad_alloc if an executor of the program needs memory to post; the waiter is not
-    /// notified then.
+    /// *Errors*: std::bad_alloc if an executor of the program needs memory to post; the waiter is
+    /// not notified then.
     void notify()
     {
         boost::asio::post(never_.get_executor(),

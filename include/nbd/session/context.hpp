@@ -16,8 +16,8 @@
 namespace nbd::session {
 
 /// What the loops of one client share with the server around them.
-/// *Thread safety*: the atomic members, and those whose contract says so, from any thread; the others from
-/// the session.
+/// *Thread safety*: the atomic members, and those whose contract says so, from any thread; the
+/// others from the session.
 template <class Observer>
 struct context {
     const settings& limits;
@@ -34,8 +34,8 @@ struct context {
     std::string export_name{};
     /// The session waits for its client, so a deadline that passes is the fault of the client.
     std::atomic<bool> waiting{false};
-    /// The session neither receives nor sends for a long time, so it does not notice a closed connection;
-    /// the server checks the connection instead.
+    /// The session neither receives nor sends for a long time, so it does not notice a closed
+    /// connection; the server checks the connection instead.
     std::atomic<bool> working{false};
     /// Why the server ended the connection; errc{} if it did not.
     std::atomic<errc> cut{};
@@ -60,7 +60,8 @@ struct context {
                               errc::progress_timeout);
     }
 
-    /// As client_memory::wait_to_work. The server looks whether the client is still there meanwhile.
+    /// As client_memory::wait_to_work. The server looks whether the client is still there
+    /// meanwhile.
     template <class Io, class Stream>
     typename Io::template task<bool> wait_to_work(Stream& stream)
     {

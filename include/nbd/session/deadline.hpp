@@ -12,8 +12,8 @@
 
 namespace nbd::session {
 
-/// Converts a setting to the duration of a clock, to at most half of what that can hold: a time point
-/// of the clock plus the result does not overflow.
+/// Converts a setting to the duration of a clock, to at most half of what that can hold: a time
+/// point of the clock plus the result does not overflow.
 template <class Duration>
 [[nodiscard]] constexpr Duration saturated(std::chrono::milliseconds d) noexcept
 {
@@ -22,8 +22,8 @@ template <class Duration>
     return std::clamp(d, -longest, longest);
 }
 
-/// The time of a server's sessions: a count of ticks that the server's sweeper advances. Reading it costs
-/// one load, so a session can set a deadline around each of its system calls.
+/// The time of a server's sessions: a count of ticks that the server's sweeper advances. Reading it
+/// costs one load, so a session can set a deadline around each of its system calls.
 /// *Thread safety*: any member from any thread.
 class ticker {
 public:
@@ -51,17 +51,18 @@ private:
 };
 
 /// The time by which a client must do what its session waits for. The session arms and disarms it
-/// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends the wait.
-/// It serves both kinds of I/O and needs no timer for each client.
-/// *Thread safety*: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from any thread.
+/// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends
+/// the wait. It serves both kinds of I/O and needs no timer for each client.
+/// *Thread safety*: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from
+/// any thread.
 class deadline {
 public:
     static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
 
     explicit deadline(const ticker& clock) noexcept : clock_{clock} {}
 
-    /// The client must act within `patience`; zero or less is no limit. `otherwise` is the reason for
-    /// ending the connection.
+    /// The client must act within `patience`; zero or less is no limit. `otherwise` is the reason
+    /// for ending the connection.
     void arm(std::chrono::milliseconds patience, errc otherwise) noexcept
     {
         arm_from(clock_.now(), patience, otherwise);
@@ -75,8 +76,8 @@ public:
     }
     /// The client has moved `n` bytes of the message.
     void moved(std::uint64_t n) noexcept { moved_ += n; }
-    /// As `arm`, for the next bytes of the message. The patience is counted from now, or from when the bytes
-    /// that were moved would have been at `rate` bytes per second, if that is earlier: a
+    /// As `arm`, for the next bytes of the message. The patience is counted from now, or from when
+    /// the bytes that were moved would have been at `rate` bytes per second, if that is earlier: a
     /// client that is slower than `rate` falls behind. Zero is no least rate.
     void arm_transfer(std::chrono::milliseconds patience, std::uint64_t rate,
                       errc otherwise) noexcept
@@ -95,7 +96,8 @@ public:
     {
         return due_.load(std::memory_order_relaxed) <= clock_.now();
     }
-    /// The tick since which the client makes too little progress; `never` while nothing is expected of it.
+    /// The tick since which the client makes too little progress; `never` while nothing is expected
+    /// of it.
     [[nodiscard]] std::uint64_t since() const noexcept
     {
         return since_.load(std::memory_order_relaxed);

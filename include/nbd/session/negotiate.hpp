@@ -24,11 +24,11 @@
 
 namespace nbd::session {
 
-/// The handshake of one client: receives what the negotiator needs, carries out its actions and sends
-/// its replies. It receives no byte beyond the present option, so no byte is buffered when the meaning
-/// of the stream changes.
-/// *Returns* the export that the client chose, and in `agreed` what was negotiated; or nullopt, and in
-/// `c.ended` the reason.
+/// The handshake of one client: receives what the negotiator needs, carries out its actions and
+/// sends its replies. It receives no byte beyond the present option, so no byte is buffered when
+/// the meaning of the stream changes.
+/// *Returns* the export that the client chose, and in `agreed` what was negotiated; or nullopt, and
+/// in `c.ended` the reason.
 /// *Cost*: memory for one option's data (settings.option_bytes) and one reply, which is at most
 /// export_listing::piece_bytes and one export's name and description, or the names of a backend's
 /// contexts. Between options at most kept_bytes of each.
@@ -93,8 +93,8 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             const auto [error, n] = co_await Io::write_some(
                 stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
             if (error) {
-                // A client need not wait for the answer to ABORT (point 29). A client that sends nothing
-                // only tests whether the server listens.
+                // A client need not wait for the answer to ABORT (point 29). A client that sends
+                // nothing only tests whether the server listens.
                 const bool clean = next == action::close || negotiator.untouched();
                 c.ended = clean ? negotiator.close_reason() : std::error_code{error};
                 co_return std::nullopt;

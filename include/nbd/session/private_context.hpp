@@ -15,8 +15,8 @@
 
 namespace nbd::session {
 
-/// The session of one client of an asynchronous backend, with an io_context that the calling thread alone
-/// runs. It has `get()`, as a blocking task has.
+/// The session of one client of an asynchronous backend, with an io_context that the calling thread
+/// alone runs. It has `get()`, as a blocking task has.
 template <class Socket, class Exports, class Observer, class Policy>
 class on_private_context {
     using executor_type = boost::asio::io_context::executor_type;
@@ -28,7 +28,8 @@ public:
     {
     }
 
-    /// Returns when the coroutine of the session is destroyed, however it ended, and the context has no work.
+    /// Returns when the coroutine of the session is destroyed, however it ended, and the context
+    /// has no work.
     void get()
     {
         boost::asio::io_context own{1};

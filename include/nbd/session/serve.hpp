@@ -20,11 +20,13 @@
 
 namespace nbd::session {
 
-/// The session of one client on an accepted stream: its handshake, then its transmission. The kind of the
-/// backend selects the loop: in order for calls that return at once, windowed for the others.
+/// The session of one client on an accepted stream: its handshake, then its transmission. The kind
+/// of the backend selects the loop: in order for calls that return at once, windowed for the
+/// others.
 ///
-/// A client that closes its sending side without a DISC (half-close) gets a reply to each of its requests;
-/// then the connection is closed. If nothing could be sent to it for ten seconds, it counts as gone.
+/// A client that closes its sending side without a DISC (half-close) gets a reply to each of its
+/// requests; then the connection is closed. If nothing could be sent to it for ten seconds, it
+/// counts as gone.
 /// *Lifetime*: stream, exports, context and policy outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,

@@ -20,8 +20,9 @@ namespace nbd {
 ///
 /// *Thread safety*: any thread may call or destroy it, also before the member returns.
 /// *Lifetime*: the spans and the extent_list of the call are valid until then. The server waits for
-/// the completion when a client leaves and when it stops, so a completion must not be kept forever. With
-/// on_executor, a completion must not outlive the io_context: stop the server and wait for its end before.
+/// the completion when a client leaves and when it stops, so a completion must not be kept forever.
+/// With on_executor, a completion must not outlive the io_context: stop the server and wait for its
+/// end before.
 /// *Cost*: one pointer; no allocation.
 class completion {
 public:

@@ -16,11 +16,12 @@ namespace nbd::session {
 
 /// Uninitialised memory for the bytes of requests, aligned to pages as direct I/O needs it.
 ///
-/// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking and giving
-/// back need no heap while the sizes repeat. A stock holds at most 8 MiB, all stocks of the program
-/// together at most 64 MiB. A memory budget does not charge them: they belong to no client.
-/// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on another
-/// thread than it was made on.
+/// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking
+/// and giving back need no heap while the sizes repeat. A stock holds at most 8 MiB, all stocks of
+/// the program together at most 64 MiB. A memory budget does not charge them: they belong to no
+/// client.
+/// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on
+/// another thread than it was made on.
 class block {
 public:
     block() = default;
@@ -82,14 +83,15 @@ private:
     /// Bytes in the stock of one thread, and in all stocks.
     static constexpr std::size_t most_kept = std::size_t{8} << 20;
     static constexpr std::size_t most_kept_by_all = std::size_t{64} << 20;
-    /// A thread raises its allowance in steps, so that it seldom writes to the counter of all threads.
+    /// A thread raises its allowance in steps, so that it seldom writes to the counter of all
+    /// threads.
     static constexpr std::size_t step = std::size_t{256} << 10;
 
     struct link {
         link* next;
     };
-    /// Has no destructor: to register that of a thread_local object allocates, and glibc ends the program where
-    /// there is no memory for it.
+    /// Has no destructor: to register that of a thread_local object allocates, and glibc ends the
+    /// program where there is no memory for it.
     struct shelf {
         std::array<link*, kinds> first;
         std::size_t bytes;

@@ -14,7 +14,8 @@ namespace nbd::session {
 class charge;
 
 /// What one client has of its server's memory budget, and its wait for more.
-/// Thread safety: the session's strand or thread; `close`, `holds` and destroying a charge from any thread.
+/// Thread safety: the session's strand or thread; `close`, `holds` and destroying a charge from any
+/// thread.
 /// Lifetime: outlives its charges.
 class client_memory {
 public:
@@ -52,8 +53,8 @@ public:
     }
     [[nodiscard]] bool scarce() const noexcept { return server_.scarce(); }
 
-    /// Charges `n` bytes for a request, into `into`. False where it has to wait, or where `n` is more than
-    /// most_for_requests().
+    /// Charges `n` bytes for a request, into `into`. False where it has to wait, or where `n` is
+    /// more than most_for_requests().
     [[nodiscard]] bool begin_request(charge& into, std::size_t n) noexcept;
 
     /// Waits for working memory. *Returns* false where there will be none: the server stops or the
@@ -66,8 +67,8 @@ public:
             hold(pool::working, memory_budget::working_bytes);
         co_return granted;
     }
-    /// Waits for `n` bytes for a request, at most most_for_requests(). *Returns* the charge; an empty
-    /// one where there will be none.
+    /// Waits for `n` bytes for a request, at most most_for_requests(). *Returns* the charge; an
+    /// empty one where there will be none.
     template <class Io, class Stream>
     [[nodiscard]] typename Io::template task<charge> wait_for_request(Stream& stream,
                                                                       std::size_t n);

@@ -12,9 +12,9 @@
 
 namespace nbd::session {
 
-/// The read-ahead buffer: received bytes that are not consumed yet, contiguous. It begins with 2 KiB inside
-/// the object, which hold many requests without payload. It allocates its full capacity when these are full
-/// or more is asked for, and can release it when it is empty.
+/// The read-ahead buffer: received bytes that are not consumed yet, contiguous. It begins with 2
+/// KiB inside the object, which hold many requests without payload. It allocates its full capacity
+/// when these are full or more is asked for, and can release it when it is empty.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class inbox {
 public:
@@ -33,8 +33,9 @@ public:
         begin_ += n;
     }
 
-    /// Moves what is buffered to the front and returns the free space behind it, to receive into. The whole
-    /// buffer has room for at least `n` bytes then; requires n <= capacity(). Errors: std::bad_alloc.
+    /// Moves what is buffered to the front and returns the free space behind it, to receive into.
+    /// The whole buffer has room for at least `n` bytes then; requires n <= capacity(). Errors:
+    /// std::bad_alloc.
     [[nodiscard]] std::span<std::byte> space(std::size_t n = 0)
     {
         const auto left = end_ - begin_;

@@ -16,16 +16,18 @@ namespace nbd::session {
 
 /// The memory that the clients of one server may use together: settings.server_memory.
 ///
-/// The budget has two pools. A quarter is working memory: the inbox, the outbox and the small lists of a
-/// connection that is not idle, `working_bytes` for each. The rest is request memory: data that do not fit
-/// there, charged as a whole before the payload is received or the backend is called. Blocks in the
-/// stock of a thread and what a connection needs at rest are not charged; settings.hpp states their bounds.
+/// The budget has two pools. A quarter is working memory: the inbox, the outbox and the small lists
+/// of a connection that is not idle, `working_bytes` for each. The rest is request memory: data
+/// that do not fit there, charged as a whole before the payload is received or the backend is
+/// called. Blocks in the stock of a thread and what a connection needs at rest are not charged;
+/// settings.hpp states their bounds.
 ///
-/// Waiting cannot deadlock. A connection takes working memory first and request memory second. A request
-/// that has its charge needs no more memory to end, and deadlines bound how long its client may take, so
-/// each charge of the request pool is given back. No charge is larger than its pool. Hence the first
-/// waiter for request memory always goes on; hence each connection with working memory becomes idle or
-/// ends; hence the first waiter for working memory goes on. A pool serves its waiters in order of arrival.
+/// Waiting cannot deadlock. A connection takes working memory first and request memory second. A
+/// request that has its charge needs no more memory to end, and deadlines bound how long its client
+/// may take, so each charge of the request pool is given back. No charge is larger than its pool.
+/// Hence the first waiter for request memory always goes on; hence each connection with working
+/// memory becomes idle or ends; hence the first waiter for working memory goes on. A pool serves
+/// its waiters in order of arrival.
 ///
 /// Thread safety: any member from any thread. Lifetime: outlives its charges and its waiters.
 class memory_budget {
@@ -40,8 +42,8 @@ public:
 
     /// A client that waits for memory, or may. One wait at a time.
     struct waiter {
-        /// Called once when a wait has ended, under the lock of the budget. May throw where it finds no
-        /// memory; it is called again later then.
+        /// Called once when a wait has ended, under the lock of the budget. May throw where it
+        /// finds no memory; it is called again later then.
         void (*wake)(void*) = nullptr;
         void* argument = nullptr;
         std::size_t bytes = 0;
@@ -66,8 +68,9 @@ public:
     [[nodiscard]] std::size_t limit(pool p) const noexcept { return of(p).limit; }
     [[nodiscard]] std::size_t used(pool p) const noexcept { return of(p).used.load(); }
     [[nodiscard]] bool waited_for(pool p) const noexcept { return of(p).waiters.load() != 0; }
-    /// More than half of the working memory is in use: an idle connection gives its own back. While it is
-    /// not, the connection keeps it, which saves two atomic operations for each request at depth 1.
+    /// More than half of the working memory is in use: an idle connection gives its own back. While
+    /// it is not, the connection keeps it, which saves two atomic operations for each request at
+    /// depth 1.
     [[nodiscard]] bool scarce() const noexcept
     {
         const auto& working = of(pool::working);
@@ -90,8 +93,8 @@ public:
         serve(of(p));
     }
 
-    /// Queues for `n` bytes, at most the pool's limit. False where the wait was over at once, see `granted`;
-    /// else `wake(argument)` is called from any thread when it is.
+    /// Queues for `n` bytes, at most the pool's limit. False where the wait was over at once, see
+    /// `granted`; else `wake(argument)` is called from any thread when it is.
     [[nodiscard]] bool wait(waiter& w, pool p, std::size_t n) noexcept
     {
         const std::lock_guard lock{mutex_};

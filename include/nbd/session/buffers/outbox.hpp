@@ -20,7 +20,8 @@
 
 namespace nbd::session {
 
-/// Data to be sent that the outbox does not own: memory, a part of a file, or the content of a pipe.
+/// Data to be sent that the outbox does not own: memory, a part of a file, or the content of a
+/// pipe.
 /// Lifetime: valid until the outbox that they are lent to has sent them or is cleared.
 struct lent_data {
     std::span<const std::byte> memory{};
@@ -54,8 +55,8 @@ struct lent_data {
     }
 };
 
-/// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It takes memory
-/// when something is added and releases it when everything is sent.
+/// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It takes
+/// memory when something is added and releases it when everything is sent.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class outbox {
 public:
@@ -84,7 +85,8 @@ public:
         return own <= capacity_ - used_ && last_ + lent + 1 <= max_pieces;
     }
 
-    /// Takes the memory for one more reply, however many pieces it has, so that no call for it throws.
+    /// Takes the memory for one more reply, however many pieces it has, so that no call for it
+    /// throws.
     /// Errors: std::bad_alloc.
     void reserve()
     {
@@ -199,7 +201,8 @@ private:
         std::construct_at(pieces_ + last_, next);
         ++last_;
     }
-    /// Makes room for `n` pieces. A block of the stock, so that no memory is allocated in steady state.
+    /// Makes room for `n` pieces. A block of the stock, so that no memory is allocated in steady
+    /// state.
     void reserve_pieces(std::size_t n)
     {
         n = std::min(n, max_pieces);

@@ -15,8 +15,8 @@ namespace nbd::session {
 /// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class request_memory {
 public:
-    /// Charges the client for a block of `n` bytes. False where the charge has to be waited for, see
-    /// `wanted` and `adopt`. Has no effect if as much is charged already.
+    /// Charges the client for a block of `n` bytes. False where the charge has to be waited for,
+    /// see `wanted` and `adopt`. Has no effect if as much is charged already.
     [[nodiscard]] bool reserve(client_memory& client, std::size_t n) noexcept
     {
         return reserve_bytes(client, block::bytes_for(n));

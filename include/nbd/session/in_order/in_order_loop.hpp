@@ -23,9 +23,9 @@
 
 namespace nbd::session {
 
-/// The transmission phase for backends that answer at once: one request after the other, on the thread
-/// or strand of the client. All requests that are buffered are answered before the next wait, in one
-/// send where it fits.
+/// The transmission phase for backends that answer at once: one request after the other, on the
+/// thread or strand of the client. All requests that are buffered are answered before the next
+/// wait, in one send where it fits.
 template <class Io, class Stream, class Opened, class Observer>
 class in_order_loop {
 public:
@@ -53,7 +53,8 @@ public:
             c.deadline.disarm();
             const auto step = answer_buffered();
 
-            // While the loop neither sends nor receives, it does not notice that the client is gone.
+            // While the loop neither sends nor receives, it does not notice that the client is
+            // gone.
             const bool works = step == next_step::go_on && out().empty();
             c.working.store(works, std::memory_order_relaxed);
             if (works)
@@ -94,8 +95,8 @@ public:
         }
     }
 
-    /// Answers all requests that are buffered, as far as the replies fit into the outbox. Requires that
-    /// `out()` is empty. Errors: std::bad_alloc.
+    /// Answers all requests that are buffered, as far as the replies fit into the outbox. Requires
+    /// that `out()` is empty. Errors: std::bad_alloc.
     [[nodiscard]] next_step answer_buffered()
     {
         using finding = typename intake<Opened, Observer>::finding;
@@ -111,8 +112,8 @@ public:
                 return next_step::receive;
             if (begun_ && !carry_out(work))
                 return next_step::go_on;
-            // After much work the other clients of the thread may run; and the next send shows whether
-            // the client is still there.
+            // After much work the other clients of the thread may run; and the next send shows
+            // whether the client is still there.
             if (work > most_work)
                 return next_step::go_on;
             switch (in().next()) {
@@ -165,16 +166,18 @@ private:
     using job_type = job<Opened, Observer, true>;
     using beginning = typename job_type::beginning;
 
-    /// Bytes of data in one call of `answer_buffered`, about; each request counts as `least_work` more.
+    /// Bytes of data in one call of `answer_buffered`, about; each request counts as `least_work`
+    /// more.
     static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
     static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
-    /// Bytes of replies that are worth a send of their own; and bytes that wait for no more replies.
+    /// Bytes of replies that are worth a send of their own; and bytes that wait for no more
+    /// replies.
     static constexpr std::uint64_t least_early = std::uint64_t{32} << 10;
     static constexpr std::uint64_t most_early = std::uint64_t{1} << 20;
     static constexpr int try_again = 16;
 
-    /// Carries out the request that has begun and adds its reply. False if something must be done first:
-    /// the reply must be sent, or other clients should have the thread.
+    /// Carries out the request that has begun and adds its reply. False if something must be done
+    /// first: the reply must be sent, or other clients should have the thread.
     [[nodiscard]] bool carry_out(std::uint64_t& work)
     {
         auto& disk = exchange_.disk;
@@ -195,10 +198,10 @@ private:
         return true;
     }
 
-    /// Bytes of replies after which a send does not wait for the rest, where each reply has `length`
-    /// bytes. A client that has waited for all its replies gets the first half early and works on it
-    /// meanwhile; from then on it sends its requests in halves. A client that does not, gains nothing,
-    /// so this is tried seldom.
+    /// Bytes of replies after which a send does not wait for the rest, where each reply has
+    /// `length` bytes. A client that has waited for all its replies gets the first half early and
+    /// works on it meanwhile; from then on it sends its requests in halves. A client that does not,
+    /// gains nothing, so this is tried seldom.
     [[nodiscard]] std::uint64_t early_replies(std::uint64_t length) noexcept
     {
         const auto all = in().requests_buffered() * length;

@@ -23,11 +23,11 @@
 
 namespace nbd::session {
 
-/// Receives the requests of one client and admits them, in order. The payload of a refused request is
-/// received and discarded in bounded memory.
+/// Receives the requests of one client and admits them, in order. The payload of a refused request
+/// is received and discarded in bounded memory.
 ///
-/// `next` says what to do. It finds a request: call `accept`, then take the payload. It needs bytes:
-/// await `begin_receive` and pass the result to `end_receive`.
+/// `next` says what to do. It finds a request: call `accept`, then take the payload. It needs
+/// bytes: await `begin_receive` and pass the result to `end_receive`.
 template <class Opened, class Observer>
 class intake {
 public:
@@ -44,7 +44,8 @@ public:
         leave,    ///< close: a DISC, or a payload that is too long to discard
     };
 
-    /// A payload of up to this many bytes is taken from the inbox. A longer one is received in place.
+    /// A payload of up to this many bytes is taken from the inbox. A longer one is received in
+    /// place.
     static constexpr std::size_t buffered_payload = std::size_t{64} << 10;
     /// The moment of `finding::linger`.
     static constexpr std::chrono::milliseconds linger_time{200};
@@ -225,7 +226,8 @@ public:
     }
     void consume_payload() noexcept { in_.consume(static_cast<std::size_t>(request_.payload())); }
 
-    /// Receives a longer payload into `to`, which is as long. `receiving()` is true until it is there.
+    /// Receives a longer payload into `to`, which is as long. `receiving()` is true until it is
+    /// there.
     void receive_into(std::span<std::byte> to) noexcept
     {
         const auto early = in_.buffered().first(std::min(in_.buffered().size(), to.size()));
@@ -233,8 +235,8 @@ public:
         in_.consume(early.size());
         payload_ = to.subspan(early.size());
     }
-    /// Whether a WRITE is still valid when its payload has arrived: the export may have been removed, or
-    /// made smaller.
+    /// Whether a WRITE is still valid when its payload has arrived: the export may have been
+    /// removed, or made smaller.
     [[nodiscard]] protocol::error_value still_admitted(const protocol::request& r) const noexcept
     {
         if (disk_.gone())
@@ -285,7 +287,8 @@ private:
                                                                            : error_value::none;
     }
 
-    /// Discards the part of a refused payload that has arrived. *Returns* true when all of it was discarded.
+    /// Discards the part of a refused payload that has arrived. *Returns* true when all of it was
+    /// discarded.
     [[nodiscard]] bool skip() noexcept
     {
         const auto n = std::min<std::uint64_t>(skip_, in_.buffered().size());

@@ -19,11 +19,11 @@
 
 namespace nbd::session {
 
-/// The data of one READ, and where they come from: lent by the backend, read into the outbox, or read
-/// into memory of the request. A client that takes chunks gets no data for holes.
+/// The data of one READ, and where they come from: lent by the backend, read into the outbox, or
+/// read into memory of the request. A client that takes chunks gets no data for holes.
 ///
-/// `at_once` says that the READ is answered before the next request begins. Only then can it use the
-/// outbox before the reply is complete, and a pipe that all READs share.
+/// `at_once` says that the READ is answered before the next request begins. Only then can it use
+/// the outbox before the reply is complete, and a pipe that all READs share.
 template <class Opened, class Observer, bool at_once>
 class reading {
     using backend_type = typename Opened::backend_type;
@@ -54,8 +54,9 @@ public:
             && (to.out().empty() || !leaves_out_holes(r, to));
     }
 
-    /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Data that are not
-    /// lent go to `memory`, charged to `client`. False if the charge has to be waited for; begin again then.
+    /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Data that are
+    /// not lent go to `memory`, charged to `client`. False if the charge has to be waited for;
+    /// begin again then.
     /// Errors: std::bad_alloc.
     [[nodiscard]] bool begin(const request& r, Opened& disk, replies<Observer>& to,
                              bool sends_files, request_memory& memory, client_memory& client)
@@ -83,7 +84,7 @@ public:
         return true;
     }
 
-    // --- the calls: a plan, see transmission/plan.hpp ---------------------------------------------
+    // --- the calls: a plan, see transmission/plan.hpp -------------------------------------
 
     [[nodiscard]] std::optional<transmission::backend_call> next() const noexcept
     {
@@ -112,7 +113,7 @@ public:
                                : inline_.subspan(to_->data_header_bytes());
     }
 
-    // --- the reply, when there is no next call ----------------------------------------------------
+    // --- the reply, when there is no next call --------------------------------------------
 
     /// Whether the reply fits into the outbox. Always true where `will_fit` was asked.
     [[nodiscard]] bool fits() const noexcept
@@ -165,8 +166,8 @@ public:
     }
 
 private:
-    /// Bytes of the longest READ that is read into the outbox where the backend could have lent it: the
-    /// outbox has less room for the replies behind it.
+    /// Bytes of the longest READ that is read into the outbox where the backend could have lent it:
+    /// the outbox has less room for the replies behind it.
     static constexpr std::size_t largest_inline_beside_lent = std::size_t{8} << 10;
     /// Below this many bytes a copy costs less than a system call.
     static constexpr std::size_t least_from_file = std::size_t{32} << 10;

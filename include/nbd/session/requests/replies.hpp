@@ -49,8 +49,8 @@ public:
     [[nodiscard]] bool chunked() const noexcept { return style_ != reply_style::simple; }
     [[nodiscard]] reply_style style() const noexcept { return style_; }
 
-    /// Whether any reply still fits. `length`: bytes of data, if it is to a READ; `copied` of them are
-    /// copied into the outbox.
+    /// Whether any reply still fits. `length`: bytes of data, if it is to a READ; `copied` of them
+    /// are copied into the outbox.
     [[nodiscard]] bool fits(std::uint64_t length, std::size_t copied) const noexcept
     {
         const auto chunks = static_cast<std::size_t>(length / largest_chunk) + 1;
@@ -88,8 +88,8 @@ public:
         out_.lend(data.part(at, data.length - at));
     }
 
-    /// All data of a READ. Short data are copied behind their header, which costs less than a piece of
-    /// their own.
+    /// All data of a READ. Short data are copied behind their header, which costs less than a piece
+    /// of their own.
     void data(const request& r, const lent_data& data)
     {
         if (data.in_file() || data.length > copied_data) {
@@ -103,8 +103,8 @@ public:
     }
     static constexpr std::size_t copied_data = std::size_t{2} << 10;
 
-    /// A READ without its holes. `data_at(offset, length)` returns the data of each piece that is no
-    /// hole, in order. Requires an empty outbox.
+    /// A READ without its holes. `data_at(offset, length)` returns the data of each piece that is
+    /// no hole, in order. Requires an empty outbox.
     template <class DataAt>
     void pieces(const request& r, std::span<const extent> found, DataAt data_at)
     {
@@ -132,8 +132,8 @@ public:
     /// Success, without data.
     void done(const request& r)
     {
-        // "Structured replies": the reply to a READ is always chunks. Another reply without payload may
-        // be simple, but not with extended headers (point 53).
+        // "Structured replies": the reply to a READ is always chunks. Another reply without payload
+        // may be simple, but not with extended headers (point 53).
         if (style_ == reply_style::extended || (chunked() && r.command == protocol::command::read))
             std::ignore = append_chunk(r, protocol::chunk::none, 0, true);
         else

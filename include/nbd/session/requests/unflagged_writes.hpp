@@ -12,10 +12,10 @@
 namespace nbd::session {
 
 /// Handles extended WRITEs without PAYLOAD_LEN. The flag is a MUST (point 55), so such a WRITE is
-/// refused, and no payload is expected. But qemu 8.2 to 10 leaves the flag out and sends the payload.
-/// The two cases cannot both be served, so the first such WRITE of a client decides for all: the client
-/// sends payloads if bytes follow within a moment that are not another request. The decision is made
-/// once, because later payloads may look like anything.
+/// refused, and no payload is expected. But qemu 8.2 to 10 leaves the flag out and sends the
+/// payload. The two cases cannot both be served, so the first such WRITE of a client decides for
+/// all: the client sends payloads if bytes follow within a moment that are not another request. The
+/// decision is made once, because later payloads may look like anything.
 class unflagged_writes {
 public:
     enum class judgement {

@@ -27,8 +27,9 @@
 
 namespace nbd::session {
 
-/// Makes the calls of an awaited backend: each slot of a window has a coroutine, which awaits the members of
-/// the backend one after the other. Calls of a `cancellable` backend are cancelled when the client has gone.
+/// Makes the calls of an awaited backend: each slot of a window has a coroutine, which awaits the
+/// members of the backend one after the other. Calls of a `cancellable` backend are cancelled when
+/// the client has gone.
 template <class Window>
 class awaited_calls {
     using executor_type = typename Window::executor_type;
@@ -59,8 +60,8 @@ public:
         }
     };
 
-    /// `disk`: the window's. Coroutines share it, because an io_context that is destroyed may destroy them
-    /// after the session.
+    /// `disk`: the window's. Coroutines share it, because an io_context that is destroyed may
+    /// destroy them after the session.
     awaited_calls(Window& w, std::shared_ptr<opened_type> disk)
         : window_{w}, disk_{std::move(disk)}, turns_{w.executor()}
     {
@@ -225,8 +226,8 @@ private:
                 } catch (...) {
                     outcome = transmission::current_failure();
                 }
-                // A backend may resume this coroutine on a thread of its own. A backend that never waits must
-                // not delay the other clients of this thread.
+                // A backend may resume this coroutine on a thread of its own. A backend that never
+                // waits must not delay the other clients of this thread.
                 if (!window_.executor().running_in_this_thread()
                     || work >= transmission::zeroes_at_a_time) {
                     const bool is_long = std::exchange(work, 0) >= transmission::zeroes_at_a_time;

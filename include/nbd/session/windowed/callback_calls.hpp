@@ -16,8 +16,8 @@
 
 namespace nbd::session {
 
-/// Makes the calls of a backend with callbacks, on the client's executor. A completion may arrive on any
-/// thread, also before the member returns; it continues on the client's executor.
+/// Makes the calls of a backend with callbacks, on the client's executor. A completion may arrive
+/// on any thread, also before the member returns; it continues on the client's executor.
 template <class Window>
 class callback_calls {
     using backend_type = typename Window::opened_type::backend_type;

@@ -13,8 +13,8 @@
 
 namespace nbd::session {
 
-/// Makes the calls of a backend that blocks. They run on additional threads of the policy, so that the
-/// client's strand does not wait for them.
+/// Makes the calls of a backend that blocks. They run on additional threads of the policy, so that
+/// the client's strand does not wait for them.
 template <class Policy>
 struct offloading {
     template <class Window>
@@ -58,7 +58,8 @@ struct offloading {
         [[nodiscard]] bool ended() const noexcept { return under_way_ == 0; }
 
     private:
-        /// One call at a time for all clients together. A call that waits for the lock uses no thread.
+        /// One call at a time for all clients together. A call that waits for the lock uses no
+        /// thread.
         static constexpr bool in_turn = concurrency_of<typename Window::opened_type::backend_type>()
             == concurrency::serialize_all;
 
@@ -72,8 +73,8 @@ struct offloading {
                 std::ignore = goes_on(s);
             }
         }
-        /// The call has the lock, where one is needed. *Returns* false if no thread can run it: its request
-        /// has failed then.
+        /// The call has the lock, where one is needed. *Returns* false if no thread can run it: its
+        /// request has failed then.
         template <class Slot>
         [[nodiscard]] bool goes_on(Slot& s) noexcept
         {

@@ -12,14 +12,15 @@
 
 namespace nbd::session {
 
-/// The in-flight window of one client: a slot for each request in flight. It decides whether a request may
-/// begin, and keeps the order of the replies. A `Slot` has a `job`, a `next` and an `under_way`. A request
-/// counts until its reply was sent, so a client that does not read its replies is not served further.
+/// The in-flight window of one client: a slot for each request in flight. It decides whether a
+/// request may begin, and keeps the order of the replies. A `Slot` has a `job`, a `next` and an
+/// `under_way`. A request counts until its reply was sent, so a client that does not read its
+/// replies is not served further.
 template <class Slot>
 class window {
 public:
     /// - `most_bytes`: bytes of data of all requests; a single request may have more.
-    /// - `serialise_overlaps`: a request waits for requests that overlap it, if one of the two writes.
+    /// - `serialise_overlaps`: a request waits for requests that overlap it, if one of them writes.
     /// - `status_bytes`: what a BLOCK_STATUS counts that asks for more than one extent.
     window(std::size_t most_requests, std::uint64_t most_bytes, bool serialise_overlaps,
            std::uint64_t status_bytes = 0)
@@ -35,7 +36,8 @@ public:
     {
         if (under_way_ == 0)
             return true;
-        // A RESIZE begins when all requests before it are answered, and the next request when the RESIZE is.
+        // A RESIZE begins when all requests before it are answered, and the next request when the
+        // RESIZE is.
         if (resizing_ || r.command == protocol::command::resize)
             return false;
         if (under_way_ == most_requests_ || bytes_of(r) > most_bytes_
@@ -77,7 +79,8 @@ public:
         last_due_ = &s;
     }
 
-    /// Adds the replies that are due to the outbox, in the order in which they became due, as many as fit.
+    /// Adds the replies that are due to the outbox, in the order in which they became due, as many
+    /// as fit.
     /// *Errors*: std::bad_alloc.
     template <class Replies>
     void gather(Replies& to)
