@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Catch2 in its version 3 and in Debian 12's version 2.13, under one name.
-#pragma once
+// Guarded by a macro: ccache may take a precompiled header from another checkout, and `#pragma once`
+// does not know the same file by another path.
+#ifndef NBD_TESTS_CATCH_HPP
+#define NBD_TESTS_CATCH_HPP
 
 #if __has_include(<catch2/catch_test_macros.hpp>)
 #include <catch2/catch_approx.hpp>
@@ -35,3 +38,5 @@ void note_skip(std::string_view reason);
         SUCCEED("skipped");                                                                        \
         return;                                                                                    \
     } while (false)
+
+#endif
