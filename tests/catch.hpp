@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Catch2 in its version 3 and in Debian 12's version 2.13, under one name.
-// Guarded by a macro: ccache may take a precompiled header from another checkout, and `#pragma once`
-// does not know the same file by another path.
+// Guarded by a macro: ccache may take a precompiled header from another checkout, and then
+// `#pragma once` does not recognise this file.
 #ifndef NBD_TESTS_CATCH_HPP
 #define NBD_TESTS_CATCH_HPP
 

@@ -47,8 +47,8 @@ public:
 /// `<nbd/basic_server.hpp>`, include also the parts that you use. A server runs once. It handles no
 /// signals; the program calls stop(). Exports can be added and removed at any time.
 ///
-/// *Thread safety*: exports(), stop() and wait() from any thread, also from a backend or an
-/// observer. start() and the destructor: one thread.
+/// *Thread safety*: exports(), stop(), async_stop() and wait() from any thread, also from a backend
+/// or observer; after start() also uri() and local_endpoint(). start(), the destructor: one thread.
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
     requires(acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>())
 class server<Transport, Backend, ThreadingPolicy, Observer> {

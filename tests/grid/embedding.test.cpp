@@ -24,6 +24,7 @@
 
 #include <array>
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <cstddef>
 #include <future>
@@ -171,6 +172,21 @@ TEMPLATE_TEST_CASE("embedding: futures, with a server on its own threads", "",
     std::error_code error;
     never_started.start(error);
     CHECK(error == nbd::errc::server_stopped);
+}
+
+TEST_CASE("embedding: two threads may stop a server that was never started")
+{
+    for (int round = 0; round < 200; ++round) {
+        unix_server<nbd::strand_pool> server{somewhere<nbd::unix_transport>()};
+        std::barrier together{2};
+        const auto stop = [&] {
+            together.arrive_and_wait();
+            server.async_stop(asio::use_future).get();
+        };
+        std::thread other{stop};
+        stop();
+        other.join();
+    }
 }
 
 TEMPLATE_TEST_CASE("embedding: a handler on the server's thread may destroy the server", "",

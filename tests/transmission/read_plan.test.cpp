@@ -188,6 +188,18 @@ TEST_CASE("transmission/read_plan: if extents fails, everything is read")
     CHECK(p.pieces().empty());
 }
 
+TEST_CASE("transmission/read_plan: a READ keeps to the minimum block size")
+{
+    read_plan<holey> p;
+    p.begin(reading(1024, 2048), true, 512);
+    CHECK(play(p, {{512, zero}, {512, data}, {1024, zero}})
+          == "extents 0 1024+2048, read 1536+512");
+    p.begin(reading(1024, 2048), true, 512);
+    CHECK(play(p, {{700, zero}, {324, data}, {1024, zero}})
+          == "extents 0 1024+2048, read 1024+2048");
+    CHECK_FALSE(p.has_holes());
+}
+
 TEST_CASE("transmission/read_plan: a failed piece is the last, and the failure has its offset")
 {
     const std::vector<extent> found{

@@ -68,10 +68,9 @@ public:
         if (entitled_) {
             queue_.splice(queue_.begin(), queue_, first);
         } else {
-            const auto second = session::ticker::ticks(std::chrono::seconds{1});
             for (auto& waiting : queue_)
                 waiting.since = std::min(waiting.since, now);
-            while (queue_.size() >= most_waiting && now >= queue_.front().since + second) {
+            while (queue_.size() >= most_waiting && now >= queue_.front().since + session::second) {
                 queue_.pop_front();
                 refused();
             }

@@ -55,7 +55,7 @@ public:
     /// free. A call of the backend may delay that for longer.
     [[nodiscard]] bool ending(std::uint64_t now) const noexcept
     {
-        return cut_for() != errc{} && now < cut_at_ + ticker_second;
+        return cut_for() != errc{} && now < cut_at_ + session::second;
     }
     [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
 
@@ -152,8 +152,6 @@ public:
     const std::uint64_t accepted;  ///< in ticks
 
 private:
-    static constexpr std::uint64_t ticker_second = session::ticker::ticks(std::chrono::seconds{1});
-
     const session::ticker& clock_;
     std::uint64_t cut_at_ = 0;  ///< in ticks
     const std::chrono::system_clock::time_point accepted_at_ = std::chrono::system_clock::now();

@@ -186,14 +186,13 @@ private:
     template <class Among>
     bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
     {
-        const auto second = session::ticker::ticks(std::chrono::seconds{1});
         connection_type* gives_way = nullptr;
         std::uint64_t longest = session::deadline::never;
         for (auto& c : connections_) {  // the oldest first
             if (c.cut_for() != errc{} || !among(c))
                 continue;
             if (c.in_handshake()) {
-                if (now >= c.accepted + second && c.stalled_by_client()) {
+                if (now >= c.accepted + session::second && c.stalled_by_client()) {
                     gives_way = &c;
                     break;
                 }

@@ -35,23 +35,14 @@ public:
     void start(std::shared_ptr<void> owner, Finished finished)
     {
         const std::lock_guard lock{mutex_};
-        thread_ =
-            std::thread{[this, owner = std::move(owner), finished = std::move(finished)]() mutable {
-                run([this] { context_.run(); });
-                finished();
-                context_.restart();
-                run([this] { context_.run(); });
-            }};
+        launch(std::move(owner), std::move(finished));
     }
     /// Starts the thread if it does not exist.
     void start(std::shared_ptr<void> owner)
     {
-        {
-            const std::lock_guard lock{mutex_};
-            if (thread_.joinable())
-                return;
-        }
-        start(std::move(owner), [] {});
+        const std::lock_guard lock{mutex_};
+        if (!thread_.joinable())
+            launch(std::move(owner), [] {});
     }
     void finish() { context_.stop(); }
     /// Runs the handlers that are ready. Only where `finish` was called, or without a thread.
@@ -77,6 +68,17 @@ public:
     [[nodiscard]] bool runs_here() noexcept { return executor().running_in_this_thread(); }
 
 private:
+    template <class Finished>
+    void launch(std::shared_ptr<void> owner, Finished finished)
+    {
+        thread_ =
+            std::thread{[this, owner = std::move(owner), finished = std::move(finished)]() mutable {
+                run([this] { context_.run(); });
+                finished();
+                context_.restart();
+                run([this] { context_.run(); });
+            }};
+    }
     template <class Run>
     void run(Run handlers)
     {

@@ -60,24 +60,35 @@ struct context {
                               errc::progress_timeout);
     }
 
+    /// Sets `working` while it exists.
+    class working_scope {
+    public:
+        explicit working_scope(context& c, bool works = true) noexcept : context_{c}
+        {
+            context_.working.store(works, std::memory_order_relaxed);
+        }
+        working_scope(const working_scope&) = delete;
+        working_scope& operator=(const working_scope&) = delete;
+        ~working_scope() { context_.working.store(false, std::memory_order_relaxed); }
+
+    private:
+        context& context_;
+    };
+
     /// As client_memory::wait_to_work. The server looks whether the client is still there
     /// meanwhile.
     template <class Io, class Stream>
     typename Io::template task<bool> wait_to_work(Stream& stream)
     {
-        working.store(true, std::memory_order_relaxed);
-        const bool granted = co_await memory.wait_to_work<Io>(stream);
-        working.store(false, std::memory_order_relaxed);
-        co_return granted;
+        const working_scope works{*this};
+        co_return co_await memory.wait_to_work<Io>(stream);
     }
     /// As client_memory::wait_for_request, in the same way.
     template <class Io, class Stream>
     typename Io::template task<charge> wait_for_request(Stream& stream, std::size_t n)
     {
-        working.store(true, std::memory_order_relaxed);
-        auto granted = co_await memory.wait_for_request<Io>(stream, n);
-        working.store(false, std::memory_order_relaxed);
-        co_return granted;
+        const working_scope works{*this};
+        co_return co_await memory.wait_for_request<Io>(stream, n);
     }
 
     /// The server is stopping or the connection is closed.

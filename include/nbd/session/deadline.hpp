@@ -49,6 +49,8 @@ public:
 private:
     std::atomic<std::uint64_t> now_{0};
 };
+/// At least a second, in ticks.
+inline constexpr std::uint64_t second = ticker::ticks(std::chrono::seconds{1});
 
 /// The time by which a client must do what its session waits for. The session arms and disarms it
 /// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends

@@ -5,6 +5,7 @@
 #include <nbd/protocol/request.hpp>
 #include <nbd/transmission/plan.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,10 +23,12 @@ public:
     /// The largest number of pieces into which holes divide a READ.
     static constexpr std::size_t most_extents = 24;
 
-    /// Begins a READ. `sparse`: leave holes out, if the backend reports extents.
-    void begin(const protocol::request& r, bool sparse) noexcept
+    /// Begins a READ. `sparse`: leave holes out, if the backend reports extents. `block`: the
+    /// export's minimum block size, to which each call keeps.
+    void begin(const protocol::request& r, bool sparse, std::uint64_t block = 1) noexcept
     {
         range_ = r;
+        block_ = block;
         at_ = r.offset;
         if (result_)
             result_ = {};
@@ -58,7 +61,7 @@ public:
     {
         if (std::exchange(asking_, false)) {
             // Extents are an optimisation here: bytes that they do not cover are read.
-            if (outcome)
+            if (outcome || !whole_blocks())
                 pieces_.begin(range_.length, most_extents);
             skip_zeroes();
             return;
@@ -98,6 +101,11 @@ private:
         return piece_ < pieces().size() ? at_ + pieces()[piece_].length
                                         : range_.offset + range_.length;
     }
+    [[nodiscard]] bool whole_blocks() const noexcept
+    {
+        return std::all_of(pieces().begin(), pieces().end(),
+                           [this](const extent& e) { return e.length % block_ == 0; });
+    }
     void skip_zeroes() noexcept
     {
         while (!asking_ && piece_ < pieces().size() && zero(pieces()[piece_]))
@@ -106,6 +114,7 @@ private:
 
     protocol::request range_;
     std::uint64_t at_ = 0;
+    std::uint64_t block_ = 1;
     std::size_t piece_ = 0;
     bool asking_ = false;  ///< the extents are the next call
     extent_list pieces_;

@@ -250,7 +250,8 @@ private:
         switch (r.command) {
         case command::read:
             kind_ = kind::read;
-            return reading_.begin(r, x.disk, x.out, x.sends_files, memory_, x.memory);
+            return reading_.begin(r, x.disk, x.out, x.sends_files, memory_, x.memory,
+                                  x.in.terms().blocks.minimum);
         case command::block_status: {
             if (!memory_.reserve_bytes(
                     x.memory,

@@ -55,11 +55,12 @@ public:
     }
 
     /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Data that are
-    /// not lent go to `memory`, charged to `client`. False if the charge has to be waited for;
-    /// begin again then.
+    /// not lent go to `memory`, charged to `client`. `least_block`: the minimum block size. False
+    /// if the charge has to be waited for; begin again then.
     /// Errors: std::bad_alloc.
     [[nodiscard]] bool begin(const request& r, Opened& disk, replies<Observer>& to,
-                             bool sends_files, request_memory& memory, client_memory& client)
+                             bool sends_files, request_memory& memory, client_memory& client,
+                             std::uint64_t least_block)
     {
         memory_ = &memory;
         request_ = r;
@@ -80,7 +81,7 @@ public:
             return begin_whole(client);
         if (!memory.reserve(client, static_cast<std::size_t>(r.length)))
             return false;
-        plan_.begin(r, true);
+        plan_.begin(r, true, least_block);
         return true;
     }
 

@@ -231,12 +231,11 @@ private:
     /// disconnected. Nothing is received during the wait, so the server checks the connection.
     typename Io::template task<bool> room()
     {
-        c_.working.store(true, std::memory_order_relaxed);
+        const typename context<Observer>::working_scope works{c_};
         while (!failed_ && !is_lost() && !window_.has_room_for(in().request())) {
             tick_.arm();
             co_await room_.wait();
         }
-        c_.working.store(false, std::memory_order_relaxed);
         co_return !failed_ && !is_lost();
     }
 
@@ -254,11 +253,12 @@ private:
                     if (closing_ && window_.empty())
                         continue;
                     // Nothing is received or sent now, so the server checks the connection.
-                    if (closing_)
-                        c_.working.store(true, std::memory_order_relaxed);
-                    co_await replies_due_.wait();
-                    if (closing_)
-                        c_.working.store(false, std::memory_order_relaxed);
+                    if (closing_) {
+                        const typename context<Observer>::working_scope works{c_};
+                        co_await replies_due_.wait();
+                    } else {
+                        co_await replies_due_.wait();
+                    }
                     continue;
                 }
                 c_.sending.begin_transfer();
