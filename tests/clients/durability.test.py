@@ -17,7 +17,7 @@ from support import *
 
 PROGRAM = require_program("NBD_SERVE")
 SEED = int(os.environ.get("NBD_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
-KILLS = scaled(100, 10)  # for each kind of disk and each policy
+KILLS = scaled(40, 10)  # for each kind of disk and each policy
 CONNECTIONS, DEPTH = 4, 16
 BLOCK, SECTOR = 4 * K, 512
 BLOCKS = 2048

@@ -4,7 +4,8 @@
 # The first process of the small virtual machine that run.sh boots. It uses the kernel's NBD client as a user would, once
 # for each policy and transport. It prints `ok NAME` for each step. The first failed step prints `not ok NAME: why` and ends
 # the run. The last line of a successful run is `KERNEL-TEST PASSED n`.
-# The kernel passes its unknown parameters in the environment: KT_SECONDS (the time limit) and KT_MIB (the size of the device).
+# The kernel passes its unknown parameters in the environment: KT_SECONDS (the time limit), KT_MIB (the size of the
+# device) and KT_ROUNDS (pairs POLICY/TRANSPORT, separated by commas).
 
 # Uses the usual tools where they matter, and busybox's for the rest. The shell is not busybox, because that prefers its
 # own tools.
@@ -270,10 +271,9 @@ done
 until_true test -b $device || not_ok "nbd" "no $device"
 
 check "make a tree" make_tree
-one_round per-client unix
-one_round per-client tcp
-one_round pool unix
-one_round pool tcp
+for pair in $(echo "${KT_ROUNDS:-per-client/unix,per-client/tcp,pool/unix,pool/tcp}" | tr , ' '); do
+    one_round "${pair%/*}" "${pair#*/}"
+done
 
 echo "KERNEL-TEST PASSED $passed"
 poweroff -f -n

@@ -10,6 +10,7 @@
 #
 # Uses a kernel of 6.12 or newer if there is one, because older ones do not send WRITE_ZEROES.
 # NBD_KERNEL=system uses the kernel of the system's own release instead.
+# NBD_KERNEL_ROUNDS=per-client/unix,pool/tcp limits the run to these pairs of policy and transport.
 # Exit status: 0 passed, 1 failed, 2 wrong use, 77 cannot be run here.
 
 set -u
@@ -278,7 +279,7 @@ rm -r "$root"
 
 log=$cache/$machine.log
 : >"$log"
-arguments="quiet loglevel=1 panic=-1 KT_SECONDS=$seconds KT_MIB=64"
+arguments="quiet loglevel=1 panic=-1 KT_SECONDS=$seconds KT_MIB=64${NBD_KERNEL_ROUNDS:+ KT_ROUNDS=$NBD_KERNEL_ROUNDS}"
 limit=$((seconds + 30)) # init.sh's own watchdog should end it first, because it reports more
 began=$(date +%s)
 

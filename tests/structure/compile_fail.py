@@ -8,6 +8,9 @@ is wrong with it.
 
 Or FILE has lines `// expect MACRO: SENTENCE`: with MACRO defined it must fail with SENTENCE and no other sentence of the
 library.
+
+compile_fail.py COMPILE_COMMANDS FILE --precompile HEADER: compiles HEADER as FILE is compiled. The tests of files that
+begin with it are faster then.
 """
 import json
 import os
@@ -24,15 +27,29 @@ def main():
     entry = next((e for e in json.load(open(database)) if os.path.realpath(e["file"]) == file), None)
     if entry is None:
         sys.exit(f"{file}: is not in {database}; configure again")
+    command = shlex.split(entry["command"])
+    out = command.index("-o")
+    folder = os.path.join(os.path.dirname(database), "precompiled")
+    del command[out:out + 2]
+    if sys.argv[3:4] == ["--precompile"]:
+        header = os.path.join(folder, sys.argv[4])
+        os.makedirs(os.path.dirname(header), exist_ok=True)
+        with open(header, "w") as only:
+            only.write(f"#include <{sys.argv[4]}>\n")
+        command[command.index(entry["file"])] = header
+        command[1:1] = ["-x", "c++-header"]
+        sys.exit(subprocess.run([*command, "-o", header + ".gch"], cwd=entry["directory"]).returncode)
+
+    text = open(file).read()
+    if first := re.search(r"^#include <(\S+)>", text, re.M):
+        if os.path.exists(os.path.join(folder, first[1] + ".gch")):
+            command += ["-include", os.path.join(folder, first[1])]
     expected = {}
-    for macro, sentence in re.findall(r"^// expect(?: (\w+))?: (.*\S)\s*$", open(file).read(), re.M):
+    for macro, sentence in re.findall(r"^// expect(?: (\w+))?: (.*\S)\s*$", text, re.M):
         expected.setdefault(macro, []).append(sentence)
     if not expected:
         sys.exit(f"{file}: has no line '// expect: SENTENCE'")
 
-    command = shlex.split(entry["command"])
-    out = command.index("-o")
-    del command[out:out + 2]
     command += ["-fsyntax-only"]
     environment = {**os.environ, "LC_ALL": "C"}
 
