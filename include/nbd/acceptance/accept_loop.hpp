@@ -45,9 +45,11 @@ public:
                       }});
     }
     /// Without descriptors or memory, accept fails at once and repeatedly; a pause lets clients
-    /// return some.
+    /// return some. A loop that is closed, because start() failed, does not begin again.
     void pause()
     {
+        if (!acceptor_.is_open())
+            return;
         pause_.expires_after(std::chrono::milliseconds{100});
         pause_.async_wait(
             operation{listener_, pending_, [this](Listener&, const std::error_code& cancelled) {
