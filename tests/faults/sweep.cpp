@@ -105,6 +105,15 @@ ended played(findings& to, std::size_t n, const char* who, F&& play)
     return ended::lost;
 }
 
+/// The search takes longer than most tries, so the short form searches once for each scenario.
+void look_for_leaks([[maybe_unused]] std::size_t n, [[maybe_unused]] findings& to)
+{
+#ifdef __SANITIZE_ADDRESS__
+    if (__lsan_do_recoverable_leak_check() != 0)
+        to.add(n, "memory is left, of this try or of an earlier one");
+#endif
+}
+
 /// Fails the nth allocation, once. False if the scenario has fewer allocations. With a client
 /// `beside` it, which has begun its handshake before, threads have more memory in stock, so fewer
 /// allocations are needed.
@@ -199,10 +208,8 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
         to.add(n, "the observer has not heard of every end");
     if (open_descriptors() != descriptors)
         to.add(n, "a descriptor is left open");
-#ifdef __SANITIZE_ADDRESS__
-    if (__lsan_do_recoverable_leak_check() != 0)
-        to.add(n, "memory is left");
-#endif
+    if (full())
+        look_for_leaks(n, to);
     return reached;
 }
 
@@ -233,6 +240,7 @@ std::size_t step()
         to.add(n, std::string{"an exception where none is expected: "} + e.what());
         ::_exit(1);
     }
+    look_for_leaks(n, to);
     ::_exit(0);
 }
 
