@@ -48,10 +48,10 @@ struct composition {
 /// served; stop() returns; each client that was announced to the observer is reported to have left;
 /// no memory and no descriptor is left.
 ///
-/// By default every third allocation of a scenario fails. The environment: NBD_FAULTS=full fails
-/// every one and prints a table; NBD_FAULTS_SCENARIO=TEXT runs the scenarios alone whose names
-/// contain the text; NBD_FAULTS_AT=N fails the Nth alone, in this process, for a debugger;
-/// NBD_FAULTS_PATIENCE=SECONDS is how long a client waits for its answers.
+/// By default every third allocation of a scenario fails. The environment: NBD_FAULTS=N fails every
+/// Nth, NBD_FAULTS=1 all of them, and prints a table; NBD_FAULTS_SCENARIO=TEXT runs the scenarios
+/// alone whose names contain the text; NBD_FAULTS_AT=N fails the Nth alone, in this process, for a
+/// debugger; NBD_FAULTS_PATIENCE=SECONDS is how long a client waits for its answers.
 void sweep(const composition& c);
 
 /// Whether every allocation is to fail.
