@@ -60,6 +60,7 @@ std::string gathered(window& w, int room = 1000)
     replies to{.room = room, .said = {}};
     outbox = &to;
     w.gather(to);
+    outbox = nullptr;
     return to.said;
 }
 
