@@ -2,6 +2,7 @@
 #include "../catch.hpp"
 #include "allocation_count.hpp"
 #include "backends.hpp"
+#include "chunk_client.hpp"
 #include "server_fixture.hpp"
 
 namespace {
@@ -46,6 +47,20 @@ private:
     bytes replies_;
 };
 
+/// A disk whose calls block, and which has extents, all of them data.
+struct sparse_and_blocking {
+    static constexpr bool blocks = true;
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+
+    explicit sparse_and_blocking(std::uint64_t size) : size_{size} {}
+    std::uint64_t size() const { return size_; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    void extents(std::uint64_t, std::uint64_t length, nbd::extent_list& to) { to.add(length, 0); }
+
+private:
+    std::uint64_t size_;
+};
+
 template <class Backend, class Policy>
 std::size_t allocations_of_10000_requests()
 {
@@ -67,6 +82,30 @@ TEST_CASE("Allocations are counted")
     const auto one = std::make_unique<int>(1);
     CHECK(*one == 1);
     CHECK(allocations() > before);
+}
+
+TEST_CASE("Structured READs of a disk with extents and calls that block allocate nothing")
+{
+    nbd::server<nbd::unix_transport, sparse_and_blocking, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>()};
+    server.exports().emplace("disk", {}, disk_size);
+    server.start();
+    chunk_client chunks{server.local_endpoint(), proto::reply_style::structured};
+    chunks.go("disk");
+    constexpr std::uint32_t length = 256 << 10;
+    bytes request;
+    raw_client::append(request, {.offset = 0, .length = length});
+    bytes reply(proto::structured_chunk_bytes + 8 + length);  // one chunk, its offset, the data
+    const auto run = [&](int n) {
+        for (; n != 0; --n) {
+            chunks.raw.send(request);
+            chunks.raw.receive(std::span{reply});
+        }
+    };
+    run(100);
+    const auto before = allocations();
+    run(1000);
+    CHECK(allocations() == before);
 }
 
 TEST_CASE("10,000 READs and WRITEs at depth 16 allocate nothing")

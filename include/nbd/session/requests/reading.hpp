@@ -81,6 +81,10 @@ public:
             return begin_whole(client);
         if (!memory.reserve(client, static_cast<std::size_t>(r.length)))
             return false;
+        // A thread of the backend would take the block from the heap each time: this thread gets it
+        // back.
+        if constexpr (!at_once)
+            memory.allocate(static_cast<std::size_t>(r.length));
         plan_.begin(r, true, least_block);
         return true;
     }
@@ -218,7 +222,7 @@ private:
             return;
         if (fits_inline(length))
             inline_ = to_->out().append(to_->data_header_bytes() + length);
-        else
+        else if (!memory_->allocated())
             memory_->allocate(length);
     }
     /// With holes: skips the pieces that the backend lends, and finds a place for the next one.
