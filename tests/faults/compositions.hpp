@@ -13,7 +13,6 @@
 #include <chrono>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -83,11 +82,12 @@ public:
         if constexpr (hosted)
             program_.start();
         begin();
-        server_.emplace(typename server_type::options{.listen = std::move(listen_at),
-                                                      .exports = std::move(exports),
-                                                      .settings = limits(),
-                                                      .policy = policy(),
-                                                      .observer = counting_observer{&to}});
+        server_ = std::make_unique<server_type>(
+            typename server_type::options{.listen = std::move(listen_at),
+                                          .exports = std::move(exports),
+                                          .settings = limits(),
+                                          .policy = policy(),
+                                          .observer = counting_observer{&to}});
         server_->start();
     }
     ~running_server() override { server_.reset(); }
@@ -116,7 +116,7 @@ private:
 
     struct nothing {};
     std::conditional_t<hosted, program, nothing> program_;
-    std::optional<server_type> server_;
+    std::unique_ptr<server_type> server_;
 };
 
 template <class Disk, class Policy>
