@@ -101,8 +101,9 @@ for preset in $presets; do
     say "$preset: testing (built in $(($(date +%s) - started)) s)"
     results=$here/build/$preset/junit.xml
     verdict=passed
+    rm -f "$results" "$here/build/$preset/summary.txt"
     $plainly ctest --preset "$preset" --output-junit "$results" "$@" || verdict=FAILED
-    [ ! -e "$results" ] || sum_up "$results"
+    [ ! -e "$results" ] || sum_up "$results" | tee "$here/build/$preset/summary.txt"
     say "$preset: $verdict after $(($(date +%s) - started)) s"
     [ $verdict = passed ] || failed="$failed $preset"
 done

@@ -40,12 +40,12 @@ def main():
         command[1:1] = ["-x", "c++-header"]
         sys.exit(subprocess.run([*command, "-o", header + ".gch"], cwd=entry["directory"]).returncode)
 
-    text = open(file).read()
-    if first := re.search(r"^#include <(\S+)>", text, re.M):
+    source = open(file).read()
+    if first := re.search(r"^#include <(\S+)>", source, re.M):
         if os.path.exists(os.path.join(folder, first[1] + ".gch")):
             command += ["-include", os.path.join(folder, first[1])]
     expected = {}
-    for macro, sentence in re.findall(r"^// expect(?: (\w+))?: (.*\S)\s*$", text, re.M):
+    for macro, sentence in re.findall(r"^// expect(?: (\w+))?: (.*\S)\s*$", source, re.M):
         expected.setdefault(macro, []).append(sentence)
     if not expected:
         sys.exit(f"{file}: has no line '// expect: SENTENCE'")

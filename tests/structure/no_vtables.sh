@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # no_vtables.sh NM PROGRAM...: checks that no program contains a virtual table of a class of nbd.
-# One is allowed: Asio's services must derive from execution_context::service, whose only virtual
+# Two are allowed: Asio's services must derive from execution_context::service, whose only virtual
 # function is called once, when a context ends.
 nm=$1
 shift

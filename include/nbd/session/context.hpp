@@ -63,9 +63,9 @@ struct context {
     /// Sets `working` while it exists.
     class working_scope {
     public:
-        explicit working_scope(context& c, bool works = true) noexcept : context_{c}
+        explicit working_scope(context& c) noexcept : context_{c}
         {
-            context_.working.store(works, std::memory_order_relaxed);
+            context_.working.store(true, std::memory_order_relaxed);
         }
         working_scope(const working_scope&) = delete;
         working_scope& operator=(const working_scope&) = delete;

@@ -60,7 +60,8 @@ public:
     void completed(failure&& outcome) noexcept
     {
         if (std::exchange(asking_, false)) {
-            // Extents are an optimisation here: bytes that they do not cover are read.
+            // Extents are an optimisation here: bytes that they do not cover are read, and all
+            // bytes where they divide a block.
             if (outcome || !whole_blocks())
                 pieces_.begin(range_.length, most_extents);
             skip_zeroes();
