@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ struct part {
     std::uint64_t to;
     bool hole;
     friend bool operator==(const part&, const part&) = default;
+    friend std::ostream& operator<<(std::ostream& to, const part& p)
+    {
+        return to << p.from << ".." << p.to << (p.hole ? " hole" : " data");
+    }
 };
 std::vector<part> parts(mem_backend& disk, std::uint64_t offset, std::uint64_t length,
                         std::size_t most = 1000)
@@ -62,16 +67,6 @@ using list = std::vector<part>;
 }  // namespace
 
 static_assert(nbd::has_extents<mem_backend> && nbd::has_resize<mem_backend>);
-
-namespace Catch {
-template <>
-struct StringMaker<part> {
-    static std::string convert(const part& p)
-    {
-        return std::to_string(p.from) + ".." + std::to_string(p.to) + (p.hole ? " hole" : " data");
-    }
-};
-}  // namespace Catch
 
 TEST_CASE("backend/mem_backend: written pages are data, all others are holes (P84)")
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
-#include "compositions.hpp"
+#include "faults/compositions.hpp"
 
 using namespace faults;
 

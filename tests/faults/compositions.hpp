@@ -2,9 +2,9 @@
 // The servers of the sweep: policies x disks.
 #pragma once
 
-#include "../grid/server_fixture.hpp"
-#include "disks.hpp"
-#include "sweep.hpp"
+#include "faults/disks.hpp"
+#include "faults/sweep.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>

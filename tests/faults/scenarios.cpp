@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "scenarios.hpp"
+#include "faults/scenarios.hpp"
 
-#include "../grid/chunk_client.hpp"
-#include "disks.hpp"
+#include "faults/disks.hpp"
+#include "grid/chunk_client.hpp"
 
 #include <cstring>
 #include <utility>

@@ -2,7 +2,7 @@
 // What a client does while an allocation of the server fails.
 #pragma once
 
-#include "../grid/client.hpp"
+#include "grid/client.hpp"
 
 #include <boost/asio/local/stream_protocol.hpp>
 

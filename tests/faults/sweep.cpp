@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "sweep.hpp"
+#include "faults/sweep.hpp"
 
-#include "../grid/allocation_count.hpp"
 #include "catch.hpp"
+#include "grid/allocation_count.hpp"
 
 #include <algorithm>
 #include <array>

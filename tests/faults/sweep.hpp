@@ -3,7 +3,7 @@
 // until the scenario needs no more.
 #pragma once
 
-#include "scenarios.hpp"
+#include "faults/scenarios.hpp"
 
 #include <atomic>
 #include <cstddef>

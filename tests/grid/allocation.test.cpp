@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
-#include "allocation_count.hpp"
-#include "backends.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/allocation_count.hpp"
+#include "grid/backends.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "allocation_count.hpp"
+#include "grid/allocation_count.hpp"
 
 #include <atomic>
 #include <cerrno>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Backends whose `open` and `resize` are awaited, as those of a remote store are.
-#include "chunk_client.hpp"
-#include "waiting.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/waiting.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/use_future.hpp>

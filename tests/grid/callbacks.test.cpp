@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Backends with callbacks, and awaited ones, whose arguments must live until the call has
 // completed.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/executor_work_guard.hpp>

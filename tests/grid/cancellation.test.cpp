@@ -2,7 +2,7 @@
 // What becomes of awaited calls when their client is killed: without the promise `cancellable` they
 // run to their end, with it they are cancelled.
 #include "catch.hpp"
-#include "waiting.hpp"
+#include "grid/waiting.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>

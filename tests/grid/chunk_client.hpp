@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "client.hpp"
+#include "grid/client.hpp"
 #include <nbd/protocol/chunk.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <ostream>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -115,6 +116,10 @@ struct context_status {
         std::uint64_t length = 0;
         std::uint64_t flags = 0;
         friend bool operator==(const descriptor&, const descriptor&) = default;
+        friend std::ostream& operator<<(std::ostream& to, const descriptor& d)
+        {
+            return to << d.length << '/' << d.flags;
+        }
     };
     std::uint32_t id = 0;
     std::vector<descriptor> extents;

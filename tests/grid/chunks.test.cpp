@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // READ in chunks over a socket: the chunks contain the data, and errors have texts.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -2,7 +2,7 @@
 // An io_context of the program that is destroyed while clients of a server on it wait for
 // something.
 #include "catch.hpp"
-#include "waiting.hpp"
+#include "grid/waiting.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/io_context.hpp>

@@ -2,7 +2,7 @@
 // The server as an Asio object: completion tokens, cancellation, executors, sockets of the program,
 // and the list of its connections.
 #include "catch.hpp"
-#include "server_fixture.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/any_io_executor.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Which text of a backend's error reaches its client, in each loop.
-#include "chunk_client.hpp"
-#include "waiting.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/waiting.hpp"
 
 #include <stdexcept>
 #include <string>

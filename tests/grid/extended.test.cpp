@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Extended headers over a socket: 64-bit lengths, PAYLOAD_LEN, and no other header style.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <memory>
 #include <system_error>

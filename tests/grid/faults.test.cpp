@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
-#include "backends.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/backends.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <atomic>
 #include <barrier>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A server on an io_context of the program: run by one thread, by several, or by none.
 #include "catch.hpp"
-#include "server_fixture.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <atomic>
 #include <chrono>

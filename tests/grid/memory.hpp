@@ -2,8 +2,8 @@
 // Slow clients, disks without content, and measurements of the server's memory.
 #pragma once
 
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/awaitable.hpp>

@@ -2,9 +2,9 @@
 // No client, and not all clients together, make the server hold more memory than
 // settings.server_memory. `[memory-table]` (not run by default) measures the default limits and
 // prints a table.
-#include "memory.hpp"
+#include "grid/memory.hpp"
 
-#include "../catch.hpp"
+#include "catch.hpp"
 
 #include <algorithm>
 #include <chrono>

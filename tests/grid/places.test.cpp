@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Limits of connections: which client is admitted, and which one gives way.
 #include "catch.hpp"
-#include "server_fixture.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/io_context.hpp>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // An export that is replaced during a client's handshake: the selected contexts.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <string>
 #include <utility>

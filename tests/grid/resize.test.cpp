@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Exports whose size changes while clients are connected, and exports that require block sizes.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <array>
 #include <atomic>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "client.hpp"
+#include "grid/client.hpp"
 #include <nbd/server.hpp>
 
 #include <atomic>

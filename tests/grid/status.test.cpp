@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: MIT
 // BLOCK_STATUS over a socket: base:allocation, contexts of a backend, and wrong extents.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <array>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
-
-namespace Catch {
-template <>
-struct StringMaker<grid::context_status::descriptor> {
-    static std::string convert(const grid::context_status::descriptor& d)
-    {
-        return std::to_string(d.length) + '/' + std::to_string(d.flags);
-    }
-};
-}  // namespace Catch
 
 namespace {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../catch.hpp"
-#include "backends.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/backends.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <cstring>
 #include <numeric>

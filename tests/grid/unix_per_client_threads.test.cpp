@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "suite.hpp"
+#include "grid/suite.hpp"
 
 using combination = grid::every_backend<nbd::unix_transport, nbd::per_client_threads>;
 

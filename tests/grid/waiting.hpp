@@ -3,7 +3,7 @@
 #pragma once
 
 #include "catch.hpp"
-#include "server_fixture.hpp"
+#include "grid/server_fixture.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/any_io_executor.hpp>

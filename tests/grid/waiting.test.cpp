@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Backends that wait: awaited ones on both policies, and blocking ones on a pool. How many requests
 // are in progress at the same time, the order of replies, cancellation, and waits.
-#include "waiting.hpp"
+#include "grid/waiting.hpp"
 
 using namespace grid;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // How sessions with waiting backends end: clients that disconnect, are cut off or send too much,
 // servers that stop, and calls that complete on another thread.
-#include "waiting.hpp"
+#include "grid/waiting.hpp"
 
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/post.hpp>

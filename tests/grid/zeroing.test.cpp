@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // WRITE_ZEROES that is emulated by writes: in bounded pieces, while other clients are served. And
 // the promise multi_conn.
-#include "../catch.hpp"
-#include "chunk_client.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/chunk_client.hpp"
+#include "grid/server_fixture.hpp"
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>

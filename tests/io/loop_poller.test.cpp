@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
-#include "../grid/allocation_count.hpp"
+#include "catch.hpp"
+#include "grid/allocation_count.hpp"
 #include <nbd/io/loop_poller.hpp>
 
 #include <boost/asio/io_context.hpp>

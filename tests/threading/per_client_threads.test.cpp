@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
-#include "reporting.hpp"
+#include "threading/reporting.hpp"
 #include <nbd/io/blocking.hpp>
 #include <nbd/threading/per_client_threads.hpp>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
-#include "reporting.hpp"
+#include "threading/reporting.hpp"
 #include <nbd/threading/strand_pool.hpp>
 
 #include <boost/asio/async_result.hpp>

@@ -3,6 +3,7 @@
 #include "catch.hpp"
 #include "support/bytes.hpp"
 #include "support/perform.hpp"
+#include "support/printed.hpp"
 #include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/transmission/status_plan.hpp>
@@ -20,16 +21,6 @@ using nbd::transmission::align;
 using nbd::transmission::append_descriptors;
 using nbd::transmission::contexts_of;
 using nbd::transmission::decode_status_payload;
-
-namespace Catch {
-template <>
-struct StringMaker<extent> {
-    static std::string convert(const extent& e)
-    {
-        return std::to_string(e.length) + '/' + std::to_string(e.flags);
-    }
-};
-}  // namespace Catch
 
 namespace {
 

@@ -10,6 +10,7 @@
 
 using namespace nbd_test;
 using namespace nbd::protocol;
+using nbd::protocol::request;
 using nbd::transmission::backend_call;
 using nbd::transmission::plan;
 using nbd::transmission::zero_block;

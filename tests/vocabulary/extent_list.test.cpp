@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "support/printed.hpp"
 #include <nbd/vocabulary/extent_list.hpp>
 
 #include <limits>
@@ -16,16 +17,6 @@ extents all(const extent_list& l)
 }
 constexpr auto most = std::numeric_limits<std::uint64_t>::max();
 }  // namespace
-
-namespace Catch {
-template <>
-struct StringMaker<extent> {
-    static std::string convert(const extent& e)
-    {
-        return std::to_string(e.length) + '/' + std::to_string(e.flags);
-    }
-};
-}  // namespace Catch
 
 TEST_CASE("vocabulary/extent_list: extents are contiguous until the range is covered")
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
+#include "catch.hpp"
 #include <nbd/vocabulary/intrusive_queue.hpp>
 
 using nbd::intrusive_queue;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "../catch.hpp"
+#include "catch.hpp"
 #include <nbd/vocabulary/printable.hpp>
 
 #include <string>
