@@ -7,6 +7,7 @@
 #include <boost/asio/buffer.hpp>
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -113,20 +114,63 @@ TEST_CASE("session/buffers/outbox: many pieces keep their order and content whil
     }
 }
 
-TEST_CASE(
-    "session/buffers/outbox: after reserve() a reply of any number of pieces allocates nothing")
+TEST_CASE("session/buffers/outbox: after reserve() the reply allocates nothing")
 {
-    outbox out{4096};
+    outbox out{64 << 10};
     const auto memory = pattern(10);
     for (int replies = 0; replies < 7; ++replies) {
-        out.reserve();
+        out.reserve(64 * 100, 64);
         const auto before = grid::allocations();
         for (int i = 0; i < 64; ++i) {
-            std::ignore = out.append(1);
+            std::ignore = out.append(100);
             out.lend(memory);
         }
         CHECK(grid::allocations() == before);
     }
+}
+
+TEST_CASE("session/buffers/outbox: a reply takes a block of its size, the next one twice as much")
+{
+    constexpr std::size_t kib = 1024;
+    // A block of that size is the known one, unless the outbox holds it.
+    const auto held = [known = std::array{nbd::session::block{8 * kib}.data(),
+                                          nbd::session::block{16 * kib}.data(),
+                                          nbd::session::block{32 * kib}.data()}] {
+        return std::array{nbd::session::block{8 * kib}.data() != known[0],
+                          nbd::session::block{16 * kib}.data() != known[1],
+                          nbd::session::block{32 * kib}.data() != known[2]};
+    };
+    using blocks = std::array<bool, 3>;
+    outbox out{128 * kib};
+    const auto reply = pattern(4 * kib + 28);
+    bytes expected;
+    for (int i = 0; i < 4; ++i) {
+        put(out, reply);
+        expected = std::move(expected) + reply;
+        CHECK(held() == blocks{true, i > 0, false});
+    }
+    put(out, reply);
+    CHECK(held() == blocks{true, true, true});
+    CHECK((due(out) == std::move(expected) + reply));
+    CHECK(out.pieces().size() == 3);
+    out.sent(5 * reply.size());
+    CHECK(held() == blocks{false, false, false});
+}
+
+TEST_CASE("session/buffers/outbox: all of its capacity can be used in steps of any size")
+{
+    for (const std::size_t capacity :
+         {std::size_t{16}, std::size_t{4096}, std::size_t{129} << 10, std::size_t{16} << 20})
+        for (const std::size_t step : {std::size_t{1} + capacity / 5000, capacity / 3, capacity}) {
+            outbox out{capacity};
+            std::size_t all = 0;
+            for (; out.fits(step, 0); all += step)
+                out.append(step).front() = std::byte{1};
+            CHECK(all == capacity / step * step);
+            CHECK(boost::asio::buffer_size(out.pieces()) == all);
+            if (all != capacity)
+                CHECK(out.append(capacity - all).size() == capacity - all);
+        }
 }
 
 TEST_CASE("session/buffers/outbox: a full outbox is empty again when all is sent, in any pieces")
@@ -343,7 +387,7 @@ TEST_CASE("session/buffers/outbox: clear() removes everything, also if a part wa
 TEST_CASE("session/buffers/outbox: it holds memory only while it is not empty")
 {
     // A new block of that size has other memory if the outbox holds the known one.
-    constexpr std::size_t size = 64 << 10;
+    constexpr std::size_t size = 4 << 10;
     const auto* const known = nbd::session::block{size}.data();
     const auto is_held = [known] { return nbd::session::block{size}.data() != known; };
     outbox out{size};

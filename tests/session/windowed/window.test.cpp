@@ -16,7 +16,6 @@ namespace {
 struct replies {
     int room = 1000;
     std::string said;
-    void reserve() {}
 };
 replies* outbox = nullptr;  ///< of the gathering in progress
 struct fake_job {
@@ -24,6 +23,7 @@ struct fake_job {
     int ended = 0;
     [[nodiscard]] const proto_request& request() const { return asked; }
     [[nodiscard]] bool fits() const { return outbox->room > 0; }
+    void reserve() {}
     void answer()
     {
         --outbox->room;
@@ -59,7 +59,7 @@ std::string gathered(window& w, int room = 1000)
 {
     replies to{.room = room, .said = {}};
     outbox = &to;
-    w.gather(to);
+    w.gather();
     outbox = nullptr;
     return to.said;
 }

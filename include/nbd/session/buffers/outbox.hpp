@@ -56,7 +56,8 @@ struct lent_data {
 };
 
 /// Replies to be sent, gathered for one send: bytes that it owns, and data that were lent. It takes
-/// memory when something is added and releases it when everything is sent.
+/// memory by need, each block twice as large as the one before, and releases it when everything is
+/// sent.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe.
 class outbox {
 public:
@@ -85,15 +86,13 @@ public:
         return own <= capacity_ - used_ && last_ + lent + 1 <= max_pieces;
     }
 
-    /// Takes the memory for one more reply, however many pieces it has, so that no call for it
-    /// throws.
-    /// Errors: std::bad_alloc.
-    void reserve()
+    /// Takes the memory for one more reply, so that no call for it throws. Requires
+    /// fits(own, lent). Errors: std::bad_alloc.
+    void reserve(std::size_t own, std::size_t lent)
     {
-        if (bytes_.size() == 0)
-            bytes_ = block{capacity_};
-        if (room_ - last_ < most_of_a_reply)
-            reserve_pieces(last_ + most_of_a_reply);
+        if (own > bytes_.size() - filled_)
+            grow(own);
+        reserve_pieces(last_ + 2 * lent + 1);
     }
 
     /// Appends `n` owned bytes and returns them, to be filled before the next send. Errors:
@@ -102,9 +101,9 @@ public:
     {
         if (!fits(n, 0)) [[unlikely]]
             throw std::length_error{"nbd: the outbox has no room for this reply"};
-        if (bytes_.size() == 0)
-            bytes_ = block{capacity_};
-        const std::span<std::byte> room{bytes_.data() + used_, n};
+        if (n > bytes_.size() - filled_)
+            grow(n);
+        const std::span<std::byte> room{bytes_.data() + filled_, n};
         if (own_piece_open_) {
             auto& last = pieces_[last_ - 1];
             resize(last, last.size() + n);
@@ -112,6 +111,7 @@ public:
             add({{room.data(), n}, {}});
             own_piece_open_ = true;
         }
+        filled_ += n;
         used_ += n;
         gathered_ += n;
         return room;
@@ -123,6 +123,7 @@ public:
         auto& last = pieces_[last_ - 1];
         assert(own_piece_open_ && n <= last.size());
         resize(last, last.size() - n);
+        filled_ -= n;
         used_ -= n;
         gathered_ -= n;
         if (last.size() == 0) {
@@ -187,11 +188,25 @@ public:
 
 private:
     static constexpr std::size_t few = 8;
-    static constexpr std::size_t most_of_a_reply = 128;
+    static constexpr std::size_t most_blocks = 8;
 
     static void resize(piece& p, std::size_t n) noexcept
     {
         static_cast<boost::asio::const_buffer&>(p) = {p.data(), n};
+    }
+
+    /// A new block for at least `n` bytes. What the last one has left is not used. The last that
+    /// there may be has room for all bytes that can follow.
+    void grow(std::size_t n)
+    {
+        const auto rest = capacity_ - used_;
+        const bool last = older_count_ + 1 == older_.size();
+        block next{std::max(n, last ? rest : std::min(rest, 2 * bytes_.size()))};
+        if (bytes_.size() != 0)
+            older_[older_count_++] = std::move(bytes_);
+        bytes_ = std::move(next);
+        filled_ = 0;
+        own_piece_open_ = false;
     }
 
     void add(const piece& next)
@@ -226,7 +241,10 @@ private:
             gathered_ = 0;
             in_files_ = max_pieces;
             own_piece_open_ = false;
+            filled_ = 0;
             bytes_ = {};
+            while (older_count_ != 0)
+                older_[--older_count_] = {};
             many_ = {};
             pieces_ = few_.data();
             room_ = few;
@@ -242,8 +260,11 @@ private:
     }
 
     block bytes_;
+    std::array<block, most_blocks - 1> older_{};  ///< full, and not sent yet
+    std::size_t older_count_ = 0;
     std::size_t capacity_;
-    std::size_t used_ = 0;
+    std::size_t used_ = 0;    ///< owned bytes
+    std::size_t filled_ = 0;  ///< of `bytes_`
     std::uint64_t gathered_ = 0;
     std::array<piece, few> few_{};
     block many_;  ///< pieces, where there are more than a few

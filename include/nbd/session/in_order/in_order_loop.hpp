@@ -140,7 +140,10 @@ public:
                 || !(reads ? job_type::reading_type::will_fit(r, exchange_.out)
                            : exchange_.out.fits(0, 0)))
                 return next_step::go_on;
-            exchange_.out.reserve();
+            if (reads)
+                job_type::reading_type::reserve(r, exchange_.out);
+            else
+                exchange_.out.reserve();
             switch (in().accept()) {
             case decision::leave:
                 return next_step::close;
@@ -190,7 +193,7 @@ private:
         if (!job_.make_calls(disk, over))
             return false;
         begun_ = false;
-        exchange_.out.reserve();
+        job_.reserve();
         job_.answer();
         if (job_.must_be_sent_first())
             return false;

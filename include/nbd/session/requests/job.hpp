@@ -191,8 +191,9 @@ public:
     {
         return kind_ == kind::read ? reading_.fits() : to_->fits(0, 0);
     }
-    /// Adds the reply to the outbox. Requires that memory of the outbox is reserved. The reply may
-    /// refer to memory of the request.
+    /// Takes the memory of the outbox for the reply. Requires that it fits. Errors: std::bad_alloc.
+    void reserve() { kind_ == kind::read ? reading_.reserve() : to_->reserve(); }
+    /// Adds the reply to the outbox, after `reserve`. The reply may refer to memory of the request.
     void answer()
     {
         begun_ = false;

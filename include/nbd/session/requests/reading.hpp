@@ -53,6 +53,12 @@ public:
         return to.fits(length, fits_inline(length) ? static_cast<std::size_t>(length) : 0)
             && (to.out().empty() || !leaves_out_holes(r, to));
     }
+    /// Takes the memory of the outbox for a READ that will fit. Errors: std::bad_alloc.
+    static void reserve(const request& r, replies<Observer>& to)
+    {
+        const auto length = std::min(r.length, replies<Observer>::largest_read);
+        to.reserve(length, fits_inline(length) ? static_cast<std::size_t>(length) : 0);
+    }
 
     /// Begins an admitted READ. `sends_files`: the stream can send parts of files. Data that are
     /// not lent go to `memory`, charged to `client`. `least_block`: the minimum block size. False
@@ -123,11 +129,16 @@ public:
     /// Whether the reply fits into the outbox. Always true where `will_fit` was asked.
     [[nodiscard]] bool fits() const noexcept
     {
+        return sparse_ ? to_->out().empty() : to_->fits(request_.length, most_copied());
+    }
+    /// Takes the memory of the outbox for the reply. Requires that it fits. Errors:
+    /// std::bad_alloc.
+    void reserve()
+    {
         if (sparse_)
-            return to_->out().empty();
-        return to_->fits(request_.length,
-                         std::min<std::size_t>(replies<Observer>::copied_data,
-                                               static_cast<std::size_t>(request_.length)));
+            to_->reserve_pieces(request_.length, plan_.pieces().size() + 1);
+        else if (inline_.empty())
+            to_->reserve(request_.length, most_copied());
     }
     void answer()
     {
@@ -183,6 +194,12 @@ private:
         return at_once
             && length <= (has_lend<backend_type> ? largest_inline_beside_lent
                                                  : outbox_bytes - replies<Observer>::most_header);
+    }
+    /// Bytes of data that are copied behind the header, where they are not read there.
+    [[nodiscard]] std::size_t most_copied() const noexcept
+    {
+        return static_cast<std::size_t>(
+            std::min<std::uint64_t>(replies<Observer>::copied_data, request_.length));
     }
     [[nodiscard]] bool in_memory() const noexcept
     {

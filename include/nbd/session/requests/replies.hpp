@@ -44,8 +44,6 @@ public:
 
     [[nodiscard]] outbox& out() noexcept { return out_; }
     [[nodiscard]] const outbox& out() const noexcept { return out_; }
-    /// Takes the memory for replies, before the first is added. Errors: std::bad_alloc.
-    void reserve() { out_.reserve(); }
     [[nodiscard]] bool chunked() const noexcept { return style_ != reply_style::simple; }
     [[nodiscard]] reply_style style() const noexcept { return style_; }
 
@@ -53,8 +51,20 @@ public:
     /// are copied into the outbox.
     [[nodiscard]] bool fits(std::uint64_t length, std::size_t copied) const noexcept
     {
-        const auto chunks = static_cast<std::size_t>(length / largest_chunk) + 1;
+        const auto chunks = chunks_of(length);
         return out_.fits(most_header * chunks + copied, 2 * chunks - 1);
+    }
+    /// Takes the memory for such a reply. Requires that it fits. Errors: std::bad_alloc.
+    void reserve(std::uint64_t length = 0, std::size_t copied = 0)
+    {
+        const auto chunks = chunks_of(length);
+        out_.reserve(most_header * chunks + copied, chunks);
+    }
+    /// The same for a READ that holes divide into `n` pieces.
+    void reserve_pieces(std::uint64_t length, std::size_t n)
+    {
+        const auto chunks = n + chunks_of(length);
+        out_.reserve(most_header + chunks * (protocol::extended_chunk_bytes + 12), chunks);
     }
     /// Bytes of the longest READ that is answered. Its chunks fit into an empty outbox.
     static constexpr std::uint64_t largest_read = 30 * std::uint64_t{largest_chunk};
@@ -215,6 +225,10 @@ public:
     }
 
 private:
+    [[nodiscard]] static constexpr std::size_t chunks_of(std::uint64_t length) noexcept
+    {
+        return static_cast<std::size_t>(length / largest_chunk) + 1;
+    }
     [[nodiscard]] std::span<std::byte> append_chunk(const request& r, protocol::chunk type,
                                                     std::size_t length, bool done)
     {

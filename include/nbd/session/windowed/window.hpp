@@ -82,12 +82,11 @@ public:
     /// Adds the replies that are due to the outbox, in the order in which they became due, as many
     /// as fit.
     /// *Errors*: std::bad_alloc.
-    template <class Replies>
-    void gather(Replies& to)
+    void gather()
     {
         while (due_ != nullptr && due_->job.fits()) {
-            to.reserve();
             Slot& s = *due_;
+            s.job.reserve();
             s.job.answer();
             due_ = s.next;
             s.next = std::exchange(sending_, &s);

@@ -246,7 +246,7 @@ private:
         while (!closing_ || !window_.empty()) {
             try {
                 if (!failed_)
-                    window_.gather(exchange_.out);
+                    window_.gather();
                 else
                     window_.drop_replies();
                 if (out.empty()) {
