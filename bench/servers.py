@@ -134,7 +134,7 @@ def catalogue(build, folder, size, file):
     config.write_text(f"[generic]\n    unixsock = {folder}/socket\n[disk]\n    exportname = {file}\n")
 
     def ours(disk, *more):
-        return lambda path: [serve, disk, "--unix", path, *more]
+        return lambda path: [serve, disk, "--unix", path, "--max-connections", "5000", *more]
 
     def nbdkit(*plugin):
         return lambda path: ["nbdkit", "--foreground", "--unix", path, *plugin]
@@ -157,6 +157,7 @@ def catalogue(build, folder, size, file):
         Kind("limit", lambda path: [str(build / "bench" / "nbd-limit"), str(size), "--unix", path], fill=True),
         Kind("mem", ours(f"mem:{size}"), fill=True),
         Kind("mem-pool", ours(f"mem:{size}", *pool), fill=True),
+        Kind("mem-pool-1", ours(f"mem:{size}", *pool[:-1], "1"), fill=True),
         Kind("null", ours(f"null:{size}")),
         Kind("null-pool", ours(f"null:{size}", *pool)),
         Kind("file", ours(f"file:{file}")),
