@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -83,9 +84,9 @@ private:
     /// Bytes in the stock of one thread, and in all stocks.
     static constexpr std::size_t most_kept = std::size_t{8} << 20;
     static constexpr std::size_t most_kept_by_all = std::size_t{64} << 20;
-    /// A thread raises its allowance in steps, so that it seldom writes to the counter of all
-    /// threads.
-    static constexpr std::size_t step = std::size_t{256} << 10;
+    /// A thread doubles its allowance, so that it seldom writes to the counter of all threads. It
+    /// begins with so little that thousands of threads have a stock.
+    static constexpr std::size_t least_step = std::size_t{16} << 10;
 
     struct link {
         link* next;
@@ -123,6 +124,7 @@ private:
             while (bytes + n > allowed) {
                 if (allowed == most_kept || is_over || (allowed == 0 && !will_be_given_back()))
                     return false;
+                const auto step = std::clamp(allowed, least_step, most_kept - allowed);
                 if (allowed_to_all.fetch_add(step, std::memory_order_relaxed) + step
                     > most_kept_by_all) {
                     allowed_to_all.fetch_sub(step, std::memory_order_relaxed);
