@@ -73,8 +73,8 @@ std::size_t allocations_under(const load& l)
 TEMPLATE_TEST_CASE("crowd: many clients that ask at the same time allocate nothing", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-    const load l =
-        GENERATE(load{16, 4, 4096}, load{64, 1, 4096}, load{128, 4, 512}, load{256, 1, 4096}, load{1000, 1, 4096});
+    const load l = GENERATE(load{16, 4, 4096}, load{64, 1, 4096}, load{128, 4, 512},
+                            load{256, 1, 4096}, load{1000, 1, 4096});
     CAPTURE(l.connections, l.depth, l.block);
     CHECK(allocations_under<nbd::mem_backend, TestType>(l) == 0);
     CHECK(allocations_under<plain_disk, TestType>(l) == 0);

@@ -2,6 +2,11 @@
 #include "catch.hpp"
 #include <nbd/io/busy_poll.hpp>
 
+#include <algorithm>
+#include <functional>
+#include <thread>
+#include <tuple>
+
 using nbd::io::busy_poll;
 using namespace std::chrono_literals;
 
@@ -72,14 +77,49 @@ TEST_CASE(
 
 TEST_CASE("io/busy_poll: look() polls until it succeeds or its budget is used")
 {
-    const busy_poll poll{1h};
+    busy_poll poll{1h};
     int asked = 0;
     CHECK(poll.look([&] { return ++asked == 5; }));
     CHECK(asked == 5);
-    const busy_poll brief{1ns};
+    busy_poll brief{1ns};
     asked = 0;
     CHECK_FALSE(brief.look([&] { return ++asked == 5; }));
     CHECK(asked == 1);
+}
+
+TEST_CASE("io/busy_poll: polls in vain become rare, until one succeeds")
+{
+    busy_poll poll{1ns};
+    const auto waits_until_it_pays = [&] {
+        int waits = 0;
+        for (; !poll.pays(); ++waits)
+            poll.waited(0ns);
+        return waits;
+    };
+    const auto look = [&](bool succeeds) {
+        std::ignore = poll.look([&] { return succeeds; });
+        return waits_until_it_pays();
+    };
+    for (const int waits : {1, 2, 4, 8, 16, 32, 64, 64, 64})
+        CHECK(look(false) == waits);
+    CHECK(look(true) == 0);
+    CHECK(look(false) == 1);
+}
+
+TEST_CASE("io/busy_poll: one processor is left to others")
+{
+    const auto most = std::max(2U, std::thread::hardware_concurrency()) - 1;
+    unsigned polling = 0;
+    const std::function<bool()> nested = [&]() -> bool {
+        REQUIRE(++polling <= most);
+        busy_poll another{1ns};
+        const bool found = another.look(nested);
+        CHECK(another.pays() == (polling == most));  // it did not poll in vain
+        return !found;
+    };
+    busy_poll first{1ns};
+    std::ignore = first.look(nested);
+    CHECK(polling >= 1);
 }
 
 TEST_CASE("io/busy_poll: a budget of 0 disables polling")

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <thread>
@@ -10,7 +12,7 @@ namespace nbd::io {
 
 /// Decides whether a thread polls a socket before it sleeps. Waking a sleeping thread takes tens of
 /// microseconds, so polling pays for a client that answers sooner. The decision follows the length
-/// of the last waits, so that an idle client costs nothing.
+/// of the last waits, so that an idle client costs nothing, and the success of the last polls.
 class busy_poll {
 public:
     using clock = std::chrono::steady_clock;
@@ -27,17 +29,39 @@ public:
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
 
     /// Calls `found()` until it returns true or the budget is spent. *Returns* whether it was true.
+    /// Does nothing while other threads poll and leave one processor.
     template <class Found>
-    [[nodiscard]] bool look(Found found) const
+    [[nodiscard]] bool look(Found found)
     {
+        if (!begin_to_poll())
+            return false;
+        const struct end_of_poll {
+            ~end_of_poll() { end_to_poll(); }
+        } later;
         const auto end = clock::now() + budget_;
         do {
-            if (found())
+            if (found()) {
+                misses_ = 0;
                 return true;
+            }
             std::this_thread::yield();  // the client may need this processor
         } while (clock::now() < end);
+        late_ = std::max(late_, 1 << misses_);
+        misses_ = std::min(misses_ + 1, most_misses);
         return false;
     }
+
+    /// Whether this thread may poll: some may, but the last processor is left to others. If so,
+    /// `end_to_poll` must follow.
+    [[nodiscard]] static bool begin_to_poll() noexcept
+    {
+        static const unsigned most = std::max(2U, std::thread::hardware_concurrency()) - 1;
+        if (polling.fetch_add(1, std::memory_order_relaxed) < most)
+            return true;
+        end_to_poll();
+        return false;
+    }
+    static void end_to_poll() noexcept { polling.fetch_sub(1, std::memory_order_relaxed); }
 
     /// Reports the bytes sent since the last wait. A client processes a large reply before it sends
     /// its next request, so the time to wake a thread does not delay it, and polling does not pay.
@@ -48,7 +72,7 @@ public:
     void waited(std::chrono::nanoseconds time) noexcept
     {
         if (time > budget_ * waking_costs)
-            late_ = in_a_row;
+            late_ = std::max(late_, in_a_row);
         else if (late_ != 0)
             --late_;
     }
@@ -68,10 +92,16 @@ private:
     static constexpr std::size_t little = std::size_t{32} << 10;
     static constexpr std::size_t much = std::size_t{96} << 10;
 
+    /// After so many polls in vain, 64 waits pass before the next one.
+    static constexpr int most_misses = 6;
+
+    static inline std::atomic<unsigned> polling{0};  ///< threads of this program
+
     std::chrono::nanoseconds budget_;
     std::size_t sent_ = 0;
     clock::time_point begun_{};  ///< of a wait that the caller measures
     int late_ = 0;               ///< short waits until polling begins again
+    int misses_ = 0;             ///< polls in vain since the last success
 };
 
 }  // namespace nbd::io

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/busy_poll.hpp>
 #include <nbd/io/handler_memory.hpp>
 
 #include <boost/asio/bind_allocator.hpp>
@@ -12,6 +13,7 @@
 #include <chrono>
 #include <cstddef>
 #include <thread>
+#include <utility>
 
 namespace nbd::io {
 
@@ -30,6 +32,7 @@ public:
     using key_type = loop_poller;
 
     explicit loop_poller(boost::asio::io_context& context) : service{context}, context_{context} {}
+    ~loop_poller() override { end(); }
 
     /// *Returns* the poller of an executor's context. *Errors*: std::bad_alloc when it must be
     /// created.
@@ -38,11 +41,15 @@ public:
         return boost::asio::use_service<loop_poller>(executor.context());
     }
 
-    /// Keeps the loop from sleeping until `budget` has passed.
+    /// Keeps the loop from sleeping until `budget` has passed, unless so many threads poll that no
+    /// processor would be left for others.
     void poll_for(clock::duration budget)
     {
+        if (!polling_ && !busy_poll::begin_to_poll())
+            return;
+        polling_ = true;
         until_ = std::max(until_, clock::now() + budget);
-        if (!polling_)
+        if (!posted_)
             post();
     }
 
@@ -54,19 +61,25 @@ private:
         boost::asio::post(
             context_,
             boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_}, [this] {
-                polling_ = false;
+                posted_ = false;
                 if (clock::now() >= until_)
-                    return;
+                    return end();
                 std::this_thread::yield();  // the client may need this processor
                 post();
             }));
-        polling_ = true;
+        posted_ = true;
+    }
+    void end() noexcept
+    {
+        if (std::exchange(polling_, false))
+            busy_poll::end_to_poll();
     }
 
     boost::asio::io_context& context_;
     handler_memory memory_;
     clock::time_point until_{};
     bool polling_ = false;
+    bool posted_ = false;
 };
 
 }  // namespace nbd::io
