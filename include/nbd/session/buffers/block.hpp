@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdlib>
+#include <ctime>
 #include <new>
 #include <span>
 #include <utility>
@@ -18,9 +19,10 @@ namespace nbd::session {
 /// Uninitialised memory for the bytes of requests, aligned to pages as direct I/O needs it.
 ///
 /// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking
-/// and giving back need no heap while the sizes repeat. A stock holds at most 8 MiB, all stocks of
-/// the program together at most 64 MiB. A memory budget does not charge them: they belong to no
-/// client.
+/// and giving back need no heap while the sizes repeat. A block is kept unless all blocks of the
+/// program, used and free, have more than 64 MiB and the `server_memory` of its servers. So what
+/// many clients need at a time is kept, and the free blocks come on top of no budget. A thread
+/// frees half of what it did not need for ten seconds.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on
 /// another thread than it was made on.
 class block {
@@ -33,11 +35,9 @@ public:
             return;
         const auto kind = kind_of(n);
         if (kind < kinds && stock.first[kind] != nullptr) {
-            data_ = reinterpret_cast<std::byte*>(
-                std::exchange(stock.first[kind], stock.first[kind]->next));
-            stock.bytes -= size_;
+            data_ = stock.take(kind);
         } else {
-            data_ = static_cast<std::byte*>(allocate(size_));
+            data_ = allocate(size_);
         }
     }
     block(block&& other) noexcept
@@ -56,13 +56,27 @@ public:
         if (data_ == nullptr)
             return;
         const auto kind = kind_of(size_);
-        if (kind < kinds && stock.has_place_for(size_)) {
-            stock.first[kind] = ::new (data_) link{stock.first[kind]};
-            stock.bytes += size_;
-        } else {
-            std::free(data_);
-        }
+        if (kind < kinds && stock.keeps())
+            stock.add(kind, data_);
+        else
+            release(data_, size_);
     }
+
+    /// All stocks together may keep `n` bytes more. `keep_less` takes it back.
+    static void keep_more(std::size_t n) noexcept
+    {
+        kept_by_all.fetch_add(n, std::memory_order_relaxed);
+    }
+    static void keep_less(std::size_t n) noexcept
+    {
+        kept_by_all.fetch_sub(n, std::memory_order_relaxed);
+    }
+    /// Bytes in the stock of this thread.
+    [[nodiscard]] static std::size_t in_stock() noexcept { return stock.bytes; }
+    /// Frees half of what this thread had in stock all the time since the last call.
+    static void free_unused() noexcept { stock.free_unused(); }
+    /// Frees the stock of this thread, which will be idle.
+    static void free_stock() noexcept { stock.clear(); }
 
     /// The size of a block for `n` bytes: a power of two from 4 KiB on, or whole pages above 1 MiB.
     [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t n) noexcept
@@ -81,12 +95,6 @@ private:
     static constexpr std::size_t smallest = std::size_t{4} << 10;
     static constexpr std::size_t kinds = 9;  ///< powers of two, up to 1 MiB
     static constexpr std::size_t page = 4096;
-    /// Bytes in the stock of one thread, and in all stocks.
-    static constexpr std::size_t most_kept = std::size_t{8} << 20;
-    static constexpr std::size_t most_kept_by_all = std::size_t{64} << 20;
-    /// A thread doubles its allowance, so that it seldom writes to the counter of all threads. It
-    /// begins with so little that thousands of threads have a stock.
-    static constexpr std::size_t least_step = std::size_t{16} << 10;
 
     struct link {
         link* next;
@@ -96,46 +104,89 @@ private:
     struct shelf {
         std::array<link*, kinds> first;
         std::size_t bytes;
-        std::size_t allowed;
+        std::size_t unused;  ///< the least value of `bytes` since `looked_at`
+        unsigned returns;    ///< blocks that were given back
+        std::time_t looked_at;
+        bool ends;     ///< `end` will be called when this thread ends
         bool is_over;  ///< the thread ends
 
-        static void give_back(void* of_ending_thread) noexcept
+        [[nodiscard]] std::byte* take(std::size_t kind) noexcept
+        {
+            bytes -= smallest << kind;
+            unused = std::min(unused, bytes);
+            return reinterpret_cast<std::byte*>(std::exchange(first[kind], first[kind]->next));
+        }
+        void add(std::size_t kind, void* data) noexcept
+        {
+            first[kind] = ::new (data) link{first[kind]};
+            bytes += smallest << kind;
+            if (++returns % 64 == 0)
+                look();
+        }
+        [[nodiscard]] bool keeps() noexcept
+        {
+            if (existing.load(std::memory_order_relaxed)
+                > kept_by_all.load(std::memory_order_relaxed))
+                return false;
+            return ends || (!is_over && will_end());
+        }
+        void look() noexcept
+        {
+            ::timespec now{};
+            ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+            if (now.tv_sec - looked_at < seconds_of_use)
+                return;
+            if (looked_at != 0)
+                free_unused();
+            unused = bytes;
+            looked_at = now.tv_sec;
+        }
+        void free_unused() noexcept
+        {
+            const auto enough = unused / 2;
+            std::size_t freed = 0;
+            for (auto kind = kinds; kind-- > 0;)
+                while (freed < enough && first[kind] != nullptr
+                       && freed + (smallest << kind) <= unused) {
+                    freed += smallest << kind;
+                    free_one(kind);
+                }
+            unused = bytes;
+        }
+        void clear() noexcept
+        {
+            for (std::size_t kind = 0; kind < kinds; ++kind)
+                while (first[kind] != nullptr)
+                    free_one(kind);
+            unused = 0;
+        }
+        void free_one(std::size_t kind) noexcept
+        {
+            bytes -= smallest << kind;
+            release(std::exchange(first[kind], first[kind]->next), smallest << kind);
+        }
+
+        static void end(void* of_ending_thread) noexcept
         {
             auto& mine = *static_cast<shelf*>(of_ending_thread);
-            for (auto* l : mine.first)
-                while (l != nullptr)
-                    std::free(std::exchange(l, l->next));
-            allowed_to_all.fetch_sub(mine.allowed, std::memory_order_relaxed);
-            mine = {};
+            mine.clear();
+            mine.ends = false;
             mine.is_over = true;
         }
-        /// Whether `give_back` will be called when this thread ends.
-        [[nodiscard]] bool will_be_given_back() noexcept
+        [[nodiscard]] bool will_end() noexcept
         {
             struct ending {
                 ::pthread_key_t key{};
-                bool is_made = ::pthread_key_create(&key, give_back) == 0;
+                bool is_made = ::pthread_key_create(&key, end) == 0;
             };
             static const ending of_threads;
-            return of_threads.is_made && ::pthread_setspecific(of_threads.key, this) == 0;
-        }
-        [[nodiscard]] bool has_place_for(std::size_t n) noexcept
-        {
-            while (bytes + n > allowed) {
-                if (allowed == most_kept || is_over || (allowed == 0 && !will_be_given_back()))
-                    return false;
-                const auto step = std::clamp(allowed, least_step, most_kept - allowed);
-                if (allowed_to_all.fetch_add(step, std::memory_order_relaxed) + step
-                    > most_kept_by_all) {
-                    allowed_to_all.fetch_sub(step, std::memory_order_relaxed);
-                    return false;
-                }
-                allowed += step;
-            }
-            return true;
+            ends = of_threads.is_made && ::pthread_setspecific(of_threads.key, this) == 0;
+            return ends;
         }
     };
-    static inline std::atomic<std::size_t> allowed_to_all{0};
+    static constexpr std::time_t seconds_of_use = 10;
+    static inline std::atomic<std::size_t> existing{0};  ///< bytes of all blocks
+    static inline std::atomic<std::size_t> kept_by_all{std::size_t{64} << 20};
     static inline constinit thread_local shelf stock{};
     [[nodiscard]] static constexpr std::size_t kind_of(std::size_t n) noexcept
     {
@@ -143,12 +194,18 @@ private:
             ? 0
             : static_cast<std::size_t>(std::bit_width(n - 1) - std::bit_width(smallest - 1));
     }
-    [[nodiscard]] static void* allocate(std::size_t n)
+    [[nodiscard]] static std::byte* allocate(std::size_t n)
     {
         void* const made = std::aligned_alloc(page, n);
         if (made == nullptr)
             throw std::bad_alloc{};
-        return made;
+        existing.fetch_add(n, std::memory_order_relaxed);
+        return static_cast<std::byte*>(made);
+    }
+    static void release(void* made, std::size_t n) noexcept
+    {
+        existing.fetch_sub(n, std::memory_order_relaxed);
+        std::free(made);
     }
 
     std::byte* data_ = nullptr;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/session/buffers/block.hpp>
 #include <nbd/settings.hpp>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ namespace nbd::session {
 /// The budget has two pools. A quarter is working memory: the inbox, the outbox and the small lists
 /// of a connection that is not idle, `working_bytes` for each. The rest is request memory: data
 /// that do not fit there, charged as a whole before the payload is received or the backend is
-/// called. Blocks in the stock of a thread and what a connection needs at rest are not charged;
+/// called. Free blocks in the stock of a thread and what a connection needs at rest are not charged;
 /// settings.hpp states their bounds.
 ///
 /// Waiting cannot deadlock. A connection takes working memory first and request memory second. A
@@ -62,6 +63,7 @@ public:
     }
     memory_budget(const memory_budget&) = delete;
     memory_budget& operator=(const memory_budget&) = delete;
+    ~memory_budget() { block::keep_less(for_stocks_); }
 
     /// Bytes that the requests of one client may have; so also the largest charge.
     [[nodiscard]] std::size_t requests_of_a_client() const noexcept { return of_a_client_; }
@@ -157,8 +159,10 @@ private:
 
     memory_budget(std::size_t all, std::size_t of_a_client) noexcept
         : of_a_client_{std::min(of_a_client - working_bytes, all - all / 4)},
-          pools_{{{.limit = all / 4}, {.limit = all - all / 4}}}
+          pools_{{{.limit = all / 4}, {.limit = all - all / 4}}},
+          for_stocks_{std::min(all, most_for_stocks)}
     {
+        block::keep_more(for_stocks_);
     }
     [[nodiscard]] static constexpr std::size_t bounded(std::size_t setting) noexcept
     {
@@ -241,10 +245,14 @@ private:
         --s.waiters;
     }
 
+    /// Without a limit the stocks are bounded, too.
+    static constexpr std::size_t most_for_stocks = std::size_t{16} << 30;
+
     const std::size_t of_a_client_;
     std::mutex mutex_;
     bool stopped_ = false;
     std::array<shared, 2> pools_;
+    const std::size_t for_stocks_;
 };
 
 }  // namespace nbd::session
