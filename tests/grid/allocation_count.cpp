@@ -7,9 +7,15 @@
 #include <cstdlib>
 #include <new>
 
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
 namespace {
 
 std::atomic<std::size_t> count{0};
+std::atomic<std::size_t> mapped{0};
 std::atomic<std::size_t> until_failure{0};
 std::atomic<bool> has_failed{false};
 thread_local int exemptions = 0;
@@ -34,6 +40,10 @@ bool fails() noexcept
 std::size_t grid::allocations() noexcept
 {
     return count.load();
+}
+std::size_t grid::mappings() noexcept
+{
+    return mapped.load();
 }
 void grid::fail_allocation(std::size_t nth) noexcept
 {
@@ -145,6 +155,16 @@ int posix_memalign(void** to, std::size_t alignment, std::size_t n)
     count.fetch_add(1, std::memory_order_relaxed);
     *to = fails() ? nullptr : __libc_memalign(alignment, n);
     return *to == nullptr ? ENOMEM : 0;
+}
+void* mmap(void* at, std::size_t n, int protection, int flags, int file, ::off_t offset)
+{
+    mapped.fetch_add(1, std::memory_order_relaxed);
+    return reinterpret_cast<void*>(::syscall(SYS_mmap, at, n, protection, flags, file, offset));
+}
+int madvise(void* at, std::size_t n, int advice)
+{
+    mapped.fetch_add(1, std::memory_order_relaxed);
+    return static_cast<int>(::syscall(SYS_madvise, at, n, advice));
 }
 }
 

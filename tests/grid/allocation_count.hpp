@@ -8,6 +8,8 @@ namespace grid {
 /// The number of allocations of this program so far, on all threads, by new, malloc and
 /// aligned_alloc.
 [[nodiscard]] std::size_t allocations() noexcept;
+/// The number of calls of mmap and madvise by this program, outside of malloc. 0 with sanitizers.
+[[nodiscard]] std::size_t mappings() noexcept;
 
 /// Makes one allocation fail: the `nth` from now on, counted over all threads that are not exempt.
 /// 0 makes none fail. Replaces what an earlier call asked for. The allocation returns null, or

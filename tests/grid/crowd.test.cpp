@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: MIT
 // Many clients at the same time: in steady state their requests allocate nothing.
-#include "../catch.hpp"
-#include "allocation_count.hpp"
-#include "backends.hpp"
-#include "server_fixture.hpp"
+#include "catch.hpp"
+#include "grid/allocation_count.hpp"
+#include "grid/backends.hpp"
+#include "grid/server_fixture.hpp"
 
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <thread>
 #include <vector>
+
+#include <sys/resource.h>
 
 namespace {
 
@@ -13,6 +22,8 @@ using namespace grid;
 using proto::command;
 
 constexpr std::uint64_t disk_size = 64U << 20;
+constexpr std::size_t kib = 1024;
+constexpr std::size_t mib = 1024 * kib;
 
 struct load {
     std::size_t connections;
@@ -24,37 +35,115 @@ struct load {
 class reader {
 public:
     template <class Server>
-    reader(const Server& server, const load& l) : client_{connect(server)}
+    reader(const Server& server, const load& l)
+        : client_{connect(server)}, left_{l.depth * (proto::simple_reply_bytes + l.block)}
     {
         client_.go("disk");
         for (std::size_t i = 0; i < l.depth; ++i)
             raw_client::append(batch_, {.offset = i * l.block, .length = l.block});
-        replies_.resize(l.depth * (proto::simple_reply_bytes + l.block));
     }
     void ask() { client_.send(batch_); }
-    void receive() { client_.receive(std::span{replies_}); }
+    void receive()
+    {
+        static bytes scratch(mib);
+        for (auto left = left_; left != 0;) {
+            const auto part = std::min(left, scratch.size());
+            client_.receive(std::span{scratch}.first(part));
+            left -= part;
+        }
+    }
 
 private:
     raw_client client_;
     bytes batch_;
-    bytes replies_;
+    std::size_t left_;
 };
 
-/// Allocations of a server whose clients all ask before the first receives, after a warm-up.
+/// A disk in memory whose calls may block: a pool makes them on other threads.
+struct blocking_disk {
+    static constexpr bool blocks = true;
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+
+    explicit blocking_disk(std::uint64_t size) : disk{size} {}
+    std::uint64_t size() const { return disk.size(); }
+    void read(std::uint64_t offset, std::span<std::byte> to) { disk.read(offset, to); }
+    plain_disk disk;
+};
+
+/// A disk with callbacks that completes each call at once.
+struct disk_with_callbacks {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+
+    explicit disk_with_callbacks(std::uint64_t size) : disk{size} {}
+    std::uint64_t size() const { return disk.size(); }
+    void async_read(std::uint64_t offset, std::span<std::byte> to, nbd::completion done)
+    {
+        disk.read(offset, to);
+        done({});
+    }
+    plain_disk disk;
+};
+
+/// A thread of the program that runs an io_context.
+struct program {
+    boost::asio::io_context context{1};
+    boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard{
+        context.get_executor()};
+    std::thread thread{[this] { context.run(); }};
+    ~program()
+    {
+        guard.reset();
+        thread.join();
+    }
+};
+
+template <class Policy>
+struct maker {
+    Policy make() { return {}; }
+};
+template <>
+struct maker<nbd::on_executor<>> {
+    nbd::on_executor<> make() { return nbd::on_executor<>{own.context.get_executor()}; }
+    program own;
+};
+
 template <class Backend, class Policy>
-std::size_t allocations_under(const load& l)
+struct combination {
+    using backend = Backend;
+    using policy = Policy;
+};
+
+struct counts {
+    std::size_t allocations;
+    std::size_t mappings;
+    friend bool operator==(const counts&, const counts&) = default;
+    friend std::ostream& operator<<(std::ostream& to, const counts& c)
+    {
+        return to << c.allocations << " allocations, " << c.mappings << " mappings";
+    }
+};
+
+/// What `rounds` cost a server whose clients all ask before the first receives, after a warm-up.
+template <class Combination>
+counts counted(const load& l, int rounds)
 {
+    ::rlimit descriptors{};
+    ::getrlimit(RLIMIT_NOFILE, &descriptors);
+    descriptors.rlim_cur = descriptors.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &descriptors);
+
     nbd::settings limits;
     limits.max_connections = limits.places_per_peer = l.connections + 1;
-    nbd::server<nbd::unix_transport, Backend, Policy> server{somewhere<nbd::unix_transport>(),
-                                                             limits};
+    maker<typename Combination::policy> policy;
+    nbd::server<nbd::unix_transport, typename Combination::backend, typename Combination::policy>
+        server{somewhere<nbd::unix_transport>(), limits, policy.make()};
     server.exports().emplace("disk", {}, disk_size);
     server.start();
     std::vector<reader> clients;
     clients.reserve(l.connections);
     for (std::size_t i = 0; i < l.connections; ++i)
         clients.emplace_back(server, l);
-    const auto rounds = [&](int n) {
+    const auto run = [&](int n) {
         for (; n != 0; --n) {
             for (auto& c : clients)
                 c.ask();
@@ -62,20 +151,46 @@ std::size_t allocations_under(const load& l)
                 c.receive();
         }
     };
-    rounds(20);
-    const auto before = allocations();
-    rounds(20);
-    return allocations() - before;
+    run(rounds);
+    const counts before{allocations(), mappings()};
+    run(rounds);
+    return {allocations() - before.allocations, mappings() - before.mappings};
 }
 
 }  // namespace
 
+#define ALL_COMBINATIONS                                                                           \
+    (combination<nbd::mem_backend, nbd::per_client_threads>),                                      \
+        (combination<nbd::mem_backend, nbd::strand_pool>),                                         \
+        (combination<nbd::mem_backend, nbd::on_executor<>>),                                       \
+        (combination<plain_disk, nbd::per_client_threads>),                                        \
+        (combination<plain_disk, nbd::strand_pool>),                                               \
+        (combination<blocking_disk, nbd::strand_pool>),                                            \
+        (combination<disk_with_callbacks, nbd::strand_pool>),                                      \
+        (combination<disk_with_callbacks, nbd::per_client_threads>)
+
 TEMPLATE_TEST_CASE("crowd: many clients that ask at the same time allocate nothing", "",
-                   nbd::per_client_threads, nbd::strand_pool)
+                   ALL_COMBINATIONS)
 {
-    const load l = GENERATE(load{16, 4, 4096}, load{64, 1, 4096}, load{128, 4, 512},
-                            load{256, 1, 4096}, load{1000, 1, 4096});
+    const load l = GENERATE(load{16, 4, 4 * kib}, load{64, 1, 512}, load{128, 4, 64 * kib},
+                            load{256, 1, 4 * kib}, load{16, 1, mib}, load{1000, 1, 4 * kib});
     CAPTURE(l.connections, l.depth, l.block);
-    CHECK(allocations_under<nbd::mem_backend, TestType>(l) == 0);
-    CHECK(allocations_under<plain_disk, TestType>(l) == 0);
+    CHECK(counted<TestType>(l, 20) == counts{0, 0});
+}
+
+TEMPLATE_TEST_CASE("crowd: measures allocations", "[.][crowd-table]", ALL_COMBINATIONS)
+{
+    for (const std::size_t connections : {1U, 16U, 64U, 256U, 1000U, 4000U})
+        for (const std::size_t depth : {1U, 4U})
+            for (const auto block : {kib / 2, 4 * kib, 64 * kib, mib}) {
+                const auto rounds = connections * depth * block > 256 * mib ? 3 : 20;
+                const auto c = counted<TestType>({connections, depth, block}, rounds);
+                const auto requests =
+                    static_cast<double>(connections * depth) * static_cast<double>(rounds);
+                std::printf("%-90s %5zu x %zu, %7zu bytes: %.5f allocations, %.5f mappings\n",
+                            Catch::getResultCapture().getCurrentTestName().c_str(), connections,
+                            depth, block, static_cast<double>(c.allocations) / requests,
+                            static_cast<double>(c.mappings) / requests);
+            }
+    SUCCEED("measured");
 }

@@ -14,6 +14,7 @@
 #include <boost/asio/write.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -27,6 +28,11 @@ using nbd::io::blocking;
 using namespace nbd_test;
 
 namespace {
+struct no_stock {
+    static constexpr std::chrono::milliseconds idle_after{1};
+    static bool holds_much() { return false; }
+    static void free_stock() {}
+};
 blocking::task<int> gives(int value)
 {
     co_return value;
@@ -191,7 +197,7 @@ TEST_CASE("io/blocking: bytes are received by a polling and by a sleeping thread
         char c = 0;
         poll.sent(sent_before);
         const auto [error, n] =
-            blocking::read_some(ours, boost::asio::buffer(&c, 1), poll).await_resume();
+            blocking::read_some<no_stock>(ours, boost::asio::buffer(&c, 1), poll).await_resume();
         if (error) {
             CHECK(error == boost::asio::error::eof);
             break;
@@ -219,7 +225,45 @@ TEST_CASE("io/blocking: a reset is an error, whether it comes while the thread p
     nbd::io::busy_poll poll{budget};
     poll.sent(sent_before);
     const auto [error, n] =
-        blocking::read_some(ours, boost::asio::buffer(&c, 1), poll).await_resume();
+        blocking::read_some<no_stock>(ours, boost::asio::buffer(&c, 1), poll).await_resume();
     CHECK(error == boost::asio::error::connection_reset);
     CHECK(n == 0);
+}
+
+namespace {
+struct full_stock {
+    static constexpr std::chrono::milliseconds idle_after{1};
+    static inline std::atomic<bool> full = true;
+    static bool holds_much() { return full; }
+    static void free_stock() { full = false; }
+};
+}  // namespace
+
+TEST_CASE("io/blocking: a thread that has slept for a time frees its stock, and then receives")
+{
+    const auto budget = std::chrono::microseconds{GENERATE(0, 1000)};
+    full_stock::full = true;
+    boost::asio::io_context context;
+    boost::asio::local::stream_protocol::socket ours{context};
+    boost::asio::local::stream_protocol::socket theirs{context};
+    boost::asio::local::connect_pair(ours, theirs);
+    nbd::io::busy_poll poll{budget};
+    char c = 'x';
+    boost::asio::write(theirs, boost::asio::buffer(&c, 1));
+    const auto receive = [&] {
+        const auto [error, n] =
+            blocking::read_some<full_stock>(ours, boost::asio::buffer(&c, 1), poll).await_resume();
+        CHECK_FALSE(error);
+        CHECK(n == 1);
+    };
+    receive();
+    CHECK(full_stock::full);  // it did not sleep
+    std::thread client{[&theirs] {
+        while (full_stock::full)
+            std::this_thread::yield();
+        boost::asio::write(theirs, boost::asio::buffer("y", 1));
+    }};
+    receive();
+    client.join();
+    CHECK(c == 'y');
 }

@@ -62,8 +62,9 @@ public:
             [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
     }
 
-    /// As above. The event loop polls during the wait where that pays.
-    template <class Stream, class Buffers>
+    /// As above. The event loop polls during the wait where that pays. The stock of its thread
+    /// serves other clients.
+    template <class Stock, class Stream, class Buffers>
     [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
                                  [[maybe_unused]] busy_poll& poll)
     {

@@ -106,12 +106,20 @@ public:
         return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
     }
 
-    /// As above. Polls for a short time before the thread sleeps, where that pays.
-    template <class Stream, class Buffers>
+    /// As above. Polls for a short time before the thread sleeps, where that pays. A thread whose
+    /// stock `holds_much()` calls `free_stock()` when it has slept for `Stock::idle_after`.
+    template <class Stock, class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
                                                    busy_poll& poll)
     {
         if constexpr (socket<Stream>) {
+            const auto sleeps = [&] {
+                if (Stock::holds_much()
+                    && !is_readable(stream.native_handle(),
+                                    static_cast<int>(Stock::idle_after.count())))
+                    Stock::free_stock();
+                return read_some(stream, to).await_resume();
+            };
             if (poll.enabled()) {
                 const auto begun = busy_poll::clock::now();
                 std::optional<transfer> received;
@@ -121,12 +129,14 @@ public:
                     return received.has_value();
                 };
                 if (!poll.pays() || !poll.look(receives))
-                    received = read_some(stream, to).await_resume();
+                    received = sleeps();
                 poll.waited(busy_poll::clock::now() - begun);
                 return ready<transfer>{*received};
             }
+            return ready<transfer>{sleeps()};
+        } else {
+            return read_some(stream, to);
         }
-        return read_some(stream, to);
     }
 
     /// Sends at least one byte. *Errors*: those of send.

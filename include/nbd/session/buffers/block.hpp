@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <ctime>
@@ -75,7 +76,9 @@ public:
     [[nodiscard]] static std::size_t in_stock() noexcept { return stock.bytes; }
     /// Frees half of what this thread had in stock all the time since the last call.
     static void free_unused() noexcept { stock.free_unused(); }
-    /// Frees the stock of this thread, which will be idle.
+    /// A thread that is idle for this time frees its stock if it holds much.
+    static constexpr std::chrono::milliseconds idle_after{1000};
+    [[nodiscard]] static bool holds_much() noexcept { return stock.bytes > std::size_t{64} << 10; }
     static void free_stock() noexcept { stock.clear(); }
 
     /// The size of a block for `n` bytes: a power of two from 4 KiB on, or whole pages above 1 MiB.

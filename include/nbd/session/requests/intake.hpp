@@ -79,7 +79,8 @@ public:
         if (between_requests_ && idle && !in_.is_large())
             context_.memory.rest();
         const auto to = space();
-        return io.read_some(stream, boost::asio::buffer(to.data(), to.size()), poll_);
+        return io.template read_some<block>(stream, boost::asio::buffer(to.data(), to.size()),
+                                            poll_);
     }
     /// The result of that. False at the end of the stream; `context.ended` says why it ended.
     [[nodiscard]] bool end_receive(const boost::system::error_code& error, std::size_t n) noexcept
