@@ -10,17 +10,28 @@
 #include <memory>
 
 namespace asio = boost::asio;
-using nbd::io::loop_poller;
 using namespace std::chrono_literals;
+
+namespace {
+
+struct alone {
+    bool operator()() const { return false; }
+};
+struct crowded {
+    bool operator()() const { return true; }
+};
+using loop_poller = nbd::io::basic_loop_poller<alone>;
+
+}  // namespace
 
 TEST_CASE("io/loop_poller: the loop runs for the budget, and other handlers run meanwhile")
 {
     asio::io_context context{1};
     auto& poller = loop_poller::of(context.get_executor());
     bool ran = false;
+    const auto begun = loop_poller::clock::now();
     poller.poll_for(2ms);
     asio::post(context, [&] { ran = true; });
-    const auto begun = loop_poller::clock::now();
     const auto handlers = context.run();
     CHECK(ran);
     CHECK(handlers >= 2);
@@ -62,4 +73,25 @@ TEST_CASE("io/loop_poller: a context that is destroyed while it polls drops the 
     loop_poller::of(context->get_executor()).poll_for(1h);
     context->run_one();
     CHECK_NOTHROW(context.reset());
+}
+
+TEST_CASE("io/loop_poller: polls that are given up become rare")
+{
+    using poller_type = nbd::io::basic_loop_poller<crowded>;
+    asio::io_context context{1};
+    auto& poller = poller_type::of(context.get_executor());
+    const auto polls = [&] {
+        poller.poll_for(1h);
+        const bool polled = context.run() != 0;  // at once, because it is given up
+        context.restart();
+        return polled;
+    };
+    const auto calls_for_one = [&] {
+        int calls = 1;
+        while (!polls())
+            ++calls;
+        return calls;
+    };
+    for (const int calls : {1, 2, 3, 5, 9, 17, 33, 65, 65})
+        CHECK(calls_for_one() == calls);
 }

@@ -2,13 +2,24 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <thread>
 #include <utility>
 
 namespace nbd::io {
+
+/// Lets other threads run on this processor. *Returns* whether one did, as far as the time tells.
+struct give_way {
+    bool operator()() const noexcept
+    {
+        using clock = std::chrono::steady_clock;
+        constexpr std::chrono::microseconds a_switch{5};  // a call without a switch takes less
+        const auto before = clock::now();
+        std::this_thread::yield();
+        return clock::now() - before > a_switch;
+    }
+};
 
 /// Decides whether a thread polls a socket before it sleeps. Waking a sleeping thread takes tens of
 /// microseconds, so polling pays for a client that answers sooner. The decision follows the length
@@ -29,39 +40,27 @@ public:
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
 
     /// Calls `found()` until it returns true or the budget is spent. *Returns* whether it was true.
-    /// Does nothing while other threads poll and leave one processor.
-    template <class Found>
-    [[nodiscard]] bool look(Found found)
+    /// Gives up as soon as another thread needs this processor: polling pays only on an idle one.
+    /// `let_others_run`: see give_way.
+    template <class Found, class LetOthersRun = give_way>
+    [[nodiscard]] bool look(Found found, LetOthersRun let_others_run = {})
     {
-        if (!begin_to_poll())
-            return false;
-        const struct end_of_poll {
-            ~end_of_poll() { end_to_poll(); }
-        } later;
         const auto end = clock::now() + budget_;
-        do {
+        for (bool crowded = false;;) {
             if (found()) {
-                misses_ = 0;
+                if (crowded)
+                    back_off();
+                else
+                    misses_ = 0;
                 return true;
             }
-            std::this_thread::yield();  // the client may need this processor
-        } while (clock::now() < end);
-        late_ = std::max(late_, 1 << misses_);
-        misses_ = std::min(misses_ + 1, most_misses);
-        return false;
+            if (crowded || clock::now() >= end) {
+                back_off();
+                return false;
+            }
+            crowded = let_others_run();
+        }
     }
-
-    /// Whether this thread may poll: some may, but the last processor is left to others. If so,
-    /// `end_to_poll` must follow.
-    [[nodiscard]] static bool begin_to_poll() noexcept
-    {
-        static const unsigned most = std::max(2U, std::thread::hardware_concurrency()) - 1;
-        if (polling.fetch_add(1, std::memory_order_relaxed) < most)
-            return true;
-        end_to_poll();
-        return false;
-    }
-    static void end_to_poll() noexcept { polling.fetch_sub(1, std::memory_order_relaxed); }
 
     /// Reports the bytes sent since the last wait. A client processes a large reply before it sends
     /// its next request, so the time to wake a thread does not delay it, and polling does not pay.
@@ -87,6 +86,12 @@ public:
     }
 
 private:
+    void back_off() noexcept
+    {
+        late_ = std::max(late_, 1 << misses_);
+        misses_ = std::min(misses_ + 1, most_misses);
+    }
+
     static constexpr int waking_costs = 4;
     static constexpr int in_a_row = 3;
     static constexpr std::size_t little = std::size_t{32} << 10;
@@ -94,8 +99,6 @@ private:
 
     /// After so many polls in vain, 64 waits pass before the next one.
     static constexpr int most_misses = 6;
-
-    static inline std::atomic<unsigned> polling{0};  ///< threads of this program
 
     std::chrono::nanoseconds budget_;
     std::size_t sent_ = 0;

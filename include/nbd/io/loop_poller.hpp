@@ -12,8 +12,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <thread>
-#include <utility>
 
 namespace nbd::io {
 
@@ -22,38 +20,46 @@ namespace nbd::io {
 /// waiting: Asio asks the kernel for events without a timeout while handlers are queued. Nothing is
 /// allocated.
 ///
-/// It is a service of its context, created for the first session that polls. The library does not
-/// poll on contexts that the program runs.
+/// Polling ends as soon as another thread needs the processor, and begins less often then. It is a
+/// service of its context, created for the first session that polls. The library does not poll on
+/// contexts that the program runs. `LetOthersRun`: see give_way.
 /// *Thread safety*: only the thread that runs the context, which must be a single one.
-class loop_poller : public boost::asio::execution_context::service {
+template <class LetOthersRun>
+class basic_loop_poller : public boost::asio::execution_context::service {
 public:
     using clock = std::chrono::steady_clock;
     static inline boost::asio::execution_context::id id{};
-    using key_type = loop_poller;
+    using key_type = basic_loop_poller;
 
-    explicit loop_poller(boost::asio::io_context& context) : service{context}, context_{context} {}
-    ~loop_poller() override { end(); }
+    explicit basic_loop_poller(boost::asio::io_context& context)
+        : service{context}, context_{context}
+    {
+    }
 
     /// *Returns* the poller of an executor's context. *Errors*: std::bad_alloc when it must be
     /// created.
-    [[nodiscard]] static loop_poller& of(const boost::asio::io_context::executor_type& executor)
+    [[nodiscard]] static basic_loop_poller&
+    of(const boost::asio::io_context::executor_type& executor)
     {
-        return boost::asio::use_service<loop_poller>(executor.context());
+        return boost::asio::use_service<basic_loop_poller>(executor.context());
     }
 
-    /// Keeps the loop from sleeping until `budget` has passed, unless so many threads poll that no
-    /// processor would be left for others.
+    /// Keeps the loop from sleeping until `budget` has passed. After a poll that was given up,
+    /// the next calls do nothing, up to 64 of them.
     void poll_for(clock::duration budget)
     {
-        if (!polling_ && !busy_poll::begin_to_poll())
+        if (pause_ != 0) {
+            --pause_;
             return;
-        polling_ = true;
+        }
         until_ = std::max(until_, clock::now() + budget);
         if (!posted_)
             post();
     }
 
 private:
+    static constexpr unsigned most_failures = 6;
+
     void shutdown() noexcept override {}
 
     void post()
@@ -62,24 +68,27 @@ private:
             context_,
             boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_}, [this] {
                 posted_ = false;
-                if (clock::now() >= until_)
-                    return end();
-                std::this_thread::yield();  // the client may need this processor
-                post();
+                if (clock::now() >= until_) {
+                    failures_ = 0;
+                } else if (let_others_run_()) {
+                    until_ = {};
+                    pause_ = 1U << failures_;
+                    failures_ = std::min(failures_ + 1, most_failures);
+                } else {
+                    post();
+                }
             }));
         posted_ = true;
-    }
-    void end() noexcept
-    {
-        if (std::exchange(polling_, false))
-            busy_poll::end_to_poll();
     }
 
     boost::asio::io_context& context_;
     handler_memory memory_;
     clock::time_point until_{};
-    bool polling_ = false;
+    unsigned pause_ = 0;     ///< calls of poll_for that do nothing
+    unsigned failures_ = 0;  ///< polls that were given up, since one was not
     bool posted_ = false;
+    [[no_unique_address]] LetOthersRun let_others_run_;
 };
+using loop_poller = basic_loop_poller<give_way>;
 
 }  // namespace nbd::io
