@@ -2,7 +2,11 @@
 #include "catch.hpp"
 #include <nbd/io/busy_poll.hpp>
 
+#include <algorithm>
+#include <memory>
+#include <thread>
 #include <tuple>
+#include <vector>
 
 using nbd::io::busy_poll;
 using namespace std::chrono_literals;
@@ -122,6 +126,28 @@ TEST_CASE("io/busy_poll: it gives up when another thread needs the processor, an
     asked = 0;
     CHECK(poll.look([&] { return ++asked == 2; }, [] { return true; }));
     CHECK_FALSE(poll.pays());
+}
+
+TEST_CASE("io/busy_poll: it gives up while too many threads are awake")
+{
+    using nbd::io::awake_threads;
+    const auto most = std::max(1U, std::thread::hardware_concurrency() / 2);
+    CHECK(awake_threads::leave_room());
+    {
+        std::vector<std::unique_ptr<busy_poll>> awake;
+        for (unsigned i = 0; i <= most; ++i) {
+            CHECK(awake_threads::leave_room());
+            awake.push_back(std::make_unique<busy_poll>(1h));
+            CHECK(awake.back()->while_asleep([] { return true; }));
+        }
+        CHECK_FALSE(awake_threads::leave_room());
+        int asked = 0;
+        CHECK_FALSE(awake[0]->look([&] { return ++asked == 3; }, alone));
+        CHECK(asked == 1);
+        CHECK(awake[1]->while_asleep([] { return awake_threads::leave_room(); }));
+        CHECK_FALSE(awake_threads::leave_room());
+    }
+    CHECK(awake_threads::leave_room());
 }
 
 TEST_CASE("io/busy_poll: a budget of 0 disables polling")

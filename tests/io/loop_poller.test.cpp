@@ -6,8 +6,10 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
+#include <thread>
 
 namespace asio = boost::asio;
 using namespace std::chrono_literals;
@@ -30,7 +32,7 @@ TEST_CASE("io/loop_poller: the loop runs for the budget, and other handlers run 
     auto& poller = loop_poller::of(context.get_executor());
     bool ran = false;
     const auto begun = loop_poller::clock::now();
-    poller.poll_for(2ms);
+    poller.poll_for(2ms, nullptr);
     asio::post(context, [&] { ran = true; });
     const auto handlers = context.run();
     CHECK(ran);
@@ -44,9 +46,9 @@ TEST_CASE(
     asio::io_context context{1};
     auto& poller = loop_poller::of(context.get_executor());
     const auto begun = loop_poller::clock::now();
-    poller.poll_for(1ms);
-    poller.poll_for(4ms);
-    poller.poll_for(1us);
+    poller.poll_for(1ms, nullptr);
+    poller.poll_for(4ms, nullptr);
+    poller.poll_for(1us, nullptr);
     context.run();
     CHECK(loop_poller::clock::now() - begun >= 3ms);
 }
@@ -55,12 +57,12 @@ TEST_CASE("io/loop_poller: polling allocates nothing")
 {
     asio::io_context context{1};
     auto& poller = loop_poller::of(context.get_executor());
-    poller.poll_for(100us);
+    poller.poll_for(100us, nullptr);
     context.run();  // Asio's one-time allocations
     context.restart();
     const auto before = grid::allocations();
     for (int i = 0; i < 10; ++i) {
-        poller.poll_for(200us);
+        poller.poll_for(200us, nullptr);
         context.run();
         context.restart();
     }
@@ -70,7 +72,7 @@ TEST_CASE("io/loop_poller: polling allocates nothing")
 TEST_CASE("io/loop_poller: a context that is destroyed while it polls drops the poller")
 {
     auto context = std::make_unique<asio::io_context>(1);
-    loop_poller::of(context->get_executor()).poll_for(1h);
+    loop_poller::of(context->get_executor()).poll_for(1h, nullptr);
     context->run_one();
     CHECK_NOTHROW(context.reset());
 }
@@ -81,7 +83,7 @@ TEST_CASE("io/loop_poller: polls that are given up become rare")
     asio::io_context context{1};
     auto& poller = poller_type::of(context.get_executor());
     const auto polls = [&] {
-        poller.poll_for(1h);
+        poller.poll_for(1h, nullptr);
         const bool polled = context.run() != 0;  // at once, because it is given up
         context.restart();
         return polled;
@@ -94,4 +96,45 @@ TEST_CASE("io/loop_poller: polls that are given up become rare")
     };
     for (const int calls : {1, 2, 3, 5, 9, 17, 33, 65, 65})
         CHECK(calls_for_one() == calls);
+}
+
+TEST_CASE("io/loop_poller: no polling while several clients are active on the loop")
+{
+    asio::io_context context{1};
+    auto& poller = loop_poller::of(context.get_executor());
+    const int clients[2] = {};
+    const auto polls_for = [&](const int& client) {
+        poller.poll_for(1us, &client);
+        const bool polled = context.run() != 0;
+        context.restart();
+        return polled;
+    };
+    const auto until = [&](auto condition) {
+        for (int i = 0; i < 1'000'000; ++i)
+            if (condition())
+                return true;
+        return false;
+    };
+    CHECK(polls_for(clients[0]));
+    // Another client within a millisecond; a loaded machine may need more than one attempt.
+    CHECK(until([&] { return polls_for(clients[0]), !polls_for(clients[1]); }));
+    // One client alone, after a millisecond.
+    CHECK(until([&] { return polls_for(clients[0]); }));
+}
+
+TEST_CASE("io/loop_poller: no polling while too many threads are awake")
+{
+    asio::io_context context{1};
+    auto& poller = loop_poller::of(context.get_executor());
+    const auto most = std::max(1U, std::thread::hardware_concurrency() / 2);
+    for (unsigned i = 0; i < most; ++i)
+        nbd::io::awake_threads::add();
+    poller.poll_for(1us, nullptr);
+    CHECK(context.run() == 0);
+    context.restart();
+    for (unsigned i = 0; i < most; ++i)
+        nbd::io::awake_threads::remove();
+    poller.poll_for(1us, nullptr);
+    CHECK(context.run() != 0);
+    CHECK(nbd::io::awake_threads::leave_room());
 }

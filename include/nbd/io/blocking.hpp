@@ -129,7 +129,7 @@ public:
                     return received.has_value();
                 };
                 if (!poll.pays() || !poll.look(receives))
-                    received = sleeps();
+                    received = poll.while_asleep(sleeps);
                 poll.waited(busy_poll::clock::now() - begun);
                 return ready<transfer>{*received};
             }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <thread>
@@ -21,6 +22,24 @@ struct give_way {
     }
 };
 
+/// The threads of this program that serve clients and do not sleep. A thread may poll while at
+/// least half of the processors are left to others: to the clients, if they run on this system, and
+/// to threads that have work.
+/// *Thread safety*: any member from any thread.
+class awake_threads {
+public:
+    [[nodiscard]] static bool leave_room() noexcept
+    {
+        static const unsigned most = std::max(1U, std::thread::hardware_concurrency() / 2);
+        return count.load(std::memory_order_relaxed) <= most;
+    }
+    static void add() noexcept { count.fetch_add(1, std::memory_order_relaxed); }
+    static void remove() noexcept { count.fetch_sub(1, std::memory_order_relaxed); }
+
+private:
+    static inline std::atomic<unsigned> count{0};
+};
+
 /// Decides whether a thread polls a socket before it sleeps. Waking a sleeping thread takes tens of
 /// microseconds, so polling pays for a client that answers sooner. The decision follows the length
 /// of the last waits, so that an idle client costs nothing, and the success of the last polls.
@@ -30,6 +49,13 @@ public:
 
     /// `budget`: the longest time to poll; zero: never.
     explicit busy_poll(std::chrono::nanoseconds budget) noexcept : budget_{budget} {}
+    busy_poll(const busy_poll&) = delete;
+    busy_poll& operator=(const busy_poll&) = delete;
+    ~busy_poll()
+    {
+        if (is_awake_)
+            awake_threads::remove();
+    }
 
     [[nodiscard]] std::chrono::nanoseconds budget() const noexcept { return budget_; }
     [[nodiscard]] bool enabled() const noexcept { return budget_.count() > 0; }
@@ -40,13 +66,13 @@ public:
     [[nodiscard]] bool asks_first() const noexcept { return sent_ > little; }
 
     /// Calls `found()` until it returns true or the budget is spent. *Returns* whether it was true.
-    /// Gives up as soon as another thread needs this processor: polling pays only on an idle one.
-    /// `let_others_run`: see give_way.
+    /// Gives up as soon as another thread needs this processor, or too many threads are awake:
+    /// polling pays only on an idle processor. `let_others_run`: see give_way.
     template <class Found, class LetOthersRun = give_way>
     [[nodiscard]] bool look(Found found, LetOthersRun let_others_run = {})
     {
         const auto end = clock::now() + budget_;
-        for (bool crowded = false;;) {
+        for (bool crowded = !awake_threads::leave_room();;) {
             if (found()) {
                 if (crowded)
                     back_off();
@@ -58,7 +84,7 @@ public:
                 back_off();
                 return false;
             }
-            crowded = let_others_run();
+            crowded = let_others_run() || !awake_threads::leave_room();
         }
     }
 
@@ -74,6 +100,28 @@ public:
             late_ = std::max(late_, in_a_row);
         else if (late_ != 0)
             --late_;
+    }
+
+    /// Calls `sleep()`, which waits for the client. From the first call on, the thread counts as
+    /// awake while it does not.
+    template <class Sleep>
+    [[nodiscard]] auto while_asleep(Sleep sleep)
+    {
+        struct asleep {
+            bool& counted;
+            explicit asleep(bool& c) noexcept : counted{c}
+            {
+                if (std::exchange(counted, false))
+                    awake_threads::remove();
+            }
+            ~asleep()
+            {
+                counted = true;
+                awake_threads::add();
+            }
+        };
+        const asleep now{is_awake_};
+        return sleep();
     }
 
     /// Measures a wait of an event loop: calls `waited` with the time since `wait_begins`.
@@ -105,6 +153,7 @@ private:
     clock::time_point begun_{};  ///< of a wait that the caller measures
     int late_ = 0;               ///< short waits until polling begins again
     int misses_ = 0;             ///< polls in vain since the last success
+    bool is_awake_ = false;      ///< counted in awake_threads
 };
 
 }  // namespace nbd::io

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <utility>
 
 namespace nbd::io {
 
@@ -35,6 +36,11 @@ public:
         : service{context}, context_{context}
     {
     }
+    ~basic_loop_poller() override
+    {
+        if (posted_)
+            awake_threads::remove();
+    }
 
     /// *Returns* the poller of an executor's context. *Errors*: std::bad_alloc when it must be
     /// created.
@@ -44,46 +50,83 @@ public:
         return boost::asio::use_service<basic_loop_poller>(executor.context());
     }
 
-    /// Keeps the loop from sleeping until `budget` has passed. After a poll that was given up,
-    /// the next calls do nothing, up to 64 of them.
-    void poll_for(clock::duration budget)
+    /// Keeps the loop from sleeping until `budget` has passed. Does nothing while several clients
+    /// are active on this loop: it seldom sleeps then, and serves more of them at a time if it does
+    /// not poll. The same while too many threads are awake; and up to 64 times after a poll that
+    /// was given up. `client`: who waits.
+    void poll_for(clock::duration budget, const void* client)
     {
+        const auto now = clock::now();
+        if (std::exchange(client_, client) != client) {
+            if (now < seen_ + alone_after)
+                shared_until_ = now + alone_after;
+        }
+        seen_ = now;
+        if (now < shared_until_)
+            return;
         if (pause_ != 0) {
             --pause_;
             return;
         }
-        until_ = std::max(until_, clock::now() + budget);
-        if (!posted_)
+        until_ = std::max(until_, now + budget);
+        if (posted_)
+            return;
+        awake_threads::add();
+        if (awake_threads::leave_room())
             post();
+        else
+            awake_threads::remove();
     }
 
 private:
     static constexpr unsigned most_failures = 6;
+    static constexpr std::chrono::milliseconds alone_after{1};
 
     void shutdown() noexcept override {}
 
+    /// Requires that this thread counts as awake.
     void post()
     {
-        boost::asio::post(
-            context_,
-            boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_}, [this] {
-                posted_ = false;
-                if (clock::now() >= until_) {
-                    failures_ = 0;
-                } else if (let_others_run_()) {
-                    until_ = {};
-                    pause_ = 1U << failures_;
-                    failures_ = std::min(failures_ + 1, most_failures);
-                } else {
-                    post();
-                }
-            }));
+        try {
+            boost::asio::post(
+                context_,
+                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory_}, [this] {
+                    if (poll())
+                        return post();
+                    posted_ = false;
+                    awake_threads::remove();
+                }));
+        } catch (...) {
+            posted_ = false;
+            awake_threads::remove();
+            throw;
+        }
         posted_ = true;
+    }
+    /// *Returns* whether to go on.
+    [[nodiscard]] bool poll() noexcept
+    {
+        const auto now = clock::now();
+        if (now < shared_until_)
+            return false;
+        if (now >= until_) {
+            failures_ = 0;
+            return false;
+        }
+        if (!let_others_run_() && awake_threads::leave_room())
+            return true;
+        until_ = {};
+        pause_ = 1U << failures_;
+        failures_ = std::min(failures_ + 1, most_failures);
+        return false;
     }
 
     boost::asio::io_context& context_;
     handler_memory memory_;
     clock::time_point until_{};
+    const void* client_ = nullptr;  ///< the last that waited
+    clock::time_point seen_{};      ///< when it began to wait
+    clock::time_point shared_until_{};
     unsigned pause_ = 0;     ///< calls of poll_for that do nothing
     unsigned failures_ = 0;  ///< polls that were given up, since one was not
     bool posted_ = false;
