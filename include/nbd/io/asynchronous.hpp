@@ -73,7 +73,7 @@ public:
                 if (poller_ == nullptr)
                     poller_ = &loop_poller::of(stream.get_executor());
                 if (poll.pays())
-                    poller_->poll_for(poll.budget(), &stream);
+                    poller_->poll_for(poll.budget());
                 poll.wait_begins();
             }
         }

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <utility>
 
 namespace nbd::io {
 
@@ -50,25 +49,15 @@ public:
         return boost::asio::use_service<basic_loop_poller>(executor.context());
     }
 
-    /// Keeps the loop from sleeping until `budget` has passed. Does nothing while several clients
-    /// are active on this loop: it seldom sleeps then, and serves more of them at a time if it does
-    /// not poll. The same while too many threads are awake; and up to 64 times after a poll that
-    /// was given up. `client`: who waits.
-    void poll_for(clock::duration budget, const void* client)
+    /// Keeps the loop from sleeping until `budget` has passed. Does nothing while too many threads
+    /// are awake, and up to 64 times after a poll that was given up.
+    void poll_for(clock::duration budget)
     {
-        const auto now = clock::now();
-        if (std::exchange(client_, client) != client) {
-            if (now < seen_ + alone_after)
-                shared_until_ = now + alone_after;
-        }
-        seen_ = now;
-        if (now < shared_until_)
-            return;
         if (pause_ != 0) {
             --pause_;
             return;
         }
-        until_ = std::max(until_, now + budget);
+        until_ = std::max(until_, clock::now() + budget);
         if (posted_)
             return;
         awake_threads::add();
@@ -80,7 +69,6 @@ public:
 
 private:
     static constexpr unsigned most_failures = 6;
-    static constexpr std::chrono::milliseconds alone_after{1};
 
     void shutdown() noexcept override {}
 
@@ -106,10 +94,7 @@ private:
     /// *Returns* whether to go on.
     [[nodiscard]] bool poll() noexcept
     {
-        const auto now = clock::now();
-        if (now < shared_until_)
-            return false;
-        if (now >= until_) {
+        if (clock::now() >= until_) {
             failures_ = 0;
             return false;
         }
@@ -124,9 +109,6 @@ private:
     boost::asio::io_context& context_;
     handler_memory memory_;
     clock::time_point until_{};
-    const void* client_ = nullptr;  ///< the last that waited
-    clock::time_point seen_{};      ///< when it began to wait
-    clock::time_point shared_until_{};
     unsigned pause_ = 0;     ///< calls of poll_for that do nothing
     unsigned failures_ = 0;  ///< polls that were given up, since one was not
     bool posted_ = false;
