@@ -20,8 +20,8 @@ namespace nbd::session {
 /// The budget has two pools. A quarter is working memory: the inbox, the outbox and the small lists
 /// of a connection that is not idle, `working_bytes` for each. The rest is request memory: data
 /// that do not fit there, charged as a whole before the payload is received or the backend is
-/// called. Free blocks in the stock of a thread and what a connection needs at rest are not charged;
-/// settings.hpp states their bounds.
+/// called. Free blocks in the stocks of threads and what a connection needs at rest are not
+/// charged; settings.hpp states their bounds.
 ///
 /// Waiting cannot deadlock. A connection takes working memory first and request memory second. A
 /// request that has its charge needs no more memory to end, and deadlines bound how long its client
