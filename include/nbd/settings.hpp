@@ -20,7 +20,7 @@ namespace nbd {
 ///
 ///     server_memory        all clients together; a client that gets none waits
 ///     + max_connections x (24 KiB + requests_in_flight x 6 KiB)    kept also while idle
-///     + 64 MiB             free blocks that the threads of the program keep
+///     + 64 MiB             free blocks; more of them only while less of server_memory is used
 ///
 /// This does not include the stacks of threads (per_client_threads: one for each client), the
 /// system's socket and pipe buffers, memory that a backend or an observer allocates, and memory
@@ -112,8 +112,9 @@ struct settings {
     /// How long a thread of the library (per_client_threads, strand_pool) polls for the next
     /// request before it sleeps; 0 = never; at most a second. A thread polls only while its clients
     /// send their next request within that time, so an idle client costs no processor time. The
-    /// default is about the time that a sleeping thread needs to wake. The program's context
-    /// (on_executor) is not polled.
+    /// default is about the time that a sleeping thread needs to wake. No thread polls while
+    /// another one needs its processor, or while the awake threads of the server would leave less
+    /// than half of the processors to others. The program's context (on_executor) is not polled.
     std::chrono::microseconds busy_poll{50};
 
     /// Whether clients get the what() of a backend's exception, or the message of its error code.
