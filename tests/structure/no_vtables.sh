@@ -10,7 +10,7 @@ seen=0
 for program; do
     [ -e "$program" ] || continue # not built in this run
     seen=$((seen + 1))
-    tables=$("$nm" -C "$program" | grep 'vtable for nbd::' | grep -vE 'vtable for nbd::(uring_service|io::loop_poller)$')
+    tables=$("$nm" -C "$program" | grep 'vtable for nbd::' | grep -vE 'vtable for nbd::(uring_service|io::basic_loop_poller<.*>)$')
     if [ -n "$tables" ]; then
         echo "$program:"
         echo "$tables"
