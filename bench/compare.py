@@ -62,7 +62,7 @@ FILE = ("nbdkit-file", "qemu-raw", "nbd-server", "file", "file-pool", "uring")
 CROWD = ("nbdkit-memory", "qemu-null", "mem", "mem-pool-1", "mem-pool")
 FILE_CROWD = ("nbdkit-file", "qemu-raw", "file", "file-pool")
 SLEEP = ("sleep-async", "sleep-async-threads", "sleep-blocks")
-OURS = {"mem", "mem-pool", "null", "null-pool", "file", "file-pool", "uring", *SLEEP}
+OURS = {"mem", "mem-pool", "mem-pool-1", "null", "null-pool", "file", "file-pool", "uring", *SLEEP}
 FILE_RIVALS = ("nbdkit-file", "qemu-raw", "nbd-server")
 
 CASES = [
@@ -482,6 +482,7 @@ def main():
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives this program
     servers.adopt_daemons()
+    servers.allow_many_descriptors()
     here = circumstances(a)
     if here["load_before"] > 0.5:
         print(f"compare.sh: something else runs on this machine (load {here['load_before']:.1f}): the figures will be "

@@ -2,6 +2,7 @@
 """The servers to be measured: starts and stops each of them."""
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -31,6 +32,13 @@ def adopt_daemons():
     """Makes this process the parent of servers that daemonise, so that it can wait for them."""
     set_child_subreaper = 36
     prctl(set_child_subreaper, 1)
+
+
+def allow_many_descriptors():
+    """Raises the limit of descriptors, for the servers too, as far as the system allows it; returns that number."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def end_with_parent():

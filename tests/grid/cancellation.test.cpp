@@ -2,11 +2,9 @@
 // What becomes of awaited calls when their client is killed: without the promise `cancellable` they
 // run to their end, with it they are cancelled.
 #include "catch.hpp"
+#include "grid/program.hpp"
 #include "grid/waiting.hpp"
 #include <nbd/server.hpp>
-
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include <thread>
 #include <vector>
@@ -15,18 +13,6 @@ using namespace grid;
 
 namespace {
 
-/// An io_context of the program, and the thread that runs it.
-struct program {
-    boost::asio::io_context context;
-    boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard{
-        context.get_executor()};
-    std::thread thread{[this] { context.run(); }};
-    ~program()
-    {
-        guard.reset();
-        thread.join();
-    }
-};
 template <class Backend>
 struct on_program {
     using backend = Backend;

@@ -3,15 +3,13 @@
 #include "catch.hpp"
 #include "grid/allocation_count.hpp"
 #include "grid/backends.hpp"
+#include "grid/program.hpp"
 #include "grid/server_fixture.hpp"
-
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include <algorithm>
 #include <cstdio>
+#include <ostream>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -83,19 +81,6 @@ struct disk_with_callbacks {
         done({});
     }
     plain_disk disk;
-};
-
-/// A thread of the program that runs an io_context.
-struct program {
-    boost::asio::io_context context{1};
-    boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard{
-        context.get_executor()};
-    std::thread thread{[this] { context.run(); }};
-    ~program()
-    {
-        guard.reset();
-        thread.join();
-    }
 };
 
 template <class Policy>

@@ -62,8 +62,8 @@ public:
             [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
     }
 
-    /// As above. The event loop polls during the wait where that pays. The stock of its thread
-    /// serves other clients.
+    /// As above. The event loop polls during the wait where that pays. `Stock` is not used: other
+    /// clients of the thread need its memory.
     template <class Stock, class Stream, class Buffers>
     [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
                                  [[maybe_unused]] busy_poll& poll)

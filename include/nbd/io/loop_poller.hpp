@@ -50,7 +50,7 @@ public:
     }
 
     /// Keeps the loop from sleeping until `budget` has passed. Does nothing while too many threads
-    /// are awake, and up to 64 times after a poll that was given up.
+    /// are awake, and up to 64 times after a poll was given up.
     void poll_for(clock::duration budget)
     {
         if (pause_ != 0) {
@@ -110,7 +110,7 @@ private:
     handler_memory memory_;
     clock::time_point until_{};
     unsigned pause_ = 0;     ///< calls of poll_for that do nothing
-    unsigned failures_ = 0;  ///< polls that were given up, since one was not
+    unsigned failures_ = 0;  ///< polls given up in a row
     bool posted_ = false;
     [[no_unique_address]] LetOthersRun let_others_run_;
 };

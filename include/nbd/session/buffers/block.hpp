@@ -21,9 +21,9 @@ namespace nbd::session {
 ///
 /// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking
 /// and giving back need no heap while the sizes repeat. A block is kept unless all blocks of the
-/// program, used and free, have more than 64 MiB and the `server_memory` of its servers. So what
-/// many clients need at a time is kept, and the free blocks come on top of no budget. A thread
-/// frees half of what it did not need for ten seconds.
+/// program, used and free, have more than 64 MiB and the `server_memory` of its servers. So the
+/// threads keep what many clients need at a time, and used and free blocks share one bound. A
+/// thread frees half of what it did not need for ten seconds.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on
 /// another thread than it was made on.
 class block {

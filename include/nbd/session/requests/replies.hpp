@@ -60,7 +60,7 @@ public:
         const auto chunks = chunks_of(length);
         out_.reserve(most_header * chunks + copied, chunks);
     }
-    /// The same for a READ that holes divide into `n` pieces.
+    /// The same for a READ that holes divide into `n` pieces. Errors: std::bad_alloc.
     void reserve_pieces(std::uint64_t length, std::size_t n)
     {
         const auto chunks = n + chunks_of(length);
