@@ -43,6 +43,7 @@ class Case:
     structured: bool = False
     threads: int = 0  # of the load; 0: one for each connection
     range: int = 0  # bytes of the disk that are used; 0: all
+    short: str = ""  # the option of nbd-load to measure connections with one READ, instead of requests
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ CASES = [
     *(Case(f"file-crowd-{n}x1", f"4 KiB READ of a file, {n:,} connections", FILE_CROWD, connections=n, threads=1,
             range=4 * M)
       for n in (16, 256, 1000)),
+    Case("connect-1", "connections with one READ, one after another", CROWD, short="--reconnect"),
+    Case("connect-1000", "1,000 connections at once, one READ on each", CROWD, connections=1000, short="--at-once"),
 ]
 
 KIT = ("nbdkit-memory",)
@@ -110,6 +113,7 @@ BARS = [
     Bar("file-256k-8", "file", FILE_RIVALS, 2.0),
     *(Bar(case, "mem", LIMIT, 0.95) for case in ("read-4k-16", "read-4k-64", "read-4k-4x16", "write-4k-64")),
     *(Bar(case, "mem-pool", LIMIT, 0.65) for case in ("read-4k-16", "read-4k-64", "read-4k-4x16", "write-4k-64")),
+    *(Bar(case, ours, ("qemu-null",), 1.3) for case in ("connect-1", "connect-1000") for ours in ("mem", "mem-pool")),
     Bar("sleep-64", "sleep-async", (), 60_000),
     Bar("sleep-64", "sleep-blocks", (), 50_000),
 ]
@@ -136,11 +140,11 @@ def measure(a, case, kind, folder):
         if kind.fill:
             load(program, running, "--mix=0", "--pattern=seq", "--block=1M", "--depth=4", "--warm-up=0",
                  f"--requests={a.size // M}")
+        shape = [case.short] if case.short else [f"--depth={case.depth}", f"--mix={case.read_percent}"]
         figures = json.loads(load(
-            program, running, "--json", f"--server-pid={running.pid}", f"--block={case.block}",
-            f"--depth={case.depth}", f"--connections={case.connections}", f"--mix={case.read_percent}",
-            f"--seconds={a.seconds}", f"--warm-up={a.warm_up}", *(["--structured"] if case.structured else []),
-            *([f"--threads={case.threads}"] if case.threads else []),
+            program, running, "--json", f"--server-pid={running.pid}", f"--block={case.block}", *shape,
+            f"--connections={case.connections}", f"--seconds={a.seconds}", f"--warm-up={a.warm_up}",
+            *(["--structured"] if case.structured else []), *([f"--threads={case.threads}"] if case.threads else []),
             *([f"--range={case.range}"] if case.range else [])))
         if a.fio and case.name in FIO_CASES:  # fio always asks for structured replies
             figures["fio_requests_per_second"] = fio(a, case, running)

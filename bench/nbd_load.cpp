@@ -8,6 +8,7 @@
 #include "open_export.hpp"
 #include "processor_time.hpp"
 #include "raw_socket.hpp"
+#include "reconnect_run.hpp"
 #include "server_address.hpp"
 #include <nbd/protocol/constants.hpp>
 
@@ -50,7 +51,12 @@ struct arguments {
     ::pid_t server_pid = 0;
     bool structured = false;
     bool verify = false;
+    bool reconnect = false;
+    bool at_once = false;
     bool json = false;
+
+    /// Connections are measured, not requests: each has one request.
+    [[nodiscard]] bool short_sessions() const noexcept { return reconnect || at_once; }
 };
 
 /// A bad argument. The message names the argument and says what was expected.
@@ -158,10 +164,13 @@ struct figures {
 
 void print_json(const arguments& a, const figures& f)
 {
+    const auto say = [](bool value) { return value ? "true" : "false"; };
     std::printf("{\"connections\": %zu, \"depth\": %zu, \"block\": %llu, \"mix\": %u, "
-                "\"pattern\": \"%s\", \"verified\": %s,\n",
+                "\"pattern\": \"%s\", \"verified\": %s, \"reconnect\": %s, \"at_once\": %s,\n",
                 a.connections, a.depth, static_cast<unsigned long long>(a.block), a.read_percent,
-                a.pattern.c_str(), a.verify ? "true" : "false");
+                a.pattern.c_str(), say(a.verify), say(a.reconnect), say(a.at_once));
+    if (a.short_sessions())
+        std::printf(" \"connections_per_second\": %.1f,\n", f.rate);
     std::printf(" \"seconds\": %.6f, \"requests\": %.0f, \"requests_per_second\": %.1f, "
                 "\"bytes_per_second\": %.0f,\n",
                 f.seconds, f.requests, f.rate, f.bytes);
@@ -177,33 +186,67 @@ void print_json(const arguments& a, const figures& f)
 
 void print_text(const arguments& a, const figures& f)
 {
-    std::printf("%zu connection%s, %zu in flight on each, %llu bytes a request, %u %% READ, %s%s\n",
-                a.connections, a.connections == 1 ? "" : "s", a.depth,
+    const char* const each = a.short_sessions() ? "connection" : "request";
+    std::printf("%zu connection%s", a.connections, a.connections == 1 ? "" : "s");
+    if (!a.short_sessions())
+        std::printf(", %zu in flight on each", a.depth);
+    std::printf(", %llu bytes a request, %u %% READ, %s%s%s\n",
                 static_cast<unsigned long long>(a.block), a.read_percent, a.pattern.c_str(),
-                a.verify ? ", all data verified" : "");
-    std::printf("  rate        %.0f requests/s, %.1f MB/s (%.0f requests in %.2f s)\n", f.rate,
-                f.bytes / 1e6, f.requests, f.seconds);
+                a.verify ? ", all data verified" : "",
+                a.reconnect     ? ", a new one for each request"
+                    : a.at_once ? ", opened for one request at once"
+                                : "");
+    std::printf("  rate        %.0f %ss/s, %.1f MB/s (%.0f %ss in %.2f s)\n", f.rate, each,
+                f.bytes / 1e6, f.requests, each, f.seconds);
     std::printf("  latency     mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, max %.1f us\n",
                 f.mean, f.p50, f.p90, f.p99, f.p999, f.most);
     if (f.server)
-        std::printf("  server CPU  %.3f us a request, %.4f ns a byte, %.2f cores\n", *f.server,
+        std::printf("  server CPU  %.3f us a %s, %.4f ns a byte, %.2f cores\n", *f.server, each,
                     *f.server_byte, *f.server_cores);
-    std::printf("  client CPU  %.3f us a request\n", f.client);
+    std::printf("  client CPU  %.3f us a %s\n", f.client, each);
+}
+
+bench::load_result load_connections(const arguments& a, const bench::load_length& length,
+                                    const bench::process_tree* server)
+{
+    const auto to = target(a);
+    const auto p = [&] {
+        bench::raw_socket first{to.server.data(), to.server.size()};
+        return plan(a, bench::open_export(first, to.name));
+    }();
+    if (a.at_once)
+        return bench::run_at_once(to, p, a.connections, length, server);
+    bench::reconnect_run run{to, p, a.connections, a.threads != 0 ? a.threads : a.connections};
+    return run.run(length, server);
+}
+
+bench::load_result load_requests(const arguments& a, bench::load_length length,
+                                 std::vector<bench::load_client> clients,
+                                 const bench::process_tree* server)
+{
+    if (a.requests != 0)
+        length.requests = std::max<std::uint64_t>(1, a.requests / a.connections);
+    bench::load_run run{clients, a.threads != 0 ? a.threads : a.connections, length};
+    return run.run(server);
 }
 
 void load(const arguments& a)
 {
-    auto clients = connect(a);
-    std::optional<bench::process_tree> server;
-    if (a.server_pid != 0)
-        server.emplace(a.server_pid);
     bench::load_length length{.warm_up = std::chrono::duration<double>{a.warm_up},
                               .measured = std::chrono::duration<double>{a.seconds},
                               .verify = a.verify};
     if (a.requests != 0)
-        length.requests = std::max<std::uint64_t>(1, a.requests / a.connections);
-    bench::load_run run{clients, a.threads != 0 ? a.threads : a.connections, length};
-    const auto result = run.run(server ? &*server : nullptr);
+        length.requests = a.requests;
+    // A server may fork for each client, so its processes are counted after the connections.
+    std::vector<bench::load_client> clients;
+    if (!a.short_sessions())
+        clients = connect(a);
+    std::optional<bench::process_tree> server;
+    if (a.server_pid != 0)
+        server.emplace(a.server_pid);
+    const auto* clock = server ? &*server : nullptr;
+    const auto result = a.short_sessions() ? load_connections(a, length, clock)
+                                           : load_requests(a, length, std::move(clients), clock);
     if (result.sum.latencies.count() == 0)
         throw std::runtime_error{"no request was answered in the measured time"};
     const figures f{a, result};
@@ -236,19 +279,16 @@ int main(int argc, char** argv)
         ->capture_default_str()
         ->check(at_least_one)
         ->type_name("N");
-    app.add_option("--depth", a.depth, "requests in flight on each connection")
-        ->capture_default_str()
-        ->check(at_least_one)
-        ->type_name("N");
+    auto* depth = app.add_option("--depth", a.depth, "requests in flight on each connection");
+    depth->capture_default_str()->check(at_least_one)->type_name("N");
     app.add_option("--block", a.block, "bytes of a request, or with K, M, G or T")
         ->capture_default_str()
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
         ->type_name("SIZE");
-    app.add_option("--mix", a.read_percent, "percentage of READs; the other requests are WRITEs")
-        ->capture_default_str()
-        ->check(CLI::Range(0, 100))
-        ->type_name("PERCENT");
+    auto* mix = app.add_option("--mix", a.read_percent,
+                               "percentage of READs; the other requests are WRITEs");
+    mix->capture_default_str()->check(CLI::Range(0, 100))->type_name("PERCENT");
     app.add_option("--pattern", a.pattern,
                    "order of the blocks; each connection starts at a different block")
         ->capture_default_str()
@@ -271,17 +311,28 @@ int main(int argc, char** argv)
         ->capture_default_str()
         ->check(CLI::Range(0.0, 1e6))
         ->type_name("S");
-    app.add_option("--threads", a.threads, "threads of nbd-load; default: one for each connection")
-        ->check(at_least_one)
-        ->type_name("N");
+    auto* threads = app.add_option("--threads", a.threads,
+                                   "threads of nbd-load; default: one for each connection");
+    threads->check(at_least_one)->type_name("N");
     app.add_option("--server-pid", a.server_pid,
                    "process id of the server, to measure its processor time")
         ->check(CLI::Range(::pid_t{1}, std::numeric_limits<::pid_t>::max()))
         ->type_name("PID");
-    app.add_flag("--structured", a.structured, "ask for structured replies");
-    app.add_flag(
+    auto* structured = app.add_flag("--structured", a.structured, "ask for structured replies");
+    auto* verify = app.add_flag(
         "--verify", a.verify,
         "write all blocks first, check the data of every READ, and read all blocks at the end");
+    auto* reconnect =
+        app.add_flag("--reconnect", a.reconnect,
+                     "open a new connection for each READ, and close it; measure connections");
+    auto* at_once = app.add_flag("--at-once", a.at_once,
+                                 "open all connections as fast as possible, read once on each, "
+                                 "close all, and repeat; measure connections");
+    at_once->excludes(reconnect)->excludes(threads);
+    for (auto* other : {depth, mix, structured, verify}) {
+        reconnect->excludes(other);
+        at_once->excludes(other);
+    }
     app.add_flag("--json", a.json, "print the figures as JSON");
 
     try {

@@ -85,6 +85,13 @@ public:
         while (!to.empty())
             to = to.subspan(receive_some(to));
     }
+    /// Waits until the peer closes the connection. Returns false if it sends something instead.
+    [[nodiscard]] bool ends()
+    {
+        std::byte next{};
+        const auto n = ::recv(fd_, &next, 1, 0);
+        return n == 0 || (n < 0 && errno == ECONNRESET) || transferred(n, {}, "recv") == 0;
+    }
 
 private:
     static constexpr int longest_wait = 20;  // seconds

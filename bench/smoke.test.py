@@ -95,30 +95,66 @@ def test_errors_are_reported():
         assert "expected" in run(LOAD, status=2).stderr
 
 
-class FakeServer(threading.Thread):
-    """Accepts one client, to a disk of 1 MiB, and answers its first request with these bytes, or closes."""
+@for_each(GRID)
+def test_connections_are_counted(policy, transport):
+    with serve("mem:16M", policy=policy, transport=transport) as server:
+        for shape, least in ((["--reconnect", "--requests", "50"], 50),
+                             (["--reconnect", "--requests", "50", "--connections", "5", "--threads", "2"], 50),
+                             (["--at-once", "--requests", "50", "--connections", "20", "--block", "64K"], 60)):
+            told = figures(server, *shape, "--warm-up", "0", "--server-pid", server.pid)
+            assert told["requests"] == least, told
+            assert told["connections_per_second"] == told["requests_per_second"] > 0, told
+            assert 0 < told["server_cpu_us_per_request"] < 100_000 and told["latency_us"]["p50"] > 0, told
+        assert "connections/s" in load(server, "--reconnect", *MOMENT).stdout
+        told = load(server, "--at-once", "--connections", "3", *MOMENT).stdout
+        assert "us a connection" in told and "in flight" not in told, told
+        wait_until(lambda: server.open_sockets() == 1, "all connections closed")
 
-    def __init__(self, answer):
+
+def test_options_that_exclude_connections():
+    with serve("mem:16M", "--name", "disk") as server:
+        for option in (["--depth", "2"], ["--mix", "50"], ["--structured"], ["--verify"]):
+            for short in ("--reconnect", "--at-once"):
+                told = load(server, short, *option, status=2).stderr
+                assert short in told and option[0] in told and "excludes" in told, told
+        assert "--threads" in load(server, "--at-once", "--threads", "2", status=2).stderr
+        assert "--block" in load(server, "--reconnect", "--block", "33M", status=2).stderr
+        told = run(LOAD, "--unix", server.socket_path, "--name", "other", "--reconnect", status=1).stderr
+        assert 'export "other"' in told, told
+
+
+class FakeServer(threading.Thread):
+    """Accepts clients, to a disk of 1 MiB, and answers the first request of the last one with these bytes, or closes."""
+
+    def __init__(self, answer, clients=1):
         super().__init__(daemon=True)
         self.answer = answer
+        self.clients = clients
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
         self.start()
 
     def run(self):
-        connection, _ = self.listener.accept()
-        with self.listener, connection:
-            connection.settimeout(PATIENCE)
-            connection.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
-            connection.recv(4)
-            connection.recv(64)
-            reply = lambda kind, data: struct.pack(">QIII", 0x3E889045565A9, 7, kind, len(data)) + data
-            connection.sendall(reply(3, struct.pack(">HQH", 0, M, 1)) + reply(1, b""))
-            cookie = connection.recv(28)[8:16]
-            answer = self.answer(cookie)
-            connection.sendall(answer)
-            if answer:  # else it closes
-                connection.recv(1)
+        with self.listener:
+            for i in range(self.clients):
+                connection, _ = self.listener.accept()
+                with connection:
+                    self.serve(connection, last=i + 1 == self.clients)
+
+    def serve(self, connection, last):
+        connection.settimeout(PATIENCE)
+        connection.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
+        connection.recv(4, socket.MSG_WAITALL)
+        connection.recv(64)
+        reply = lambda kind, data: struct.pack(">QIII", 0x3E889045565A9, 7, kind, len(data)) + data
+        connection.sendall(reply(3, struct.pack(">HQH", 0, M, 1)) + reply(1, b""))
+        if not last:  # it only asks for the size of the disk
+            return
+        cookie = connection.recv(28)[8:16]
+        answer = self.answer(cookie)
+        connection.sendall(answer)
+        if answer:  # else it closes
+            connection.recv(1)
 
 
 @for_each([
@@ -128,10 +164,11 @@ class FakeServer(threading.Thread):
     ("closed the connection", lambda cookie: b""),
 ])
 def test_a_wrong_answer_is_an_error(words, answer):
-    server = FakeServer(answer)
-    told = run(LOAD, "--tcp", server.address, status=1).stderr
-    server.join(PATIENCE)
-    assert words in told, told
+    for more, clients in ((), 1), (["--reconnect"], 2):
+        server = FakeServer(answer, clients)
+        told = run(LOAD, "--tcp", server.address, *more, status=1).stderr
+        server.join(PATIENCE)
+        assert words in told, told
 
 
 def test_an_export_that_is_not_there():
