@@ -4,9 +4,15 @@
 #include <nbd/io/blocking.hpp>
 #include <nbd/threading/per_client_threads.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <filesystem>
 #include <functional>
 #include <future>
+#include <iterator>
+#include <latch>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -21,6 +27,13 @@ task run(std::function<void()> f)
 {
     f();
     co_return;
+}
+
+/// The number of threads of this process.
+std::ptrdiff_t threads()
+{
+    return std::distance(std::filesystem::directory_iterator{"/proc/self/task"},
+                         std::filesystem::directory_iterator{});
 }
 }  // namespace
 
@@ -102,6 +115,69 @@ TEST_CASE("threading/per_client_threads: many short clients leave no threads beh
                       reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 500);
+}
+
+TEST_CASE("threading/per_client_threads: a thread whose client has left serves a later client")
+{
+    per_client_threads policy;
+    policy.start();
+    std::atomic<int> most{0};
+    // The thread of a client that has just left may not wait yet.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+    while (most < 3 && std::chrono::steady_clock::now() < end) {
+        std::promise<void> left;
+        policy.launch(policy.next_executor(),
+                      reporting{[&] {
+                                    return run([&] {
+                                        thread_local int served = 0;
+                                        most = std::max(most.load(), ++served);
+                                        CHECK(policy.runs_here());
+                                    });
+                                },
+                                [&] { left.set_value(); }});
+        left.get_future().wait();
+        std::this_thread::sleep_for(std::chrono::milliseconds{1});
+    }
+    CHECK(most == 3);
+    policy.join();
+    policy.join();
+}
+
+TEST_CASE("threading/per_client_threads: a thread that waits for a client in vain ends")
+{
+    const auto before = threads();
+    per_client_threads policy;
+    policy.start();
+    std::atomic<int> done{0};
+    std::latch all_there{8};
+    for (int i = 0; i < 8; ++i)
+        policy.launch(
+            policy.next_executor(),
+            reporting{[&] { return run([&] { all_there.arrive_and_wait(); }); }, [&] { ++done; }});
+    // Each thread joins the one that ended before it; the last one is only joined later.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+    while (threads() > before && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::milliseconds{20});
+    CHECK(threads() == before);
+    CHECK(done == 8);
+    policy.join();
+}
+
+TEST_CASE("threading/per_client_threads: join does not wait for clients that could still come")
+{
+    // Each round would take a second otherwise.
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i) {
+        per_client_threads policy;
+        policy.start();
+        std::promise<void> left;
+        policy.launch(policy.next_executor(),
+                      reporting{[] { return run([] {}); }, [&] { left.set_value(); }});
+        left.get_future().wait();
+        std::this_thread::sleep_for(std::chrono::milliseconds{i / 10});
+        policy.join();
+    }
+    CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds{10});
 }
 
 TEST_CASE("threading/per_client_threads: it can be moved before it starts")

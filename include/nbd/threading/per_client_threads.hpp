@@ -8,7 +8,10 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
+#include <cstddef>
+#include <iterator>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -19,7 +22,7 @@ namespace nbd {
 
 /// One thread for each client, with blocking system calls: the lowest latency, and the highest
 /// throughput for a few busy clients. A call of a `parallel` backend that blocks delays only its
-/// own client.
+/// own client. A thread whose client has left may serve a later client.
 class per_client_threads {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -28,80 +31,148 @@ public:
     void start() {}
 
     /// No thread runs this context: blocking calls do not need it.
-    [[nodiscard]] executor_type next_executor() { return state_->sockets.get_executor(); }
+    [[nodiscard]] executor_type next_executor() { return state_->executor(); }
 
     template <class Session>
     void launch(const executor_type&, Session session) noexcept
     {
         try {
-            const std::lock_guard lock{state_->mutex};
-            const auto self = state_->running.emplace(state_->running.end());
-            try {
-                *self =
-                    std::thread{[state = state_.get(), self, own = std::move(session)]() mutable {
-                        run(std::move(own));
-                        state->retire(self);
-                    }};
-            } catch (...) {
-                state_->running.erase(self);
-                throw;
-            }
-        } catch (...) {  // no thread: the destructor of `session` reports the end
+            state_->launch(std::make_unique<job_of<Session>>(std::move(session)));
+        } catch (...) {  // no memory or no thread: the destructor of `session` reports the end
         }
     }
 
-    [[nodiscard]] bool runs_here() const
-    {
-        const std::lock_guard lock{state_->mutex};
-        return std::any_of(state_->running.begin(), state_->running.end(), [](const auto& thread) {
-            return thread.get_id() == std::this_thread::get_id();
-        });
-    }
+    [[nodiscard]] bool runs_here() const { return state_->runs_here(); }
 
-    void join()
-    {
-        std::unique_lock lock{state_->mutex};
-        state_->all_retired.wait(lock, [this] { return state_->running.empty(); });
-        if (state_->retired.joinable())
-            state_->retired.join();
-    }
+    void join() { state_->join(); }
 
 private:
+    struct job {
+        job() = default;
+        job(const job&) = delete;
+        job& operator=(const job&) = delete;
+        virtual ~job() = default;
+        virtual void run() noexcept = 0;
+    };
     template <class Session>
-    static void run(Session session) noexcept
-    {
-        threading::block_sigpipe();
-        try {
-            session().get();
-        } catch (...) {  // ends this session only
+    struct job_of final : job {
+        explicit job_of(Session s) : session{std::move(s)} {}
+        void run() noexcept override
+        {
+            try {
+                session().get();
+            } catch (...) {  // ends this session only
+            }
         }
-    }
+        Session session;
+    };
 
-    struct state {
-        boost::asio::io_context sockets;
-        // Creates the context's descriptors now, not when the first client connects.
-        boost::asio::posix::basic_stream_descriptor<executor_type> first_user{sockets};
-        std::mutex mutex;
-        std::condition_variable all_retired;
-        std::list<std::thread> running;
-        std::thread retired;
+    /// Threads that serve, and threads that wait for a client. Creating a thread takes longer than
+    /// a short session, so a thread whose client has left waits for the next one for some time.
+    class state {
+    public:
+        [[nodiscard]] executor_type executor() noexcept { return sockets_.get_executor(); }
 
-        /// Called by a thread at its end. A thread cannot join itself, so it joins the thread that
-        /// ended before it and leaves its own handle to the next one. At most one ended thread is
-        /// kept.
-        void retire(std::list<std::thread>::iterator self)
+        void launch(std::unique_ptr<job> next)
+        {
+            const std::lock_guard lock{mutex_};
+            if (!waiting_.empty()) {  // the one that waits shortest: its memory is in the caches
+                const auto self = std::prev(waiting_.end());
+                self->next = std::move(next);
+                serving_.splice(serving_.end(), waiting_, self);
+                self->wake.notify_one();
+                return;
+            }
+            const auto self = serving_.emplace(serving_.end());
+            try {
+                self->thread = std::thread{
+                    [this, self, first = next.get()] { work(self, std::unique_ptr<job>{first}); }};
+            } catch (...) {
+                serving_.erase(self);
+                throw;  // the caller destroys `next`, without the lock
+            }
+            next.release();
+        }
+
+        [[nodiscard]] bool runs_here()
+        {
+            const std::lock_guard lock{mutex_};
+            return std::any_of(serving_.begin(), serving_.end(), [](const auto& w) {
+                return w.thread.get_id() == std::this_thread::get_id();
+            });
+        }
+
+        void join()
+        {
+            std::unique_lock lock{mutex_};
+            joining_ = true;
+            for (auto& w : waiting_)
+                w.wake.notify_one();
+            all_ended_.wait(lock, [this] { return serving_.empty() && waiting_.empty(); });
+            joining_ = false;
+            if (ended_.joinable())
+                ended_.join();
+        }
+
+    private:
+        struct worker {
+            std::thread thread;
+            std::unique_ptr<job> next;
+            std::condition_variable wake;
+        };
+        using place = typename std::list<worker>::iterator;
+
+        static constexpr std::size_t most_waiting = 32;
+        static constexpr std::chrono::seconds longest_wait{1};
+
+        void work(place self, std::unique_ptr<job> mine)
+        {
+            threading::block_sigpipe();
+            while (mine != nullptr) {
+                mine->run();
+                mine.reset();
+                mine = next_of(self);
+            }
+            retire(self);
+        }
+        /// Waits for the next client. *Returns* null if the thread has to end.
+        [[nodiscard]] std::unique_ptr<job> next_of(place self)
+        {
+            std::unique_lock lock{mutex_};
+            if (joining_ || waiting_.size() >= most_waiting)
+                return nullptr;
+            waiting_.splice(waiting_.end(), serving_, self);
+            self->wake.wait_for(lock, longest_wait,
+                                [&] { return self->next != nullptr || joining_; });
+            if (self->next == nullptr)
+                serving_.splice(serving_.end(), waiting_, self);
+            return std::move(self->next);
+        }
+        /// A thread cannot join itself, so it joins the thread that ended before it and leaves its
+        /// own handle to the next one. At most one ended thread is kept.
+        void retire(place self)
         {
             std::thread before;
             {
-                const std::lock_guard lock{mutex};
-                before = std::exchange(retired, std::move(*self));
-                running.erase(self);
-                if (running.empty())
-                    all_retired.notify_all();
+                const std::lock_guard lock{mutex_};
+                before = std::exchange(ended_, std::move(self->thread));
+                serving_.erase(self);
+                if (serving_.empty() && waiting_.empty())
+                    all_ended_.notify_all();
             }
             if (before.joinable())
                 before.join();
         }
+
+        boost::asio::io_context sockets_;
+        // Creates the context's descriptors now, not when the first client connects.
+        boost::asio::posix::basic_stream_descriptor<executor_type> first_user_{sockets_};
+        std::mutex mutex_;
+        std::condition_variable all_ended_;
+        std::list<worker> serving_;
+        std::list<worker> waiting_;
+        std::thread ended_;
+        bool joining_ = false;
     };
 
     std::unique_ptr<state> state_ = std::make_unique<state>();
