@@ -38,7 +38,12 @@ private:
 struct named_peer {
     std::string name;
     [[nodiscard]] std::string text() const { return name; }
-    friend bool same_origin(const named_peer& a, const named_peer& b) { return a.name == b.name; }
+    friend bool same_origin(const named_peer& a, const named_peer& b)
+    {
+        ++compared;
+        return a.name == b.name;
+    }
+    static inline std::size_t compared = 0;  ///< calls of same_origin
 };
 
 using connections_type = nbd::acceptance::connections<end_of_pair, named_peer, nbd::silent>;
@@ -324,4 +329,22 @@ TEST_CASE(
     while (!busy.entry->peer_gone(1) && ticks < ticker::ticks(60s))
         ++ticks;
     CHECK(ticks == ticker::ticks(10s));
+}
+
+TEST_CASE("acceptance/connections: a peer with its share costs no look at all its connections")
+{
+    listener r;
+    r.limits.places_per_peer = 4;
+    std::vector<listener::joined> all;
+    for (int i = 0; i < 20; ++i) {
+        named_peer::compared = 0;
+        all.push_back(r.join());
+        CHECK(named_peer::compared <= 4);
+        CHECK(all.back().entry->beyond_share == (i >= 4));
+    }
+    CHECK(r.list.has_share(named_peer{"pair"}, 4));
+    CHECK(r.list.has_share(named_peer{"pair"}, 20));
+    CHECK_FALSE(r.list.has_share(named_peer{"pair"}, 21));
+    CHECK_FALSE(r.list.has_share(named_peer{"pair"}, 0));
+    CHECK_FALSE(r.list.has_share(named_peer{"other"}, 1));
 }

@@ -277,6 +277,24 @@ TEST_CASE("session/negotiate: not one byte is received beyond GO (P19)")
     CHECK(c.stream->unread() == 28);
 }
 
+TEST_CASE("session/negotiate: the client flags and the header of an option are received together")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    CHECK(c.negotiate(client_flags() + option(go, info_data("disk"))));
+    // The greeting; flags and header; the name; the reply.
+    CHECK(c.stream->operations() == 4);
+    const auto heard = c.heard();
+    // In pieces of any size, nothing changes.
+    for (std::size_t n = 1; n < 24; ++n) {
+        CHECK(c.negotiate(client_flags() + option(go, info_data("disk")), {.read = n}));
+        CHECK(c.heard() == heard);
+    }
+    // Not more than the header.
+    c.negotiate(client_flags() + option(abort_) + option(go, info_data("disk")));
+    CHECK(c.stream->unread() == option(go, info_data("disk")).size());
+}
+
 TEST_CASE("session/negotiate: bytes that are not an option are not reported to the observer as one")
 {
     opening_disk::counts counts;

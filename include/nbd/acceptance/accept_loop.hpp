@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -68,7 +69,8 @@ private:
     /// Accepts a few connections, so that other handlers run in between.
     void accept_ready()
     {
-        const auto protocol = acceptor_.local_endpoint().protocol();
+        if (!protocol_)
+            protocol_ = acceptor_.local_endpoint().protocol();
         for (int i = 0; i < 16 && acceptor_.is_open() && listener_.accepts(); ++i) {
             std::error_code failed;
             owned_descriptor accepted{accept_connection(acceptor_.native_handle(), failed)};
@@ -79,13 +81,14 @@ private:
             }
             if (accepted.get() < 0)
                 break;
-            listener_.receive(std::move(accepted), protocol);
+            listener_.receive(std::move(accepted), *protocol_);
         }
         run();
     }
 
     Listener& listener_;
     acceptor_type acceptor_;
+    std::optional<Protocol> protocol_;
     boost::asio::basic_waitable_timer<clock_type, boost::asio::wait_traits<clock_type>, Executor>
         pause_;
     std::atomic<bool> pending_{false};

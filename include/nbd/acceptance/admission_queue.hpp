@@ -39,6 +39,7 @@ public:
     {
         return !entitled_ && queue_.size() < most_waiting;
     }
+    [[nodiscard]] bool empty() const noexcept { return queue_.empty(); }
     void push(Socket socket, Peer peer)
     {
         queue_.push_back({.socket = std::move(socket), .peer = std::move(peer)});

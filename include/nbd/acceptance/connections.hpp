@@ -33,7 +33,7 @@ public:
         std::list<connection_type> made;
         auto& added = made.emplace_back(std::forward<Args>(args)...);
         const std::lock_guard lock{mutex_};
-        added.beyond_share = share != 0 && count_of(added.peer) >= share;
+        added.beyond_share = has_at_least(share, added.peer);
         connections_.splice(connections_.end(), made);
         return std::prev(connections_.end());
     }
@@ -97,7 +97,7 @@ public:
     [[nodiscard]] bool has_share(const Peer& peer, std::size_t share) const noexcept
     {
         const std::lock_guard lock{mutex_};
-        return share != 0 && count_of(peer) >= share;
+        return has_at_least(share, peer);
     }
     /// All places are taken and a client of `peer` waits for one: closes a connection by the rule
     /// of settings.max_connections and places_per_peer, unless a closed one is about to end.
@@ -109,7 +109,7 @@ public:
         if (std::any_of(connections_.begin(), connections_.end(),
                         [now](const auto& c) { return c.ending(now); }))
             return;
-        if (share != 0 && count_of(peer) >= share)
+        if (has_at_least(share, peer))
             evict(of(peer), now, idle_grace);
         else if (!evict_beyond_share(share, now, idle_grace))
             evict([](const auto&) { return true; }, now, idle_grace);
@@ -158,10 +158,12 @@ private:
     {
         return [&peer](const auto& c) { return same_origin(c.peer, peer); };
     }
-    [[nodiscard]] std::size_t count_of(const Peer& peer) const noexcept
+    /// Whether a peer has `n` connections; false if `n` is 0. Looks only as far as it has to.
+    [[nodiscard]] bool has_at_least(std::size_t n, const Peer& peer) const noexcept
     {
-        return static_cast<std::size_t>(
-            std::count_if(connections_.begin(), connections_.end(), of(peer)));
+        const auto its = of(peer);
+        return std::any_of(connections_.begin(), connections_.end(),
+                           [&](const auto& c) { return n != 0 && its(c) && --n == 0; });
     }
 
     /// A peer that has more than `share` connections gives up one: by the rule of `evict`,
@@ -171,7 +173,7 @@ private:
         for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
             // Connections of the peer may have ended since this one was added.
             if (c->cut_for() != errc{} || !c->beyond_share
-                || !(c->beyond_share = count_of(c->peer) > share))
+                || !(c->beyond_share = has_at_least(share + 1, c->peer)))
                 continue;
             if (!evict(of(c->peer), now, idle_grace))
                 c->cut(errc::evicted);

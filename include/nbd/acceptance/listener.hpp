@@ -219,13 +219,15 @@ private:
     /// Starts sessions of waiting clients while places are free.
     void admit_waiting()
     {
+        ends_matter_ = true;  // before a place is looked for
         while (!state_->stopping) {
             auto next = waiting_.next(connections_, time_.now(),
                                       [this] { accept_failed(errc::too_many_connections); });
             if (!next)
-                return;
+                break;
             launch(std::move(*next));
         }
+        ends_matter_ = closing_ || !waiting_.empty();
     }
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
@@ -276,6 +278,7 @@ private:
     {
         if (std::exchange(closing_, true))
             return;
+        ends_matter_ = true;
         accepting_.close();
         state_->transport.close();
         waiting_.clear();
@@ -319,6 +322,9 @@ private:
             why = errc::server_stopped;
         notify::at_disconnect(state_->observer, at->session.who, why);
         connections_.remove(at);
+        // The mutex of the connections orders this after a look that still saw the connection.
+        if (!ends_matter_)
+            return;
         post(hold(), [](listener& self) {
             self.admit_waiting();
             self.accepting_.run();
@@ -342,6 +348,9 @@ private:
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;
     bool finished_ = false;
+    /// Clients wait for a place, or the server for its last client: the end of a session is for the
+    /// control executor to know. Otherwise it need not wake up for it.
+    std::atomic<bool> ends_matter_{false};
     std::atomic<bool> ticking_{false};
 };
 

@@ -3,7 +3,9 @@
 
 #include <nbd/exports/opened_export.hpp>
 #include <nbd/handshake/negotiator.hpp>
+#include <nbd/io/at_once.hpp>
 #include <nbd/io/handler_memory.hpp>
+#include <nbd/protocol/constants.hpp>
 #include <nbd/session/context.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -11,8 +13,10 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <system_error>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -26,7 +30,9 @@ namespace nbd::session {
 
 /// The handshake of one client: receives what the negotiator needs, carries out its actions and
 /// sends its replies. It receives no byte beyond the present option, so no byte is buffered when
-/// the meaning of the stream changes.
+/// the meaning of the stream changes. Only the client flags are received with the header of an
+/// option, because nothing else can follow them. What can be sent or received at once takes no turn
+/// of the event loop.
 /// *Returns* the export that the client chose, and in `agreed` what was negotiated; or nullopt, and
 /// in `c.ended` the reason.
 /// *Cost*: memory for one option's data (settings.option_bytes) and one reply, which is at most
@@ -45,6 +51,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
     };
     handshake::negotiator negotiator{c.limits};
     std::vector<std::byte> received;
+    std::size_t ahead = 0;  // bytes of the next header that are in `received` already
     // Kept until the client asks for another export: several options need the same one.
     std::optional<typename Exports::opened> opened;
     auto next = action::receive;
@@ -90,8 +97,13 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         auto& reply = negotiator.reply();
         c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {
-            const auto [error, n] = co_await Io::write_some(
-                stream, boost::asio::buffer(reply.data() + sent, reply.size() - sent));
+            const auto rest = boost::asio::buffer(reply.data() + sent, reply.size() - sent);
+            io::transfer result{boost::asio::error::would_block, 0};
+            if (next != action::list_exports)  // other clients may run between the pieces of a list
+                result = io::write_at_once(stream, rest);
+            if (std::get<0>(result) == boost::asio::error::would_block)
+                result = co_await Io::write_some(stream, rest);
+            const auto [error, n] = result;
             if (error) {
                 // A client need not wait for the answer to ABORT (point 29). A client that sends
                 // nothing only tests whether the server listens.
@@ -116,11 +128,20 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             co_return opened;
         }
 
-        clear(received);
-        received.resize(negotiator.bytes_needed());
-        for (std::size_t got = 0; got < received.size();) {
-            const auto [error, n] = co_await Io::read_some(
-                stream, boost::asio::buffer(received.data() + got, received.size() - got));
+        const auto needed = negotiator.bytes_needed();
+        const bool between = negotiator.between_options() || negotiator.untouched();
+        if (ahead == 0)
+            clear(received);
+        received.resize(needed + (negotiator.untouched() ? protocol::option_header_bytes : 0));
+        auto got = std::exchange(ahead, 0);
+        while (got < needed) {
+            const auto rest = boost::asio::buffer(received.data() + got, received.size() - got);
+            io::transfer result{boost::asio::error::would_block, 0};
+            if (!between || got != 0)  // most clients send it with what was received before
+                result = io::read_at_once(stream, rest);
+            if (std::get<0>(result) == boost::asio::error::would_block)
+                result = co_await Io::read_some(stream, rest);
+            const auto [error, n] = result;
             if (error) {
                 if (got == 0 && negotiator.untouched())
                     c.ended = {};
@@ -136,7 +157,12 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             negotiator.shut_down();
         c.waiting.store(false, std::memory_order_relaxed);
         const bool header = negotiator.between_options();
-        next = negotiator.process(received);
+        next = negotiator.process(std::span{received}.first(needed));
+        if (got > needed) {
+            ahead = got - needed;
+            received.erase(received.begin(),
+                           received.begin() + static_cast<std::ptrdiff_t>(needed));
+        }
         if (header && negotiator.close_reason() != errc::bad_option_magic)
             notify::at_option(c.observer, c.who, negotiator.option());
     }

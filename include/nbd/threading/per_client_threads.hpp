@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <cstddef>
 #include <iterator>
 #include <list>
 #include <memory>
@@ -68,7 +67,8 @@ private:
     };
 
     /// Threads that serve, and threads that wait for a client. Creating a thread takes longer than
-    /// a short session, so a thread whose client has left waits for the next one for some time.
+    /// a short session, so a thread whose client has left waits for the next one for a second.
+    /// There are never more threads than there were clients at a time during the last second.
     class state {
     public:
         [[nodiscard]] executor_type executor() noexcept { return sockets_.get_executor(); }
@@ -122,7 +122,6 @@ private:
         };
         using place = typename std::list<worker>::iterator;
 
-        static constexpr std::size_t most_waiting = 32;
         static constexpr std::chrono::seconds longest_wait{1};
 
         void work(place self, std::unique_ptr<job> mine)
@@ -139,7 +138,7 @@ private:
         [[nodiscard]] std::unique_ptr<job> next_of(place self)
         {
             std::unique_lock lock{mutex_};
-            if (joining_ || waiting_.size() >= most_waiting)
+            if (joining_)
                 return nullptr;
             waiting_.splice(waiting_.end(), serving_, self);
             self->wake.wait_for(lock, longest_wait,

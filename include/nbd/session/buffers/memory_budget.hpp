@@ -119,6 +119,8 @@ public:
     void close(waiter& w) noexcept
     {
         const std::lock_guard lock{mutex_};
+        if (w.queued && !w.closed)
+            ++of(w.from).closed;
         w.closed = true;
         if (w.queued)
             serve(of(w.from));
@@ -153,6 +155,7 @@ private:
         std::size_t limit;
         alignas(64) std::atomic<std::size_t> used{0};
         std::atomic<std::size_t> waiters{0};
+        std::size_t closed = 0;  ///< waiters in the queue that are closed
         waiter* first = nullptr;
         waiter* last = nullptr;
     };
@@ -192,7 +195,7 @@ private:
     }
     void serve(shared& s) noexcept
     {
-        for (auto* w = s.first; w != nullptr;) {
+        for (auto* w = stopped_ || s.closed != 0 ? s.first : nullptr; w != nullptr;) {
             auto* const next = w->next;
             if (w->closed || stopped_)
                 std::ignore = wake(s, *w, false);
@@ -232,6 +235,7 @@ private:
         w.queued = true;
         w.granted = false;
         ++s.waiters;
+        s.closed += w.closed ? 1 : 0;
         w.previous = nullptr;
         w.next = s.first;
         (s.first == nullptr ? s.last : s.first->previous) = &w;
@@ -243,6 +247,7 @@ private:
         (w.next == nullptr ? s.last : w.next->previous) = w.previous;
         w.queued = false;
         --s.waiters;
+        s.closed -= w.closed ? 1 : 0;
     }
 
     /// Without a limit the stocks are bounded, too.
