@@ -31,9 +31,8 @@
 
 namespace nbd::acceptance {
 
-/// Accepts clients, starts their sessions on the threading policy, disconnects clients that exceed
-/// a limit, and disconnects all clients when the server stops. Its handlers run on a control
-/// executor; the sessions run on the policy.
+/// Accepts clients, starts their sessions on the threading policy, and disconnects clients that
+/// exceed a limit, and all clients when the server stops. Its handlers run on a control executor.
 ///
 /// *Lifetime*: with on_executor, each handler and each session shares the ownership of the
 /// listener. Otherwise the control thread owns it, and first joins the policy's threads.
@@ -109,7 +108,6 @@ public:
 
     // --- from any thread ------------------------------------------------------------------------
 
-    /// Begins to stop.
     void stop() noexcept
     {
         // Without memory for the handler the server would never stop.
@@ -219,7 +217,7 @@ private:
     /// Starts sessions of waiting clients while places are free.
     void admit_waiting()
     {
-        ends_matter_ = true;  // before a place is looked for
+        ends_matter_ = true;
         while (!state_->stopping) {
             auto next = waiting_.next(connections_, time_.now(),
                                       [this] { accept_failed(errc::too_many_connections); });
@@ -227,7 +225,7 @@ private:
                 break;
             launch(std::move(*next));
         }
-        ends_matter_ = closing_ || !waiting_.empty();
+        ends_matter_ = !waiting_.empty();
     }
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
@@ -278,7 +276,6 @@ private:
     {
         if (std::exchange(closing_, true))
             return;
-        ends_matter_ = true;
         accepting_.close();
         state_->transport.close();
         waiting_.clear();
@@ -322,14 +319,12 @@ private:
             why = errc::server_stopped;
         notify::at_disconnect(state_->observer, at->session.who, why);
         connections_.remove(at);
-        // The mutex of the connections orders this after a look that still saw the connection.
-        if (!ends_matter_)
-            return;
-        post(hold(), [](listener& self) {
-            self.admit_waiting();
-            self.accepting_.run();
-            self.finish_if_empty();
-        });
+        if (ends_matter_ || state_->stopping)  // set before a look that still saw `at`
+            post(hold(), [](listener& self) {
+                self.admit_waiting();
+                self.accepting_.run();
+                self.finish_if_empty();
+            });
     }
 
     const end_mark<State> state_;  // first, so that it is destroyed last
@@ -348,9 +343,7 @@ private:
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;
     bool finished_ = false;
-    /// Clients wait for a place, or the server for its last client: the end of a session is for the
-    /// control executor to know. Otherwise it need not wake up for it.
-    std::atomic<bool> ends_matter_{false};
+    std::atomic<bool> ends_matter_{false};  ///< clients wait for a place
     std::atomic<bool> ticking_{false};
 };
 

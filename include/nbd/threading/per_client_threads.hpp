@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 namespace nbd {
@@ -36,7 +37,7 @@ public:
     void launch(const executor_type&, Session session) noexcept
     {
         try {
-            state_->launch(std::make_unique<job_of<Session>>(std::move(session)));
+            state_->launch(job_pointer{new job_of<Session>{std::move(session)}});
         } catch (...) {  // no memory or no thread: the destructor of `session` reports the end
         }
     }
@@ -46,25 +47,29 @@ public:
     void join() { state_->join(); }
 
 private:
+    /// A session of any type, without a virtual table.
     struct job {
-        job() = default;
-        job(const job&) = delete;
-        job& operator=(const job&) = delete;
-        virtual ~job() = default;
-        virtual void run() noexcept = 0;
+        /// Runs the session, if `runs`, and destroys it.
+        void (*end)(job* self, bool runs) noexcept;
     };
     template <class Session>
-    struct job_of final : job {
-        explicit job_of(Session s) : session{std::move(s)} {}
-        void run() noexcept override
+    struct job_of : job {
+        explicit job_of(Session s) : job{&end_of}, session{std::move(s)} {}
+        static void end_of(job* self, bool runs) noexcept
         {
+            const std::unique_ptr<job_of> mine{static_cast<job_of*>(self)};
             try {
-                session().get();
+                if (runs)
+                    mine->session().get();
             } catch (...) {  // ends this session only
             }
         }
         Session session;
     };
+    struct discard {
+        void operator()(job* unserved) const noexcept { unserved->end(unserved, false); }
+    };
+    using job_pointer = std::unique_ptr<job, discard>;
 
     /// Threads that serve, and threads that wait for a client. Creating a thread takes longer than
     /// a short session, so a thread whose client has left waits for the next one for a second.
@@ -73,7 +78,7 @@ private:
     public:
         [[nodiscard]] executor_type executor() noexcept { return sockets_.get_executor(); }
 
-        void launch(std::unique_ptr<job> next)
+        void launch(job_pointer next)
         {
             const std::lock_guard lock{mutex_};
             if (!waiting_.empty()) {  // the one that waits shortest: its memory is in the caches
@@ -86,12 +91,12 @@ private:
             const auto self = serving_.emplace(serving_.end());
             try {
                 self->thread = std::thread{
-                    [this, self, first = next.get()] { work(self, std::unique_ptr<job>{first}); }};
+                    [this, self, first = next.get()] { work(self, job_pointer{first}); }};
             } catch (...) {
                 serving_.erase(self);
                 throw;  // the caller destroys `next`, without the lock
             }
-            next.release();
+            std::ignore = next.release();
         }
 
         [[nodiscard]] bool runs_here()
@@ -117,25 +122,25 @@ private:
     private:
         struct worker {
             std::thread thread;
-            std::unique_ptr<job> next;
+            job_pointer next;
             std::condition_variable wake;
         };
         using place = typename std::list<worker>::iterator;
 
         static constexpr std::chrono::seconds longest_wait{1};
 
-        void work(place self, std::unique_ptr<job> mine)
+        void work(place self, job_pointer mine)
         {
             threading::block_sigpipe();
             while (mine != nullptr) {
-                mine->run();
-                mine.reset();
+                auto* const served = mine.release();
+                served->end(served, true);
                 mine = next_of(self);
             }
             retire(self);
         }
         /// Waits for the next client. *Returns* null if the thread has to end.
-        [[nodiscard]] std::unique_ptr<job> next_of(place self)
+        [[nodiscard]] job_pointer next_of(place self)
         {
             std::unique_lock lock{mutex_};
             if (joining_)
