@@ -63,22 +63,29 @@ public:
         ::msghdr message{};
         message.msg_iov = pieces.data();
         message.msg_iovlen = std::min(pieces.size(), std::size_t{IOV_MAX});
-        return transferred(::sendmsg(fd_, &message, MSG_NOSIGNAL | flags(p)), p, "send");
+        return transferred([&] { return ::sendmsg(fd_, &message, MSG_NOSIGNAL | flags(p)); }, p,
+                           "send");
     }
     void send(std::span<const std::byte> bytes)
     {
         while (!bytes.empty())
-            bytes = bytes.subspan(
-                transferred(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), {}, "send"));
+            bytes = bytes.subspan(transferred(
+                [&] { return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); }, {}, "send"));
     }
 
     /// Returns the bytes; 0 if it would have to wait.
     [[nodiscard]] std::size_t receive_some(std::span<std::byte> to, patience p = patience::waits)
     {
-        const auto n = ::recv(fd_, to.data(), to.size(), flags(p));
-        if (n == 0)
+        bool ended = false;
+        const auto receive = [&] {
+            const auto n = ::recv(fd_, to.data(), to.size(), flags(p));
+            ended = n == 0;
+            return n;
+        };
+        const auto n = transferred(receive, p, "recv");
+        if (ended)
             throw std::runtime_error{"the server has closed the connection"};
-        return transferred(n, p, "recv");
+        return n;
     }
     void receive(std::span<std::byte> to)
     {
@@ -89,8 +96,11 @@ public:
     [[nodiscard]] bool ends()
     {
         std::byte next{};
-        const auto n = ::recv(fd_, &next, 1, 0);
-        return n == 0 || (n < 0 && errno == ECONNRESET) || transferred(n, {}, "recv") == 0;
+        const auto receive = [&] {
+            const auto n = ::recv(fd_, &next, 1, 0);
+            return n < 0 && errno == ECONNRESET ? 0 : n;
+        };
+        return transferred(receive, {}, "recv") == 0;
     }
 
 private:
@@ -108,8 +118,14 @@ private:
         if (result < 0)
             throw std::system_error{errno, std::system_category(), call};
     }
-    static std::size_t transferred(::ssize_t result, patience p, const char* call)
+    /// Repeats a call that a signal has interrupted: a process that was stopped goes on.
+    template <class Call>
+    static std::size_t transferred(Call f, patience p, const char* call)
     {
+        ::ssize_t result = 0;
+        do
+            result = f();
+        while (result < 0 && errno == EINTR);
         if (result >= 0)
             return static_cast<std::size_t>(result);
         if (errno != EAGAIN)
