@@ -172,7 +172,7 @@ def main():
     for (kind, transport), shared in sorted(run.shared.items()):
         label = "the %s server over %s, at the end" % (kind, transport)
         try:
-            shared.verify()
+            shared.verify(waiting_threads=0)
             shared.stop()
         except Failure as problem:
             report.fail(label, "the server stops cleanly after all cases", [], problem)
