@@ -2,6 +2,7 @@
 // nbd-load: keeps requests in flight on an NBD server and reports their rate, their latency and the
 // server's processor time. `nbd-load --help` lists its arguments; bench/README.md explains the
 // figures.
+#include "descriptor_limit.hpp"
 #include "load_client.hpp"
 #include "load_plan.hpp"
 #include "load_run.hpp"
@@ -28,7 +29,6 @@
 #include <utility>
 #include <vector>
 
-#include <sys/resource.h>
 #include <sys/types.h>
 
 namespace {
@@ -253,16 +253,6 @@ void load(const arguments& a)
     a.json ? print_json(a, f) : print_text(a, f);
 }
 
-/// Each connection uses a descriptor, and the usual soft limit is only 1024.
-void raise_descriptor_limit()
-{
-    ::rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        ::setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 }  // namespace
 
 int main(int argc, char** argv)
@@ -337,7 +327,7 @@ int main(int argc, char** argv)
 
     try {
         app.parse(argc, argv);
-        raise_descriptor_limit();
+        bench::raise_descriptor_limit();
         load(a);
         return 0;
     } catch (const CLI::Success& e) {

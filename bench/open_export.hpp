@@ -65,13 +65,11 @@ private:
     std::vector<std::byte> data_;
 };
 
-/// The fixed newstyle handshake: STRUCTURED_REPLY if `structured`, then GO for this export.
-/// Errors: those of the socket; std::runtime_error if the server refuses.
-[[nodiscard]] inline opened_export open_export(raw_socket& socket, std::string_view name,
-                                               bool structured = false)
+/// Receives and answers the greeting. Errors: those of the socket; std::runtime_error if the server
+/// has no fixed newstyle handshake.
+inline void greet(raw_socket& socket)
 {
     namespace wire = nbd::protocol;
-    using wire::option_reply;
     std::byte greeting[wire::greeting_bytes];
     socket.receive(greeting);
     wire::reader hello{greeting};
@@ -86,30 +84,39 @@ private:
     wire::writer{flags}.put(wire::client_flag::fixed_newstyle
                             | (no_zeroes ? wire::client_flag::no_zeroes : 0));
     socket.send(flags);
+}
 
-    opened_export opened{.structured = structured};
-    if (structured
-        && option_talk{socket, wire::option::structured_reply, {}}.next() != option_reply::ack)
-        throw std::runtime_error{"the server does not support structured replies"};
-
+/// *Returns* the data of INFO and GO: the export's name, and a request for its block sizes.
+[[nodiscard]] inline std::vector<std::byte> info_request(std::string_view name)
+{
+    namespace wire = nbd::protocol;
     std::vector<std::byte> wanted(4 + name.size() + 4);
     wire::writer{wanted}
         .put(static_cast<std::uint32_t>(name.size()))
         .put_text(name)
         .put(std::uint16_t{1})
         .put(wire::info::block_size);
-    option_talk go{socket, wire::option::go, wanted};
+    return wanted;
+}
+
+/// GO for this export. Errors: those of the socket; std::runtime_error if the server refuses.
+[[nodiscard]] inline opened_export go(raw_socket& socket, std::string_view name)
+{
+    namespace wire = nbd::protocol;
+    using wire::option_reply;
+    opened_export opened;
+    option_talk talk{socket, wire::option::go, info_request(name)};
     for (;;) {
-        const auto type = go.next();
+        const auto type = talk.next();
         if (type == option_reply::ack)
             return opened;
         if (type != option_reply::info) {
-            const std::string text{reinterpret_cast<const char*>(go.data().data()),
-                                   go.data().size()};
+            const std::string text{reinterpret_cast<const char*>(talk.data().data()),
+                                   talk.data().size()};
             throw std::runtime_error{"the server refuses to open the export \"" + std::string{name}
                                      + '"' + (text.empty() ? "" : ": " + text)};
         }
-        wire::reader info{go.data()};
+        wire::reader info{talk.data()};
         const auto kind = static_cast<wire::info>(info.take<std::uint16_t>());
         if (kind == wire::info::export_) {
             opened.size = info.take<std::uint64_t>();
@@ -120,6 +127,22 @@ private:
             opened.maximum_payload = info.take<std::uint32_t>();
         }
     }
+}
+
+/// The fixed newstyle handshake: STRUCTURED_REPLY if `structured`, then GO for this export.
+/// Errors: those of the socket; std::runtime_error if the server refuses.
+[[nodiscard]] inline opened_export open_export(raw_socket& socket, std::string_view name,
+                                               bool structured = false)
+{
+    namespace wire = nbd::protocol;
+    greet(socket);
+    if (structured
+        && option_talk{socket, wire::option::structured_reply, {}}.next()
+            != wire::option_reply::ack)
+        throw std::runtime_error{"the server does not support structured replies"};
+    auto opened = go(socket, name);
+    opened.structured = structured;
+    return opened;
 }
 
 }  // namespace bench

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The picture of a comparison: an SVG that can be read on light and on dark pages."""
+"""The pictures of the benchmarks: SVG that can be read on light and on dark pages. `draw` draws a comparison."""
 import math
 import statistics
 from html import escape
@@ -75,10 +75,14 @@ def draw(figures, cases, here):
     for panel in PANELS:
         if rows[panel]:
             y = draw_panel(out, panel, rows[panel], y + 34, place, end, step)
-    height = y + 12
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-            f'viewBox="0 0 {WIDTH} {height}">\n<!-- SPDX-License-Identifier: MIT; drawn by bench/compare.sh -->\n'
-            f'<style>{STYLE}</style>\n<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>\n'
+    return document(out, WIDTH, y + 12, "bench/compare.sh")
+
+
+def document(out, width, height, program, style=""):
+    """The SVG text of these elements, with the page behind them."""
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}">\n<!-- SPDX-License-Identifier: MIT; drawn by {program} -->\n'
+            f'<style>{STYLE}{style}</style>\n<rect class="page" width="{width}" height="{height}" rx="8"/>\n'
             + "\n".join(out) + "\n</svg>\n")
 
 

@@ -24,6 +24,13 @@ namespace bench {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
+/// Processor time of all threads of this process but the calling one, in seconds. If the calling
+/// thread is the client, this is the server's.
+[[nodiscard]] inline double other_threads_seconds()
+{
+    return seconds_of(CLOCK_PROCESS_CPUTIME_ID) - seconds_of(CLOCK_THREAD_CPUTIME_ID);
+}
+
 /// The processor time of a server, in nanoseconds: of the process with all its past and present
 /// threads, and of the children that exist when this object is made, because some servers fork for
 /// each client.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "open_export.hpp"
+#include "place.hpp"
+#include "processor_time.hpp"
 #include "raw_client.hpp"
 #include <nbd/backend/null_backend.hpp>
 #include <nbd/server.hpp>
@@ -9,19 +11,14 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <ctime>
 #include <exception>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <vector>
-
-#include <stdlib.h>
 
 /// Whole sessions, from a client's request to its reply, through nbd::server on a real socket.
 /// Transport, backend and policy are template parameters, so each combination is compiled
@@ -74,59 +71,6 @@ inline constexpr std::string_view name_of<nbd::per_client_threads> = "per-client
 template <>
 inline constexpr std::string_view name_of<nbd::strand_pool> = "pool";
 
-// --- The address of a server during a benchmark -------------------------------------------
-
-template <class Transport>
-class place;
-
-template <>
-class place<nbd::unix_transport> {
-public:
-    place()
-    {
-        auto name = (std::filesystem::temp_directory_path() / "nbd-bench-XXXXXX").string();
-        if (::mkdtemp(name.data()) == nullptr)
-            throw std::system_error{errno, std::system_category(), "mkdtemp"};
-        directory_ = name;
-    }
-    place(const place&) = delete;
-    place& operator=(const place&) = delete;
-    ~place()
-    {
-        std::error_code ignored;
-        std::filesystem::remove_all(directory_, ignored);
-    }
-
-    [[nodiscard]] nbd::unix_transport::settings settings() const
-    {
-        return {.path = (directory_ / "sock").string()};
-    }
-
-private:
-    std::filesystem::path directory_;
-};
-
-template <>
-class place<nbd::tcp_transport> {
-public:
-    [[nodiscard]] nbd::tcp_transport::settings settings() const
-    {
-        return {.address = "127.0.0.1", .port = 0};
-    }
-};
-
-/// Processor time of all threads but the calling one, which is the client: the server's, in
-/// seconds.
-inline double server_seconds()
-{
-    const auto seconds = [](::clockid_t clock) {
-        ::timespec t{};
-        ::clock_gettime(clock, &t);
-        return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
-    };
-    return seconds(CLOCK_PROCESS_CPUTIME_ID) - seconds(CLOCK_THREAD_CPUTIME_ID);
-}
-
 /// Larger than a processor's inner caches. Every byte is written first, so that there are no holes.
 inline constexpr std::uint64_t disk_bytes = std::uint64_t{32} << 20;
 
@@ -157,11 +101,12 @@ try {
     batch requests{socket, size, command, block, depth};
     requests.exchange();  // allocates memory and wakes threads before the measurement
 
-    const auto before = server_seconds();
+    const auto before = other_threads_seconds();
     for (auto _ : state)
         requests.exchange();
     const auto count = state.iterations() * state.range(1);
-    state.counters["server_cpu/req"] = (server_seconds() - before) / static_cast<double>(count);
+    state.counters["server_cpu/req"] =
+        (other_threads_seconds() - before) / static_cast<double>(count);
     state.SetItemsProcessed(count);
     state.SetBytesProcessed(count * state.range(0));
 } catch (const std::exception& e) {
