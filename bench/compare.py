@@ -255,13 +255,25 @@ def first_line(*command):
         return None
 
 
-def circumstances(a):
+def circumstances():
+    """The machine and this version of the project, for every benchmark."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "kernel": platform.release(), "processor": cpu[1] if cpu else platform.machine(),
         "processors": os.cpu_count(), "load_before": os.getloadavg()[0],
         "commit": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+    }
+
+
+def warn_of_load(program, here):
+    if here["load_before"] > 0.5:
+        print(f"{program}: something else runs on this machine (load {here['load_before']:.1f}): the figures will be "
+              "worth little", file=sys.stderr)
+
+
+def circumstances_of_comparison(a):
+    return circumstances() | {
         "nbdkit": first_line("nbdkit", "--version"), "qemu-nbd": first_line("qemu-nbd", "--version"),
         "nbd-server": first_line("nbd-server", "-V"),
         "rounds": a.rounds, "seconds": a.seconds, "disk_bytes": a.size,
@@ -487,10 +499,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives this program
     servers.adopt_daemons()
     servers.allow_many_descriptors()
-    here = circumstances(a)
-    if here["load_before"] > 0.5:
-        print(f"compare.sh: something else runs on this machine (load {here['load_before']:.1f}): the figures will be "
-              "worth little", file=sys.stderr)
+    here = circumstances_of_comparison(a)
+    warn_of_load("compare.sh", here)
     results, missing, failures = measure_all(a, cases)
     data = {"circumstances": here, "missing": missing, "failures": failures, "results": results}
     write_raw(a, data)

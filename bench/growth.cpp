@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
+#include <limits>
 #include <regex>
 #include <string>
 #include <vector>
@@ -33,7 +34,7 @@ struct usage_error : std::runtime_error {
 
 struct point {
     std::uint64_t x = 0;
-    double cost = 0;
+    bench::growth::figures of_one;
 };
 struct result {
     const curve* of;
@@ -47,6 +48,8 @@ std::string number(std::uint64_t n, const std::string& of)
     static constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     if (of != "bytes")
         return std::to_string(n);
+    if (n == std::numeric_limits<std::int64_t>::max())
+        return "8 EiB - 1";
     std::size_t unit = 0;
     for (; n >= 1024 && n % 1024 == 0 && unit < 6; ++unit)
         n /= 1024;
@@ -96,11 +99,11 @@ result measure(const curve& c, const arguments& a)
 void print_text(const result& r)
 {
     const auto& c = *r.of;
-    std::printf("%s: %s; %s\n  %14s %12s %8s\n", c.name.c_str(), c.panel.c_str(), c.series.c_str(),
-                c.x.c_str(), c.unit.c_str(), "ratio");
+    std::printf("%s: %s; %s\n  %18s %12s %8s %12s\n", c.name.c_str(), c.panel.c_str(),
+                c.series.c_str(), c.x.c_str(), c.unit.c_str(), "ratio", "page faults");
     for (const auto& p : r.points)
-        std::printf("  %14s %12.3f %8.2f\n", number(p.x, c.x).c_str(), p.cost,
-                    p.cost / r.points.front().cost);
+        std::printf("  %18s %12.3f %8.2f %12.3f\n", number(p.x, c.x).c_str(), p.of_one.cost,
+                    p.of_one.cost / r.points.front().of_one.cost, p.of_one.faults);
     for (const auto& note : r.notes)
         std::printf("  %s\n", note.c_str());
     std::fflush(stdout);
@@ -128,7 +131,8 @@ void print_json(const std::vector<result>& results)
                     quoted(c.series).c_str(), quoted(c.x).c_str(), quoted(c.unit).c_str());
         between = "";
         for (const auto& p : r.points) {
-            std::printf("%s[%llu, %.6g]", between, static_cast<unsigned long long>(p.x), p.cost);
+            std::printf("%s[%llu, %.6g, %.6g]", between, static_cast<unsigned long long>(p.x),
+                        p.of_one.cost, p.of_one.faults);
             between = ", ";
         }
         std::printf("], \"notes\": [");

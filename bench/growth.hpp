@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 /// How the cost of a thing grows. The servers run in this process. The thread that measures is the
@@ -37,6 +38,12 @@ struct effort {
     std::size_t slices = 5;
 };
 
+/// What one thing costs.
+struct figures {
+    double cost = 0;    ///< in the unit of its curve
+    double faults = 0;  ///< page faults of this process
+};
+
 /// One curve: what one thing costs if there are `x` of something.
 struct curve {
     std::string name;    ///< GROUP/WHAT
@@ -46,7 +53,7 @@ struct curve {
     std::string unit;    ///< of the cost
     std::vector<std::uint64_t> points;
     /// *Returns* the cost at one point. *Errors*: `left_out`; any other ends the program.
-    std::function<double(std::uint64_t x, const effort&)> measure;
+    std::function<figures(std::uint64_t x, const effort&)> measure;
 };
 
 /// A point that this machine or the library does not allow.
@@ -69,43 +76,50 @@ void add_clients(std::vector<curve>& to);
     return *middle;
 }
 
-/// Calls `once` repeatedly. *Returns* what `clock`, in seconds, counts for one of the `things` of a
+/// Page faults of this process, in which no file was read.
+[[nodiscard]] inline double page_faults()
+{
+    ::rusage used{};
+    ::getrusage(RUSAGE_SELF, &used);
+    return static_cast<double>(used.ru_minflt);
+}
+
+/// Calls `once` repeatedly. *Returns* the server's processor time for one of the `things` of a
 /// call, in µs: the median of the slices.
-template <class Clock, class F>
-[[nodiscard]] double cost(const effort& e, Clock clock, double things, F&& once)
+template <class F>
+[[nodiscard]] figures server_cost(const effort& e, double things, F&& once)
 {
     using steady = std::chrono::steady_clock;
     once();  // allocates memory and wakes threads
-    std::vector<double> slices;
+    std::vector<double> times;
+    std::vector<double> faults;
     for (std::size_t i = 0; i < e.slices; ++i) {
         const auto end = steady::now() + e.slice;
-        const auto before = clock();
-        std::size_t calls = 0;
+        const auto faults_before = page_faults();
+        const auto before = other_threads_seconds();
+        double all = 0;
         do {
             once();
-            ++calls;
+            all += things;
         } while (steady::now() < end);
-        slices.push_back((clock() - before) * 1e6 / (static_cast<double>(calls) * things));
+        times.push_back((other_threads_seconds() - before) * 1e6 / all);
+        faults.push_back((page_faults() - faults_before) / all);
     }
-    return median(std::move(slices));
-}
-/// The server's processor time for one of the `things` of a call, in µs.
-template <class F>
-[[nodiscard]] double server_cost(const effort& e, double things, F&& once)
-{
-    return cost(e, other_threads_seconds, things, std::forward<F>(once));
+    return {median(std::move(times)), median(std::move(faults))};
 }
 /// *Returns* the median of the times, in µs, that `once` returns.
 template <class F>
-[[nodiscard]] double median_time(const effort& e, F&& once)
+[[nodiscard]] figures median_time(const effort& e, F&& once)
 {
     using steady = std::chrono::steady_clock;
     std::vector<double> times;
+    const auto faults_before = page_faults();
     const auto end = steady::now() + e.slice * static_cast<double>(e.slices);
     do
         times.push_back(std::chrono::duration<double, std::micro>{once()}.count());
     while (steady::now() < end);
-    return median(std::move(times));
+    const auto faults = (page_faults() - faults_before) / static_cast<double>(times.size());
+    return {median(std::move(times)), faults};
 }
 
 /// A fast generator of numbers, the same in every run.

@@ -121,7 +121,7 @@ private:
 constexpr std::uint64_t descriptors_of_a_client = 6;
 
 template <class Backend, class Policy>
-double load(std::uint64_t clients, const effort& e, bool shared)
+figures load(std::uint64_t clients, const effort& e, bool shared)
 {
     raise_descriptor_limit();
     ::rlimit limit{};
@@ -142,7 +142,7 @@ double load(std::uint64_t clients, const effort& e, bool shared)
 }
 
 template <class Backend, class Policy, bool Shared>
-double load_of(std::uint64_t clients, const effort& e)
+figures load_of(std::uint64_t clients, const effort& e)
 {
     return load<Backend, Policy>(clients, e, Shared);
 }

@@ -27,7 +27,7 @@ void fill(nbd::export_set<nbd::null_backend>& set, std::uint64_t exports)
         set.add(name_of_export(i), nbd::null_backend{disk_bytes});
 }
 
-double add(std::uint64_t exports, const effort& e)
+figures add(std::uint64_t exports, const effort& e)
 {
     using steady = std::chrono::steady_clock;
     nbd::export_set<nbd::null_backend> set;
@@ -51,13 +51,13 @@ double resident()
     in >> pages >> pages;
     return pages * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1024;
 }
-double memory(std::uint64_t exports, const effort&)
+figures memory(std::uint64_t exports, const effort&)
 {
     ::malloc_trim(0);  // memory that earlier curves have freed would not count
     nbd::export_set<nbd::null_backend> set;
     const auto before = resident();
     fill(set, exports);
-    return (resident() - before) / static_cast<double>(exports);
+    return {(resident() - before) / static_cast<double>(exports)};
 }
 
 std::vector<std::byte> option(wire::option o, std::span<const std::byte> data)
@@ -87,7 +87,7 @@ std::uint64_t receive_replies(buffered& in)
     }
 }
 
-double info(std::uint64_t exports, const effort& e)
+figures info(std::uint64_t exports, const effort& e)
 {
     constexpr std::size_t together = 64;  // in one send, so that the client costs the server little
     running<nbd::null_backend> server;
@@ -109,7 +109,7 @@ double info(std::uint64_t exports, const effort& e)
     });
 }
 
-double go_alone(std::uint64_t exports, const effort& e)
+figures go_alone(std::uint64_t exports, const effort& e)
 {
     using steady = std::chrono::steady_clock;
     running<nbd::null_backend> server;
@@ -129,7 +129,7 @@ double go_alone(std::uint64_t exports, const effort& e)
 }
 
 template <class Policy>
-double connect_and_go(std::uint64_t exports, const effort& e)
+figures connect_and_go(std::uint64_t exports, const effort& e)
 {
     running<nbd::null_backend, Policy> server;
     fill(server.exports(), exports);
@@ -140,7 +140,7 @@ double connect_and_go(std::uint64_t exports, const effort& e)
     });
 }
 
-double list(std::uint64_t exports, const effort& e)
+figures list(std::uint64_t exports, const effort& e)
 {
     running<nbd::null_backend> server;
     fill(server.exports(), exports);

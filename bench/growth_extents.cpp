@@ -64,7 +64,7 @@ struct striped {
     buffered in{socket};
 };
 
-double all(std::uint64_t extents, const effort& e)
+figures all(std::uint64_t extents, const effort& e)
 {
     striped s{extents, stripe};
     return server_cost(e, static_cast<double>(extents), [&] {
@@ -91,7 +91,7 @@ double all(std::uint64_t extents, const effort& e)
     });
 }
 
-double one(std::uint64_t extents, const effort& e)
+figures one(std::uint64_t extents, const effort& e)
 {
     constexpr std::size_t together = 16;
     striped s{extents, stripe};
@@ -115,7 +115,7 @@ double one(std::uint64_t extents, const effort& e)
 }
 
 /// A structured READ of `length` bytes across stripes of `bytes`. *Returns* the CPU for it.
-double read(std::uint64_t length, std::uint64_t bytes, const effort& e)
+figures read(std::uint64_t length, std::uint64_t bytes, const effort& e)
 {
     striped s{length / bytes, bytes};
     std::vector<std::byte> request;
@@ -135,11 +135,13 @@ double read(std::uint64_t length, std::uint64_t bytes, const effort& e)
             throw std::runtime_error{"the chunks of a READ do not cover it"};
     });
 }
-double read_long(std::uint64_t length, const effort& e)
+figures read_long(std::uint64_t length, const effort& e)
 {
-    return read(length, stripe, e) / static_cast<double>(length >> 20);
+    const auto whole = read(length, stripe, e);
+    const double mib = static_cast<double>(length) / (1 << 20);
+    return {whole.cost / mib, whole.faults / mib};
 }
-double read_divided(std::uint64_t extents, const effort& e)
+figures read_divided(std::uint64_t extents, const effort& e)
 {
     constexpr std::uint64_t mib = 1 << 20;
     return read(mib, mib / extents, e);
@@ -160,7 +162,7 @@ void add_extents(std::vector<curve>& to)
                   "READ",
                   "bytes",
                   "µs",
-                  {mib, 2 * mib, 4 * mib, 8 * mib, 16 * mib, 32 * mib},
+                  {mib / 4, mib, 2 * mib, 4 * mib, 8 * mib, 16 * mib, 32 * mib},
                   read_long});
     to.push_back({"extents/read-divided",
                   "Structured READ of 1 MiB, CPU",

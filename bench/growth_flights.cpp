@@ -60,7 +60,7 @@ namespace {
 constexpr std::size_t block = 512;
 
 template <class Policy>
-double flight(std::uint64_t depth, const effort& e)
+figures flight(std::uint64_t depth, const effort& e)
 {
     auto limits = without_limits();
     limits.requests_in_flight = static_cast<std::size_t>(depth);

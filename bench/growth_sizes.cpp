@@ -27,7 +27,7 @@ Backend disk(std::uint64_t bytes)
 
 /// READs at random offsets. With `written`, only blocks that were written.
 template <class Backend>
-double read(std::uint64_t bytes, const effort& e, bool written)
+figures read(std::uint64_t bytes, const effort& e, bool written)
 {
     running<Backend> server;
     const auto backend = server.exports().add("disk", disk<Backend>(bytes));
@@ -55,14 +55,14 @@ double read(std::uint64_t bytes, const effort& e, bool written)
     });
 }
 template <class Backend, bool Written = false>
-double read_blocks(std::uint64_t bytes, const effort& e)
+figures read_blocks(std::uint64_t bytes, const effort& e)
 {
     return read<Backend>(bytes, e, Written);
 }
 
 /// BLOCK_STATUS of the whole export, which is one hole.
 template <class Backend>
-double status(std::uint64_t bytes, const effort& e)
+figures status(std::uint64_t bytes, const effort& e)
 {
     constexpr auto style = wire::reply_style::extended;
     running<Backend> server;

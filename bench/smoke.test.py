@@ -239,5 +239,40 @@ def test_idle():
     assert done.stdout.count("after the handshake") == len(POLICIES), done.stdout
 
 
+GROWTH_GROUPS = ("exports", "size", "extents", "flight", "clients")
+
+
+def test_growth_measures_every_curve():
+    program = require_program("NBD_GROWTH")
+    names = [line.split()[0] for line in run(program, "--list").stdout.splitlines()]
+    assert {name.split("/")[0] for name in names} == set(GROWTH_GROUPS), names
+    curves = json.loads(run(program, "--quick", "--json").stdout)["curves"]
+    assert [c["name"] for c in curves] == names, curves
+    for c in curves:
+        assert len(c["points"]) + len(c["notes"]) >= 3, c
+        assert all(x > 0 and cost >= 0 and faults >= 0 for x, cost, faults in c["points"]), c
+    told = run(program, "--quick", "--curves", "^extents/one$").stdout
+    assert told.startswith("extents/one: ") and told.count("\n") == 5, told
+
+
+def test_growth_reports_wrong_arguments():
+    program = require_program("NBD_GROWTH")
+    for arguments, words in ((["--curves", "exprots"], "no curve matches --curves exprots"), (["--curves", "("], "--curves: expected"),
+                             (["--seconds", "0"], "--seconds"), (["--qiuck"], "qiuck"), (["x"], "x")):
+        told = run(program, *arguments, status=2)
+        assert words in told.stderr and told.stdout == "", told
+        assert "Traceback" not in run("sh", HERE / "growth.sh", "--build", BUILD, *arguments, status=2).stderr
+
+
+def test_growth_draws_its_curves():
+    with directory() as where:
+        chosen = "^(exports/(add|connect)|extents/one|flight)"
+        done = run("sh", HERE / "growth.sh", "--build", BUILD, "--rounds", "2", "--quick", "--curves", chosen, "--out", where)
+        assert "Summary." in done.stdout and "flight/pool" in done.stdout, done.stdout
+        xml.etree.ElementTree.parse(Path(where, "growth.svg"))
+        again = run("sh", HERE / "growth.sh", "--from", f"{where}/growth.json", "--out", where)
+        assert again.stdout == done.stdout, again.stdout
+
+
 if __name__ == "__main__":
     run_cases(globals())
