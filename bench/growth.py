@@ -72,10 +72,9 @@ class Curve:
         return self.points[-1][1] / self.points[0][1] if len(self.points) > 1 else 1
 
     def rise(self):
-        """(ratio, exponent) of the greatest rise: from a point to a later one. The exponent is that of n."""
-        rises = [(y / y0, math.log(max(y / y0, 1)) / math.log(x / x0))
-                 for i, (x0, y0) in enumerate(self.points) for x, y in self.points[i + 1:]]
-        return max(rises, default=(1, 0))
+        """(ratio, exponent) of the last point to the cheapest before it. The exponent is that of n."""
+        x, y = self.points[-1]
+        return max(((y / y0, math.log(max(y / y0, 1)) / math.log(x / x0)) for x0, y0 in self.points[:-1]), default=(1, 0))
 
     def verdict(self):
         ratio, exponent = self.rise()
@@ -98,14 +97,14 @@ def print_curves(curves):
     for c in curves:
         print(f"{c.name}: {c.panel}; {c.series}: {c.verdict()}")
         rows = [[shown(x, c.of), compare.spread(c.values[x], "{:.3f}"), f"{y / c.points[0][1]:.2f}",
-                 f"{statistics.median(c.faults[x]):.2f}"] for x, y in c.points]
+                 f"{statistics.median(c.faults[x]):.2g}"] for x, y in c.points]
         compare.table([c.of, f"{c.unit} (least … greatest)", "ratio", "page faults"], rows)
         for note in c.notes:
             print(f"  {note}")
 
 
 def print_summary(curves):
-    print("Summary. Rise: the greatest ratio of a point to one before it.")
+    print("Summary. Rise: the ratio of the last point to the cheapest before it.")
     rows = []
     for c in curves:
         first, last = c.points[0], c.points[-1]

@@ -23,6 +23,8 @@ public:
     using awaited = boost::asio::awaitable<std::error_code, executor_type>;
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     static constexpr bool fills_reads = true;
+    /// So that calls which nobody completes end if the benchmark fails.
+    static constexpr bool cancellable = true;
 
     explicit gathering_disk(std::uint64_t together) noexcept : together_{together} {}
 
