@@ -2,6 +2,8 @@
 #include "catch.hpp"
 #include <nbd/backend/written_map.hpp>
 
+#include <algorithm>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -150,4 +152,36 @@ TEST_CASE("backend/written_map: runs of touched and untouched parts end at part 
     CHECK(m.run_end(100 * part, 120 * part + 1) == 120 * part + 1);
     CHECK(m.run_end(133 * part - 1, 133 * part + 1) == 133 * part);
     CHECK(m.run_end(191 * part, 193 * part) == 193 * part);
+}
+
+TEST_CASE("backend/written_map: the end of a run is the same as counted part by part")
+{
+    constexpr std::uint64_t parts = 64 * 64 * 3 + 100;
+    written_map m{parts * part};
+    std::vector<bool> touched(parts);
+    std::mt19937_64 random{7};
+    const auto check = [&] {
+        for (int i = 0; i < 200; ++i) {
+            const auto from = random() % parts;
+            const auto to = from + 1 + random() % (parts - from);
+            auto expected = from;
+            while (expected < to && touched[expected] == touched[from])
+                ++expected;
+            REQUIRE(m.run_end(from * part, to * part) == expected * part);
+        }
+    };
+    check();
+    for (int round = 0; round < 60; ++round) {
+        const auto from = random() % parts;
+        const auto length =
+            random() % std::min<std::uint64_t>(parts - from, round % 2 != 0 ? 9000 : 90) + 1;
+        const bool touch = random() % 2 != 0;
+        if (touch)
+            m.touch(from * part, length * part);
+        else
+            m.forget(from * part, length * part);
+        for (auto at = from; at < from + length; ++at)
+            touched[at] = touch;
+        check();
+    }
 }

@@ -22,8 +22,8 @@ public:
     explicit written_map(std::uint64_t size)
         : shift_{std::max(std::countr_zero(least_part),
                           static_cast<int>(std::bit_width(size - (size != 0))) - 24)},
-          words_{std::make_unique<std::atomic<std::uint64_t>[]>(
-              static_cast<std::size_t>((size >> shift_) / 64 + 1))}
+          count_{(size >> shift_) / 64 + 1}, words_{made(count_)}, some_{made(count_ / 64 + 1)},
+          full_{made(count_ / 64 + 1)}
     {
     }
 
@@ -48,24 +48,40 @@ public:
     {
         const bool is_touched = touched(offset);
         const auto first = offset >> shift_;
-        auto at = first / 64 * 64;
-        const auto skip_same = [&](const word& w, std::uint64_t mask) {
-            const auto bits = w.load(std::memory_order_acquire);
-            const auto other = (is_touched ? ~bits : bits) & mask;
-            at += other != 0 ? static_cast<std::uint64_t>(std::countr_zero(other)) : 64;
-            return other == 0;
+        const auto last = (end - 1) >> shift_;
+        // The bits of a word that differ from the first part.
+        const auto others = [&](std::uint64_t at) {
+            const auto bits = words_[at].load(std::memory_order_acquire);
+            return is_touched ? ~bits : bits;
         };
-        const bool all = each_word(first, (end - 1) >> shift_, skip_same);
-        return all ? end : std::min(at << shift_, end);
+        auto at = first / 64;
+        auto other = others(at) & (~std::uint64_t{0} << first % 64);
+        while (other == 0) {
+            at = is_touched ? next_bit(full_, at + 1, last / 64, true)
+                            : next_bit(some_, at + 1, last / 64, false);
+            if (at > last / 64)
+                return end;
+            other = others(at);
+        }
+        const auto part_at = at * 64 + static_cast<std::uint64_t>(std::countr_zero(other));
+        return part_at > last ? end : part_at << shift_;
     }
     void touch(std::uint64_t offset, std::uint64_t length) noexcept
     {
         if (length == 0)
             return;
         each_word(offset >> shift_, (offset + length - 1) >> shift_,
-                  [](word& w, std::uint64_t mask) {
-                      if ((w.load(std::memory_order_relaxed) & mask) != mask)
-                          w.fetch_or(mask, std::memory_order_release);
+                  [this](word& w, std::uint64_t mask) {
+                      if ((w.load(std::memory_order_relaxed) & mask) == mask)
+                          return true;
+                      const bool filled = (w.fetch_or(mask) | mask) == ~std::uint64_t{0};
+                      const auto at = static_cast<std::uint64_t>(&w - words_.get());
+                      set(some_, at);
+                      if (filled) {
+                          set(full_, at);
+                          if (w.load() != ~std::uint64_t{0})  // forgotten meanwhile
+                              clear(full_, at);
+                      }
                       return true;
                   });
     }
@@ -77,15 +93,49 @@ public:
         const auto end = (offset + length) >> shift_;
         if (begin >= end)
             return;
-        each_word(begin, end - 1, [](word& w, std::uint64_t mask) {
-            if ((w.load(std::memory_order_relaxed) & mask) != 0)
-                w.fetch_and(~mask, std::memory_order_relaxed);
+        each_word(begin, end - 1, [this](word& w, std::uint64_t mask) {
+            if ((w.load(std::memory_order_relaxed) & mask) != 0) {
+                w.fetch_and(~mask);
+                clear(full_, static_cast<std::uint64_t>(&w - words_.get()));
+            }
             return true;
         });
     }
 
 private:
     using word = std::atomic<std::uint64_t>;
+    using words = std::unique_ptr<word[]>;
+
+    [[nodiscard]] static words made(std::uint64_t count)
+    {
+        return std::make_unique<word[]>(static_cast<std::size_t>(count));
+    }
+    static void set(const words& of, std::uint64_t bit) noexcept
+    {
+        auto& w = of[static_cast<std::size_t>(bit / 64)];
+        const auto mask = std::uint64_t{1} << bit % 64;
+        if ((w.load(std::memory_order_relaxed) & mask) == 0)
+            w.fetch_or(mask);
+    }
+    static void clear(const words& of, std::uint64_t bit) noexcept
+    {
+        auto& w = of[static_cast<std::size_t>(bit / 64)];
+        const auto mask = std::uint64_t{1} << bit % 64;
+        if ((w.load() & mask) != 0)
+            w.fetch_and(~mask);
+    }
+    /// *Returns* the first bit from `from` to `last` that is not `skipped`; `last + 1` if none is.
+    [[nodiscard]] static std::uint64_t next_bit(const words& of, std::uint64_t from,
+                                                std::uint64_t last, bool skipped) noexcept
+    {
+        for (auto at = from; at <= last; at = (at / 64 + 1) * 64) {
+            const auto bits = of[static_cast<std::size_t>(at / 64)].load(std::memory_order_acquire);
+            const auto wanted = (skipped ? ~bits : bits) & (~std::uint64_t{0} << at % 64);
+            if (wanted != 0)
+                return at / 64 * 64 + static_cast<std::uint64_t>(std::countr_zero(wanted));
+        }
+        return last + 1;
+    }
 
     /// Calls `visit` with each word that holds bits from `first` to `last` and with a mask of these
     /// bits, until it returns false. *Returns* whether it always returned true.
@@ -103,7 +153,12 @@ private:
     }
 
     int shift_;
-    std::unique_ptr<word[]> words_;
+    std::uint64_t count_;  ///< words
+    words words_;
+    /// A bit for each word, so that a search looks at 64 words at a time. `some_`: parts of the
+    /// word may be touched. `full_`: all are, but for a moment while others change the word.
+    words some_;
+    words full_;
 };
 
 }  // namespace nbd

@@ -84,7 +84,10 @@ TEST_CASE("session/buffers/block: small blocks are rounded up by little")
             }
         }
         CHECK(block{1}.size() == 4 * kib);
-        CHECK(block{mib + 1}.size() < mib + 8 * kib);
+        CHECK(block{mib + 1}.size() == 2 * mib);
+        CHECK(block{32 * mib - 1}.size() == 32 * mib);
+        CHECK(block{32 * mib + 4 * kib}.size() == 33 * mib);
+        CHECK(block{33 * mib + 1}.size() == 33 * mib + 4 * kib);
     });
 }
 
@@ -200,15 +203,18 @@ TEST_CASE("session/buffers/block: what was not needed for a time is freed by hal
     });
 }
 
-TEST_CASE("session/buffers/block: a very large block is not kept")
+TEST_CASE("session/buffers/block: blocks for the longest payload are kept, larger ones are not")
 {
     on_a_thread([] {
         std::ignore = block{1};  // creates the stock
-        CHECK(asked([] { std::ignore = block{mib}; }) == 1);
-        CHECK(asked([] { std::ignore = block{mib}; }) == 0);
-        CHECK(asked([] { std::ignore = block{mib + 1}; }) == 1);
-        CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
-        CHECK(asked([] { std::ignore = block{2 * mib}; }) == 1);
+        for (const auto n : {mib, mib + 1, 2 * mib, 2 * mib + 1, 32 * mib, 33 * mib}) {
+            CAPTURE(n);
+            CHECK(asked([n] { std::ignore = block{n}; }) == 1);
+            CHECK(asked([n] { std::ignore = block{n}; }) == 0);
+            block::free_stock();
+        }
+        CHECK(asked([] { std::ignore = block{33 * mib + 1}; }) == 1);
+        CHECK(asked([] { std::ignore = block{33 * mib + 1}; }) == 1);
     });
 }
 
@@ -253,7 +259,8 @@ TEST_CASE("session/buffers/block: bytes_for is the size that a block has")
         for (const std::size_t n : {std::size_t{0}, std::size_t{1}, 4 * kib, 4 * kib + 1, 100 * kib,
                                     mib, mib + 1, 5 * mib})
             CHECK(block{n}.size() == block::bytes_for(n));
-        CHECK(block::bytes_for(mib + 1) == mib + 4 * kib);
+        CHECK(block::bytes_for(mib + 1) == 2 * mib);
+        CHECK(block::bytes_for(33 * mib + 1) == 33 * mib + 4 * kib);
     });
 }
 

@@ -19,11 +19,11 @@ namespace nbd::session {
 
 /// Uninitialised memory for the bytes of requests, aligned to pages as direct I/O needs it.
 ///
-/// Blocks of up to 1 MiB come from a stock of free blocks that each thread keeps, so that taking
-/// and giving back need no heap while the sizes repeat. A block is kept unless all blocks of the
-/// program, used and free, have more than 64 MiB and the `server_memory` of its servers. So the
-/// threads keep what many clients need at a time, and used and free blocks share one bound. A
-/// thread frees half of what it did not need for ten seconds.
+/// Blocks of up to 33 MiB, the longest payload and a little more, come from a stock of free blocks
+/// that each thread keeps, so that taking and giving back need no heap while the sizes repeat. A
+/// block is kept unless all blocks of the program, used and free, have more than 64 MiB and the
+/// `server_memory` of its servers. So the threads keep what many clients need at a time, and used
+/// and free blocks share one bound. A thread frees half of what it did not need for ten seconds.
 /// Thread safety: distinct objects: safe. Shared objects: unsafe. A block may be destroyed on
 /// another thread than it was made on.
 class block {
@@ -81,13 +81,14 @@ public:
     [[nodiscard]] static bool holds_much() noexcept { return stock.bytes > std::size_t{64} << 10; }
     static void free_stock() noexcept { stock.clear(); }
 
-    /// The size of a block for `n` bytes: a power of two from 4 KiB on, or whole pages above 1 MiB.
+    /// The size of a block for `n` bytes: a power of two from 4 KiB to 1 MiB, then whole MiB up to
+    /// 33, then whole pages.
     [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t n) noexcept
     {
         if (n == 0)
             return 0;
         const auto kind = kind_of(n);
-        return kind < kinds ? smallest << kind : (n + page - 1) / page * page;
+        return kind < kinds ? size_of(kind) : (n + page - 1) / page * page;
     }
 
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -96,7 +97,9 @@ public:
 
 private:
     static constexpr std::size_t smallest = std::size_t{4} << 10;
-    static constexpr std::size_t kinds = 9;  ///< powers of two, up to 1 MiB
+    static constexpr std::size_t mib = std::size_t{1} << 20;
+    static constexpr std::size_t last_power = 8;           ///< the kind of 1 MiB
+    static constexpr std::size_t kinds = last_power + 33;  ///< each further one has 1 MiB more
     static constexpr std::size_t page = 4096;
 
     struct link {
@@ -115,14 +118,14 @@ private:
 
         [[nodiscard]] std::byte* take(std::size_t kind) noexcept
         {
-            bytes -= smallest << kind;
+            bytes -= size_of(kind);
             unused = std::min(unused, bytes);
             return reinterpret_cast<std::byte*>(std::exchange(first[kind], first[kind]->next));
         }
         void add(std::size_t kind, void* data) noexcept
         {
             first[kind] = ::new (data) link{first[kind]};
-            bytes += smallest << kind;
+            bytes += size_of(kind);
             if (++returns % 64 == 0)
                 look();
         }
@@ -150,8 +153,8 @@ private:
             std::size_t freed = 0;
             for (auto kind = kinds; kind-- > 0;)
                 while (freed < enough && first[kind] != nullptr
-                       && freed + (smallest << kind) <= unused) {
-                    freed += smallest << kind;
+                       && freed + size_of(kind) <= unused) {
+                    freed += size_of(kind);
                     free_one(kind);
                 }
             unused = bytes;
@@ -165,8 +168,8 @@ private:
         }
         void free_one(std::size_t kind) noexcept
         {
-            bytes -= smallest << kind;
-            release(std::exchange(first[kind], first[kind]->next), smallest << kind);
+            bytes -= size_of(kind);
+            release(std::exchange(first[kind], first[kind]->next), size_of(kind));
         }
 
         static void end(void* of_ending_thread) noexcept
@@ -193,9 +196,15 @@ private:
     static inline constinit thread_local shelf stock{};
     [[nodiscard]] static constexpr std::size_t kind_of(std::size_t n) noexcept
     {
+        if (n > mib)
+            return last_power + (n - 1) / mib;
         return n <= smallest
             ? 0
             : static_cast<std::size_t>(std::bit_width(n - 1) - std::bit_width(smallest - 1));
+    }
+    [[nodiscard]] static constexpr std::size_t size_of(std::size_t kind) noexcept
+    {
+        return kind <= last_power ? smallest << kind : (kind - last_power + 1) * mib;
     }
     [[nodiscard]] static std::byte* allocate(std::size_t n)
     {
