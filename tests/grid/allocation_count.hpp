@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <ostream>
 
 namespace grid {
 
@@ -10,6 +11,32 @@ namespace grid {
 [[nodiscard]] std::size_t allocations() noexcept;
 /// The number of calls of mmap and madvise by this program, outside of malloc. 0 with sanitizers.
 [[nodiscard]] std::size_t mappings() noexcept;
+
+struct allocation_counts {
+    std::size_t allocations;
+    std::size_t mappings;
+    friend bool operator==(const allocation_counts&, const allocation_counts&) = default;
+    friend std::ostream& operator<<(std::ostream& to, const allocation_counts& c)
+    {
+        return to << c.allocations << " allocations, " << c.mappings << " mappings";
+    }
+};
+inline constexpr allocation_counts none{0, 0};
+
+/// What `run()` costs in steady state. How many requests are in progress at a time depends on
+/// chance, and so when the state is steady: `run` is repeated until it costs nothing, at most five
+/// times.
+template <class Run>
+[[nodiscard]] allocation_counts steady_cost(Run run)
+{
+    allocation_counts cost{1, 0};
+    for (int i = 0; i < 5 && cost != none; ++i) {
+        const allocation_counts before{allocations(), mappings()};
+        run();
+        cost = {allocations() - before.allocations, mappings() - before.mappings};
+    }
+    return cost;
+}
 
 /// Makes one allocation fail: the `nth` from now on, counted over all threads that are not exempt.
 /// 0 makes none fail. Replaces what an earlier call asked for. The allocation returns null, or

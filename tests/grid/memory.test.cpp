@@ -7,6 +7,7 @@
 #include "catch.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -232,6 +233,48 @@ TEMPLATE_TEST_CASE("memory: a request that never fits is refused, and the stream
     CHECK(c.write(0, bytes(length)) == proto::error_value::enomem);
     CHECK(c.write(0, bytes(length / 2)) == proto::error_value::none);
     CHECK(c.read(0, length / 2) == bytes(length / 2));
+}
+
+TEMPLATE_TEST_CASE("memory: clients that always have requests in flight leave memory to others", "",
+                   ALL_LOOPS)
+{
+    const auto limits = limited_to(1);  // working memory for one client
+    served_memory<TestType> s{limits, std::size_t{1} << 20};
+    std::atomic<bool> enough = false;
+    const auto await = [](const std::atomic<int>& answers, int n) {
+        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{60};
+        while (answers.load() < n && std::chrono::steady_clock::now() < end)
+            std::this_thread::yield();
+        return answers.load() >= n;
+    };
+    // Always four READs, and the beginning of the fifth.
+    const auto load = [&](std::atomic<int>& answers) {
+        raw_client c = connect(s.server);
+        c.go("disk");
+        bytes one;
+        raw_client::append(one, {.length = 4096});
+        bytes all;
+        for (int i = 0; i < 5; ++i)
+            all.insert(all.end(), one.begin(), one.end());
+        all.resize(all.size() - one.size() + 1);
+        c.send(all);
+        std::ranges::rotate(one, one.begin() + 1);
+        bytes reply(proto::simple_reply_bytes + 4096);
+        for (; !enough; ++answers) {
+            c.receive(reply);
+            c.send(one);
+        }
+    };
+    std::atomic<int> first_answers = 0;
+    std::atomic<int> second_answers = 0;
+    std::thread first{[&] { load(first_answers); }};
+    CHECK(await(first_answers, 20));
+    std::thread second{[&] { load(second_answers); }};
+    CHECK(await(second_answers, 20));
+    CHECK(await(first_answers, first_answers + 20));
+    enough = true;
+    first.join();
+    second.join();
 }
 
 TEMPLATE_TEST_CASE("memory: single bytes do not extend the time limit of a request", "", ALL_LOOPS)

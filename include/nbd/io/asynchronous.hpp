@@ -62,8 +62,8 @@ public:
             [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
     }
 
-    /// As above. The event loop polls during the wait where that pays. `Stock` is not used: other
-    /// clients of the thread need its memory.
+    /// As above, one at a time and without an allocation. The event loop polls during the wait
+    /// where that pays. `Stock` is not used: other clients of the thread need its memory.
     template <class Stock, class Stream, class Buffers>
     [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
                                  [[maybe_unused]] busy_poll& poll)
@@ -77,7 +77,12 @@ public:
                 poll.wait_begins();
             }
         }
-        return read_some(stream, to);
+        return make_operation<std::size_t>([this, &stream, to](auto handler) {
+            stream.async_read_some(
+                to,
+                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{receiving_},
+                                            std::move(handler)));
+        });
     }
 
     /// Sends at least one byte. *Errors*: those of send.
@@ -172,6 +177,8 @@ public:
 
 private:
     loop_poller* poller_ = nullptr;  ///< found at the first receive
+    /// Asio keeps the memory of a few operations for each thread, not for each of many clients.
+    handler_memory receiving_;
 };
 
 }  // namespace nbd::io

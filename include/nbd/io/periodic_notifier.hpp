@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/handler_memory.hpp>
 #include <nbd/io/handler_tracker.hpp>
 
 #include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/bind_allocator.hpp>
 
 #include <chrono>
+#include <cstddef>
 #include <utility>
 
 namespace nbd::io {
@@ -27,8 +30,10 @@ public:
             timer_.expires_after(std::chrono::milliseconds{100});
             // A context that ends destroys it without a call; the notification then ends the
             // waiter.
-            timer_.async_wait(expiry{
-                begin([](handler_tracker& t) { static_cast<periodic_notifier&>(t).notify_(); })});
+            timer_.async_wait(boost::asio::bind_allocator(
+                handler_memory::allocator<std::byte>{memory_}, expiry{begin([](handler_tracker& t) {
+                    static_cast<periodic_notifier&>(t).notify_();
+                })}));
         } catch (...) {  // no memory
         }
     }
@@ -47,6 +52,7 @@ private:
                                       boost::asio::wait_traits<std::chrono::steady_clock>, Executor>
         timer_;
     Notify notify_;
+    handler_memory memory_;
 };
 
 }  // namespace nbd::io

@@ -13,6 +13,7 @@
 #include <coroutine>
 #include <cstddef>
 #include <mutex>
+#include <utility>
 
 namespace nbd::io {
 
@@ -72,12 +73,16 @@ public:
     /// Ends early where there is no memory for the wait.
     [[nodiscard]] auto wait()
     {
-        return make_operation([this](auto handler) { never_.async_wait(std::move(handler)); });
+        return make_operation([this](auto handler) {
+            never_.async_wait(boost::asio::bind_allocator(
+                handler_memory::allocator<std::byte>{waiting_}, std::move(handler)));
+        });
     }
 
 private:
     boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, Executor> never_;
-    handler_memory memory_;
+    handler_memory memory_;   ///< for the handler that `notify` posts
+    handler_memory waiting_;  ///< for the wait, so that many waiters allocate nothing
 };
 
 }  // namespace nbd::io

@@ -75,22 +75,6 @@ struct context {
         context& context_;
     };
 
-    /// As client_memory::wait_to_work. The server looks whether the client is still there
-    /// meanwhile.
-    template <class Io, class Stream>
-    typename Io::template task<bool> wait_to_work(Stream& stream)
-    {
-        const working_scope works{*this};
-        co_return co_await memory.wait_to_work<Io>(stream);
-    }
-    /// As client_memory::wait_for_request, in the same way.
-    template <class Io, class Stream>
-    typename Io::template task<charge> wait_for_request(Stream& stream, std::size_t n)
-    {
-        const working_scope works{*this};
-        co_return co_await memory.wait_for_request<Io>(stream, n);
-    }
-
     /// The server is stopping or the connection is closed.
     [[nodiscard]] bool over() const noexcept
     {

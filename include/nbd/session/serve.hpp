@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/session/buffers/memory_wait.hpp>
 #include <nbd/session/in_order/in_order_loop.hpp>
 #include <nbd/session/negotiate.hpp>
 #include <nbd/session/windowed/awaited_calls.hpp>
@@ -35,8 +36,14 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
     using opened = typename Exports::opened;
     using backend_type = typename opened::backend_type;
     try {
-        if (!c.memory.begin_work() && !co_await c.template wait_to_work<Io>(stream))
-            co_return;
+        if (!c.memory.begin_work()) {
+            const typename context<Observer>::working_scope works{c};
+            memory_wait<Io> wait{stream, c.memory};
+            if (wait.for_work())
+                co_await wait.ended();
+            if (!wait.granted())
+                co_return;
+        }
         handshake::agreement agreed;
         auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
         if (!chosen)

@@ -24,11 +24,7 @@ public:
     client_memory(memory_budget& server) noexcept : server_{server} {}
     client_memory(const client_memory&) = delete;
     client_memory& operator=(const client_memory&) = delete;
-    ~client_memory()
-    {
-        server_.forget(waiter_);
-        give_back(pool::working, holds(pool::working));
-    }
+    ~client_memory() { give_back(pool::working, holds(pool::working)); }
 
     /// Bytes that the requests of this client may have together.
     [[nodiscard]] std::size_t most_for_requests() const noexcept
@@ -57,21 +53,38 @@ public:
     /// more than most_for_requests().
     [[nodiscard]] bool begin_request(charge& into, std::size_t n) noexcept;
 
-    /// Waits for working memory. *Returns* false where there will be none: the server stops or the
-    /// connection is being ended.
-    template <class Io, class Stream>
-    [[nodiscard]] typename Io::template task<bool> wait_to_work(Stream& stream)
+    /// Another client waits for working memory.
+    [[nodiscard]] bool others_wait() const noexcept { return server_.waited_for(pool::working); }
+
+    // --- a wait, see memory_wait ----------------------------------------------------------------
+
+    /// Queues for `n` bytes. False where the wait was over at once; else `wake(argument)` is called
+    /// from any thread when it is. Call `end_wait` after it.
+    [[nodiscard]] bool begin_wait(pool from, std::size_t n, void (*wake)(void*),
+                                  void* argument) noexcept
     {
-        const auto granted = co_await wait<Io>(stream, pool::working, memory_budget::working_bytes);
-        if (granted)
-            hold(pool::working, memory_budget::working_bytes);
-        co_return granted;
+        waiter_.wake = wake;
+        waiter_.argument = argument;
+        return server_.wait(waiter_, from, n);
     }
-    /// Waits for `n` bytes for a request, at most most_for_requests(). *Returns* the charge; an
-    /// empty one where there will be none.
-    template <class Io, class Stream>
-    [[nodiscard]] typename Io::template task<charge> wait_for_request(Stream& stream,
-                                                                      std::size_t n);
+    /// *Returns* whether the bytes were granted; the client holds them then. `wake` is not called
+    /// any more.
+    [[nodiscard]] bool end_wait() noexcept
+    {
+        server_.forget(waiter_);
+        if (!std::exchange(waiter_.granted, false))
+            return false;
+        hold(waiter_.from, waiter_.bytes);
+        return true;
+    }
+    /// The same for a wait whose result nobody takes: gives back what was granted.
+    void abandon_wait() noexcept
+    {
+        if (end_wait())
+            give_back(waiter_.from, waiter_.bytes);
+    }
+    /// The request memory that a wait was granted.
+    [[nodiscard]] charge granted_request() noexcept;
 
     /// The connection is being ended: its present wait ends, and no wait is granted any more.
     void close() noexcept { server_.close(waiter_); }
@@ -94,28 +107,6 @@ private:
     {
         held_[static_cast<std::size_t>(p)].fetch_sub(n, std::memory_order_relaxed);
         server_.give_back(p, n);
-    }
-
-    template <class Io, class Stream>
-    typename Io::template task<bool> wait(Stream& stream, pool from, std::size_t n)
-    {
-        using wakeup = typename Io::wakeup;
-        wakeup ended{stream};
-        waiter_.argument = &ended;
-        waiter_.wake = [](void* of) { static_cast<wakeup*>(of)->notify(); };
-        // A coroutine that is destroyed while it waits leaves neither a waiter nor a charge behind.
-        struct leave_queue {
-            client_memory& memory;
-            ~leave_queue()
-            {
-                memory.server_.forget(memory.waiter_);
-                if (std::exchange(memory.waiter_.granted, false))
-                    memory.server_.give_back(memory.waiter_.from, memory.waiter_.bytes);
-            }
-        } leave{*this};
-        if (server_.wait(waiter_, from, n))
-            co_await ended.wait();
-        co_return std::exchange(waiter_.granted, false);
     }
 
     memory_budget& server_;
@@ -164,14 +155,9 @@ inline bool client_memory::begin_request(charge& into, std::size_t n) noexcept
     return true;
 }
 
-template <class Io, class Stream>
-typename Io::template task<charge> client_memory::wait_for_request(Stream& stream, std::size_t n)
+inline charge client_memory::granted_request() noexcept
 {
-    // One co_return: with two, GCC 12 makes a frame that it cannot destroy.
-    const bool granted = co_await wait<Io>(stream, pool::requests, n);
-    hold(pool::requests, granted ? n : 0);
-    charge made{*this, granted ? n : 0};
-    co_return made;
+    return {*this, waiter_.bytes};
 }
 
 }  // namespace nbd::session

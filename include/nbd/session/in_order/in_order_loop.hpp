@@ -3,6 +3,7 @@
 
 #include <nbd/handshake/agreement.hpp>
 #include <nbd/io/send_file.hpp>
+#include <nbd/session/buffers/memory_wait.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/requests/job.hpp>
 
@@ -40,7 +41,8 @@ public:
 
     in_order_loop(Stream& stream, Opened& disk, const handshake::agreement& agreed,
                   context<Observer>& c)
-        : stream_{stream}, context_{c}, exchange_{disk, agreed, c, io::socket<Stream>}
+        : stream_{stream}, context_{c}, memory_{stream, c.memory},
+          exchange_{disk, agreed, c, io::socket<Stream>}
     {
     }
 
@@ -82,16 +84,24 @@ public:
                 co_return;
             if (step == next_step::linger)
                 in().lingered(co_await io_.readable_within(stream_, in().linger_time));
-            if (step == next_step::memory)
-                job_.charged(
-                    co_await c.template wait_for_request<Io>(stream_, job_.memory_wanted()));
+            if (step == next_step::memory) {
+                const typename context<Observer>::working_scope waits{c};
+                if (memory_.for_request(job_.memory_wanted()))
+                    co_await memory_.ended();
+                job_.charged(memory_.request());
+            }
             if (step != next_step::receive)
                 continue;
             const auto [error, n] = co_await in().begin_receive(io_, stream_, true);
             if (!in().end_receive(error, n))
                 co_return;
-            if (!c.memory.begin_work() && !co_await c.template wait_to_work<Io>(stream_))
-                co_return;
+            if (!c.memory.begin_work()) {
+                const typename context<Observer>::working_scope waits{c};
+                if (memory_.for_work())
+                    co_await memory_.ended();
+                if (!memory_.granted())
+                    co_return;
+            }
         }
     }
 
@@ -218,6 +228,7 @@ private:
 
     Stream& stream_;
     context<Observer>& context_;
+    memory_wait<Io> memory_;
     exchange<Opened, Observer> exchange_;
     job_type job_;
     [[no_unique_address]] Io io_;

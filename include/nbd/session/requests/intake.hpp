@@ -77,10 +77,12 @@ public:
                 shrink();
         }
         if (between_requests_ && idle && !in_.is_large())
-            context_.memory.rest();
+            rest();
         const auto to = space();
-        return io.template read_some<block>(stream, boost::asio::buffer(to.data(), to.size()),
-                                            poll_);
+        // No more than the end of this message: a client that always has sent the beginning of the
+        // next one would never be idle.
+        const auto n = must_pause() ? std::min(to.size(), missing()) : to.size();
+        return io.template read_some<block>(stream, boost::asio::buffer(to.data(), n), poll_);
     }
     /// The result of that. False at the end of the stream; `context.ended` says why it ended.
     [[nodiscard]] bool end_receive(const boost::system::error_code& error, std::size_t n) noexcept
@@ -107,7 +109,13 @@ public:
             return;
         arm_idle();
         if (!in_.is_large())
-            context_.memory.rest();
+            rest();
+    }
+    /// Others wait for memory, and this client has had enough requests in one go: it has to become
+    /// idle, so that it gives its memory back. It may always have requests in flight.
+    [[nodiscard]] bool must_pause() const noexcept
+    {
+        return requests_in_a_row_ >= enough_in_a_row && context_.memory.others_wait();
     }
     /// `n` bytes of replies were sent since the last receive.
     void sent(std::size_t n) noexcept { poll_.sent(n); }
@@ -116,6 +124,15 @@ public:
     [[nodiscard]] std::span<std::byte> space()
     {
         return payload_.empty() ? in_.space(wanted_) : payload_;
+    }
+    /// Bytes that the present message lacks at least.
+    [[nodiscard]] std::size_t missing() const noexcept
+    {
+        if (!payload_.empty())
+            return payload_.size();
+        const auto here = in_.buffered().size();
+        const auto needed = skip_ != 0 ? static_cast<std::size_t>(skip_) : wanted_;
+        return needed > here ? needed - here : 1;
     }
     /// `n` bytes are in `space()`.
     void received(std::size_t n) noexcept
@@ -198,6 +215,7 @@ public:
         in_.consume(header_bytes_);
         wanted_ = header_bytes_;
         in_transfer_ = false;
+        ++requests_in_a_row_;
         notify::at_request(context_.observer, context_.who, request_);
         if (request_.command == protocol::command::disc)
             return decision::leave;
@@ -250,6 +268,13 @@ private:
     /// Holds the largest payload that it takes, and many small requests beside it.
     static constexpr std::size_t inbox_bytes = 2 * buffered_payload;
 
+    static constexpr unsigned enough_in_a_row = 16;
+
+    void rest() noexcept
+    {
+        requests_in_a_row_ = 0;
+        context_.memory.rest();
+    }
     void arm_idle() noexcept
     {
         context_.deadline.arm(context_.limits.idle_timeout, errc::idle_timeout);
@@ -308,6 +333,7 @@ private:
     io::busy_poll poll_;
     protocol::request request_;
     protocol::error_value why_{};
+    unsigned requests_in_a_row_ = 0;  ///< since the client was idle
     bool refused_ = false;
     bool between_requests_ = false;  ///< receives the first byte of the next request
     bool in_transfer_ = false;       ///< the deadline counts the bytes of this message

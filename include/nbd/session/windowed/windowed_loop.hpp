@@ -5,6 +5,7 @@
 #include <nbd/io/handler_tracker.hpp>
 #include <nbd/io/periodic_notifier.hpp>
 #include <nbd/io/send_file.hpp>
+#include <nbd/session/buffers/memory_wait.hpp>
 #include <nbd/session/requests/job.hpp>
 #include <nbd/session/windowed/window.hpp>
 
@@ -41,7 +42,8 @@ public:
     template <class... Args>
     windowed_loop(Stream& stream, Opened& disk, const handshake::agreement& agreed,
                   context<Observer>& c, Args&&... calls)
-        : stream_{stream}, c_{c}, calls_{*this, std::forward<Args>(calls)...},
+        : stream_{stream}, c_{c}, memory_{stream, c.memory},
+          calls_{*this, std::forward<Args>(calls)...},
           exchange_{disk, agreed, c, io::socket<Stream>},
           window_{parallel ? c.limits.requests_in_flight : 1, c.memory.most_for_requests(),
                   c.limits.serialise_overlaps,
@@ -156,11 +158,23 @@ private:
                 continue;
             }
             if (found == finding::receive) {
+                while (in().must_pause() && !in().mid_message() && !window_.empty()) {
+                    const typename context<Observer>::working_scope works{c_};
+                    tick_.arm();
+                    co_await room_.wait();
+                    if (failed_ || is_lost())
+                        co_return false;
+                }
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
                 if (!in().end_receive(error, n))
                     co_return error == boost::asio::error::eof;  // half-closed: see serve.hpp
-                if (!c_.memory.begin_work() && !co_await c_.template wait_to_work<Io>(stream_))
-                    co_return true;
+                if (!c_.memory.begin_work()) {
+                    const typename context<Observer>::working_scope works{c_};
+                    if (memory_.for_work())
+                        co_await memory_.ended();
+                    if (!memory_.granted())
+                        co_return true;
+                }
                 continue;
             }
             const auto r = in().request();
@@ -186,10 +200,13 @@ private:
             auto begun = s.job.begin(exchange_);
             if (begun == beginning::waits) {
                 receiving_ = &s;  // where the wait fails, it is answered like a broken off WRITE
-                auto granted =
-                    co_await c_.template wait_for_request<Io>(stream_, s.job.memory_wanted());
+                {
+                    const typename context<Observer>::working_scope works{c_};
+                    if (memory_.for_request(s.job.memory_wanted()))
+                        co_await memory_.ended();
+                }
                 receiving_ = nullptr;
-                s.job.charged(std::move(granted));
+                s.job.charged(memory_.request());
                 begun = s.job.begin_charged(exchange_);
             }
             if (begun != beginning::begun)
@@ -301,6 +318,7 @@ private:
 
     Stream& stream_;
     context<Observer>& c_;
+    memory_wait<Io> memory_;
     Calls<windowed_loop> calls_;
     exchange<Opened, Observer> exchange_;
     window<slot> window_;
