@@ -4,9 +4,10 @@
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/acceptance/end_waiter.hpp>
 #include <nbd/acceptance/listener.hpp>
-#include <nbd/acceptance/parts_fit.hpp>
 #include <nbd/acceptance/server_state.hpp>
 #include <nbd/acceptance/sockets.hpp>
+#include <nbd/acceptance/unfit_server.hpp>
+#include <nbd/acceptance/wrong_arguments.hpp>
 #include <nbd/error.hpp>
 #include <nbd/exports/export_set.hpp>
 #include <nbd/server_options.hpp>
@@ -26,16 +27,6 @@
 
 namespace nbd {
 
-class per_client_threads;
-
-/// Parts that do not fit together select this primary template. A compile error states why.
-template <class Transport, class Backend, class ThreadingPolicy = per_client_threads,
-          class Observer = silent>
-class server : public acceptance::unfit_server<Transport> {
-public:
-    using acceptance::unfit_server<Transport>::unfit_server;
-};
-
 /// An NBD server, composed at compile time:
 ///
 ///     nbd::server<nbd::unix_transport, nbd::mem_backend, nbd::per_client_threads> server{
@@ -50,8 +41,13 @@ public:
 /// *Thread safety*: exports(), stop(), async_stop() and wait() from any thread, also from a backend
 /// or observer; after start() also uri() and local_endpoint(). start(), the destructor: one thread.
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
-    requires(acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>())
-class server<Transport, Backend, ThreadingPolicy, Observer> {
+    requires acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>
+class server<Transport, Backend, ThreadingPolicy, Observer>
+    : acceptance::wrong_arguments<Transport, ThreadingPolicy, Observer,
+                                  server_options<Transport, Backend, ThreadingPolicy, Observer>> {
+    using wrong_arguments =
+        acceptance::wrong_arguments<Transport, ThreadingPolicy, Observer,
+                                    server_options<Transport, Backend, ThreadingPolicy, Observer>>;
     static constexpr bool hosted = acceptance::hosted<ThreadingPolicy>;
     using state_type =
         acceptance::server_state<Transport, ThreadingPolicy, export_set<Backend>, Observer>;
@@ -69,6 +65,9 @@ public:
     static constexpr bool locks_backend = export_set_type::locks;
     using options = server_options<Transport, Backend, ThreadingPolicy, Observer>;
 
+    // Constructors for arguments that do not fit, with compile errors that say why.
+    using wrong_arguments::wrong_arguments;
+
     /// *Errors*: std::system_error if the system has no more descriptors.
     explicit server(options o)
         : state_{std::make_shared<state_type>(
@@ -81,7 +80,8 @@ public:
     }
     /// The short form, with the most used options.
     explicit server(typename Transport::settings listen, settings limits = {},
-                    ThreadingPolicy policy = ThreadingPolicy{}, Observer observer = {})
+                    ThreadingPolicy policy = default_policy<ThreadingPolicy>(),
+                    Observer observer = {})
         : server{options{.listen = std::move(listen),
                          .settings = std::move(limits),
                          .policy = std::move(policy),

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// First, so that the compiler names few headers before an error in one of these two.
+// clang-format off
+#include <nbd/concepts/shapes.hpp>
+#include <nbd/concepts/diagnosis.hpp>
+// clang-format on
 #include <nbd/backend/mem_backend.hpp>
 #include <nbd/basic_server.hpp>
+#include <nbd/concepts/offers.hpp>
 #include <nbd/threading/on_executor.hpp>
 #include <nbd/threading/per_client_threads.hpp>
 #include <nbd/threading/strand_pool.hpp>

@@ -4,10 +4,25 @@
 #include <nbd/exports/export_set.hpp>
 #include <nbd/settings.hpp>
 
+#include <concepts>
 #include <functional>
 #include <memory>
 
 namespace nbd {
+
+/// *Returns* a policy for a server that was given none.
+template <class ThreadingPolicy>
+[[nodiscard]] ThreadingPolicy default_policy()
+{
+    static_assert(std::default_initializable<ThreadingPolicy>,
+                  "nbd: this policy cannot be made without arguments: pass it to the server. "
+                  "nbd::on_executor needs an executor: `server{io.get_executor(), {.path = ...}}`, "
+                  "or `{.listen = ..., .policy = nbd::on_executor{io.get_executor()}}`");
+    if constexpr (std::default_initializable<ThreadingPolicy>)
+        return ThreadingPolicy{};
+    else
+        throw 0;
+}
 
 /// Everything that a server is made of; each member may be left out:
 ///
@@ -21,7 +36,7 @@ struct server_options {
     /// Shared with other servers; null: the server makes an empty set.
     std::shared_ptr<export_set<Backend>> exports{};
     nbd::settings settings{};
-    ThreadingPolicy policy = ThreadingPolicy{};
+    ThreadingPolicy policy = default_policy<ThreadingPolicy>();
     Observer observer{};
     /// Asked once for each connection, before anything else is done for it; false, or an exception,
     /// closes it. It runs on the server's own thread, or on the program's executor, and must not

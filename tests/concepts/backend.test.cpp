@@ -109,16 +109,15 @@ struct wrong {
     int trim(u64, u64) { return 0; }
     int cache = 0;
 };
-static_assert(!nbd::has_flush<wrong> && nbd::diagnosis::names_flush<wrong>());
-static_assert(!nbd::has_trim<wrong> && nbd::diagnosis::names_trim<wrong>());
-static_assert(!nbd::has_cache<wrong> && nbd::diagnosis::names_cache<wrong>());
-static_assert(!nbd::diagnosis::names_read<wrong>() && !nbd::diagnosis::names_lend<wrong>());
+static_assert(!nbd::has_flush<wrong> && nbd::diagnosis::names_flush<wrong>);
+static_assert(!nbd::has_trim<wrong> && nbd::diagnosis::names_trim<wrong>);
+static_assert(!nbd::has_cache<wrong> && nbd::diagnosis::names_cache<wrong>);
+static_assert(!nbd::diagnosis::names_read<wrong> && !nbd::diagnosis::names_lend<wrong>);
 struct wrong_final final {
     void flush(int) {}
 };
-static_assert(nbd::diagnosis::names_flush<wrong_final>()
-              && !nbd::diagnosis::names_trim<wrong_final>());
-static_assert(!nbd::diagnosis::names_flush<int>());
+static_assert(nbd::diagnosis::names_flush<wrong_final> && !nbd::diagnosis::names_trim<wrong_final>);
+static_assert(!nbd::diagnosis::names_flush<int>);
 // lend is called where an exception is not allowed
 struct throwing_lender {
     std::span<const std::byte> lend(u64, std::size_t) { return {}; }

@@ -64,4 +64,4 @@ public:
 #endif
 };
 
-static_assert(nbd::diagnosis::policy_is_sound<runner>());
+constexpr bool sound = nbd::diagnosis::policy_is_sound<runner, true>();

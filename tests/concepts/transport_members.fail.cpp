@@ -74,4 +74,4 @@ public:
 #endif
 };
 
-static_assert(nbd::diagnosis::transport_is_sound<carrier>());
+constexpr bool sound = nbd::diagnosis::transport_is_sound<carrier, true>();

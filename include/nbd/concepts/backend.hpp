@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/outcome.hpp>
 #include <nbd/concepts/promises.hpp>
+#include <nbd/concepts/wide_integer.hpp>
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/terms.hpp>
 #include <nbd/vocabulary/backend_types.hpp>
@@ -82,7 +83,11 @@ using protocol::meta_context;
 class call;  // vocabulary/call.hpp
 
 // --- Presence: each concept is satisfied if the member exists in its right shape -----------------
-// Arguments are const, so a member that takes one by reference to non-const does not match.
+// Arguments are const, so a member that takes one by reference to non-const does not match. Offsets
+// and lengths convert to no narrower integer, so a member that would truncate them does not match.
+
+using wide_offset = wide_integer<std::uint64_t>;
+using wide_size = wide_integer<std::size_t>;
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
 /// client. Only `resize` changes the size.
@@ -93,34 +98,34 @@ concept has_size = requires(const B& b) {
 
 template <class B>
 concept has_async_read =
-    requires(B& b, const std::uint64_t offset, const std::span<std::byte> to, completion done) {
+    requires(B& b, const wide_offset offset, const std::span<std::byte> to, completion done) {
         { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
     };
 /// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless the backend
 /// promises `fills_reads`.
 template <class B>
 concept has_read =
-    has_async_read<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
+    has_async_read<B> || requires(B& b, const wide_offset offset, const std::span<std::byte> to) {
         { b.read(offset, to) } -> outcome;
     };
 
 template <class B>
 concept has_plain_write =
-    requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from) {
+    requires(B& b, const wide_offset offset, const std::span<const std::byte> from) {
         { b.write(offset, from) } -> outcome;
     }
-    || requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+    || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
                 completion done) {
            { b.async_write(offset, from, std::move(done)) } -> std::same_as<void>;
        };
 /// A write that obeys write_flags::fua: when it succeeds, the data are on stable storage.
 template <class B>
 concept has_fua_write =
-    requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+    requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
              const write_flags flags) {
         { b.write(offset, from, flags) } -> outcome;
     }
-    || requires(B& b, const std::uint64_t offset, const std::span<const std::byte> from,
+    || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
                 const write_flags flags, completion done) {
            { b.async_write(offset, from, flags, std::move(done)) } -> std::same_as<void>;
        };
@@ -138,9 +143,9 @@ concept has_flush = requires(B& b) {
 /// Says that the data of a range are not needed. What the range reads as afterwards is not
 /// specified.
 template <class B>
-concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
+concept has_trim = requires(B& b, const wide_offset offset, const wide_offset length) {
     { b.trim(offset, length) } -> outcome;
-} || requires(B& b, const std::uint64_t offset, const std::uint64_t length, completion done) {
+} || requires(B& b, const wide_offset offset, const wide_offset length, completion done) {
     { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
@@ -148,19 +153,19 @@ concept has_trim = requires(B& b, const std::uint64_t offset, const std::uint64_
 /// zeroes, or replies ENOTSUP if `fast` was set.
 template <class B>
 concept has_write_zeroes =
-    requires(B& b, const std::uint64_t offset, const std::uint64_t length, const zero_flags flags) {
+    requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags) {
         { b.write_zeroes(offset, length, flags) } -> outcome;
     }
-    || requires(B& b, const std::uint64_t offset, const std::uint64_t length,
-                const zero_flags flags, completion done) {
+    || requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags,
+                completion done) {
            { b.async_write_zeroes(offset, length, flags, std::move(done)) } -> std::same_as<void>;
        };
 
 /// Says that a range will be read soon.
 template <class B>
-concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64_t length) {
+concept has_cache = requires(B& b, const wide_offset offset, const wide_offset length) {
     { b.cache(offset, length) } -> outcome;
-} || requires(B& b, const std::uint64_t offset, const std::uint64_t length, completion done) {
+} || requires(B& b, const wide_offset offset, const wide_offset length, completion done) {
     { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
 };
 
@@ -169,10 +174,10 @@ concept has_cache = requires(B& b, const std::uint64_t offset, const std::uint64
 /// cover less than the range. No extent at all is EIO.
 template <class B>
 concept has_extents =
-    requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to) {
+    requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to) {
         { b.extents(offset, length, to) } -> outcome;
     }
-    || requires(B& b, const std::uint64_t offset, const std::uint64_t length, extent_list& to,
+    || requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to,
                 completion done) {
            { b.async_extents(offset, length, to, std::move(done)) } -> std::same_as<void>;
        };
@@ -191,11 +196,11 @@ concept lent_range = std::convertible_to<T, std::span<Element>>
 template <class B>
 concept has_meta_contexts = requires(const B& b) {
     { b.meta_contexts() } -> lent_range<const meta_context>;
-} && (requires(B& b, const std::size_t index, const std::uint64_t offset,
-               const std::uint64_t length, extent_list& to) {
+} && (requires(B& b, const std::size_t index, const wide_offset offset,
+               const wide_offset length, extent_list& to) {
     { b.context_extents(index, offset, length, to) } -> outcome;
-} || requires(B& b, const std::size_t index, const std::uint64_t offset,
-              const std::uint64_t length, extent_list& to, completion done) {
+} || requires(B& b, const std::size_t index, const wide_offset offset,
+              const wide_offset length, extent_list& to, completion done) {
     { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
 });
 
@@ -203,7 +208,7 @@ concept has_meta_contexts = requires(const B& b) {
 /// `read`. The memory must stay valid while the backend lives. The server reads it without a lock,
 /// so the backend must promise `parallel`.
 template <class B>
-concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+concept has_lend = requires(B& b, const wide_offset offset, const wide_size length) {
     { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
 };
 
@@ -212,7 +217,7 @@ concept has_lend = requires(B& b, const std::uint64_t offset, const std::size_t 
 /// server uses lend_file only where it executes requests in order: not for asynchronous backends,
 /// and not on the extra threads of strand_pool.
 template <class B>
-concept has_lend_file = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+concept has_lend_file = requires(B& b, const wide_offset offset, const wide_size length) {
     { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
 };
 
@@ -221,13 +226,13 @@ concept has_lend_file = requires(B& b, const std::uint64_t offset, const std::si
 /// payloads. If the client leaves during the payload, a part of the new data is in that memory. The
 /// server uses it for the same backends as lend_file.
 template <class B>
-concept has_lend_for_write = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+concept has_lend_for_write = requires(B& b, const wide_offset offset, const wide_size length) {
     { b.lend_for_write(offset, length) } noexcept -> lent_range<std::byte>;
 };
 
 /// Optional. Called when the server has received the whole range that lend_for_write lent.
 template <class B>
-concept has_lent_written = requires(B& b, const std::uint64_t offset, const std::size_t length) {
+concept has_lent_written = requires(B& b, const wide_offset offset, const wide_size length) {
     { b.lent_written(offset, length) } noexcept;
 };
 
@@ -243,11 +248,11 @@ concept has_block_sizes = requires(const B& b) {
 /// runs at the same time. With `parallel`, calls that the server admitted before may use a range
 /// after the new end, and lent memory may be in use.
 template <class B>
-concept has_resize = requires(B& b, const std::uint64_t size) {
+concept has_resize = requires(B& b, const wide_offset size) {
     { b.resize(size) } -> outcome;
 };
 template <class B>
-concept awaits_resize = requires(B& b, const std::uint64_t size) {
+concept awaits_resize = requires(B& b, const wide_offset size) {
     { b.resize(size) } -> awaited_outcome;
 };
 
@@ -321,7 +326,7 @@ concept calls_back = has_async_read<B>;
 /// A backend whose members are awaited or take callbacks.
 template <class B>
 concept asynchronous =
-    calls_back<B> || requires(B& b, const std::uint64_t offset, const std::span<std::byte> to) {
+    calls_back<B> || requires(B& b, const wide_offset offset, const std::span<std::byte> to) {
         { b.read(offset, to) } -> awaited_outcome;
     } || requires(B& b, call& c) {
         { b.handle(c) } -> awaited_outcome;

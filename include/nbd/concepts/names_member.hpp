@@ -3,28 +3,46 @@
 
 #include <type_traits>
 
-/// Defines `names_<member><T>()`: whether class T has a member of that name, of any shape or
-/// access. It distinguishes an optional member of the wrong shape from one that is absent.
+/// Defines the concept `names_<member>`: class T has a member of that name, of any shape or access.
+/// It distinguishes an optional member of the wrong shape from one that is absent.
 ///
 /// `all` is a class with an int of each such name. In a class that inherits from both T and `all`,
 /// a name that T has is ambiguous, so its address cannot be taken. A final class cannot be
-/// inherited from; for it, the address of the member itself is tried, which fails if the member is
-/// overloaded or private.
+/// inherited from; for it, the address of the member is tried, and calls with up to five arguments.
+/// They fail if the member is private, or if several overloads have as many parameters.
 #define NBD_NAMES_MEMBER(all, member)                                                              \
+    template <class T, class A>                                                                    \
+    concept calls_##member =                                                                       \
+        requires(T& t) { t.member(); } || requires(T& t, const A a) { t.member(a); }               \
+        || requires(T& t, const A a) { t.member(a, a); }                                           \
+        || requires(T& t, const A a) { t.member(a, a, a); }                                        \
+        || requires(T& t, const A a) { t.member(a, a, a, a); }                                     \
+        || requires(T& t, const A a) { t.member(a, a, a, a, a); };                                 \
     template <class T>                                                                             \
-    consteval bool names_##member()                                                                \
-    {                                                                                              \
-        if constexpr (!std::is_class_v<T>)                                                         \
-            return false;                                                                          \
-        else if constexpr (std::is_final_v<T>)                                                     \
-            return requires { &T::member; };                                                       \
-        else                                                                                       \
-            return !requires { &::nbd::inherits_both<T, all>::member; };                           \
-    }
+    concept names_##member =                                                                       \
+        (::nbd::inheritable<T> && !requires { &::nbd::inherits_both<T, all>::member; })            \
+        || (::nbd::final_class<T> && (requires {                                                   \
+                &T::member;                                                                        \
+            } || calls_##member<T, ::nbd::any_value> || calls_##member<T, ::nbd::any_object>));
 
 namespace nbd {
 
+template <class T>
+concept inheritable = std::is_class_v<T> && !std::is_final_v<T>;
+template <class T>
+concept final_class = std::is_class_v<T> && std::is_final_v<T>;
+
 template <class T, class All>
 struct inherits_both : T, All {};
+
+/// Arguments that convert to any parameter, for calls that are not evaluated.
+struct any_value {
+    template <class T>
+    operator T() const;
+};
+struct any_object {
+    template <class T>
+    operator T&() const;
+};
 
 }  // namespace nbd

@@ -7,8 +7,10 @@
 #include <nbd/protocol/request.hpp>
 #include <nbd/vocabulary/printable.hpp>
 
+#include <concepts>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 
 /// An Observer is notified of the events of a server: a class with any number, including zero, of
 /// these members. An event whose member is absent costs nothing. A misspelled member counts as
@@ -46,14 +48,12 @@ struct every_event {
 #define NBD_NOTIFY(hook)                                                                           \
     NBD_NAMES_MEMBER(every_event, hook)                                                            \
     template <class O, class... Args>                                                              \
+    concept hears_##hook = requires(O& observer, const Args&... args) { observer.hook(args...); }; \
+    template <class O, class... Args>                                                              \
     void hook(O& observer, const Args&... args) noexcept                                           \
     {                                                                                              \
-        if constexpr (requires { observer.hook(args...); })                                        \
+        if constexpr (hears_##hook<O, Args...>)                                                    \
             observer.hook(args...);                                                                \
-        else                                                                                       \
-            static_assert(!names_##hook<O>(),                                                      \
-                          "nbd: this observer's " #hook " has the wrong shape; see "               \
-                          "nbd/concepts/observer.hpp for its parameters");                         \
     }
 
 NBD_NOTIFY(at_connect)
@@ -68,10 +68,85 @@ NBD_NOTIFY(at_accept_error)
 
 /// Whether the observer has a member with the name of an event.
 template <class O>
-inline constexpr bool hears_anything = names_at_connect<O>() || names_at_option<O>()
-    || names_at_export_opened<O>() || names_at_request<O>() || names_at_reply<O>()
-    || names_at_error<O>() || names_at_disconnect<O>() || names_at_accept_error<O>();
+concept hears_anything =
+    names_at_connect<O> || names_at_option<O> || names_at_export_opened<O> || names_at_request<O>
+    || names_at_reply<O> || names_at_error<O> || names_at_disconnect<O> || names_at_accept_error<O>;
 
 }  // namespace notify
+
+namespace diagnosis {
+
+/// Whether the class is an observer. What is wrong becomes a compile error of one sentence if
+/// `Explain` is true.
+template <class O, bool Explain = false>
+consteval bool observer_is_sound()
+{
+    using namespace notify;
+    if constexpr (!std::is_class_v<O> || std::is_const_v<O>) {
+        static_assert(
+            !Explain,
+            "nbd: an observer is a class that is not const; the server stores it by value, so a "
+            "reference or a pointer is not an observer: use a class that holds one");
+        return false;
+    } else if constexpr (!std::same_as<O, silent> && !hears_anything<O>) {
+        static_assert(
+            !Explain,
+            "nbd: this observer has none of the at_... members of nbd/concepts/observer.hpp");
+        return false;
+    } else if constexpr (names_at_connect<O> && !hears_at_connect<O, client>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_connect has the wrong shape; expected `void "
+                      "at_connect(const nbd::client&)`");
+        return false;
+    } else if constexpr (names_at_option<O>
+                         && !hears_at_option<O, client, protocol::option_header>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_option has the wrong shape; expected `void "
+                      "at_option(const nbd::client&, const nbd::protocol::option_header&)`");
+        return false;
+    } else if constexpr (names_at_export_opened<O>
+                         && !hears_at_export_opened<O, client, std::string_view,
+                                                    protocol::export_terms>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_export_opened has the wrong shape; expected `void "
+                      "at_export_opened(const nbd::client&, std::string_view name, const "
+                      "nbd::protocol::export_terms&)`");
+        return false;
+    } else if constexpr (names_at_request<O> && !hears_at_request<O, client, protocol::request>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_request has the wrong shape; expected `void "
+                      "at_request(const nbd::client&, const nbd::protocol::request&)`");
+        return false;
+    } else if constexpr (names_at_reply<O>
+                         && !hears_at_reply<O, client, protocol::request, protocol::error_value>) {
+        static_assert(
+            !Explain,
+            "nbd: this observer's at_reply has the wrong shape; expected `void at_reply(const "
+            "nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value)`");
+        return false;
+    } else if constexpr (names_at_error<O>
+                         && !hears_at_error<O, client, std::error_code, std::string_view>) {
+        static_assert(
+            !Explain,
+            "nbd: this observer's at_error has the wrong shape; expected `void at_error(const "
+            "nbd::client&, std::error_code cause, std::string_view what)`");
+        return false;
+    } else if constexpr (names_at_disconnect<O>
+                         && !hears_at_disconnect<O, client, std::error_code>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_disconnect has the wrong shape; expected `void "
+                      "at_disconnect(const nbd::client&, std::error_code why)`");
+        return false;
+    } else if constexpr (names_at_accept_error<O> && !hears_at_accept_error<O, std::error_code>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_accept_error has the wrong shape; expected `void "
+                      "at_accept_error(std::error_code)`");
+        return false;
+    } else {
+        return true;
+    }
+}
+
+}  // namespace diagnosis
 
 }  // namespace nbd

@@ -24,10 +24,14 @@
 /// the client has left or the server closes the connection.
 namespace nbd {
 
+/// Can be named only with a value that is a constant of type T, without a conversion that narrows.
+template <class T, T>
+struct static_constant {};
+
 template <class B>
 [[nodiscard]] consteval nbd::concurrency concurrency_of() noexcept
 {
-    if constexpr (requires { B::concurrency; })
+    if constexpr (requires { typename static_constant<nbd::concurrency, B::concurrency>; })
         return B::concurrency;
     else
         return nbd::concurrency::serialize_all;

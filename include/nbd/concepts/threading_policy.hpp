@@ -98,30 +98,49 @@ concept offloads = !P::blocking
 
 namespace diagnosis {
 
-/// True, or compile errors that name the missing members.
-template <class P>
+/// Whether the class has all members. The first that is missing becomes a compile error of one
+/// sentence if `Explain` is true.
+template <class P, bool Explain = false>
 consteval bool policy_is_sound()
 {
     namespace has = policy_has;
-    static_assert(std::move_constructible<P>, "nbd: a threading policy needs a move constructor");
-    static_assert(has::executor_type<P>,
-                  "nbd: a threading policy needs `using executor_type`, the executor of the "
-                  "clients' sockets");
-    static_assert(has::blocking<P>,
-                  "nbd: a threading policy needs `static constexpr bool blocking`");
-    static_assert(has::start<P>, "nbd: a threading policy needs `void start()`");
-    static_assert(has::next_executor<P> || !has::executor_type<P>,
-                  "nbd: a threading policy needs `executor_type next_executor()`");
-    static_assert(has::launch<P> || !has::executor_type<P>,
-                  "nbd: a threading policy needs `template <class Session> void launch(const "
-                  "executor_type&, Session session) noexcept`; a session is moved, not copied");
-    static_assert(has::runs_here<P>, "nbd: a threading policy needs `bool runs_here()`");
-    static_assert(has::join<P>, "nbd: a threading policy needs `void join()`");
-    static_assert(has::inner_executor<P> || !has::executor_type<P>,
-                  "nbd: a threading policy for an executor of the program needs `using "
-                  "inner_executor_type`, `inner_executor_type inner_executor() const` and "
-                  "`executor_type get_executor() const`");
-    return threading_policy<P>;
+    if constexpr (!std::move_constructible<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs a move constructor");
+        return false;
+    } else if constexpr (!has::executor_type<P>) {
+        static_assert(!Explain,
+                      "nbd: a threading policy needs `using executor_type`, the executor of the "
+                      "clients' sockets");
+        return false;
+    } else if constexpr (!has::blocking<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs `static constexpr bool blocking`");
+        return false;
+    } else if constexpr (!has::start<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs `void start()`");
+        return false;
+    } else if constexpr (!has::next_executor<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs `executor_type next_executor()`");
+        return false;
+    } else if constexpr (!has::launch<P>) {
+        static_assert(!Explain,
+                      "nbd: a threading policy needs `template <class Session> void launch(const "
+                      "executor_type&, Session session) noexcept`; a session is moved, not copied");
+        return false;
+    } else if constexpr (!has::runs_here<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs `bool runs_here()`");
+        return false;
+    } else if constexpr (!has::join<P>) {
+        static_assert(!Explain, "nbd: a threading policy needs `void join()`");
+        return false;
+    } else if constexpr (!has::inner_executor<P>) {
+        static_assert(!Explain,
+                      "nbd: a threading policy for an executor of the program needs `using "
+                      "inner_executor_type`, `inner_executor_type inner_executor() const` and "
+                      "`executor_type get_executor() const`");
+        return false;
+    } else {
+        return true;
+    }
 }
 
 }  // namespace diagnosis

@@ -84,35 +84,55 @@ concept transport =
 
 namespace diagnosis {
 
-/// True, or compile errors that name the missing members.
-template <class T>
+/// Whether the class has all members. The first that is missing becomes a compile error of one
+/// sentence if `Explain` is true.
+template <class T, bool Explain = false>
 consteval bool transport_is_sound()
 {
     namespace has = transport_has;
-    static_assert(has::settings<T>,
-                  "nbd: a transport needs `struct settings` and a constructor that takes it");
-    static_assert(has::protocol_type<T>,
-                  "nbd: a transport needs `using protocol_type`, an Asio protocol such as "
-                  "boost::asio::ip::tcp");
-    static_assert(
-        has::peer_type<T>,
-        "nbd: a transport needs `using peer_type`, a type with `std::string text() const` "
-        "and `bool same_origin(const peer_type&, const peer_type&)`");
-    static_assert(has::listen<T> || !has::protocol_type<T>,
-                  "nbd: a transport needs `std::error_code listen(acceptor&)` for any acceptor of "
-                  "its protocol_type");
-    static_assert(has::prepare<T> || !has::protocol_type<T>,
-                  "nbd: a transport needs `void prepare(socket&) noexcept` for any socket of its "
-                  "protocol_type");
-    static_assert(has::peer<T> || !(has::protocol_type<T> && has::peer_type<T>),
-                  "nbd: a transport needs `peer_type peer(socket&) const` for any socket of its "
-                  "protocol_type");
-    static_assert(has::uri<T> || !has::protocol_type<T>,
-                  "nbd: a transport needs `std::string uri(const protocol_type::endpoint&, "
-                  "std::string_view export_name) const`");
-    static_assert(has::where<T>, "nbd: a transport needs `std::string where() const`");
-    static_assert(has::close<T>, "nbd: a transport needs `void close() noexcept`");
-    return transport<T>;
+    if constexpr (!has::settings<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `struct settings` and a constructor that takes it");
+        return false;
+    } else if constexpr (!has::protocol_type<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `using protocol_type`, an Asio protocol such as "
+                      "boost::asio::ip::tcp");
+        return false;
+    } else if constexpr (!has::peer_type<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `using peer_type`, a type with `std::string text() "
+                      "const` and `bool same_origin(const peer_type&, const peer_type&)`");
+        return false;
+    } else if constexpr (!has::listen<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `std::error_code listen(acceptor&)` for any acceptor "
+                      "of its protocol_type");
+        return false;
+    } else if constexpr (!has::prepare<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `void prepare(socket&) noexcept` for any socket of "
+                      "its protocol_type");
+        return false;
+    } else if constexpr (!has::peer<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `peer_type peer(socket&) const` for any socket of "
+                      "its protocol_type");
+        return false;
+    } else if constexpr (!has::uri<T>) {
+        static_assert(!Explain,
+                      "nbd: a transport needs `std::string uri(const protocol_type::endpoint&, "
+                      "std::string_view export_name) const`");
+        return false;
+    } else if constexpr (!has::where<T>) {
+        static_assert(!Explain, "nbd: a transport needs `std::string where() const`");
+        return false;
+    } else if constexpr (!has::close<T>) {
+        static_assert(!Explain, "nbd: a transport needs `void close() noexcept`");
+        return false;
+    } else {
+        return true;
+    }
 }
 
 }  // namespace diagnosis

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/diagnosis.hpp>
 #include <nbd/error.hpp>
 #include <nbd/exports/async_resize.hpp>
 #include <nbd/exports/export_record.hpp>
 #include <nbd/exports/opened_export.hpp>
+#include <nbd/exports/unfit_exports.hpp>
 #include <nbd/settings.hpp>
 
 #include <boost/asio/associated_executor.hpp>
@@ -32,12 +34,19 @@
 
 namespace nbd {
 
+/// A backend that cannot be served selects this primary template. A compile error states why.
+template <class Backend>
+class export_set : public exports::unfit_exports<Backend> {
+    using reason = diagnosis::explained_backend<Backend, diagnosis::first_broken<Backend>()>;
+};
+
 /// The exports of a server, by name. Exports can be added and removed while clients are connected.
 /// The empty name denotes the default export: the first one that was added, until `set_default`.
 /// *Thread safety*: any thread may call any member at any time, except the destructor.
 /// *Lifetime*: every server that uses the set shares its ownership.
 template <class Backend>
-class export_set {
+    requires(diagnosis::backend_is_sound<Backend>())
+class export_set<Backend> {
     using record = exports::export_record<Backend>;
 
 public:
@@ -58,13 +67,35 @@ public:
     /// sizes that are not allowed; the set is unchanged then.
     /// *Lifetime*: the backend lives until the export is removed and its last client has left, and
     /// while the program keeps the returned pointer.
-    std::shared_ptr<Backend> add(std::string name, Backend backend, export_settings e = {})
+    template <class B = Backend>
+        requires(!std::convertible_to<B, export_settings>)
+    std::shared_ptr<Backend> add(std::string name, B&& backend, export_settings e = {})
     {
-        static_assert(std::move_constructible<Backend>,
+        constexpr bool fits = std::convertible_to<B, Backend>;
+        constexpr bool is_backend = std::same_as<std::remove_cvref_t<B>, Backend>;
+        static_assert(fits || is_backend,
+                      "nbd: the second argument of `add` is a backend; to construct it from other "
+                      "arguments use `emplace(name, settings, constructor arguments...)`");
+        static_assert(fits || !is_backend || !std::is_lvalue_reference_v<B>,
+                      "nbd: this backend cannot be copied; pass it to `add` with std::move, or "
+                      "construct it with `emplace(name, settings, constructor arguments...)`");
+        static_assert(fits || !is_backend || std::is_lvalue_reference_v<B>,
                       "nbd: this backend cannot be moved; make it in its place with "
                       "`exports().emplace(name, settings, constructor arguments...)`");
-        if constexpr (std::move_constructible<Backend>)
-            return emplace(std::move(name), std::move(e), std::move(backend));
+        if constexpr (fits)
+            return emplace(std::move(name), std::move(e), std::forward<B>(backend));
+        else
+            return {};
+    }
+    /// Other arguments: a compile error.
+    template <class... Args>
+        requires(!exports::fit_add<Args...>)
+    std::shared_ptr<Backend> add(const Args&...)
+    {
+        static_assert(exports::fit_add<Args...>,
+                      "nbd: the arguments of `add` are a name, a backend and optionally settings: "
+                      "`add(\"disk\", my_disk{...}, {.description = \"...\"})`");
+        return {};
     }
 
     /// As `add`, for a backend that is constructed in place from `args`.
@@ -73,17 +104,21 @@ public:
     {
         static_assert(std::constructible_from<Backend, Args...>,
                       "nbd: this backend has no constructor that takes these arguments");
-        auto made =
-            std::make_shared<record>(std::move(name), std::move(e), std::forward<Args>(args)...);
-        made->check();
-        const std::unique_lock lock{mutex_};
-        const auto [at, is_new] = records_.try_emplace(made->name, made);
-        if (!is_new)
-            throw std::invalid_argument{"nbd: there is already an export named \"" + made->name
-                                        + '"'};
-        if (!default_ && !default_chosen_)
-            default_ = made->name;
-        return {made, &made->backend};
+        if constexpr (std::constructible_from<Backend, Args...>)
+            return insert(std::make_shared<record>(std::move(name), std::move(e),
+                                                   std::forward<Args>(args)...));
+        else
+            return {};
+    }
+    /// Other arguments: a compile error.
+    template <class... Args>
+        requires(!exports::fit_emplace<Args...>)
+    std::shared_ptr<Backend> emplace(const Args&...)
+    {
+        static_assert(exports::fit_emplace<Args...>,
+                      "nbd: the arguments of `emplace` are a name, settings and the arguments of "
+                      "the backend's constructor: `emplace(\"disk\", {}, ...)`");
+        return {};
     }
 
     /// Removes an export. New clients cannot open it. Requests of clients that have it open are
@@ -190,6 +225,19 @@ public:
     }
 
 private:
+    std::shared_ptr<Backend> insert(std::shared_ptr<record> made)
+    {
+        made->check();
+        const std::unique_lock lock{mutex_};
+        const auto [at, is_new] = records_.try_emplace(made->name, made);
+        if (!is_new)
+            throw std::invalid_argument{"nbd: there is already an export named \"" + made->name
+                                        + '"'};
+        if (!default_ && !default_chosen_)
+            default_ = made->name;
+        return {made, &made->backend};
+    }
+
     mutable std::shared_mutex mutex_;
     std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
     std::optional<std::string> default_;

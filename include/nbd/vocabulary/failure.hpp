@@ -25,13 +25,18 @@ struct failure {
     bool thrown = false;
 
     failure() = default;
-    /// Converts from any error code, including Boost's.
+    /// Converts from any error code, including Boost's, and from std::errc.
     template <std::convertible_to<std::error_code> Code>
     failure(Code c) : code{c}
     {
     }
+    failure(std::errc c) : code{std::make_error_code(c)} {}
     failure(std::error_code c, std::string why, std::optional<std::uint64_t> at = std::nullopt)
         : code{c}, text{std::move(why)}, offset{at}
+    {
+    }
+    failure(std::errc c, std::string why, std::optional<std::uint64_t> at = std::nullopt)
+        : failure{std::make_error_code(c), std::move(why), at}
     {
     }
 

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/settings.hpp>
+
+#include <concepts>
+
+namespace nbd::acceptance {
+
+/// Whether these may follow nbd::settings among the arguments of a server.
+template <class Policy, class Observer, class First = Policy, class Second = Observer,
+          class... More>
+inline constexpr bool follow_settings = std::convertible_to<First, Policy>
+    && std::convertible_to<Second, Observer> && sizeof...(More) == 0;
+/// Whether these may follow the settings of the transport.
+template <class Policy, class Observer, class First = settings, class... Rest>
+inline constexpr bool follow_listen =
+    std::convertible_to<First, settings> && follow_settings<Policy, Observer, Rest...>;
+
+/// Constructors of a server for arguments that do not fit: each is a compile error of one sentence.
+/// Without them, the compiler would list all constructors and why each does not fit.
+template <class Transport, class Policy, class Observer, class Options>
+class wrong_arguments {
+    using listen_type = typename Transport::settings;
+
+    template <class T>
+    static constexpr bool begins =
+        std::convertible_to<T, listen_type> || std::convertible_to<T, Options>;
+    template <class T>
+    static constexpr bool is_executor =
+        std::constructible_from<Policy, T> && !std::derived_from<T, Policy> && !begins<T>;
+
+protected:
+    wrong_arguments() = default;
+
+public:
+    template <class First, class... Rest>
+        requires(!begins<First> && !is_executor<First>)
+    explicit wrong_arguments(const First&, const Rest&...)
+    {
+        static_assert(
+            begins<First>,
+            "nbd: the first argument of a server is the settings of its transport, such "
+            "as {.path = \"/tmp/disk.sock\"}; or options: {.listen = ..., .settings = ...}");
+    }
+    template <class First, class... Rest>
+        requires(!follow_listen<Policy, Observer, First, Rest...>)
+    wrong_arguments(listen_type, const First&, const Rest&...)
+    {
+        static_assert(follow_listen<Policy, Observer, First, Rest...>,
+                      "nbd: the arguments of a server are, in this order, the settings of its "
+                      "transport, nbd::settings, the threading policy and the observer; options "
+                      "have names: {.listen = ..., .policy = ..., .observer = ...}");
+    }
+    template <class First, class... Rest>
+        requires(!follow_settings<Policy, Observer, First, Rest...>)
+    wrong_arguments(listen_type, settings, const First&, const Rest&...)
+    {
+        static_assert(follow_settings<Policy, Observer, First, Rest...>,
+                      "nbd: the arguments of a server are, in this order, the settings of its "
+                      "transport, nbd::settings, the threading policy and the observer; options "
+                      "have names: {.listen = ..., .policy = ..., .observer = ...}");
+    }
+    template <class Executor, class... Rest>
+        requires(!begins<Executor> && !is_executor<Executor>)
+    wrong_arguments(const Executor&, listen_type, const Rest&...)
+    {
+        static_assert(is_executor<Executor>,
+                      "nbd: a server takes an executor as its first argument only with the policy "
+                      "nbd::on_executor<Executor> for this type of executor; for an io_context "
+                      "pass `io.get_executor()`");
+    }
+    template <class Settings = settings>
+    wrong_arguments(Settings, listen_type)
+    {
+        static_assert(!std::same_as<Settings, settings>,
+                      "nbd: the settings of the transport come first, then nbd::settings");
+    }
+};
+
+}  // namespace nbd::acceptance

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+// Backends that mix kinds, or whose awaitables and callbacks are wrong.
+// expect MIXED: nbd: either all members of a backend return boost::asio::awaitable, or none
+// expect MIXED_BLOCKING_READ: nbd: either all members of a backend return boost::asio::awaitable, or none
+// expect CALLBACKS_AND_FLUSH: nbd: either all members of a backend return boost::asio::awaitable, or none
+// expect CALLBACKS_WITHOUT_ASYNC_READ: nbd: either all members of a backend return boost::asio::awaitable, or none
+// expect OF_ANOTHER_EXECUTOR: nbd: this backend's awaitable is of an executor that the policy's clients
+// expect OPEN_OF_ANOTHER_EXECUTOR: nbd: this backend's awaitable is of an executor that the policy's clients
+// expect OPEN_WITHOUT_PROMISE: nbd: an `open` that is awaited cannot hold the lock
+// expect OPEN_ON_BLOCKING_THREADS: nbd: this backend's open is awaited and its other members are not
+// expect RESIZE_OF_BLOCKING: nbd: a backend's resize can be awaited only if its other members are
+// expect RESIZE_WITHOUT_PROMISE: nbd: a backend whose members are awaited can be resized at any time
+// expect ASYNC_READ: nbd: this backend's async_read has the wrong shape; expected
+// expect ASYNC_WRITE: nbd: this backend's async_write has the wrong shape; expected
+// expect ASYNC_FLUSH: nbd: this backend's async_flush has the wrong shape; expected
+// expect ASYNC_TRIM: nbd: this backend's async_trim has the wrong shape; expected
+// expect ASYNC_WRITE_ZEROES: nbd: this backend's async_write_zeroes has the wrong shape; expected
+// expect ASYNC_CACHE: nbd: this backend's async_cache has the wrong shape; expected
+// expect ASYNC_EXTENTS: nbd: this backend's async_extents has the wrong shape; expected
+#include <nbd/server.hpp>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/strand.hpp>
+
+using u64 = std::uint64_t;
+using to = std::span<std::byte>;
+using from = std::span<const std::byte>;
+using executor = boost::asio::io_context::executor_type;
+using strand = boost::asio::strand<executor>;
+template <class T, class Executor = executor>
+using awaitable = boost::asio::awaitable<T, Executor>;
+
+struct awaited {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    u64 size() const { return 0; }
+    awaitable<void> read(u64, to) { co_return; }
+};
+struct caller {
+    u64 size() const { return 0; }
+    void async_read(u64, to, nbd::completion done) { done(); }
+    void async_write(u64, from, nbd::completion done) { done(); }
+};
+template <nbd::concurrency Promise>
+struct state {
+    static constexpr auto concurrency = Promise;
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+};
+using policy = nbd::strand_pool;
+#if defined MIXED
+struct disk : awaited {
+    void flush() {}
+};
+#elif defined MIXED_BLOCKING_READ
+struct disk : state<nbd::concurrency::parallel> {
+    awaitable<void> extents(u64, u64, nbd::extent_list&) { co_return; }
+};
+#elif defined CALLBACKS_AND_FLUSH
+struct disk : caller {
+    void flush() {}
+};
+#elif defined CALLBACKS_WITHOUT_ASYNC_READ
+struct disk : state<nbd::concurrency::parallel> {
+    void async_write(u64, from, nbd::completion) {}
+};
+#elif defined OF_ANOTHER_EXECUTOR
+struct disk {
+    u64 size() const { return 0; }
+    awaitable<void, strand> read(u64, to) { co_return; }
+};
+#elif defined OPEN_OF_ANOTHER_EXECUTOR
+struct disk {
+    using opened = state<nbd::concurrency::parallel>;
+    awaitable<opened, strand> open(const nbd::client&) { co_return opened{}; }
+};
+#elif defined OPEN_WITHOUT_PROMISE
+struct disk {
+    using opened = state<nbd::concurrency::serialize_all>;
+    awaitable<opened> open(const nbd::client&) { co_return opened{}; }
+};
+#elif defined OPEN_ON_BLOCKING_THREADS
+struct disk {
+    using opened = state<nbd::concurrency::parallel>;
+    awaitable<opened> open(const nbd::client&) { co_return opened{}; }
+};
+#define policy nbd::per_client_threads
+#elif defined RESIZE_OF_BLOCKING
+struct disk : state<nbd::concurrency::parallel> {
+    awaitable<void> resize(u64) { co_return; }
+};
+#elif defined RESIZE_WITHOUT_PROMISE
+struct disk {
+    u64 size() const { return 0; }
+    awaitable<void> read(u64, to) { co_return; }
+    void resize(u64) {}
+};
+#elif defined ASYNC_READ
+struct disk {
+    u64 size() const { return 0; }
+    void async_read(u64, to) {}
+};
+#elif defined ASYNC_WRITE
+struct disk {
+    u64 size() const { return 0; }
+    void async_read(u64, to, nbd::completion done) { done(); }
+    void async_write(u64, to, nbd::completion) {}
+};
+#elif defined ASYNC_FLUSH
+struct disk : caller {
+    void async_flush() {}
+};
+#elif defined ASYNC_TRIM
+struct disk : caller {
+    void async_trim(u64, nbd::completion) {}
+};
+#elif defined ASYNC_WRITE_ZEROES
+struct disk : caller {
+    void async_write_zeroes(u64, u64, nbd::completion) {}
+};
+#elif defined ASYNC_CACHE
+struct disk : caller {
+    void async_cache(u64, u64) {}
+};
+#elif defined ASYNC_EXTENTS
+struct disk : caller {
+    void async_extents(u64, u64, nbd::completion) {}
+};
+#else
+struct disk : awaited {
+    awaitable<void> flush() { co_return; }
+    awaitable<void> resize(u64) { co_return; }
+};
+#endif
+
+int main()
+{
+    nbd::server<nbd::unix_transport, disk, policy> server{{.path = "disk.sock"}};
+    server.exports().add("disk", disk{});
+    server.run();
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+// An observer with a member of a wrong shape, or none.
+// expect AT_CONNECT: nbd: this observer's at_connect has the wrong shape; expected
+// expect AT_OPTION: nbd: this observer's at_option has the wrong shape; expected
+// expect AT_EXPORT_OPENED: nbd: this observer's at_export_opened has the wrong shape; expected
+// expect AT_REQUEST: nbd: this observer's at_request has the wrong shape; expected
+// expect AT_REPLY: nbd: this observer's at_reply has the wrong shape; expected
+// expect AT_ERROR: nbd: this observer's at_error has the wrong shape; expected
+// expect AT_DISCONNECT: nbd: this observer's at_disconnect has the wrong shape; expected
+// expect AT_ACCEPT_ERROR: nbd: this observer's at_accept_error has the wrong shape; expected
+// expect NO_EVENT: nbd: this observer has none of the at_... members
+// expect REFERENCE: nbd: an observer is a class that is not const
+// expect POINTER: nbd: an observer is a class that is not const
+#include <nbd/server.hpp>
+
+#if defined AT_CONNECT
+struct listener {
+    void at_connect(int) {}
+};
+#elif defined AT_OPTION
+struct listener {
+    void at_option() {}
+};
+#elif defined AT_EXPORT_OPENED
+struct listener {
+    void at_export_opened(const nbd::client&, std::string_view) {}
+};
+#elif defined AT_REQUEST
+struct listener {
+    void at_request(nbd::protocol::request) {}
+};
+#elif defined AT_REPLY
+struct listener {
+    void at_reply(const nbd::client&, const nbd::protocol::request&) {}
+};
+#elif defined AT_ERROR
+struct listener {
+    void at_error(const nbd::client&, std::error_code) {}
+};
+#elif defined AT_DISCONNECT
+struct listener {
+    void at_disconnect(const nbd::client&) {}
+};
+#elif defined AT_ACCEPT_ERROR
+struct listener {
+    void at_accept_error(const nbd::client&) {}
+};
+#elif defined NO_EVENT
+struct listener {
+    void at_conect(const nbd::client&) {}
+};
+#elif defined REFERENCE
+struct counter {
+    void at_connect(const nbd::client&) {}
+};
+using listener = counter&;
+#elif defined POINTER
+struct counter {
+    void at_connect(const nbd::client&) {}
+};
+using listener = counter*;
+#else
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_error(const nbd::client&, std::error_code, std::string_view) {}
+};
+#endif
+
+int main()
+{
+    nbd::server<nbd::unix_transport, nbd::mem_backend, nbd::per_client_threads, listener> server{
+        {.path = "disk.sock"}};
+    server.exports().add("disk", nbd::mem_backend{512});
+    server.run();
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+// Arguments of a server that are wrong, or in a wrong order.
+// expect REFERENCE: nbd: a backend is a class that is not const
+// expect CONST: nbd: a backend is a class that is not const
+// expect POINTER: nbd: a backend is a class that is not const
+// expect SHARED_POINTER: nbd: a backend needs `std::uint64_t size() const`
+// expect LAMBDA: nbd: a function is not a backend; use
+// expect BACKEND_FIRST: nbd: the template arguments of a server are in the wrong order
+// expect POLICY_SECOND: nbd: the template arguments of a server are in the wrong order
+// expect OBSERVER_THIRD: nbd: the template arguments of a server are in the wrong order
+// expect POLICY_REFERENCE: nbd: a transport and a threading policy are classes
+// expect NOT_A_TRANSPORT: nbd: a transport needs `void close() noexcept`
+// expect NOT_A_POLICY: nbd: a threading policy needs `void join()`
+// expect TRANSPORT_ALONE_IS_WRONG: nbd: a transport needs `struct settings` and a constructor
+// expect A_STRING_FOR_THE_TRANSPORT: nbd: the first argument of a server is the settings of its transport
+// expect A_STRING_FOR_SETTINGS: nbd: the arguments of a server are, in this order
+// expect POLICY_FOR_SETTINGS: nbd: the arguments of a server are, in this order
+// expect NUMBER_FOR_POLICY: nbd: the arguments of a server are, in this order
+// expect OBSERVER_FOR_POLICY: nbd: the arguments of a server are, in this order
+// expect SETTINGS_FIRST: nbd: the settings of the transport come first, then nbd::settings
+// expect NAMED_SETTINGS_FIRST: nbd: the first argument of a server is the settings of its transport
+// expect NO_EXECUTOR: nbd: this policy cannot be made without arguments: pass it
+// expect NO_EXECUTOR_IN_OPTIONS: nbd: this policy cannot be made without arguments: pass it
+// expect CONTEXT_FOR_EXECUTOR: nbd: a server takes an executor as its first argument only with
+// expect EXECUTOR_WITHOUT_POLICY: nbd: a server takes an executor as its first argument only with
+// expect EXECUTOR_OF_THREADS: nbd: this executor has several threads; use a strand
+#include <nbd/server.hpp>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+
+struct disk {
+    std::uint64_t size() const { return 0; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+};
+struct counter {
+    void at_connect(const nbd::client&) {}
+};
+using simple = nbd::server<nbd::unix_transport, disk>;
+
+int main()
+{
+#if defined REFERENCE
+    nbd::server<nbd::unix_transport, disk&> server{{.path = "s"}};
+#elif defined CONST
+    nbd::server<nbd::unix_transport, const disk> server{{.path = "s"}};
+#elif defined POINTER
+    nbd::server<nbd::unix_transport, disk*> server{{.path = "s"}};
+    server.exports().add("disk", nullptr);
+#elif defined SHARED_POINTER
+    nbd::server<nbd::unix_transport, std::shared_ptr<disk>> server{{.path = "s"}};
+#elif defined LAMBDA
+    const auto f = [](nbd::call& c) { c.reply(); };
+    nbd::server<nbd::unix_transport, decltype(f)> server{{.path = "s"}};
+    server.exports().add("disk", f);
+#elif defined BACKEND_FIRST
+    nbd::server<disk, nbd::unix_transport> server{{.path = "s"}};
+    server.exports().add("disk", disk{});
+#elif defined POLICY_SECOND
+    nbd::server<nbd::unix_transport, nbd::strand_pool, disk> server{{.path = "s"}};
+#elif defined OBSERVER_THIRD
+    nbd::server<nbd::unix_transport, disk, counter> server{{.path = "s"}};
+#elif defined POLICY_REFERENCE
+    nbd::server<nbd::unix_transport, disk, nbd::strand_pool&> server{{.path = "s"}};
+#elif defined NOT_A_TRANSPORT
+    class carrier : public nbd::unix_transport {
+    public:
+        using nbd::unix_transport::unix_transport;
+
+    private:
+        using nbd::unix_transport::close;
+    };
+    nbd::server<carrier, disk> server{{.path = "s"}};
+    server.start();
+#elif defined NOT_A_POLICY
+    class nowhere : public nbd::strand_pool {
+        using nbd::strand_pool::join;
+    };
+    nbd::server<nbd::unix_transport, disk, nowhere> server{{.path = "s"}, {}, nowhere{}};
+    server.start();
+#elif defined TRANSPORT_ALONE_IS_WRONG
+    struct nothing {};
+    nbd::server<nothing, disk> server{{.path = "s"}};
+    server.run();
+#elif defined A_STRING_FOR_THE_TRANSPORT
+    simple server{"disk.sock"};
+#elif defined A_STRING_FOR_SETTINGS
+    simple server{{.path = "s"}, "disk.sock"};
+#elif defined POLICY_FOR_SETTINGS
+    nbd::server<nbd::unix_transport, disk, nbd::strand_pool> server{{.path = "s"},
+                                                                    nbd::strand_pool{2}};
+#elif defined NUMBER_FOR_POLICY
+    nbd::server<nbd::unix_transport, disk, nbd::strand_pool> server{{.path = "s"}, {}, 4};
+#elif defined OBSERVER_FOR_POLICY
+    nbd::server<nbd::unix_transport, disk, nbd::strand_pool, counter> server{
+        {.path = "s"}, {}, counter{}};
+#elif defined SETTINGS_FIRST
+    simple server{{.max_connections = 5}, {.path = "s"}};
+#elif defined NAMED_SETTINGS_FIRST
+    const nbd::settings limits{.max_connections = 5};
+    simple server{limits};
+#elif defined NO_EXECUTOR
+    nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{{.path = "s"}};
+#elif defined NO_EXECUTOR_IN_OPTIONS
+    nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{{.listen = {.path = "s"}}};
+#elif defined CONTEXT_FOR_EXECUTOR
+    boost::asio::io_context io;
+    nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{io, {.path = "s"}};
+#elif defined EXECUTOR_WITHOUT_POLICY
+    boost::asio::io_context io;
+    simple server{io.get_executor(), {.path = "s"}};
+#elif defined EXECUTOR_OF_THREADS
+    using executor = boost::asio::thread_pool::executor_type;
+    boost::asio::thread_pool pool{2};
+    nbd::server<nbd::unix_transport, disk, nbd::on_executor<executor>> server{pool.get_executor(),
+                                                                              {.path = "s"}};
+#else
+    // Right arguments, each as the compiler sees it; no more than parsed in this program.
+    boost::asio::io_context io;
+    using hosted = nbd::server<nbd::unix_transport, disk, nbd::on_executor<>, counter>;
+    using pooled = nbd::server<nbd::tcp_transport, disk, nbd::strand_pool>;
+    const nbd::settings limits{.max_connections = 5};
+    const nbd::tcp_transport::settings listen{.port = 0};
+    const nbd::strand_pool policy{2};
+    (void)sizeof(hosted{io.get_executor(), {.path = "s"}});
+    (void)sizeof(hosted{io.get_executor(), {.path = "s"}, {.max_connections = 5}, counter{}});
+    (void)sizeof(hosted{{.path = "s"}, limits, nbd::on_executor<>{io.get_executor()}, {}});
+    (void)sizeof(
+        hosted{{.listen = {.path = "s"}, .policy = nbd::on_executor<>{io.get_executor()}}});
+    (void)sizeof(pooled{{}});
+    (void)sizeof(pooled{{}, {}});
+    (void)sizeof(pooled{{}, {}, policy});
+    (void)sizeof(pooled{listen});
+    (void)sizeof(pooled{listen, limits});
+    (void)sizeof(pooled{listen, {}, nbd::strand_pool{2}});
+    (void)sizeof(pooled{{.listen = listen, .settings = limits}});
+    (void)sizeof(pooled{pooled::options{}});
+#endif
+}
