@@ -39,7 +39,7 @@ int main()
     set.add("disk", fixed{});
 #elif defined NOT_THIS_BACKEND
     nbd::export_set<disk> set;
-    set.add("disk", movable{});
+    set.add("disk", nbd::mem_backend{512});
 #elif defined CONSTRUCTOR_ARGUMENT
     nbd::export_set<nbd::mem_backend> set;
     set.add("disk", 1'000'000);

@@ -121,15 +121,12 @@ int main()
     using pooled = nbd::server<nbd::tcp_transport, disk, nbd::strand_pool>;
     const nbd::settings limits{.max_connections = 5};
     const nbd::tcp_transport::settings listen{.port = 0};
-    const nbd::strand_pool policy{2};
     (void)sizeof(hosted{io.get_executor(), {.path = "s"}});
     (void)sizeof(hosted{io.get_executor(), {.path = "s"}, {.max_connections = 5}, counter{}});
     (void)sizeof(hosted{{.path = "s"}, limits, nbd::on_executor<>{io.get_executor()}, {}});
     (void)sizeof(
         hosted{{.listen = {.path = "s"}, .policy = nbd::on_executor<>{io.get_executor()}}});
-    (void)sizeof(pooled{{}});
     (void)sizeof(pooled{{}, {}});
-    (void)sizeof(pooled{{}, {}, policy});
     (void)sizeof(pooled{listen});
     (void)sizeof(pooled{listen, limits});
     (void)sizeof(pooled{listen, {}, nbd::strand_pool{2}});

@@ -86,7 +86,9 @@ consteval bool can_await_open()
 template <class Backend, class Policy, bool Explain = false>
 consteval bool backend_suits_policy()
 {
-    if constexpr (!all_runs_on<Backend, typename Policy::executor_type>()) {
+    if constexpr (!threading_policy<Policy> || !diagnosis::backend_is_sound<Backend>()) {
+        return false;
+    } else if constexpr (!all_runs_on<Backend, typename Policy::executor_type>()) {
         static_assert(!Explain,
                       "nbd: this backend's awaitable is of an executor that the policy's clients "
                       "do not have; use `boost::asio::awaitable<T, Policy::executor_type>`, or "

@@ -4,6 +4,7 @@
 #include <nbd/settings.hpp>
 
 #include <concepts>
+#include <type_traits>
 
 namespace nbd::acceptance {
 
@@ -28,7 +29,7 @@ class wrong_arguments {
         std::convertible_to<T, listen_type> || std::convertible_to<T, Options>;
     template <class T>
     static constexpr bool is_executor =
-        std::constructible_from<Policy, T> && !std::derived_from<T, Policy> && !begins<T>;
+        std::constructible_from<Policy, T> && std::same_as<T, typename Policy::executor_type>;
 
 protected:
     wrong_arguments() = default;
@@ -70,10 +71,10 @@ public:
                       "nbd::on_executor<Executor> for this type of executor; for an io_context "
                       "pass `io.get_executor()`");
     }
-    template <class Settings = settings>
-    wrong_arguments(Settings, listen_type)
+    template <class Unused = void>
+    wrong_arguments(settings, listen_type)
     {
-        static_assert(!std::same_as<Settings, settings>,
+        static_assert(!std::is_void_v<Unused>,
                       "nbd: the settings of the transport come first, then nbd::settings");
     }
 };

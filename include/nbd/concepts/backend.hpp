@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/lending.hpp>
 #include <nbd/concepts/outcome.hpp>
 #include <nbd/concepts/promises.hpp>
 #include <nbd/concepts/wide_integer.hpp>
@@ -84,10 +85,8 @@ class call;  // vocabulary/call.hpp
 
 // --- Presence: each concept is satisfied if the member exists in its right shape -----------------
 // Arguments are const, so a member that takes one by reference to non-const does not match. Offsets
-// and lengths convert to no narrower integer, so a member that would truncate them does not match.
-
-using wide_offset = wide_integer<std::uint64_t>;
-using wide_size = wide_integer<std::size_t>;
+// and lengths convert to no narrower integer, so a member that would truncate them does not match;
+// `n` is one as the server passes it.
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
 /// client. Only `resize` changes the size.
@@ -97,37 +96,45 @@ concept has_size = requires(const B& b) {
 };
 
 template <class B>
-concept has_async_read =
-    requires(B& b, const wide_offset offset, const std::span<std::byte> to, completion done) {
-        { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
-    };
+concept has_async_read = requires(B& b, const wide_offset offset, const std::span<std::byte> to,
+                                  completion done, const std::uint64_t n) {
+    { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
+    b.async_read(n, to, std::move(done));
+};
 /// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless the backend
 /// promises `fills_reads`.
 template <class B>
-concept has_read =
-    has_async_read<B> || requires(B& b, const wide_offset offset, const std::span<std::byte> to) {
-        { b.read(offset, to) } -> outcome;
-    };
+concept has_read = has_async_read<B>
+    || requires(B& b, const wide_offset offset, const std::span<std::byte> to,
+                const std::uint64_t n) {
+           { b.read(offset, to) } -> outcome;
+           b.read(n, to);
+       };
 
 template <class B>
 concept has_plain_write =
-    requires(B& b, const wide_offset offset, const std::span<const std::byte> from) {
+    requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
+             const std::uint64_t n) {
         { b.write(offset, from) } -> outcome;
+        b.write(n, from);
     }
     || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
-                completion done) {
+                completion done, const std::uint64_t n) {
            { b.async_write(offset, from, std::move(done)) } -> std::same_as<void>;
+           b.async_write(n, from, std::move(done));
        };
 /// A write that obeys write_flags::fua: when it succeeds, the data are on stable storage.
 template <class B>
 concept has_fua_write =
     requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
-             const write_flags flags) {
+             const write_flags flags, const std::uint64_t n) {
         { b.write(offset, from, flags) } -> outcome;
+        b.write(n, from, flags);
     }
     || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
-                const write_flags flags, completion done) {
+                const write_flags flags, completion done, const std::uint64_t n) {
            { b.async_write(offset, from, flags, std::move(done)) } -> std::same_as<void>;
+           b.async_write(n, from, flags, std::move(done));
        };
 template <class B>
 concept has_write = has_plain_write<B> || has_fua_write<B>;
@@ -143,51 +150,60 @@ concept has_flush = requires(B& b) {
 /// Says that the data of a range are not needed. What the range reads as afterwards is not
 /// specified.
 template <class B>
-concept has_trim = requires(B& b, const wide_offset offset, const wide_offset length) {
-    { b.trim(offset, length) } -> outcome;
-} || requires(B& b, const wide_offset offset, const wide_offset length, completion done) {
-    { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
-};
+concept has_trim =
+    requires(B& b, const wide_offset offset, const wide_offset length, const std::uint64_t n) {
+        { b.trim(offset, length) } -> outcome;
+        b.trim(n, n);
+    }
+    || requires(B& b, const wide_offset offset, const wide_offset length, completion done,
+                const std::uint64_t n) {
+           { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
+           b.async_trim(n, n, std::move(done));
+       };
 
 /// Makes a range read as zero. If it fails with std::errc::not_supported, the server writes the
 /// zeroes, or replies ENOTSUP if `fast` was set.
 template <class B>
 concept has_write_zeroes =
-    requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags) {
+    requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags,
+             const std::uint64_t n) {
         { b.write_zeroes(offset, length, flags) } -> outcome;
+        b.write_zeroes(n, n, flags);
     }
     || requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags,
-                completion done) {
+                completion done, const std::uint64_t n) {
            { b.async_write_zeroes(offset, length, flags, std::move(done)) } -> std::same_as<void>;
+           b.async_write_zeroes(n, n, flags, std::move(done));
        };
 
 /// Says that a range will be read soon.
 template <class B>
-concept has_cache = requires(B& b, const wide_offset offset, const wide_offset length) {
-    { b.cache(offset, length) } -> outcome;
-} || requires(B& b, const wide_offset offset, const wide_offset length, completion done) {
-    { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
-};
+concept has_cache =
+    requires(B& b, const wide_offset offset, const wide_offset length, const std::uint64_t n) {
+        { b.cache(offset, length) } -> outcome;
+        b.cache(n, n);
+    }
+    || requires(B& b, const wide_offset offset, const wide_offset length, completion done,
+                const std::uint64_t n) {
+           { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
+           b.async_cache(n, n, std::move(done));
+       };
 
 /// Reports which parts of a range are data, holes or zero. It adds extents with
 /// protocol::state_flag bits, without gaps from `offset` on, until `add` returns false. They may
 /// cover less than the range. No extent at all is EIO.
 template <class B>
 concept has_extents =
-    requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to) {
+    requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to,
+             const std::uint64_t n) {
         { b.extents(offset, length, to) } -> outcome;
+        b.extents(n, n, to);
     }
     || requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to,
-                completion done) {
+                completion done, const std::uint64_t n) {
            { b.async_extents(offset, length, to, std::move(done)) } -> std::same_as<void>;
+           b.async_extents(n, n, to, std::move(done));
        };
-
-/// A range that does not own its elements, or a reference to one that outlives the call. A
-/// container that is returned by value does not qualify: a span of it would dangle.
-template <class T, class Element>
-concept lent_range = std::convertible_to<T, std::span<Element>>
-    && (std::is_lvalue_reference_v<T>
-        || std::ranges::enable_borrowed_range<std::remove_cvref_t<T>>);
 
 /// Metadata contexts in namespaces of the backend. `meta_contexts() const` lists them; the list
 /// must not change while the backend lives. `context_extents(index, offset, length, to)` reports
@@ -197,44 +213,14 @@ template <class B>
 concept has_meta_contexts = requires(const B& b) {
     { b.meta_contexts() } -> lent_range<const meta_context>;
 } && (requires(B& b, const std::size_t index, const wide_offset offset,
-               const wide_offset length, extent_list& to) {
+               const wide_offset length, extent_list& to, const std::uint64_t n) {
     { b.context_extents(index, offset, length, to) } -> outcome;
+    b.context_extents(index, n, n, to);
 } || requires(B& b, const std::size_t index, const wide_offset offset,
-              const wide_offset length, extent_list& to, completion done) {
+              const wide_offset length, extent_list& to, completion done, const std::uint64_t n) {
     { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
+    b.async_context_extents(index, n, n, to, std::move(done));
 });
-
-/// Lends `length` bytes of memory to send from. If it returns an empty span, the server calls
-/// `read`. The memory must stay valid while the backend lives. The server reads it without a lock,
-/// so the backend must promise `parallel`.
-template <class B>
-concept has_lend = requires(B& b, const wide_offset offset, const wide_size length) {
-    { b.lend(offset, length) } noexcept -> lent_range<const std::byte>;
-};
-
-/// *Returns* where the data are in a file. If it returns no file, the server calls `read`. A range
-/// with `sure` must not be truncated while it is sent. The backend must promise `parallel`. The
-/// server uses lend_file only where it executes requests in order: not for asynchronous backends,
-/// and not on the extra threads of strand_pool.
-template <class B>
-concept has_lend_file = requires(B& b, const wide_offset offset, const wide_size length) {
-    { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
-};
-
-/// Lends `length` bytes of memory to receive the payload of a large WRITE into. If it returns an
-/// empty span, the payload is received into a buffer and the server calls `write`, as for small
-/// payloads. If the client leaves during the payload, a part of the new data is in that memory. The
-/// server uses it for the same backends as lend_file.
-template <class B>
-concept has_lend_for_write = requires(B& b, const wide_offset offset, const wide_size length) {
-    { b.lend_for_write(offset, length) } noexcept -> lent_range<std::byte>;
-};
-
-/// Optional. Called when the server has received the whole range that lend_for_write lent.
-template <class B>
-concept has_lent_written = requires(B& b, const wide_offset offset, const wide_size length) {
-    { b.lent_written(offset, length) } noexcept;
-};
 
 /// The block sizes of the export. *Thread safety*: called at the same time as other members.
 template <class B>
@@ -248,12 +234,14 @@ concept has_block_sizes = requires(const B& b) {
 /// runs at the same time. With `parallel`, calls that the server admitted before may use a range
 /// after the new end, and lent memory may be in use.
 template <class B>
-concept has_resize = requires(B& b, const wide_offset size) {
+concept has_resize = requires(B& b, const wide_offset size, const std::uint64_t n) {
     { b.resize(size) } -> outcome;
+    b.resize(n);
 };
 template <class B>
-concept awaits_resize = requires(B& b, const wide_offset size) {
+concept awaits_resize = requires(B& b, const wide_offset size, const std::uint64_t n) {
     { b.resize(size) } -> awaited_outcome;
+    b.resize(n);
 };
 
 /// Creates the backend of one client: returns, by value, an object that serves only that client.
@@ -325,12 +313,13 @@ concept calls_back = has_async_read<B>;
 
 /// A backend whose members are awaited or take callbacks.
 template <class B>
-concept asynchronous =
-    calls_back<B> || requires(B& b, const wide_offset offset, const std::span<std::byte> to) {
-        { b.read(offset, to) } -> awaited_outcome;
-    } || requires(B& b, call& c) {
-        { b.handle(c) } -> awaited_outcome;
-    };
+concept asynchronous = calls_back<B>
+    || requires(B& b, const wide_offset offset, const std::span<std::byte> to, const std::uint64_t n) {
+           { b.read(offset, to) } -> awaited_outcome;
+           b.read(n, to);
+       } || requires(B& b, call& c) {
+           { b.handle(c) } -> awaited_outcome;
+       };
 
 /// The members that a server requires.
 template <class B>

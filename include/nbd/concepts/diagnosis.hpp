@@ -61,15 +61,16 @@ concept is_of_one_kind =
 template <class B, bool Explain = false>
 consteval bool class_is_sound()
 {
-    if constexpr (!std::is_class_v<B> || std::is_const_v<B> || std::is_volatile_v<B>) {
-        static_assert(!Explain,
-                      "nbd: a backend is a class that is not const; the server stores it by value, "
-                      "so a reference or a pointer is not a backend: use a class that holds one");
-        return false;
-    } else if constexpr (!has_size<B> && requires { &B::operator(); }) {
+    using plain = std::remove_cvref_t<B>;
+    if constexpr (!has_size<plain> && requires { &plain::operator(); }) {
         static_assert(!Explain,
                       "nbd: a function is not a backend; use `nbd::callback_backend<F>` of "
                       "nbd/backend/callback_backend.hpp");
+        return false;
+    } else if constexpr (!std::is_class_v<B> || !std::same_as<B, plain>) {
+        static_assert(!Explain,
+                      "nbd: a backend is a class that is not const; the server stores it by value, "
+                      "so a reference or a pointer is not a backend: use a class that holds one");
         return false;
     } else if constexpr (!has_open<B> && names_open<B>) {
         static_assert(!Explain,

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 namespace nbd {
@@ -16,5 +18,8 @@ struct wide_integer {
                  || (std::is_class_v<T> && std::convertible_to<Integer, T>))
     operator T() const noexcept;
 };
+
+using wide_offset = wide_integer<std::uint64_t>;
+using wide_size = wide_integer<std::size_t>;
 
 }  // namespace nbd
