@@ -60,6 +60,7 @@ private:
 
     std::vector<std::byte> bytes_;
 };
+static_assert(nbd::offers<remote_disk, nbd::can::write, nbd::can::flush, nbd::can::parallel>);
 
 }  // namespace
 

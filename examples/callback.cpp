@@ -50,6 +50,7 @@ try {
     };
 
     using backend = nbd::callback_backend<decltype(on_request)>;
+    static_assert(nbd::offers<backend, nbd::can::handle>);
     nbd::server<nbd::unix_transport, backend> server{
         {.path = argc > 1 ? argv[1] : "/tmp/nbd.sock"}};
     server.exports().add("callback", backend{disk.size(), on_request},

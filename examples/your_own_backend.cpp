@@ -30,7 +30,7 @@ public:
             byte = static_cast<std::byte>(offset++);
     }
 };
-static_assert(nbd::readable_backend<pattern> && !nbd::backend<pattern>);
+static_assert(nbd::offers<pattern>);  // it can be read, and no more
 
 // A disk whose last quarter is broken, for testing how clients handle errors. The client gets an
 // error value, and the connection stays open.
@@ -70,7 +70,8 @@ private:
     }
     std::vector<std::byte> bytes_;
 };
-static_assert(nbd::backend<breaking_disk>);
+// A misspelled member is no ability: this says which ones are meant, and the compiler compares.
+static_assert(nbd::offers<breaking_disk, nbd::can::write, nbd::can::flush, nbd::can::trim>);
 
 int main(int argc, char** argv)
 try {

@@ -51,6 +51,18 @@ struct styles {
 };
 static_assert(nbd::backend<styles> && backend_is_sound<styles>());
 
+// strict: what is listed, and no more
+static_assert(nbd::offers<least> && nbd::offers<least_handler, nbd::can::handle>);
+static_assert(nbd::offers<styles, nbd::can::write, nbd::can::flush, nbd::can::trim>);
+static_assert(nbd::has_ability<styles, nbd::can::write>()
+              && !nbd::has_ability<styles, nbd::can::fua>());
+
+struct of_errc {
+    u64 size() const { return 0; }
+    std::errc read(u64, to) { return std::errc::io_error; }
+};
+static_assert(backend_is_sound<of_errc>());
+
 // a final class, members that are overloaded, templates, const, static, noexcept, defaulted
 class sealed final {
 public:
@@ -118,6 +130,54 @@ struct wrong_final final {
 };
 static_assert(nbd::diagnosis::names_flush<wrong_final> && !nbd::diagnosis::names_trim<wrong_final>);
 static_assert(!nbd::diagnosis::names_flush<int>);
+struct overloaded_final final {
+    void write(u64, to) {}
+    void write(u64, to, nbd::write_flags) {}
+    void extents(u64&, nbd::extent_list&) {}
+    void extents(u64&, u64&, nbd::extent_list&) {}
+};
+static_assert(nbd::diagnosis::names_write<overloaded_final>
+              && nbd::diagnosis::names_extents<overloaded_final>
+              && !nbd::diagnosis::names_flush<overloaded_final>);
+
+// an offset or a length that would be truncated is a wrong shape
+struct narrow {
+    u64 size() const { return 0; }
+    void read(unsigned, to) {}
+    void write(int, from) {}
+    void trim(int, short) {}
+    void write_zeroes(u64, unsigned, nbd::zero_flags) {}
+    void cache(double, u64) {}
+    void resize(unsigned) {}
+    from lend(unsigned, std::size_t) noexcept { return {}; }
+};
+static_assert(!nbd::has_read<narrow> && !nbd::has_write<narrow> && !nbd::has_trim<narrow>);
+static_assert(!nbd::has_write_zeroes<narrow> && !nbd::has_cache<narrow>);
+static_assert(!nbd::has_resize<narrow> && !nbd::has_lend<narrow>);
+struct sector {
+    sector(u64) {}
+};
+struct wide {
+    void read(::off_t, to) {}
+    void trim(const long long&, sector) {}
+};
+static_assert(nbd::has_read<wide> && nbd::has_trim<wide>);
+
+// a wrong name is not an error if the right one is there too
+struct spelled_twice {
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+    void flush() {}
+    void fush() {}
+};
+static_assert(backend_is_sound<spelled_twice>());
+struct misspelled {
+    static constexpr auto concurency = nbd::concurrency::parallel;
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+};
+static_assert(!backend_is_sound<misspelled>());
+
 // lend is called where an exception is not allowed
 struct throwing_lender {
     std::span<const std::byte> lend(u64, std::size_t) { return {}; }

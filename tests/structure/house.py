@@ -63,8 +63,17 @@ FORBIDDEN_HERE = {"handshake": CLOCK, "transmission": CLOCK}
 # Headers without their own test file, and where they are tested.
 TESTED_ELSEWHERE = {
     # macros and sentences: tested by the compiler's messages
-    "concepts/diagnosis.hpp": "tests/concepts/backend_without_read.fail.cpp",
-    "concepts/names_member.hpp": "tests/concepts/backend_without_read.fail.cpp",
+    "concepts/diagnosis.hpp": "tests/concepts/backend_members.fail.cpp",
+    "concepts/member_names.hpp": "tests/concepts/backend_members.fail.cpp",
+    "concepts/misspelled.hpp": "tests/concepts/backend_promises.fail.cpp",
+    "concepts/offers.hpp": "tests/concepts/backend_promises.fail.cpp",
+    "concepts/shapes.hpp": "tests/concepts/backend_members.fail.cpp",
+    "concepts/wide_integer.hpp": "tests/concepts/backend_narrow.fail.cpp",
+    "concepts/lending.hpp": "tests/concepts/backend.test.cpp",
+    "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",
+    "acceptance/wrong_arguments.hpp": "tests/concepts/server_arguments.fail.cpp",
+    "exports/unfit_exports.hpp": "tests/concepts/export_arguments.fail.cpp",
+    "concepts/names_member.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/outcome.hpp": "tests/concepts/backend.test.cpp",
     "concepts/promises.hpp": "tests/concepts/backend.test.cpp",
     # plain types, tested with their users
@@ -96,7 +105,7 @@ TESTED_ELSEWHERE = {
     "acceptance/accept_loop.hpp": "tests/grid/lifetime.test.cpp",
     "acceptance/connection_info.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/end_waiter.hpp": "tests/grid/embedding.test.cpp",
-    "acceptance/parts_fit.hpp": "tests/concepts/not_a_transport.fail.cpp",
+    "acceptance/parts_fit.hpp": "tests/concepts/server_arguments.fail.cpp",
     "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
     "threading/launch.hpp": "tests/threading/strand_pool.test.cpp",
     "acceptance/listener.hpp": "tests/grid/lifetime.test.cpp",

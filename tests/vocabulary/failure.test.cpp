@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include <nbd/concepts/outcome.hpp>
 #include <nbd/vocabulary/failure.hpp>
 
 #include <boost/system/error_code.hpp>
@@ -10,6 +11,8 @@ using nbd::failure;
 
 static_assert(std::is_convertible_v<std::error_code, failure>);
 static_assert(std::is_convertible_v<boost::system::error_code, failure>);
+static_assert(std::is_convertible_v<std::errc, failure>);
+static_assert(nbd::outcome<std::errc>);
 static_assert(!std::is_convertible_v<int, failure>);
 static_assert(!std::is_convertible_v<failure, bool>);
 
@@ -43,6 +46,12 @@ TEST_CASE("vocabulary/failure: an error code converts to a failure without a tex
     CHECK(f.code == std::errc::io_error);
     CHECK(f.text.empty());
     CHECK_FALSE(f.offset);
+    const failure of_errc = std::errc::io_error;
+    CHECK(of_errc.code == eio);
+    const failure with_text{std::errc::io_error, "no answer", 512};
+    CHECK(with_text.code == eio);
+    CHECK(with_text.text == "no answer");
+    CHECK(with_text.offset == std::uint64_t{512});
     const failure of_boost = make_error_code(boost::system::errc::no_space_on_device);
     CHECK(of_boost.code == std::errc::no_space_on_device);
 }

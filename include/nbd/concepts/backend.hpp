@@ -48,7 +48,7 @@
 /// **Three kinds.** All members of a backend that return an outcome are of one kind, except
 /// `resize`. `resize` may be synchronous in each kind, and must be in a backend with callbacks.
 /// `open` may be awaited in each kind.
-/// - Synchronous: they return a `ready_outcome` (std::error_code, nbd::failure, or void and throw).
+/// - Synchronous: they return a `ready_outcome` (std::error_code, std::errc, nbd::failure, void).
 /// - Awaited: they return boost::asio::awaitable of a ready_outcome. They run on the client's
 ///   executor.
 /// - With callbacks: their names are `async_read`, `async_write`, ... They have an nbd::completion
@@ -73,9 +73,10 @@
 /// flush, a TRIM with FUA makes no call, and a WRITE_ZEROES with FUA writes zeroes with native FUA.
 /// The server never flushes unless a client asks for it.
 ///
-/// A misspelled member counts as absent: check with `static_assert(nbd::backend<my_disk>)` or one
-/// of the concepts below that it is there. A member with one of these names and other parameters or
-/// another result is a compile error.
+/// A member with another name adds no ability. Common misspellings are compile errors
+/// (concepts/misspelled.hpp); to detect every one, list the abilities with nbd::offers
+/// (concepts/offers.hpp). A member with one of these names and other parameters, with an offset or
+/// a length of fewer than 64 bits, or with another result is a compile error.
 namespace nbd {
 
 using protocol::block_sizes;
@@ -313,13 +314,12 @@ concept calls_back = has_async_read<B>;
 
 /// A backend whose members are awaited or take callbacks.
 template <class B>
-concept asynchronous = calls_back<B>
-    || requires(B& b, const wide_offset offset, const std::span<std::byte> to, const std::uint64_t n) {
-           { b.read(offset, to) } -> awaited_outcome;
-           b.read(n, to);
-       } || requires(B& b, call& c) {
-           { b.handle(c) } -> awaited_outcome;
-       };
+concept asynchronous =
+    calls_back<B> || requires(B& b, const wide_offset offset, const std::span<std::byte> to) {
+        { b.read(offset, to) } -> awaited_outcome;
+    } || requires(B& b, call& c) {
+        { b.handle(c) } -> awaited_outcome;
+    };
 
 /// The members that a server requires.
 template <class B>

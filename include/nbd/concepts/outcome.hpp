@@ -8,8 +8,8 @@
 
 namespace nbd {
 
-/// What a synchronous member of a backend returns: std::error_code, nbd::failure for an error with
-/// a text or an offset, or void. Every member may also throw: std::system_error and
+/// What a synchronous member of a backend returns: std::error_code, std::errc, nbd::failure for an
+/// error with a text or an offset, or void. Every member may also throw: std::system_error and
 /// boost::system::system_error give their code, std::bad_alloc ENOMEM, any other exception EIO.
 template <class T>
 concept ready_outcome = std::is_void_v<T> || std::convertible_to<T, failure>;
