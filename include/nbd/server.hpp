@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// First, so that the compiler names few headers before an error in one of these two.
+// First, so that the compiler names few headers before an error in one of these.
 // clang-format off
+#include <nbd/concepts/kinds.hpp>
 #include <nbd/concepts/shapes.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 // clang-format on

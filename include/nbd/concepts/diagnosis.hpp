@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/kinds.hpp>
 #include <nbd/concepts/member_names.hpp>
 #include <nbd/concepts/misspelled.hpp>
 #include <nbd/concepts/shapes.hpp>
@@ -9,53 +10,6 @@
 /// Compile errors of one sentence for a backend that lacks a required member, has a member of the
 /// wrong shape or name, mixes kinds, or makes a promise that does not hold.
 namespace nbd::diagnosis {
-
-// What each member returns, for the members that have a synchronous and an awaited form.
-template <class B>
-using read_of = decltype(std::declval<B&>().read(0, std::span<std::byte>{}));
-template <class B>
-using plain_write_of = decltype(std::declval<B&>().write(0, std::span<const std::byte>{}));
-template <class B>
-using fua_write_of =
-    decltype(std::declval<B&>().write(0, std::span<const std::byte>{}, write_flags{}));
-template <class B>
-using flush_of = decltype(std::declval<B&>().flush());
-template <class B>
-using trim_of = decltype(std::declval<B&>().trim(0, 0));
-template <class B>
-using write_zeroes_of = decltype(std::declval<B&>().write_zeroes(0, 0, zero_flags{}));
-template <class B>
-using cache_of = decltype(std::declval<B&>().cache(0, 0));
-template <class B>
-using extents_of = decltype(std::declval<B&>().extents(0, 0, std::declval<extent_list&>()));
-template <class B>
-using context_extents_of =
-    decltype(std::declval<B&>().context_extents(0, 0, 0, std::declval<extent_list&>()));
-template <class B>
-using handle_of = decltype(std::declval<B&>().handle(std::declval<call&>()));
-
-/// Whether a member is absent, or of the kind of the others.
-template <class B, template <class> class Result>
-consteval bool fits_kind()
-{
-    if constexpr (requires { typename Result<B>; })
-        return !calls_back<B> && asynchronous<B> == awaited_outcome<Result<B>>;
-    else
-        return true;
-}
-
-/// Whether all members are synchronous, or all are awaited, or all take callbacks.
-template <class B>
-concept is_of_one_kind =
-    (fits_kind<B, read_of>()) && (fits_kind<B, plain_write_of>()) && (fits_kind<B, fua_write_of>())
-    && (fits_kind<B, flush_of>()) && (fits_kind<B, trim_of>()) && (fits_kind<B, write_zeroes_of>())
-    && (fits_kind<B, cache_of>()) && (fits_kind<B, extents_of>())
-    && (fits_kind<B, context_extents_of>())
-    && !(calls_back<B> && has_handle<B>)&&(
-        names_async_read<B>
-        || !(names_async_write<B> || names_async_flush<B> || names_async_trim<B>
-             || names_async_write_zeroes<B> || names_async_cache<B> || names_async_extents<B>
-             || names_async_context_extents<B>));
 
 /// What the type itself must be, and the shape of `open`.
 template <class B, bool Explain = false>
@@ -83,28 +37,44 @@ consteval bool class_is_sound()
     }
 }
 
+/// Whether the promises are static constants of the right types.
+template <class B>
+concept promises_concurrency = !names_concurrency<B> || has_constant_concurrency<B>;
+template <class B>
+concept promises_bools = (!names_blocks<B>
+                          || (
+                              requires { requires is_static<decltype(&B::blocks)>; }
+                              && requires { typename static_constant<bool, B::blocks>; }))
+    && (!names_cancellable<B>
+        || (
+            requires { requires is_static<decltype(&B::cancellable)>; }
+            && requires { typename static_constant<bool, B::cancellable>; }))
+    && (!names_multi_conn<B>
+        || (
+            requires { requires is_static<decltype(&B::multi_conn)>; }
+            && requires { typename static_constant<bool, B::multi_conn>; }))
+    && (!names_rotational<B>
+        || (
+            requires { requires is_static<decltype(&B::rotational)>; }
+            && requires { typename static_constant<bool, B::rotational>; }))
+    && (!names_fast_zero<B>
+        || (
+            requires { requires is_static<decltype(&B::fast_zero)>; }
+            && requires { typename static_constant<bool, B::fast_zero>; }))
+    && (!names_fills_reads<B>
+        || (
+            requires { requires is_static<decltype(&B::fills_reads)>; }
+            && requires { typename static_constant<bool, B::fills_reads>; }));
+
 template <class B, bool Explain = false>
 consteval bool promises_are_sound()
 {
-    if constexpr (names_concurrency<B>
-                  && !requires { typename static_constant<nbd::concurrency, B::concurrency>; }) {
+    if constexpr (!promises_concurrency<B>) {
         static_assert(
             !Explain,
             "nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`");
         return false;
-    } else if constexpr ((names_multi_conn<B> && !requires {
-                             typename static_constant<bool, B::multi_conn>;
-                         }) || (names_blocks<B> && !requires {
-                             typename static_constant<bool, B::blocks>;
-                         }) || (names_cancellable<B> && !requires {
-                             typename static_constant<bool, B::cancellable>;
-                         }) || (names_rotational<B> && !requires {
-                             typename static_constant<bool, B::rotational>;
-                         }) || (names_fast_zero<B> && !requires {
-                             typename static_constant<bool, B::fast_zero>;
-                         }) || (names_fills_reads<B> && !requires {
-                             typename static_constant<bool, B::fills_reads>;
-                         })) {
+    } else if constexpr (!promises_bools<B>) {
         static_assert(!Explain,
                       "nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads "
                       "are promised as `static constexpr bool`");
@@ -128,31 +98,6 @@ consteval bool promises_are_sound()
                       "nbd: a backend whose members are awaited can be resized at any time, so it "
                       "must promise `static constexpr nbd::concurrency concurrency = "
                       "nbd::concurrency::parallel`; the same holds for a backend with callbacks");
-        return false;
-    } else {
-        return true;
-    }
-}
-
-template <class B, bool Explain = false>
-consteval bool kinds_are_sound()
-{
-    if constexpr (awaits_resize<B> && (!asynchronous<B> || calls_back<B>)) {
-        static_assert(
-            !Explain,
-            "nbd: a backend's resize can be awaited only if its other members are awaited too");
-        return false;
-    } else if constexpr (!is_of_one_kind<B>) {
-        static_assert(!Explain,
-                      "nbd: either all members of a backend return boost::asio::awaitable, or none "
-                      "does; with callbacks all are called async_read, async_write and so on, and "
-                      "take an nbd::completion; resize may be synchronous in each");
-        return false;
-    } else if constexpr (!has_write<B> && !has_handle<B>
-                         && (has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>)) {
-        static_assert(
-            !Explain,
-            "nbd: a backend that has trim, write_zeroes or lend_for_write needs write too");
         return false;
     } else {
         return true;

@@ -3,6 +3,8 @@
 
 #include <nbd/vocabulary/backend_types.hpp>
 
+#include <type_traits>
+
 /// Promises of a backend: `static constexpr` members that state what the compiler cannot detect.
 /// All are optional.
 ///
@@ -27,11 +29,19 @@ namespace nbd {
 /// Can be named only with a value that is a constant of type T, without a conversion that narrows.
 template <class T, T>
 struct static_constant {};
+/// Whether a pointer to a member is one to a static member. Naming the value of another member in
+/// a template argument would be a compile error with gcc.
+template <class Pointer>
+concept is_static = !std::is_member_pointer_v<Pointer>;
+
+template <class B>
+concept has_constant_concurrency = requires { requires is_static<decltype(&B::concurrency)>; }
+    && requires { typename static_constant<nbd::concurrency, B::concurrency>; };
 
 template <class B>
 [[nodiscard]] consteval nbd::concurrency concurrency_of() noexcept
 {
-    if constexpr (requires { typename static_constant<nbd::concurrency, B::concurrency>; })
+    if constexpr (has_constant_concurrency<B>)
         return B::concurrency;
     else
         return nbd::concurrency::serialize_all;
