@@ -276,7 +276,7 @@ TEST_CASE(
     "backend/file_backend: where the system has no durable writes, FUA is a write and a flush")
 {
     const folder here;
-    const int error = GENERATE(EOPNOTSUPP, ENOSYS, EINVAL);
+    const int error = GENERATE(EOPNOTSUPP, ENOSYS, EINVAL, EPERM);
     failing_backend disk{here / "disk", {.create = mib}};
     failing::reset();
     failing::durable_error = error;

@@ -45,10 +45,13 @@ struct ended {
 
 TEST_CASE("backend/uring_service: reports clearly that the kernel refuses io_uring")
 {
-    const auto error = GENERATE(ENOSYS, EPERM);
+    NBD_NEED_URING();
+    const auto error = GENERATE(ENOSYS, EPERM, EOPNOTSUPP);
+    const bool makes_rings = GENERATE(false, true);
     uring_kernel::reset();
-    uring_kernel::refuse_rings = 1;
-    uring_kernel::ring_error = error;
+    uring_kernel::refuse_rings = makes_rings ? 0 : 1;
+    uring_kernel::refuse_submissions = makes_rings ? 1 : 0;
+    uring_kernel::ring_error = uring_kernel::submission_error = error;
     try {
         nbd::uring_service::probe();
         FAIL("it was made");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/refused.hpp"
 #include <nbd/io/file_pipe.hpp>
 
 #include <cstddef>
@@ -127,4 +128,19 @@ TEST_CASE("io/file_pipe: descriptors that cannot be spliced are refused")
     REQUIRE(other >= 0);
     CHECK_FALSE(pipe.fill(other, 0, page));
     ::close(other);
+}
+
+TEST_CASE("io/file_pipe: where the system refuses splice, the pipe is made once")
+{
+    const int error = GENERATE(EPERM, ENOSYS, EOPNOTSUPP, EINVAL);
+    const file f{pattern(page)};
+    CHECK(works_refusing({SYS_splice}, error, [&] {
+        file_pipe pipe;
+        for (int round = 0; round < 2; ++round) {
+            pipe.begin();
+            if (pipe.fill(f.descriptor, 0, page))
+                return false;
+        }
+        return pipe.descriptor() < 0;
+    }));
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/refused.hpp"
 #include <nbd/concepts/backend.hpp>
 #include <nbd/io/send_file.hpp>
 
@@ -282,4 +283,28 @@ TEST_CASE("io/send_file: any other error is the system's")
     const auto [no_socket, nothing] = send_file_now(-1, part{{file, 0}, 100});
     CHECK(no_socket == boost::system::error_code{EBADF, boost::system::system_category()});
     CHECK(nothing == 0);
+}
+
+TEST_CASE("io/send_file: where the system refuses sendfile, the part is copied")
+{
+    const int error = GENERATE(EPERM, ENOSYS, EOPNOTSUPP, EINVAL);
+    const auto content = pattern(3 << 20);
+    const auto file = file_of(content);
+    CHECK(works_refusing({SYS_sendfile}, error, [&] {
+        connected c;
+        bytes arrived;
+        for (std::size_t sent = 0; sent != content.size();) {
+            const auto [failed, n] =
+                send_file_now(c.ends[0], part{{file, sent}, content.size() - sent});
+            if (failed && failed != boost::asio::error::would_block)
+                return false;
+            sent += n;
+            arrived = std::move(arrived) + c.arrived();
+        }
+        const auto [at_end, none] = send_file_now(c.ends[0], part{{file, content.size()}, 100});
+        c.leave();
+        const auto [gone, nothing] = send_file_now(c.ends[0], part{{file, 0}, 100});
+        return arrived == content && at_end == boost::asio::error::eof
+            && gone == boost::asio::error::broken_pipe;
+    }));
 }

@@ -152,9 +152,10 @@ private:
     }
     failure write_then_flush(std::uint64_t offset, std::span<const std::byte> from, int error)
     {
-        if (!device_.is_unsupported(error) && error != EINVAL)
+        if (!device_.is_impossible(error))
             return device_.durable_write_failed(error, offset, from);
-        // RWF_DSYNC is not supported, or not for this write.
+        // RWF_DSYNC is not supported, or not for this write, or the system refuses the call. No
+        // data are lost.
         auto refused = device_.write(offset, from);
         return refused ? refused : flush();
     }

@@ -154,7 +154,7 @@ public:
             const int error = call_if_supported(
                 lacks_punch_, [&] { return System::punch(descriptor(), offset, length); });
             if (!is_impossible(error))
-                return error == 0 ? failure{} : file_failure(error);
+                return error == 0 ? zeroed_to(offset + length) : file_failure(error);
         }
         // On a device, the kernel may have to write the zeroes, and does so better than the caller
         // could. On a file, it changes the tables of the file system only.
@@ -164,8 +164,17 @@ public:
                                       : System::zero(descriptor(), offset, length);
             });
             if (!is_impossible(error))
-                return error == 0 ? failure{} : file_failure(error);
+                return error == 0 ? zeroed_to(offset + length) : file_failure(error);
         }
+        return std::make_error_code(std::errc::not_supported);
+    }
+
+    /// *Returns* std::errc::not_supported if another program has made the file shorter than `end`:
+    /// the system zeroes nothing past its end. The caller then writes the zeroes, as WRITE would.
+    [[nodiscard]] failure zeroed_to(std::uint64_t end) const
+    {
+        if (facts().device || System::size(descriptor()) >= end)
+            return {};
         return std::make_error_code(std::errc::not_supported);
     }
 
@@ -173,7 +182,7 @@ public:
     [[nodiscard]] failure cache(std::uint64_t offset, std::uint64_t length) const
     {
         if (direct() || System::will_need(descriptor(), offset, length) == 0
-            || is_unsupported(errno))
+            || is_impossible(errno))
             return {};
         return file_failure(errno);
     }
@@ -235,11 +244,12 @@ public:
     {
         return error == EOPNOTSUPP || error == ENOTSUP || error == ENOSYS || error == ENOTTY;
     }
-    /// Whether `error`, of a failed call that changes a file's storage, means that the call is not
-    /// supported, or not for that range.
+    /// Whether `error`, of a failed call that has a replacement, means that the call is not
+    /// supported, or not for that range, or that the system refuses it (EPERM, as the seccomp
+    /// profiles of containers do).
     [[nodiscard]] static bool is_impossible(int error) noexcept
     {
-        return is_unsupported(error) || error == EINVAL || error == ENODEV;
+        return is_unsupported(error) || error == EINVAL || error == ENODEV || error == EPERM;
     }
 
     /// Writes all of `from`: to the page cache, or past it with direct I/O.
@@ -287,8 +297,7 @@ public:
     [[nodiscard]] failure sync_succeeded()
     {
         const std::lock_guard lock{witness_mutex_};
-        if (System::loss(file_.witness()) != 0 && !is_impossible(errno) && errno != EPERM
-            && errno != ESPIPE)
+        if (System::loss(file_.witness()) != 0 && !is_impossible(errno) && errno != ESPIPE)
             return sync_failed(errno);
         return sync_state();
     }
@@ -299,8 +308,7 @@ public:
     [[nodiscard]] failure durable_write_failed(int error, std::uint64_t offset,
                                                std::span<const std::byte> from)
     {
-        if (error == ENOSPC || error == EDQUOT || error == EFBIG || error == EPERM
-            || error == EROFS) {
+        if (error == ENOSPC || error == EDQUOT || error == EFBIG || error == EROFS) {
             auto refused = write(offset, from);
             if (refused && refused.code.value() == error)
                 return refused;

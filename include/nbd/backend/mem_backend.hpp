@@ -7,6 +7,7 @@
 #include <nbd/concepts/backend.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -198,9 +199,11 @@ private:
         auto end = offset + length;
         if (end == memory_.size())
             end = round_up(end);  // nothing else is in the last page
+        if (!memory_.discards())
+            return clear_data(offset, end);
         auto first = std::min(round_up(offset), end);
         auto last = std::max(end / sparse_memory::page() * sparse_memory::page(), first);
-        if (!knows_pages() && memory_.file() >= 0)
+        if (!knows_pages() && memory_.discards_bytes())
             first = offset, last = end;
         const bool head = has_data(offset, first);
         const bool tail = has_data(last, end);
@@ -211,6 +214,27 @@ private:
         if (tail)
             memory_.clear(last, end - last);
         return memory_.discard(first, last - first);
+    }
+    /// Zeroes the data of a range, where the system does not take pages back. They stay committed.
+    std::error_code clear_data(std::uint64_t offset, std::uint64_t end) noexcept
+    {
+        static constexpr std::array<std::byte, std::size_t{64} << 10> zeroes{};
+        while (offset != end) {
+            auto next = written_.run_end(offset, end);
+            if (written_.touched(offset)) {
+                if (knows_pages()) {
+                    memory_.clear(offset, next - offset);
+                } else {  // some pages may be holes
+                    next = std::min(next, offset + zeroes.size());
+                    if (const auto failed = memory_.store_new(
+                            offset,
+                            std::span{zeroes}.first(static_cast<std::size_t>(next - offset))))
+                        return failed;
+                }
+            }
+            offset = next;
+        }
+        return {};
     }
     [[nodiscard]] bool has_data(std::uint64_t from, std::uint64_t to) const noexcept
     {

@@ -34,7 +34,7 @@ struct file_facts {
 };
 
 /// The system calls on files. Tests replace this type by their own. A call that a signal interrupts
-/// is repeated.
+/// is repeated. Where the system refuses read, write or sync, a similar call replaces it.
 /// *Errors*: -1 and errno, as in POSIX; ENOTSUP for a call that this system does not have.
 /// *Thread safety*: all members are safe from any thread.
 struct posix_file {
@@ -106,20 +106,40 @@ struct posix_file {
 #endif
         return 0;
     }
+    /// *Returns* the current size in bytes; 0 if the system does not report it.
     [[nodiscard]] static std::uint64_t size(int file) noexcept
     {
-        file_facts now;
-        return facts(file, now) == 0 ? now.size : 0;
+        struct stat about {};
+        if (::fstat(file, &about) != 0)
+            return 0;
+        auto bytes = static_cast<std::uint64_t>(about.st_size);
+#ifdef BLKGETSIZE64
+        if (S_ISBLK(about.st_mode) && ::ioctl(file, BLKGETSIZE64, &bytes) != 0)
+            return 0;
+#endif
+        return bytes;
     }
 
     [[nodiscard]] static ssize_t read(int file, void* to, std::size_t n, std::uint64_t at) noexcept
     {
-        return repeat([&] { return ::pread(file, to, n, static_cast<off_t>(at)); });
+        return repeat([&] {
+            const auto done = ::pread(file, to, n, static_cast<off_t>(at));
+            if (done >= 0 || !may_be_refused(errno)) [[likely]]
+                return done;
+            const ::iovec part{to, n};
+            return ::preadv(file, &part, 1, static_cast<off_t>(at));
+        });
     }
     [[nodiscard]] static ssize_t write(int file, const void* from, std::size_t n,
                                        std::uint64_t at) noexcept
     {
-        return repeat([&] { return ::pwrite(file, from, n, static_cast<off_t>(at)); });
+        return repeat([&] {
+            const auto done = ::pwrite(file, from, n, static_cast<off_t>(at));
+            if (done >= 0 || !may_be_refused(errno)) [[likely]]
+                return done;
+            const ::iovec part{const_cast<void*>(from), n};
+            return ::pwritev(file, &part, 1, static_cast<off_t>(at));
+        });
     }
     /// Writes, and returns when the data are on stable storage.
     [[nodiscard]] static ssize_t write_durably(int file, const void* from, std::size_t n,
@@ -136,7 +156,10 @@ struct posix_file {
     /// Brings written data, and the metadata needed to find them, to stable storage.
     [[nodiscard]] static int sync(int file) noexcept
     {
-        return repeat([&] { return ::fdatasync(file); });
+        return repeat([&] {
+            const int done = ::fdatasync(file);
+            return done == 0 || !may_be_refused(errno) ? done : ::fsync(file);
+        });
     }
     /// Fails with the error of a failed write-back of the file that has not been reported for
     /// `file` yet. The system reports each once for each open file, by this call or by a sync,
@@ -243,6 +266,11 @@ struct posix_file {
     }
 
 private:
+    /// Whether a seccomp filter may have refused a call that failed with `error`.
+    [[nodiscard]] static bool may_be_refused(int error) noexcept
+    {
+        return error == EPERM || error == ENOSYS || error == EINVAL || error == EOPNOTSUPP;
+    }
     template <class F>
     static std::invoke_result_t<F&> repeat(F&& call) noexcept
     {

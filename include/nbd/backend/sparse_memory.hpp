@@ -24,7 +24,7 @@ namespace nbd {
 
 /// A range of memory whose pages the kernel commits when they are first written. It reads as zero
 /// where nothing was written. Encapsulates memfd and mmap; without memfd it is private anonymous
-/// memory.
+/// memory. Where the system refuses fallocate(2), pages are returned by madvise(2).
 ///
 /// *Thread safety*: all members are safe from any thread. Calls on the same bytes at the same time
 /// leave a mixture of their data.
@@ -55,11 +55,15 @@ public:
             throw std::system_error{error, std::system_category(), "nbd: mem_backend: size"};
         }
         data_ = static_cast<std::byte*>(at);
+        // Nothing is stored yet, so a discard changes nothing and shows what the system permits.
+        if (file_ < 0 || !punch(0, page()))
+            discards_by_ = release(0, page()) ? discarding::madvise : discarding::nothing;
     }
 
     sparse_memory(sparse_memory&& other) noexcept
         : data_{std::exchange(other.data_, nullptr)}, size_{std::exchange(other.size_, 0)},
-          limit_{other.limit_}, file_{std::exchange(other.file_, -1)}
+          limit_{other.limit_}, file_{std::exchange(other.file_, -1)},
+          discards_by_{other.discards_by_}
     {
     }
     sparse_memory& operator=(sparse_memory&& other) noexcept
@@ -68,6 +72,7 @@ public:
         std::swap(size_, other.size_);
         std::swap(limit_, other.limit_);
         std::swap(file_, other.file_);
+        std::swap(discards_by_, other.discards_by_);
         return *this;
     }
     ~sparse_memory()
@@ -182,11 +187,19 @@ public:
         else if (length != 0)
             std::memset(data_ + offset, 0, static_cast<std::size_t>(length));
     }
+    /// Whether the system permits `discard`.
+    [[nodiscard]] bool discards() const noexcept { return discards_by_ != discarding::nothing; }
+    /// Whether it permits `discard` of a range that is not of whole pages.
+    [[nodiscard]] bool discards_bytes() const noexcept
+    {
+        return discards_by_ == discarding::fallocate;
+    }
     /// Gives a range of whole pages back to the kernel; it reads as zero afterwards. A range that
-    /// is not of whole pages needs a memfd and costs about a hundred times as much as `clear`.
+    /// is not of whole pages needs `discards_bytes` and costs about a hundred times as much as
+    /// `clear`. *Errors*: the system's.
     [[nodiscard]] std::error_code discard(std::uint64_t offset, std::uint64_t length) noexcept
     {
-        if (length != 0 && !punch(offset, length))
+        if (length != 0 && !(discards_bytes() ? punch(offset, length) : release(offset, length)))
             return {errno, std::system_category()};
         return {};
     }
@@ -293,19 +306,33 @@ private:
     [[nodiscard]] bool punch(std::uint64_t offset, std::uint64_t length) noexcept
     {
 #ifdef FALLOC_FL_PUNCH_HOLE
-        if (file_ >= 0)
-            return ::fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                               static_cast<off_t>(offset), static_cast<off_t>(length))
-                == 0;
+        return ::fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           static_cast<off_t>(offset), static_cast<off_t>(length))
+            == 0;
+#else
+        return (void)offset, (void)length, errno = ENOTSUP, false;
 #endif
-        // Private anonymous memory reads as zero after MADV_DONTNEED.
-        return ::madvise(data_ + offset, static_cast<std::size_t>(length), MADV_DONTNEED) == 0;
     }
+    /// Discards whole pages without fallocate.
+    [[nodiscard]] bool release(std::uint64_t offset, std::uint64_t length) noexcept
+    {
+#ifdef MADV_REMOVE
+        const int advice = file_ >= 0 ? MADV_REMOVE : MADV_DONTNEED;
+#else
+        const int advice = MADV_DONTNEED;
+        if (file_ >= 0)
+            return errno = ENOTSUP, false;
+#endif
+        return ::madvise(data_ + offset, static_cast<std::size_t>(length), advice) == 0;
+    }
+
+    enum class discarding : unsigned char { fallocate, madvise, nothing };
 
     std::byte* data_ = nullptr;
     std::uint64_t size_;
     std::uint64_t limit_;
     int file_ = -1;
+    discarding discards_by_ = discarding::fallocate;
     std::mutex mutex_;           ///< for storing_
     std::uint64_t storing_ = 0;  ///< bytes that calls of store_new are about to commit
 };

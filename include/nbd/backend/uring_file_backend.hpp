@@ -127,13 +127,13 @@ public:
         if (!flags.no_hole) {
             const auto error = co_await allocate(punches_, punch, offset, length);
             if (!is_impossible(error))
-                co_return for_client(error);
+                co_return error ? for_client(error) : device_.zeroed_to(offset + length);
         }
         // With `fast`, not on a device, which may have to write the zeroes.
         if (!device_.is_block_device() || !flags.fast) {
             const auto error = co_await allocate(zeroes_, zero, offset, length);
             if (!is_impossible(error))
-                co_return for_client(error);
+                co_return error ? for_client(error) : device_.zeroed_to(offset + length);
         }
         co_return std::make_error_code(std::errc::not_supported);
     }
@@ -144,7 +144,7 @@ public:
             const auto error =
                 co_await submit(Request::will_need(device_.descriptor(), offset, part));
             if (error)
-                co_return is_unsupported(error) ? failure{} : for_client(error);
+                co_return is_impossible(error) ? failure{} : for_client(error);
             offset += part;
             length -= part;
         }
@@ -218,7 +218,7 @@ private:
         const ::iovec all{to.data(), to.size()};
         const auto done =
             ::preadv2(device_.descriptor(), &all, 1, static_cast<::off_t>(offset), RWF_NOWAIT);
-        if (done < 0 && errno == EOPNOTSUPP)
+        if (done < 0 && file_device::is_impossible(errno))
             reads_now_.set_unsupported();
         return done < 0 ? 0 : static_cast<std::size_t>(done);
     }
@@ -235,7 +235,7 @@ private:
             co_return for_client(answer.code);
         // Not awaited: the await of a client that has left is cancelled, and the failure must be
         // recorded for the other clients.
-        if (!is_unsupported(answer.code) && answer.code != std::errc::invalid_argument)
+        if (!is_impossible(answer.code))
             co_return device_.durable_write_failed(answer.code.value(), offset, from);
         // RWF_DSYNC is not supported, or not for this write.
         if (auto refused = co_await async_uring<failure>(

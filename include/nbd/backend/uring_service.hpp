@@ -43,7 +43,15 @@ public:
 
     /// Checks that the kernel allows io_uring. *Errors*: std::system_error, whose text names the
     /// reasons why it may not.
-    static void probe() { const ring tried{1}; }
+    static void probe()
+    {
+        ring tried{1};
+        io_uring_prep_nop(io_uring_get_sqe(&tried));
+        // Some seccomp profiles permit io_uring_setup(2) and refuse io_uring_enter(2).
+        if (const int error = io_uring_submit(&tried);
+            error < 0 && error != -EINTR && !is_shortage(error))
+            throw std::system_error{-error, std::system_category(), ring::refusal(error)};
+    }
 
     /// Starts an operation. It must stay at its address until its `end` is called: on a thread that
     /// runs the context, in a later turn of the event loop.
@@ -92,12 +100,18 @@ private:
 
         static const char* refusal(int error) noexcept
         {
-            return error == -ENOSYS || error == -EPERM
+            return error == -ENOSYS || error == -EPERM || error == -EOPNOTSUPP
                 ? "nbd: the kernel refuses io_uring (too old, switched off by the sysctl "
                   "kernel.io_uring_disabled, or by the seccomp profile of a container)"
                 : "nbd: io_uring";
         }
     };
+
+    /// Whether a submission failed because the kernel is short of resources.
+    [[nodiscard]] static bool is_shortage(int error) noexcept
+    {
+        return error == -EAGAIN || error == -EBUSY || error == -ENOMEM;
+    }
 
     /// Entries of the submission queue. The completion queue has twice as many: room for as many
     /// operations and the cancellation of each, so it cannot overflow.
@@ -217,7 +231,7 @@ private:
         if (broken_ == 0)
             fill();
         const int result = broken_ == 0 ? io_uring_submit(&ring_) : -broken_;
-        kernel_short_ = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+        kernel_short_ = is_shortage(result);
         if (result >= 0 || result == -EINTR || kernel_short_)
             return;
         // A permanent error: the kernel will never take the entries that it has not taken yet.

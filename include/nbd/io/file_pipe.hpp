@@ -48,7 +48,10 @@ public:
             if (done < 0 && errno == EINTR)
                 continue;
             if (done <= 0) {
-                unable_ = done < 0 && errno == EINVAL;  // the file system cannot splice
+                // EINVAL: the file system cannot splice. Others: the system refuses the call.
+                unable_ = done < 0
+                    && (errno == EINVAL || errno == EPERM || errno == ENOSYS
+                        || errno == EOPNOTSUPP);
                 spoiled_ = true;
                 return false;
             }
@@ -93,7 +96,7 @@ private:
     std::size_t capacity_ = 0;    ///< bytes; each page of the file takes one page
     std::size_t used_pages_ = 0;  ///< since begin()
     bool spoiled_ = false;        ///< holds bytes that will not be sent
-    bool unable_ = false;         ///< the file system cannot splice
+    bool unable_ = false;         ///< the file cannot be spliced
 };
 
 }  // namespace nbd::io

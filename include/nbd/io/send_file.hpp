@@ -4,6 +4,8 @@
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -12,7 +14,9 @@
 
 #include <fcntl.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 namespace nbd::io {
 
@@ -64,8 +68,20 @@ private:
 /// The value of an offset which means that the file is a pipe.
 inline constexpr std::uint64_t next_in_pipe = ~std::uint64_t{0};
 
-/// Sends some of a part of a file, or of the content of a pipe, with one system call. *Errors*:
-/// asio::error::eof at the end of the file; asio::error::would_block; those of sendfile and splice.
+/// Reads some of a part of a file and sends it: for systems that refuse sendfile(2). *Returns* as
+/// sendfile(2).
+template <class Part>
+[[nodiscard]] ::ssize_t copy_file_now(int socket, const Part& part) noexcept
+{
+    std::array<std::byte, std::size_t{64} << 10> data;
+    const auto n = ::pread(part.file.file, data.data(), std::min(part.length, data.size()),
+                           static_cast<::off_t>(part.file.offset));
+    return n <= 0 ? n : ::send(socket, data.data(), static_cast<std::size_t>(n), MSG_NOSIGNAL);
+}
+
+/// Sends some of a part of a file, or of the content of a pipe. *Errors*: asio::error::eof at the
+/// end of the file; asio::error::would_block; those of sendfile, splice, pread and send.
+/// *Complexity or cost*: one system call; three where the system refuses sendfile.
 template <class Part>
 [[nodiscard]] std::tuple<boost::system::error_code, std::size_t>
 send_file_now(int socket, const Part& part) noexcept
@@ -73,9 +89,12 @@ send_file_now(int socket, const Part& part) noexcept
     const no_pipe_signal quiet;
     for (;;) {
         auto at = static_cast<::off_t>(part.file.offset);
-        const auto sent = part.file.offset == next_in_pipe
-            ? ::splice(part.file.file, nullptr, socket, nullptr, part.length, 0)
-            : ::sendfile(socket, part.file.file, &at, part.length);
+        const bool from_pipe = part.file.offset == next_in_pipe;
+        auto sent = from_pipe ? ::splice(part.file.file, nullptr, socket, nullptr, part.length, 0)
+                              : ::sendfile(socket, part.file.file, &at, part.length);
+        // After any other error the copy succeeds, or reports the same error.
+        if (sent < 0 && !from_pipe && errno != EAGAIN && errno != EINTR)
+            sent = copy_file_now(socket, part);
         if (sent > 0)
             return {boost::system::error_code{}, static_cast<std::size_t>(sent)};
         if (sent == 0)
