@@ -28,12 +28,13 @@ namespace nbd {
 struct settings {
     /// The number of places: connections at a time; 0 = no limit. The default is that of qemu.
     ///
-    /// When all places are taken, a new connection waits for a place, and later ones wait in the
-    /// backlog. The server closes one connection for it (errc::evicted): the one that has been in
-    /// its handshake longest, if that is at least a second; otherwise the one that has been without
-    /// a request longest, if that is at least `evict_idle_after`. It does not close a connection
-    /// that has requests in flight or has sent a part of a request. `places_per_peer` changes this
-    /// rule for peers with many connections.
+    /// When all places are taken, a new connection waits for a place, at most for
+    /// `handshake_deadline`; then it is closed. Later ones wait in the backlog. The server closes
+    /// one connection for it (errc::evicted): the one that has been in its handshake longest, if
+    /// that is at least a second; otherwise the one that has been without a request longest, if
+    /// that is at least `evict_idle_after`. It does not close a connection that has requests in
+    /// flight or has sent a part of a request. `places_per_peer` changes this rule for peers with
+    /// many connections.
     std::size_t max_connections = 100;
     /// The share of one peer in the places; 0 = peers have no share. A peer is an IP address, or
     /// the user of a UNIX socket. While places are free, a peer may have more connections than its

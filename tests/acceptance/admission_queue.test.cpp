@@ -85,6 +85,39 @@ TEST_CASE("acceptance/admission_queue: peers that have their share wait behind t
     CHECK(queue.next(c, later, refuse)->socket == 1);  // the first one was refused
 }
 
+TEST_CASE("acceptance/admission_queue: a connection waits as long as a handshake may take")
+{
+    nbd::settings limits;
+    limits.max_connections = 1;
+    connections c{.connected = 1};
+    int refused = 0;
+    const auto refuse = [&] { ++refused; };
+    const int peer = GENERATE(1, 7);
+    const auto wait = ticker::ticks(limits.handshake_deadline);
+    SECTION("the default")
+    {
+        admission_queue<int, int> queue{limits};
+        queue.push(1, peer);
+        CHECK_FALSE(queue.next(c, 10, refuse));
+        queue.push(2, peer);
+        CHECK_FALSE(queue.next(c, 10 + wait - 1, refuse));
+        CHECK(refused == 0);
+        CHECK_FALSE(queue.next(c, 10 + wait, refuse));
+        CHECK(refused == 1);
+        c.connected = 0;
+        CHECK(queue.next(c, 10 + wait, refuse)->socket == 2);
+    }
+    SECTION("no limit")
+    {
+        limits.handshake_deadline = std::chrono::milliseconds{0};
+        admission_queue<int, int> queue{limits};
+        queue.push(1, peer);
+        CHECK_FALSE(queue.next(c, 10, refuse));
+        CHECK_FALSE(queue.next(c, 1'000'000, refuse));
+        CHECK(refused == 0);
+    }
+}
+
 TEST_CASE("acceptance/admission_queue: 0 is no limit")
 {
     nbd::settings limits;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
+#include "support/refused.hpp"
 #include <nbd/acceptance/sockets.hpp>
 
 #include <boost/asio/io_context.hpp>
@@ -31,6 +32,21 @@ TEST_CASE(
     CHECK((::fcntl(accepted.get(), F_GETFD) & FD_CLOEXEC) != 0);
     CHECK(accept_connection(-1, error) == -1);
     CHECK(error == std::errc::bad_file_descriptor);
+}
+
+TEST_CASE("acceptance/sockets: where the system refuses accept4, accept replaces it")
+{
+    const int refusal = GENERATE(EPERM, ENOSYS, EOPNOTSUPP, EINVAL);
+    asio::io_context context;
+    tcp::acceptor listening{context, {asio::ip::make_address("127.0.0.1"), 0}};
+    tcp::socket client{context};
+    client.connect(listening.local_endpoint());
+    CHECK(nbd_test::works_refusing({SYS_accept4}, refusal, [&] {
+        std::error_code error;
+        const owned_descriptor accepted{accept_connection(listening.native_handle(), error)};
+        return accepted.get() >= 0 && !error
+            && (::fcntl(accepted.get(), F_GETFD) & FD_CLOEXEC) != 0;
+    }));
 }
 
 TEST_CASE("acceptance/sockets: a descriptor from the program is checked and has one owner")

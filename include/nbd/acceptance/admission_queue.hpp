@@ -29,7 +29,10 @@ public:
         : most_{limits.max_connections}, share_{limits.places_per_peer},
           idle_grace_{limits.evict_idle_after.count() <= 0
                           ? 0
-                          : session::ticker::ticks(limits.evict_idle_after)}
+                          : session::ticker::ticks(limits.evict_idle_after)},
+          longest_wait_{limits.handshake_deadline.count() <= 0
+                            ? 0
+                            : session::ticker::ticks(limits.handshake_deadline)}
     {
     }
 
@@ -47,9 +50,9 @@ public:
     void clear() noexcept { queue_.clear(); }
 
     /// *Returns* the next connection, if there is a place for it. Otherwise one of `connected` may
-    /// be closed for it. Connections of peers that have their share wait behind the others. When
-    /// `most_waiting` of them wait, those that have waited for a second are closed; `refused()` is
-    /// called for each. `now`: in ticks.
+    /// be closed for it. Connections of peers that have their share wait behind the others. Those
+    /// that have waited for settings.handshake_deadline are closed, or for a second when
+    /// `most_waiting` peers with their share wait; `refused()` is called for each. `now`: in ticks.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)
@@ -62,6 +65,11 @@ public:
             queue_.pop_front();
             return first;
         }
+        for (auto& waiting : queue_)
+            waiting.since = std::min(waiting.since, now);
+        close_older_than(longest_wait_, longest_wait_ != 0 ? 0 : no_limit, now, refused);
+        if (queue_.empty())
+            return std::nullopt;
         const auto first = std::find_if(queue_.begin(), queue_.end(), [&](const arrival& a) {
             return !connected.has_share(a.peer, share_);
         });
@@ -69,12 +77,7 @@ public:
         if (entitled_) {
             queue_.splice(queue_.begin(), queue_, first);
         } else {
-            for (auto& waiting : queue_)
-                waiting.since = std::min(waiting.since, now);
-            while (queue_.size() >= most_waiting && now >= queue_.front().since + session::second) {
-                queue_.pop_front();
-                refused();
-            }
+            close_older_than(session::second, most_waiting - 1, now, refused);
         }
         connected.make_room(queue_.front().peer, share_, now, idle_grace_);
         return std::nullopt;
@@ -83,9 +86,27 @@ public:
 private:
     static constexpr std::size_t most_waiting = 16;
 
+    static constexpr std::size_t no_limit = ~std::size_t{0};
+
+    /// Closes connections that have waited for `ticks`, while more than `least` wait.
+    template <class Refused>
+    void close_older_than(std::uint64_t ticks, std::size_t least, std::uint64_t now,
+                          Refused& refused)
+    {
+        for (auto at = queue_.begin(); at != queue_.end() && queue_.size() > least;) {
+            if (now < at->since + ticks) {
+                ++at;
+            } else {
+                at = queue_.erase(at);
+                refused();
+            }
+        }
+    }
+
     const std::size_t most_;
-    const std::size_t share_;         ///< of a peer
-    const std::uint64_t idle_grace_;  ///< in ticks; 0 = never
+    const std::size_t share_;           ///< of a peer
+    const std::uint64_t idle_grace_;    ///< in ticks; 0 = never
+    const std::uint64_t longest_wait_;  ///< in ticks; 0 = no limit
     std::list<arrival> queue_;
     bool entitled_ = false;  ///< the first one's peer has less than its share
 };

@@ -21,12 +21,18 @@ namespace nbd::acceptance {
 {
     error.clear();
 #ifdef SOCK_CLOEXEC
-    const int accepted = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
+    int accepted = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
+    const bool is_refused = accepted < 0
+        && (errno == EPERM || errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL);
 #else
-    const int accepted = ::accept(listening, nullptr, nullptr);
-    if (accepted >= 0)
-        ::fcntl(accepted, F_SETFD, FD_CLOEXEC);
+    int accepted = -1;
+    const bool is_refused = true;
 #endif
+    if (is_refused) {
+        accepted = ::accept(listening, nullptr, nullptr);
+        if (accepted >= 0)
+            ::fcntl(accepted, F_SETFD, FD_CLOEXEC);
+    }
     if (accepted < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR
         && errno != ECONNABORTED)
         error = {errno, std::system_category()};
