@@ -79,7 +79,7 @@ TEST_CASE("backend/file_backend: reads what was written, where it was written")
     CHECK((in_file(here / "disk") == model));
     // Another object of the same file sees it, and so does one that the disk is moved to.
     const auto moved = std::move(disk);
-    file_backend other{here / "disk", {.read_only = true}};
+    file_backend other{here / "disk", {.read_only = true, .lock = nbd::file_lock::off}};
     bytes all(8 * mib);
     CHECK_FALSE(other.read(0, all));
     CHECK((all == model));

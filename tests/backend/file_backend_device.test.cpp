@@ -22,8 +22,9 @@ TEST_CASE("backend/file_backend: a block device has its own size and sectors")
     CHECK(disk.size() == 8 * mib);
     CHECK(disk.block_sizes().minimum == 1);
     CHECK(disk.block_sizes().preferred >= sector);
-    CHECK_THROWS_WITH((file_backend{loop->path(), {.create = 9 * mib}}),
-                      Catch::Matchers::ContainsSubstring("9437184 bytes; it has 8388608"));
+    CHECK_THROWS_WITH(
+        (file_backend{loop->path(), {.create = 9 * mib, .lock = nbd::file_lock::off}}),
+        Catch::Matchers::ContainsSubstring("9437184 bytes; it has 8388608"));
     CHECK(disk.resize(mib) == std::errc::not_supported);
 
     const auto all = pattern(100'000);

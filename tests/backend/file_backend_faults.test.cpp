@@ -171,7 +171,7 @@ TEST_CASE("backend/file_backend: after a failed flush, every later flush fails")
     // The state moves with the disk, and ends with it.
     auto moved = std::move(disk);
     CHECK(moved.flush() == std::errc::io_error);
-    moved = failing_backend{here / "disk"};
+    moved = failing_backend{here / "disk", {.lock = nbd::file_lock::off}};
     CHECK_FALSE(moved.flush());
     CHECK_FALSE(moved.write(0, data, {.fua = true}));
 }

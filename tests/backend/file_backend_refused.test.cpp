@@ -44,6 +44,9 @@ TEST_CASE("backend/file_backend: a refused call is replaced")
     CHECK(serves(here / "disk", SYS_fadvise64, error));
     CHECK(serves(here / "disk", SYS_lseek, error));
     CHECK(serves(here / "disk", SYS_statx, error));
+    CHECK(works_refusing({SYS_fsync}, error, [&] {
+        return file_backend{here / "new", {.create = mib}}.size() == mib;
+    }));
 }
 
 TEST_CASE("backend/file_backend: where fallocate is refused, the server is told to write zeroes")

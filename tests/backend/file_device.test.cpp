@@ -229,7 +229,7 @@ TEST_CASE("backend/file_device: an operation that the file system lacks is tried
     }
     lacking::error = EOPNOTSUPP;
     // Zeroes that keep their storage replace a hole.
-    nbd::basic_file_device<only_zeroes> other{here / "file"};
+    nbd::basic_file_device<only_zeroes> other{here / "file", {.lock = nbd::file_lock::off}};
     CHECK_FALSE(other.write_zeroes(0, 4096, {.fast = true}));
     CHECK(only_zeroes::zeroings == 1);
 }
@@ -268,7 +268,7 @@ TEST_CASE("backend/file_device: a device is trimmed and zeroed in whole sectors"
     CHECK(disk.trim(0, 512) == std::errc::io_error);
     device_like::discard_error = 0;
     // If it has holes, they are fast.
-    nbd::basic_file_device<device_like> sparse{here / "file"};
+    nbd::basic_file_device<device_like> sparse{here / "file", {.lock = nbd::file_lock::off}};
     device_like::punch_error = 0;
     CHECK_FALSE(sparse.write_zeroes(0, 1024, {.fast = true}));
     CHECK_FALSE(sparse.write_zeroes(0, 1024, {}));
@@ -348,7 +348,7 @@ TEST_CASE("backend/file_device: a failed sync stays failed after the device was 
     CHECK(disk.sync_failed(ENOSPC) == std::errc::no_space_on_device);
     CHECK(disk.sync_failed(EROFS) == std::errc::read_only_file_system);
     auto moved = std::move(disk);
-    file_device other{here / "file"};
+    file_device other{here / "file", {.lock = nbd::file_lock::off}};
     CHECK_FALSE(other.sync_state());
     other = std::move(moved);
     const auto said = other.sync_state();

@@ -71,6 +71,9 @@ TEST_CASE("backend/mem_backend: trim and zeroes work whatever calls the system r
     };
     CHECK(works_refusing({SYS_fallocate}, error, works));
     CHECK(works_refusing({SYS_fallocate, SYS_madvise}, error, works));
+    CHECK(works_refusing({SYS_pwrite64}, error, works));
+    CHECK(works_refusing({SYS_pread64}, error, works));
+    CHECK(works_refusing({SYS_ftruncate}, error, works));
     CHECK(works_refusing({SYS_memfd_create}, error, works));
     CHECK(works_refusing({SYS_memfd_create, SYS_madvise}, error, works));
 }

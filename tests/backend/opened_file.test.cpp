@@ -82,7 +82,7 @@ TEST_CASE("backend/opened_file: opens an existing file, and can be moved")
         file other{std::move(one)};
         CHECK(other.descriptor() == descriptor);
         CHECK(one.descriptor() == -1);
-        file third{here / "file", {.read_only = true}};
+        file third{here / "file", {.read_only = true, .lock = nbd::file_lock::off}};
         CHECK((::fcntl(third.descriptor(), F_GETFL) & O_ACCMODE) == O_RDONLY);
         third = std::move(other);
         CHECK(third.descriptor() == descriptor);
@@ -110,11 +110,11 @@ TEST_CASE("backend/opened_file: a writable file has a witness: the same file ope
     CHECK((a.st_dev == b.st_dev && a.st_ino == b.st_ino));
     file other{std::move(one)};
     CHECK(other.witness() == witness);
-    file third{here / "file", {.read_only = true}};
+    file third{here / "file", {.read_only = true, .lock = nbd::file_lock::off}};
     CHECK(third.witness() == third.descriptor());  // a read-only file needs no witness
     third = std::move(other);
     CHECK(third.witness() == witness);
-    const nbd::opened_file<opens_once> without{here / "file", {}};
+    const nbd::opened_file<opens_once> without{here / "file", {.lock = nbd::file_lock::off}};
     CHECK(without.witness() == without.descriptor());
 }
 

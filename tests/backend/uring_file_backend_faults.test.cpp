@@ -198,7 +198,7 @@ TEST_CASE("backend/uring_file_backend: after a failed sync, every later flush fa
     CHECK_FALSE(run(context, disk.read(0, to)));
     CHECK((to == data));
     // After the file was opened again, flush succeeds.
-    failing_backend again{here / "disk"};
+    failing_backend again{here / "disk", {.lock = nbd::file_lock::off}};
     CHECK_FALSE(run(context, again.flush()));
 }
 

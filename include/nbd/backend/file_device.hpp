@@ -72,6 +72,8 @@ public:
     {
         return size_.load(std::memory_order_relaxed);
     }
+    /// Reads the size again, which another program may have changed. *Returns* it.
+    std::uint64_t refresh_size() noexcept { return size_ = System::size(descriptor()); }
     [[nodiscard]] bool read_only() const noexcept { return file_.settings().read_only; }
     [[nodiscard]] bool direct() const noexcept { return file_.settings().direct; }
     /// What the system reported when the file was opened.

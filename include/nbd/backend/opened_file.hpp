@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/backend/image_lock.hpp>
 #include <nbd/backend/posix_file.hpp>
 
 #include <bit>
@@ -28,6 +29,9 @@ struct file_settings {
     /// Size in bytes. A missing file is created with this size, as one hole. An existing file must
     /// have this size.
     std::optional<std::uint64_t> create{};
+    /// Locks against other programs. A file on a file system without locks is opened without them;
+    /// see opened_file::locked.
+    file_lock lock = file_lock::exclusive;
 };
 
 /// An open file or block device, with the facts that the system reported when it was opened.
@@ -40,6 +44,7 @@ public:
     {
         const bool created = open(path);
         try {
+            take_lock(path);
             if (created)
                 fill(path);
             if (created && settings_.direct && System::make_direct(file_) != 0)
@@ -57,7 +62,7 @@ public:
     }
     opened_file(opened_file&& other) noexcept
         : file_{std::exchange(other.file_, -1)}, witness_{std::exchange(other.witness_, -1)},
-          settings_{other.settings_}, facts_{other.facts_}
+          settings_{other.settings_}, facts_{other.facts_}, locked_{other.locked_}
     {
     }
     opened_file& operator=(opened_file&& other) noexcept
@@ -66,6 +71,7 @@ public:
         std::swap(witness_, other.witness_);
         settings_ = other.settings_;
         facts_ = other.facts_;
+        locked_ = other.locked_;
         return *this;
     }
     ~opened_file()
@@ -82,6 +88,8 @@ public:
     [[nodiscard]] int witness() const noexcept { return witness_ >= 0 ? witness_ : file_; }
     [[nodiscard]] const file_settings& settings() const noexcept { return settings_; }
     [[nodiscard]] const file_facts& facts() const noexcept { return facts_; }
+    /// Whether the file has the locks of file_settings::lock.
+    [[nodiscard]] bool locked() const noexcept { return locked_; }
 
 private:
     // `expected` is a std::string_view: callers pass `errno`, which making a std::string may
@@ -120,6 +128,16 @@ private:
         refuse(error, path,
                settings_.direct && error == EINVAL ? "a file system with direct I/O" : expected);
     }
+    void take_lock(const std::string& path)
+    {
+        if (settings_.lock == file_lock::off)
+            return;
+        const int failed =
+            lock_image<System>(file_, !settings_.read_only, settings_.lock == file_lock::shared);
+        if (failed == EBUSY)
+            refuse(EBUSY, path, "a file that no other program uses (it is locked)");
+        locked_ = failed == 0;
+    }
     /// Gives a new file its size and makes the file and its name durable.
     void fill(const std::string& path)
     {
@@ -141,6 +159,8 @@ private:
             refuse(errno, path, "a regular file or a block device");
         if (!facts_.regular && !facts_.device)
             refuse(EINVAL, path, "a regular file or a block device");
+        if (facts_.read_only && !settings_.read_only)
+            refuse(EROFS, path, "a device that can be written to, or file_settings.read_only");
         const auto actual = "; it has " + std::to_string(facts_.size) + " bytes";
         if (settings_.create && *settings_.create != facts_.size)
             refuse(EEXIST, path,
@@ -160,6 +180,7 @@ private:
     int witness_ = -1;
     file_settings settings_;
     file_facts facts_;
+    bool locked_ = false;
 };
 
 }  // namespace nbd

@@ -24,7 +24,8 @@ namespace nbd {
 /// What the system reports about an open file. Sizes in bytes.
 struct file_facts {
     bool regular = false;
-    bool device = false;  ///< a block device
+    bool device = false;     ///< a block device
+    bool read_only = false;  ///< a block device that the system does not write to
     std::uint64_t size = 0;
     std::uint32_t sector = 1;        ///< ranges of a block device are multiples of it; 1 for a file
     std::uint32_t preferred = 4096;  ///< the size of an efficient transfer
@@ -90,6 +91,8 @@ struct posix_file {
 #ifdef BLKGETSIZE64
         if (to.device) {
             int sector = 0;
+            int read_only = 0;
+            to.read_only = ::ioctl(file, BLKROGET, &read_only) == 0 && read_only != 0;
             if (::ioctl(file, BLKGETSIZE64, &to.size) != 0
                 || ::ioctl(file, BLKSSZGET, &sector) != 0)
                 return -1;
@@ -182,7 +185,9 @@ struct posix_file {
         const int file = open(path.c_str(), O_RDONLY | O_DIRECTORY, false);
         if (file < 0)
             return -1;
-        const int done = repeat([&] { return ::fsync(file); });
+        int done = repeat([&] { return ::fsync(file); });
+        if (done != 0 && may_be_refused(errno))
+            done = repeat([&] { return ::fdatasync(file); });
         const int error = errno;
         close(file);
         errno = error;
@@ -193,6 +198,30 @@ struct posix_file {
         return repeat([&] { return ::ftruncate(file, static_cast<off_t>(size)); });
     }
     static void remove(const char* path) noexcept { ::unlink(path); }
+
+    /// Locks a byte against exclusive locks of other open files; the lock belongs to the open file.
+    /// *Errors*: EAGAIN or EACCES where another has an exclusive lock.
+    [[nodiscard]] static int lock_byte(int file, std::uint64_t at) noexcept
+    {
+#ifdef F_OFD_SETLK
+        struct flock lock = byte(F_RDLCK, at);
+        return repeat([&] { return ::fcntl(file, F_OFD_SETLK, &lock); });
+#else
+        return (void)file, (void)at, unsupported();
+#endif
+    }
+    /// *Returns* 1 if another open file has a lock on the byte, 0 if none has.
+    [[nodiscard]] static int is_byte_locked(int file, std::uint64_t at) noexcept
+    {
+#ifdef F_OFD_GETLK
+        struct flock lock = byte(F_WRLCK, at);
+        if (repeat([&] { return ::fcntl(file, F_OFD_GETLK, &lock); }) != 0)
+            return -1;
+        return lock.l_type == F_UNLCK ? 0 : 1;
+#else
+        return (void)file, (void)at, unsupported();
+#endif
+    }
 
     /// Makes a hole in a file or a block device. The hole reads as zero.
     [[nodiscard]] static int punch(int file, std::uint64_t at, std::uint64_t length) noexcept
@@ -284,6 +313,15 @@ private:
     {
         errno = ENOTSUP;
         return -1;
+    }
+    [[maybe_unused]] static struct flock byte(int type, std::uint64_t at) noexcept
+    {
+        struct flock lock {};
+        lock.l_type = static_cast<short>(type);
+        lock.l_whence = SEEK_SET;
+        lock.l_start = static_cast<off_t>(at);
+        lock.l_len = 1;
+        return lock;
     }
 #ifdef FALLOC_FL_PUNCH_HOLE
     static int allocate(int file, int mode, std::uint64_t at, std::uint64_t length) noexcept

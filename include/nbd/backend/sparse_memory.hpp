@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 namespace nbd {
@@ -159,7 +160,11 @@ public:
             return std::make_error_code(std::errc::no_space_on_device);
         int error = 0;
         while (file_ >= 0 && !from.empty() && error == 0) {
-            const auto n = ::pwrite(file_, from.data(), from.size(), static_cast<off_t>(offset));
+            auto n = ::pwrite(file_, from.data(), from.size(), static_cast<off_t>(offset));
+            if (n < 0 && errno != EINTR && errno != ENOSPC) {  // the system may refuse pwrite
+                const ::iovec part{const_cast<std::byte*>(from.data()), from.size()};
+                n = ::pwritev(file_, &part, 1, static_cast<off_t>(offset));
+            }
             if (n < 0 && errno != EINTR)
                 error = errno;
             const auto done = n < 0 ? std::size_t{0} : static_cast<std::size_t>(n);

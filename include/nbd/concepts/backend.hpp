@@ -42,6 +42,7 @@
 /// | `lent_written(offset, length)` | called after a WRITE in place | no call |
 /// | `nbd::block_sizes block_sizes() const` | advertised and enforced limits | 1, 4096, 32 MiB |
 /// | `outcome resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
+/// | `std::uint64_t refresh_size() noexcept` | called for each client that opens | `size` is kept |
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
@@ -90,7 +91,7 @@ class call;  // vocabulary/call.hpp
 // `n` is one as the server passes it.
 
 /// The size of the export. Called once for each export or, for a backend with `open`, once for each
-/// client. Only `resize` changes the size.
+/// client. Only `resize` and `refresh_size` change the size.
 template <class B>
 concept has_size = requires(const B& b) {
     { b.size() } -> std::convertible_to<std::uint64_t>;
@@ -243,6 +244,15 @@ template <class B>
 concept awaits_resize = requires(B& b, const wide_offset size, const std::uint64_t n) {
     { b.resize(size) } -> awaited_outcome;
     b.resize(n);
+};
+
+/// Finds out the current size, which another program may have changed, and returns it. Called when
+/// a client opens the export, unless a resize is running. The server rounds it down to the minimum
+/// block size; all clients have that size from then on. Calls on other threads may be running. Not
+/// used in a backend with `open`, or whose resize is awaited.
+template <class B>
+concept has_refresh_size = requires(B& b) {
+    { b.refresh_size() } noexcept -> std::same_as<std::uint64_t>;
 };
 
 /// Creates the backend of one client: returns, by value, an object that serves only that client.

@@ -135,6 +135,11 @@ consteval bool shapes_are_sound()
                       "resize(std::uint64_t size)`, or the same returning void, nbd::failure or "
                       "boost::asio::awaitable");
         return false;
+    } else if constexpr (!has_refresh_size<B> && names_refresh_size<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend's refresh_size has the wrong shape; expected "
+                      "`std::uint64_t refresh_size() noexcept`");
+        return false;
     } else if constexpr (!has_block_sizes<B> && names_block_sizes<B>) {
         static_assert(!Explain,
                       "nbd: this backend's block_sizes has the wrong shape; expected "

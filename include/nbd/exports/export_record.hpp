@@ -143,6 +143,19 @@ struct export_record {
         size.store(failed ? before : bytes);
         return failed;
     }
+    /// Whether the size is found out again for each client that opens the export.
+    static constexpr bool refreshes_size =
+        has_refresh_size<Backend> && !has_open<Backend> && !awaits_resize<Backend>;
+    /// Asks the backend for its size; not during a resize, which sets the size.
+    void refresh_size()
+        requires(refreshes_size)
+    {
+        const std::unique_lock alone{resizing, std::try_to_lock};
+        if (!alone)
+            return;
+        const auto bytes = std::min(backend.refresh_size(), most_bytes);
+        size.store(bytes - bytes % terms_of(backend, settings, bytes).blocks.minimum);
+    }
     /// Whether the export may have this size in bytes.
     [[nodiscard]] bool can_be(std::uint64_t bytes) const
     {

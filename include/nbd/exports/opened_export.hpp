@@ -57,7 +57,7 @@ public:
         return {record_->name, record_->description(), terms, contexts(),
                 record_->settings.require_block_sizes};
     }
-    /// The current size in bytes. Only a resize changes it.
+    /// The current size in bytes.
     [[nodiscard]] std::uint64_t size() const noexcept
     {
         if constexpr (has_open<Backend>)
@@ -144,6 +144,8 @@ template <class Backend>
         } else {
             // Without the lock, which a call for another client may hold for long: the constructor
             // makes no call that needs it.
+            if constexpr (export_record<Backend>::refreshes_size)
+                r->refresh_size();
             result.emplace(std::move(r), std::monostate{});
         }
     });

@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -81,6 +82,7 @@ public:
         if (settings_.path.size() >= sizeof(::sockaddr_un::sun_path))
             return errc::path_too_long;
         const protocol_type::endpoint endpoint{settings_.path};
+        folder_ = current_folder();
         owned_descriptor owned{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
         if (owned.get() < 0)
             return {errno, std::system_category()};
@@ -129,10 +131,16 @@ public:
         return {};
     }
 
+    /// *Returns* a URI with an absolute path: a relative one was relative to the current folder of
+    /// listen().
     [[nodiscard]] std::string uri(const protocol_type::endpoint& endpoint,
                                   std::string_view name) const
     {
-        return protocol::unix_uri(endpoint.path(), name);
+        const auto path = endpoint.path();
+        if (path.empty() || path.front() == '/' || path.front() == '\0')
+            return protocol::unix_uri(path, name);
+        return protocol::unix_uri(((folder_.empty() ? current_folder() : folder_) / path).string(),
+                                  name);
     }
 
     [[nodiscard]] std::string where() const { return settings_.path; }
@@ -177,6 +185,11 @@ private:
         int fd_ = -1;
     };
 
+    [[nodiscard]] static std::filesystem::path current_folder()
+    {
+        std::error_code ignored;  // without a current folder, the path stays relative
+        return std::filesystem::current_path(ignored);
+    }
     [[nodiscard]] bool abstract() const noexcept { return settings_.path.front() == '\0'; }
 
     /// *Returns* the identity of the socket at a path; nothing if there is none.
@@ -236,6 +249,7 @@ private:
     }
 
     settings settings_;
+    std::filesystem::path folder_;  ///< the current folder when it began to listen
     std::optional<file_identity> file_;
 };
 
