@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // nbd-serve: a server for the command line. `nbd-serve --help` lists its arguments.
 #include "nbd_serve_arguments.hpp"
+#include "nbd_serve_listening.hpp"
 #include "nbd_serve_log.hpp"
+#include "nbd_serve_system.hpp"
 #include <nbd/backend/file_backend.hpp>
 #include <nbd/backend/null_backend.hpp>
 #include <nbd/server.hpp>
@@ -24,12 +26,16 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <sys/resource.h>
 
 namespace {
+
+/// Places from which clients are told that they may open several connections. Copy programs open
+/// four.
+constexpr std::size_t least_for_multi_conn = 8;
 
 struct arguments {
     std::string disk;
@@ -43,6 +49,7 @@ struct arguments {
     std::string policy = "per-client";
     std::size_t threads = 0;
     std::string block_size;
+    std::string lock = "exclusive";
     nbd::settings limits;
     bool verbose = false;
 };
@@ -56,14 +63,38 @@ std::string describe(const disk_arguments& disk, const std::exception& error)
             text.remove_prefix(known.size());
     return disk.text + ": " + std::string{text};
 }
+/// The option that may help after an error.
+std::string advice(const disk_arguments& disk, const std::error_code& error)
+{
+    if (error == std::errc::no_such_file_or_directory && !disk.file.create && !disk.file.read_only)
+        return "; --create SIZE makes a new file";
+    if (!disk.file.read_only
+        && (error == std::errc::permission_denied || error == std::errc::read_only_file_system))
+        return "; --read-only opens it for reading";
+    if (error == std::errc::device_or_resource_busy)
+        return "; --lock shared shares it with programs that share it too";
+    return {};
+}
 
-/// Serves a backend that is constructed from `made_from`, until SIGINT or SIGTERM.
+/// The signals that end the program. SIGHUP is one of them unless the caller ignores it (nohup).
+std::vector<int> ending_signals()
+{
+    std::vector<int> all{SIGINT, SIGTERM};
+    struct ::sigaction hangup {};
+    if (::sigaction(SIGHUP, nullptr, &hangup) != 0 || hangup.sa_handler != SIG_IGN)
+        all.push_back(SIGHUP);
+    return all;
+}
+
+/// Serves a backend that is constructed from `made_from`, until a signal ends the program.
 template <class Backend, class Policy, class... Args>
 void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e,
            Policy policy(std::size_t), const Args&... made_from)
 {
     boost::asio::io_context program;
-    boost::asio::signal_set signals{program, SIGINT, SIGTERM};
+    boost::asio::signal_set signals{program};
+    for (const int number : ending_signals())
+        signals.add(number);
 
     const auto exports = std::make_shared<nbd::export_set<Backend>>();
     try {
@@ -73,46 +104,38 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
             throw std::runtime_error{disk.text
                                      + ": expected a size that fits in a process's memory: "
                                      + error.code().message()};
-        throw std::runtime_error{describe(disk, error)};
+        throw std::runtime_error{describe(disk, error) + advice(disk, error.code())};
     } catch (const std::exception& error) {
         throw usage_error{describe(disk, error)};
     }
-    std::optional<nbd::server<nbd::unix_transport, Backend, Policy, client_log>> on_unix;
-    std::optional<nbd::server<nbd::tcp_transport, Backend, Policy, client_log>> on_tcp;
-    const auto start = [&](auto& server, const auto& listen_at, const std::string& argument) {
-        using options = typename std::remove_cvref_t<decltype(*server)>::options;
-        server.emplace(options{.listen = listen_at,
-                               .exports = exports,
-                               .settings = a.limits,
-                               .policy = policy(a.threads),
-                               .observer = client_log{a.verbose}});
-        std::error_code error;
-        server->start(error);
-        if (error)
-            throw std::runtime_error{argument + ": " + error.message()};
-    };
-    if (!a.unix_path.empty())
-        start(on_unix, nbd::unix_transport::settings{.path = a.unix_path}, "--unix " + a.unix_path);
-    if (!a.tcp.empty())
-        start(on_tcp, parse_tcp(a.tcp), "--tcp " + a.tcp);
-    if (on_unix)
-        std::cout << "serving " << on_unix->uri(a.name) << '\n';
-    if (on_tcp)
-        std::cout << "serving " << on_tcp->uri(a.name) << '\n';
-    std::cout.flush();
+    if (disk.in_file() && disk.file.lock != nbd::file_lock::off && !look_at(disk.path).locks)
+        std::cerr << "nbd-serve: " << disk.text
+                  << ": the system does not lock this file against other programs\n";
+    std::optional<log_output> log;
+    if (a.verbose)
+        log.emplace();
+    {
+        servers<Backend, Policy> all{exports, a.limits, [&] { return policy(a.threads); },
+                                     client_log{log ? &*log : nullptr}};
+        std::vector<std::string> uris;
+        if (!a.unix_path.empty())
+            uris.push_back(all.listen_unix(a.unix_path, a.name));
+        if (!a.tcp.empty())
+            uris.push_back(all.listen_tcp(a.tcp, a.name));
+        for (const auto& uri : uris)
+            std::cout << "serving " << uri << '\n';
+        std::cout.flush();
 
-    signals.async_wait([](auto, int) {});
-    program.run();
-
+        signals.async_wait([](auto, int) {});
+        program.run();
+    }
     // Blocks a second signal, which would kill the process while it ends. This is the only thread
     // left.
-    on_unix.reset();
-    on_tcp.reset();
-    ::sigset_t both;
-    sigemptyset(&both);
-    sigaddset(&both, SIGINT);
-    sigaddset(&both, SIGTERM);
-    ::pthread_sigmask(SIG_BLOCK, &both, nullptr);
+    ::sigset_t ending;
+    sigemptyset(&ending);
+    for (const int number : ending_signals())
+        sigaddset(&ending, number);
+    ::pthread_sigmask(SIG_BLOCK, &ending, nullptr);
 }
 
 template <class Backend, class... Args>
@@ -138,6 +161,9 @@ void serve(arguments a)
         a.tcp = "127.0.0.1:10809";
     if (!a.tcp.empty())
         std::ignore = parse_tcp(a.tcp);
+    check_unix(a.unix_path);
+    check_string("--name", a.name);
+    check_string("--description", a.description);
     if (a.threads != 0 && a.policy != "pool")
         throw usage_error{"--threads: expected together with --policy pool, but got --policy "
                           + a.policy};
@@ -147,12 +173,23 @@ void serve(arguments a)
     if (!a.block_size.empty())
         e.blocks = parse_block_sizes(a.block_size);
 
+    // A client that opened several connections would wait for places that are not there.
+    if (a.limits.max_connections != 0 && a.limits.max_connections < least_for_multi_conn)
+        e.withhold = nbd::protocol::transmission_flag::can_multi_conn;
+
     auto disk = parse_disk(a.disk);
     if (!disk.in_file() && (a.direct || !a.create.empty()))
         throw usage_error{std::string{a.direct ? "--direct" : "--create"}
                           + ": expected a disk of file:PATH or uring:PATH, but got \"" + a.disk
                           + '"'};
+    if (disk.in_file() && !a.read_only && !look_at(disk.path).writes) {
+        std::cerr << "nbd-serve: " << a.disk
+                  << ": the device is read-only, so it is served as with --read-only\n";
+        a.read_only = e.read_only = true;
+    }
     disk.file = {.read_only = a.read_only, .direct = a.direct};
+    if (a.lock != "exclusive")
+        disk.file.lock = a.lock == "shared" ? nbd::file_lock::shared : nbd::file_lock::off;
     if (!a.create.empty())
         disk.file.create = parse_size("--create", a.create);
     if (disk.kind == "mem")
@@ -184,12 +221,14 @@ void raise_descriptor_limit()
 int main(int argc, char** argv)
 {
     arguments a;
-    CLI::App app{"Serves a disk to NBD clients, until SIGINT or SIGTERM.", "nbd-serve"};
+    CLI::App app{"Serves a disk to NBD clients, until SIGINT, SIGTERM or SIGHUP.", "nbd-serve"};
     app.add_option(
            "DISK", a.disk,
-           "mem:SIZE is a sparse disk in memory; null:SIZE reads as zero and discards writes; "
-           "file:PATH is a file or a block device; uring:PATH is the same through io_uring. "
-           "SIZE is in bytes, or with K, M, G or T in powers of 1024")
+           "mem:SIZE is a sparse disk in memory, as large as the address space allows (about 127T, "
+           "or what ulimit -v leaves); null:SIZE reads as zero and discards writes; file:PATH is a "
+           "file or a block device, whose size is read again for each client that opens it; "
+           "uring:PATH is the same through io_uring. SIZE is in bytes, or with K, M, G or T in "
+           "powers of 1024")
         ->required();
     app.add_option(
            "--create", a.create,
@@ -198,12 +237,19 @@ int main(int argc, char** argv)
         ->type_name("SIZE");
     app.add_flag("--direct", a.direct,
                  "bypass the page cache (O_DIRECT); for file:PATH and uring:PATH");
+    app.add_option("--lock", a.lock,
+                   "for file:PATH and uring:PATH, against other programs such as qemu-img: "
+                   "exclusive: none of them writes, nor reads unless --read-only; shared: those "
+                   "that share the file too may; off: no locks. Default: exclusive")
+        ->check(CLI::IsMember({"exclusive", "shared", "off"}))
+        ->type_name("exclusive|shared|off");
     app.add_option("--unix", a.unix_path,
                    "listen on this UNIX socket, which is created with mode 0600")
         ->type_name("PATH");
-    app.add_option("--tcp", a.tcp,
-                   "listen on this address; port 0 is any free port. Default, without --unix: "
-                   "127.0.0.1:10809")
+    app.add_option(
+           "--tcp", a.tcp,
+           "listen on this address, or on all addresses of this host name; port 0 is any free "
+           "port. Default, without --unix: 127.0.0.1:10809")
         ->type_name("HOST:PORT");
     app.add_option(
            "--name", a.name,
@@ -226,7 +272,9 @@ int main(int argc, char** argv)
                    "minimum, preferred and maximum block size, in bytes; clients must use them")
         ->type_name("MIN:PREFERRED:MAX");
     app.add_option("--max-connections", a.limits.max_connections,
-                   "largest number of clients on each of --unix and --tcp; 0: no limit")
+                   "largest number of clients on each address; 0: no limit. Others wait up to ten "
+                   "seconds for a place. With fewer than 8, clients are not told that they may "
+                   "open several connections")
         ->capture_default_str()
         ->check(CLI::Range(std::size_t{0}, std::size_t{1'000'000}))
         ->type_name("N");
@@ -250,7 +298,9 @@ int main(int argc, char** argv)
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         a.limits.busy_poll = std::chrono::microseconds{busy_poll};
         raise_descriptor_limit();
+        std::signal(SIGPIPE, SIG_IGN);  // the reader of stdout or stderr may be gone
         std::signal(SIGXFSZ, SIG_IGN);  // a file above the size limit is an error, not a signal
+        check_system();
         serve(std::move(a));
         return 0;
     } catch (const CLI::Success& e) {
@@ -261,6 +311,9 @@ int main(int argc, char** argv)
     } catch (const usage_error& e) {
         std::cerr << "nbd-serve: " << e.what() << '\n';
         return 2;
+    } catch (const boost::system::system_error& e) {  // its what() names a line of Boost
+        std::cerr << "nbd-serve: " << text_of(e.code()) << '\n';
+        return 1;
     } catch (const std::exception& e) {
         std::cerr << "nbd-serve: " << e.what() << '\n';
         return 1;

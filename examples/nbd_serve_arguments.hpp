@@ -14,6 +14,8 @@
 #include <string_view>
 #include <system_error>
 
+#include <fcntl.h>
+
 /// A bad argument. The message names the argument and says what was expected.
 struct usage_error : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -80,6 +82,44 @@ inline nbd::tcp_transport::settings parse_tcp(const std::string& text)
                           + '"'};
     at.address = brackets ? host.substr(1, host.size() - 2) : host;
     return at;
+}
+
+/// Checks the path of --unix.
+inline void check_unix(const std::string& path)
+{
+    if (path.starts_with('@'))
+        throw usage_error{"--unix: expected the path of a socket file, but got \"" + path
+                          + "\"; abstract sockets are not supported, and ./" + path
+                          + " is a file of that name"};
+}
+
+/// Checks a text that clients see.
+inline void check_string(const std::string& argument, const std::string& text)
+{
+    if (!nbd::protocol::valid_string(text))
+        throw usage_error{argument + ": expected UTF-8 of at most 4096 bytes, but got "
+                          + std::to_string(text.size()) + " bytes"};
+}
+
+/// What the system permits for a file or a block device.
+struct permitted {
+    bool writes = true;  ///< false for a device that is read-only
+    bool locks = true;   ///< false on a file system without locks
+};
+inline permitted look_at(const std::string& path)
+{
+    using system = nbd::posix_file;
+    permitted found;
+    if (system::holds_data(path.c_str()) != 1)
+        return found;
+    const int file = system::open(path.c_str(), O_RDONLY, false);
+    if (file < 0)
+        return found;
+    nbd::file_facts facts;
+    found.writes = system::facts(file, facts) != 0 || !facts.read_only;
+    found.locks = system::is_byte_locked(file, 0) >= 0;
+    system::close(file);
+    return found;
 }
 
 /// The disk: "mem:SIZE", "null:SIZE", "file:PATH" or "uring:PATH", and the options for its file.

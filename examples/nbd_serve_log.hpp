@@ -2,25 +2,25 @@
 // The log of nbd-serve --verbose: an observer that writes to stderr.
 #pragma once
 
+#include "nbd_serve_output.hpp"
 #include <nbd/server.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <system_error>
 
-/// Writes one line to stderr for each event of a client. Numbers of the protocol are followed by
-/// the specification's names.
+/// Writes one line for each event of a client. Numbers of the protocol are followed by the
+/// specification's names.
 struct client_log {
-    bool verbose = false;
+    log_output* to = nullptr;  ///< null: no log
 
     void at_connect(const nbd::client& c) { say(c, "connected"); }
     void at_option(const nbd::client& c, const nbd::protocol::option_header& o)
     {
-        if (verbose)
+        if (to != nullptr)
             say(c,
                 "option " + named(static_cast<std::uint32_t>(o.option), name_of(o.option))
                     + " with " + std::to_string(o.length) + " bytes");
@@ -28,7 +28,7 @@ struct client_log {
     void at_export_opened(const nbd::client& c, std::string_view name,
                           const nbd::protocol::export_terms& t)
     {
-        if (verbose)
+        if (to != nullptr)
             say(c,
                 "export \"" + nbd::printable(name) + "\" of " + std::to_string(t.size)
                     + " bytes, transmission flags " + std::to_string(t.flags)
@@ -40,7 +40,7 @@ struct client_log {
     }
     void at_request(const nbd::client& c, const nbd::protocol::request& r)
     {
-        if (verbose)
+        if (to != nullptr)
             say(c,
                 "request " + std::string{name_of(r.command)} + " cookie " + std::to_string(r.cookie)
                     + " flags " + std::to_string(r.flags)
@@ -52,7 +52,7 @@ struct client_log {
     void at_reply(const nbd::client& c, const nbd::protocol::request& r,
                   nbd::protocol::error_value error)
     {
-        if (verbose)
+        if (to != nullptr)
             say(c,
                 "reply to cookie " + std::to_string(r.cookie) + ": error value "
                     + named(static_cast<std::uint32_t>(error), name_of(error)));
@@ -67,8 +67,8 @@ struct client_log {
     }
     void at_accept_error(std::error_code why)
     {
-        if (verbose)
-            std::fprintf(stderr, "nbd-serve: accept: %s\n", why.message().c_str());
+        if (to != nullptr)
+            to->line("nbd-serve: accept: " + why.message());
     }
 
 private:
@@ -76,9 +76,8 @@ private:
 
     void say(const nbd::client& c, const std::string& what) const
     {
-        if (verbose)
-            std::fprintf(stderr, "client %llu (%s): %s\n", static_cast<unsigned long long>(c.id),
-                         c.peer.c_str(), what.c_str());
+        if (to != nullptr)
+            to->line("client " + std::to_string(c.id) + " (" + c.peer + "): " + what);
     }
     static std::string named(std::uint32_t number, std::string_view name)
     {

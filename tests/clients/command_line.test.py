@@ -82,7 +82,12 @@ def test_an_error_names_the_argument_and_what_was_expected():
                 ("mem:9223372036854775808 2^63", "mem:9223372036854775808"),
                 ("null:9223372036854775808 2^63", "null:9223372036854775808"),
                 ("regular", f"file:{where}"),
-                ("file", f"file:{where}/nothing"),
+                ("--create", f"file:{where}/nothing"),
+                ("--create", f"uring:{where}/nothing"),
+                ("--name: 4096 4097", "mem:1M", "--name", "x" * 4097),
+                ("--description: 4096", "mem:1M", "--description", "x" * 4097),
+                ("--name: UTF-8", "null:1M", "--name", os.fsdecode(b"\xff")),
+                ("--unix: abstract ./@name", "mem:1M", "--unix", "@name"),
         ):
             message = refused(*arguments, statuses=(1, 2))
             assert all(word in message for word in words.split()), message
@@ -97,7 +102,8 @@ def test_a_size_above_the_address_space():
 def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
     for word in ("mem:", "null:", "--unix", "--tcp", "--name", "--description", "--read-only", "--policy", "per-client",
-                 "pool", "--threads", "--block-size", "--max-connections", "--verbose"):
+                 "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
+                 "SIGHUP"):
         assert word in said, f"{word} is missing in:\n{said}"
 
 
@@ -110,6 +116,39 @@ def test_serving_line_on_unix(*arguments):
             assert server.uri == f"nbd+unix:///{name}?socket={path}", server.uri
             connect(server).shutdown()
         assert server.process.returncode == 0
+
+
+def test_a_relative_path_has_an_absolute_uri():
+    with directory() as where:
+        with started(["sh", "-c", 'cd "$0" && exec "$@"', where, PROGRAM, "mem:1M", "--unix", "s"]) as server:
+            assert server.uri == f"nbd+unix:///?socket={where}/s", server.uri
+            assert_serves(server)
+
+
+def test_a_limit_of_descriptors():
+    """The message names the limit, and nothing of the library's inside."""
+    prlimit = find_tool("prlimit")
+    if not prlimit:
+        raise Skip("prlimit is not installed")
+    with directory() as where:
+        open(f"{where}/disk", "w").close()
+        for limit in range(4, 20):
+            command = [prlimit, f"--nofile={limit}", PROGRAM, f"file:{where}/disk", "--unix", f"{where}/s"]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                       preexec_fn=end_with_parent)
+            starts = process.stdout.readline() != ""
+            if starts:
+                process.terminate()
+            err = process.communicate(timeout=PATIENCE)[1]
+            if starts:
+                assert process.returncode == 0 and not err, (limit, err)
+                break
+            if "shared libraries" in err:  # it has not begun
+                continue
+            assert process.returncode == 1 and err.count("\n") == 1 and "open files" in err, (limit, err)
+            assert not re.search("boost|asio|epoll|eventfd|timerfd|hpp", err), (limit, err)
+        else:
+            raise AssertionError("20 descriptors are too few")
 
 
 def test_serving_line_on_tcp():
@@ -138,6 +177,30 @@ def test_default_address():
 def test_localhost():
     with serve("mem:1M", transport="tcp", at="localhost:0") as server:
         assert_serves(server)
+
+
+@for_each(POLICIES)
+def test_a_host_of_several_addresses(policy):
+    """All of them are served, on one port."""
+    unshare = find_tool("unshare")
+    addresses = "::1", "127.0.0.1", "127.0.0.2"
+    with directory() as where:
+        with open(f"{where}/hosts", "w") as file:
+            file.writelines(f"{address} several.test\n" for address in addresses)
+        in_namespace = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0/hosts" /etc/hosts && exec "$@"', where]
+        if not unshare or run(*in_namespace, "true", status=None).returncode != 0:
+            raise Skip("/etc/hosts cannot be replaced for one program")
+        with started([*in_namespace, PROGRAM, "mem:1M", "--tcp", "several.test:0", "--policy", policy]) as server:
+            assert re.fullmatch(r"nbd://several\.test:\d+/", server.uri), server.uri
+            for address in addresses:
+                if address == "::1":
+                    try:
+                        socket.create_server((address, 0), family=socket.AF_INET6).close()
+                    except OSError:
+                        continue
+                with socket.create_connection((address, server.address[1]), PATIENCE) as connection:
+                    connection.settimeout(PATIENCE)
+                    assert connection.recv(8) == b"NBDMAGIC", f"{address} is not served"
 
 
 @for_each(["1", "2", "7"])
@@ -187,7 +250,74 @@ def test_verbose_logs_what_a_client_does():
     assert not server.told, server.told
 
 
+@for_each(POLICIES)
+def test_few_places_for_a_client_with_many_connections(policy):
+    """nbdcopy opens several connections where it may; there is one place."""
+    nbdcopy = find_tool("nbdcopy")
+    for places, several in ((1, False), (7, False), (8, True), (0, True)):
+        with serve("mem:4M", "--max-connections", str(places), policy=policy) as server:
+            handle = connect(server)
+            assert handle.can_multi_conn() == several, places
+            handle.shutdown()
+            if nbdcopy:
+                run(nbdcopy, server.uri, "null:")
+
+
+# A log that cannot be written
+
+
+@contextlib.contextmanager
+def logging_to_a_pipe(policy):
+    """Serves with a log in a pipe; yields the server and the descriptor to read from."""
+    with directory() as where:
+        pipe = f"{where}/log"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        with open(reader, "rb", buffering=0) as log, started(
+                ["sh", "-c", 'exec "$@" 2>"$0"', pipe, PROGRAM, "mem:1M", "--verbose", "--unix", f"{where}/s", "--policy",
+                 policy], where=where) as server:
+            yield server, log
+
+
+@for_each(POLICIES)
+def test_a_log_whose_reader_is_gone(policy):
+    with logging_to_a_pipe(policy) as (server, log):
+        client = connect(server)
+        log.close()
+        client.pwrite(b"0123456789", 0)
+        assert client.pread(10, 0) == b"0123456789"
+        assert_serves(server)
+
+
+@for_each(POLICIES)
+def test_a_log_that_nobody_reads(policy):
+    """What the pipe cannot take is dropped and counted; clients and the end of the server do not wait."""
+    with logging_to_a_pipe(policy) as (server, log):
+        client = connect(server)
+        for _ in range(3000):
+            client.pread(512, 0)
+        text = b"".join(iter(lambda: log.read(65536), None))
+        assert text.count(b"READ") < 3000, "the pipe was never full"
+        client.pread(512, 0)
+        assert re.search(rb"\d{3,} lines of the log are dropped", log.read(65536))
+        for _ in range(3000):
+            client.pread(512, 0)
+        server.stop()
+
+
 # Ending
+
+
+def test_hangup():
+    """SIGHUP is as SIGTERM, unless the caller ignores it."""
+    with serve("mem:1M") as server:
+        assert_serves(server)
+        server.stop(signal.SIGHUP)
+    with directory() as where, started(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", PROGRAM, "mem:1M", "--unix",
+                                        f"{where}/s"]) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert_serves(server)
+        assert server.process.poll() is None
 
 
 class Load:
@@ -221,7 +351,7 @@ def test_signal(policy, transport, name):
         server.stop(getattr(signal, name))
 
 
-@for_each([(*spot, name) for spot in GRID for name in ("SIGINT", "SIGTERM")])
+@for_each([(*spot, name) for spot in GRID for name in ("SIGINT", "SIGTERM", "SIGHUP")])
 def test_signal_under_load(policy, transport, name):
     with serve("mem:16M", policy=policy, transport=transport) as server:
         load = Load(server)

@@ -305,16 +305,67 @@ def test_a_block_device(kind):
         assert content(f"{where}/image")[M:] == content(IMAGE)[M:]
 
 
+@for_each(KINDS)
+def test_locks_of_qemu(kind):
+    """qemu's programs and the server exclude each other as qemu's programs do."""
+    qemu_nbd = find_tool("qemu-nbd")
+    if not qemu_nbd:
+        raise Skip("qemu-nbd is not installed")
+
+    def told_by(*command):
+        return run(*command, status=None, timeout=PATIENCE).stderr
+
+    def refuses(where, *options):
+        done = run(PROGRAM, f"{kind}:{where}/disk", "--unix", f"{where}/t", *options, status=1, timeout=PATIENCE)
+        return "locked" in done.stderr and "--lock shared" in done.stderr and done.stderr.count("\n") == 1
+
+    write, read = ("-c", "write 0 512"), ("-r", "-c", "read 0 512")
+    with directory() as where:
+        path = f"{where}/disk"
+        copy = QEMU_IMG, "convert", "-f", "raw", "-O", "raw", path, f"{where}/copy"
+        with serve(f"{kind}:{path}", "--create", "1M"):
+            assert 'Failed to get "write" lock' in told_by(QEMU_IO, "-f", "raw", *write, path)
+            assert 'Failed to get shared "write" lock' in told_by(*copy)
+            assert told_by(*copy[:2], "-U", *copy[2:]) == ""
+            assert refuses(where) and refuses(where, "--read-only") and refuses(where, "--lock", "shared")
+            with serve(f"{kind}:{path}", "--lock", "off"):
+                pass
+        with serve(f"{kind}:{path}", "--read-only"), serve(f"{kind}:{path}", "--read-only"):
+            assert told_by(QEMU_IO, "-f", "raw", *read, path) == told_by(*copy) == ""
+            assert 'Failed to get "write" lock' in told_by(QEMU_IO, "-f", "raw", *write, path)
+            assert refuses(where)
+        with serve(f"{kind}:{path}", "--lock", "shared"), serve(f"{kind}:{path}", "--lock", "shared"):
+            assert told_by(QEMU_IO, "-f", "raw", *write, path) == ""  # it shares the file too
+            assert 'Failed to get shared "write" lock' in told_by(*copy)
+        for options, works in (("--read-only",), ("--read-only",)), ((), ()):
+            process = subprocess.Popen([qemu_nbd, "-f", "raw", "-k", f"{where}/q", "-t", *(["-r"] if options else []), path],
+                                       preexec_fn=end_with_parent)
+            try:
+                wait_until(lambda: os.path.exists(f"{where}/q"), "qemu-nbd has started")
+                assert refuses(where)
+                if works:
+                    with serve(f"{kind}:{path}", "--read-only"):
+                        pass
+                else:
+                    assert refuses(where, "--read-only")
+            finally:
+                process.kill()
+                process.wait()
+                os.unlink(f"{where}/q")
+        with serve(f"{kind}:{path}"):  # no lock is left
+            pass
+
+
 # -- errors -----------------------------------------------------------------------------------------------------
 
 @for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
 def test_a_file_that_is_truncated(kind, policy):
-    """Reads past the new end fail at once; the rest is still served, to old and new clients."""
+    """Reads past the new end fail at once; the rest is still served."""
     with serve_file(kind, policy, create=8 * M) as (server, path):
-        handle = opened(server)
-        handle.pwrite(b"x" * M, 0)
+        clients = opened(server), opened(server, structured=False)
+        clients[0].pwrite(b"x" * M, 0)
         os.truncate(path, M)
-        for client in handle, opened(server), opened(server, structured=False):
+        for client in clients:
             for length in 1, 4 * K, 2 * K, 64 * K, 256 * K, 3 * M:
                 assert error_of(client.pread, length, 3 * M) == "EIO"
             assert error_of(client.pread, 4 * K, M - K) == "EIO"
@@ -323,6 +374,49 @@ def test_a_file_that_is_truncated(kind, policy):
             assert client.pread(4 * K, M - 4 * K) == b"x" * 4 * K
             assert client.pread(64 * K, M - 64 * K) == b"x" * 64 * K
             assert client.pread(M, 0) == b"x" * M
+        # Zeroes are written as data are: the file grows again.
+        clients[0].zero(64 * K, 2 * M)
+        assert clients[0].pread(64 * K, 2 * M) == bytes(64 * K)
+        assert os.path.getsize(path) == 2 * M + 64 * K
+
+
+@for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
+def test_a_file_whose_size_changes(kind, policy):
+    """Each client that opens the export gets the current size."""
+    with serve_file(kind, policy, create=8 * M) as (server, path):
+        first = opened(server)
+        for size in 16 * M, 16 * M + 5, 2 * M, 4 * M, 0, M:
+            os.truncate(path, size)
+            client = opened(server)
+            assert client.get_size() == size
+            assert f'"export-size": {size}' in run(NBDINFO, "--json", server.uri).stdout
+            if size > M:
+                client.pwrite(b"y" * 512, size - 512)
+                assert client.pread(512, size - 512) == b"y" * 512
+            client.shutdown()
+        assert first.pread(512, 0) == bytes(512)
+        first.set_strict_mode(0)
+        assert error_of(first.pread, 512, 4 * M) in ("EINVAL", "ENOSPC")
+
+
+@for_each(KINDS)
+def test_a_read_only_device(kind):
+    """It is offered read-only, and the server says so."""
+    losetup = find_tool("losetup")
+    if not losetup:
+        raise Skip("losetup is not installed")
+    with directory() as where, contextlib.ExitStack() as stack:
+        with open(f"{where}/image", "wb") as file:
+            file.truncate(SIZE)
+        done = run(losetup, "--read-only", "--find", "--show", f"{where}/image", status=None)
+        if done.returncode != 0:
+            raise Skip(f"no loop device can be had: {done.stderr.strip()}")
+        device = done.stdout.strip()
+        stack.callback(run, losetup, "--detach", device)
+        with serve(f"{kind}:{device}") as server:
+            handle = opened(server)
+            assert handle.is_read_only() and handle.pread(512, 0) == bytes(512)
+            assert "read-only" in server.stderr() and device in server.stderr()
 
 
 @for_each([(kind, policy) for kind in KINDS for policy in POLICIES])
