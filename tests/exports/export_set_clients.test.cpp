@@ -157,3 +157,36 @@ TEST_CASE("export_set: a backend without promises is also opened under its lock"
     other.get();
     CHECK_FALSE(collided);
 }
+
+// --- a size that changes ------------------------------------------------------------------------
+
+namespace {
+
+/// A disk whose size is found out again.
+struct growing {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    std::uint64_t size() const { return size_; }
+    std::uint64_t refresh_size() noexcept { return size_ = next; }
+    void read(std::uint64_t, std::span<std::byte>) {}
+    static inline std::uint64_t next = 4096;
+    std::uint64_t size_ = 4096;
+};
+
+}  // namespace
+
+TEST_CASE("exports/export_set: each client that opens an export gets its current size")
+{
+    nbd::export_set<growing> set;
+    set.emplace("disk", {.blocks = nbd::block_sizes{512, 4096, 1 << 20}});
+    std::error_code error;
+    auto first = nbd_test::open(set, "disk", somebody, error);
+    REQUIRE(first);
+    CHECK(first->info().terms.size == 4096);
+    for (const std::uint64_t size : {1U << 20, 1000U, 0U, 512U}) {
+        growing::next = size;
+        const auto other = nbd_test::open(set, "disk", somebody, error);
+        REQUIRE(other);
+        CHECK(other->info().terms.size == size / 512 * 512);
+        CHECK(first->size() == size / 512 * 512);
+    }
+}
