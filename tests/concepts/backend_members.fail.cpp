@@ -23,6 +23,7 @@
 // expect LENT_WRITTEN: nbd: this backend's lent_written has the wrong shape; expected
 // expect META_CONTEXTS: nbd: this backend's own contexts have the wrong shape; expected
 // expect RESIZE: nbd: this backend's resize has the wrong shape; expected
+// expect REFRESH_SIZE: nbd: this backend's refresh_size has the wrong shape; expected
 // expect BLOCK_SIZES: nbd: this backend's block_sizes has the wrong shape; expected
 // expect OPEN: nbd: this backend's open has the wrong shape; expected
 // expect STATE_WITHOUT_READ: nbd: a backend needs `std::error_code read(std::uint64_t offset,
@@ -144,6 +145,10 @@ struct disk : writable {
 struct disk : writable {
     void resize(u64, u64) {}
 };
+#elif defined REFRESH_SIZE
+struct disk : writable {
+    u64 refresh_size() { return 0; }  // may throw
+};
 #elif defined BLOCK_SIZES
 struct disk : writable {
     unsigned block_sizes() const { return 512; }
@@ -193,6 +198,7 @@ struct disk : lender {
     std::span<const nbd::meta_context> meta_contexts() const { return {}; }
     void context_extents(std::size_t, u64, u64, nbd::extent_list&) {}
     void resize(u64) {}
+    u64 refresh_size() noexcept { return 0; }
     nbd::block_sizes block_sizes() const { return {}; }
 };
 #endif
