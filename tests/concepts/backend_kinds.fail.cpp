@@ -26,28 +26,30 @@
 using u64 = std::uint64_t;
 using to = std::span<std::byte>;
 using from = std::span<const std::byte>;
-using executor = boost::asio::io_context::executor_type;
-using strand = boost::asio::strand<executor>;
-template <class T, class Executor = executor>
+using io_executor = boost::asio::io_context::executor_type;
+using strand = boost::asio::strand<io_executor>;
+template <class T, class Executor = io_executor>
 using awaitable = boost::asio::awaitable<T, Executor>;
 
-struct awaited {
+struct pooled {
+    using policy = nbd::strand_pool;
+};
+struct awaited : pooled {
     static constexpr auto concurrency = nbd::concurrency::parallel;
     u64 size() const { return 0; }
     awaitable<void> read(u64, to) { co_return; }
 };
-struct caller {
+struct caller : pooled {
     u64 size() const { return 0; }
     void async_read(u64, to, nbd::completion done) { done(); }
     void async_write(u64, from, nbd::completion done) { done(); }
 };
 template <nbd::concurrency Promise>
-struct state {
+struct state : pooled {
     static constexpr auto concurrency = Promise;
     u64 size() const { return 0; }
     void read(u64, to) {}
 };
-using policy = nbd::strand_pool;
 #if defined MIXED
 struct disk : awaited {
     void flush() {}
@@ -65,43 +67,43 @@ struct disk : state<nbd::concurrency::parallel> {
     void async_write(u64, from, nbd::completion) {}
 };
 #elif defined OF_ANOTHER_EXECUTOR
-struct disk {
+struct disk : pooled {
     u64 size() const { return 0; }
     awaitable<void, strand> read(u64, to) { co_return; }
 };
 #elif defined OPEN_OF_ANOTHER_EXECUTOR
-struct disk {
+struct disk : pooled {
     using opened = state<nbd::concurrency::parallel>;
     awaitable<opened, strand> open(const nbd::client&) { co_return opened{}; }
 };
 #elif defined OPEN_WITHOUT_PROMISE
-struct disk {
+struct disk : pooled {
     using opened = state<nbd::concurrency::serialize_all>;
     awaitable<opened> open(const nbd::client&) { co_return opened{}; }
 };
 #elif defined OPEN_ON_BLOCKING_THREADS
 struct disk {
+    using policy = nbd::per_client_threads;
     using opened = state<nbd::concurrency::parallel>;
     awaitable<opened> open(const nbd::client&) { co_return opened{}; }
 };
-#define policy nbd::per_client_threads
 #elif defined RESIZE_OF_BLOCKING
 struct disk : state<nbd::concurrency::parallel> {
     awaitable<void> resize(u64) { co_return; }
 };
 #elif defined RESIZE_WITHOUT_PROMISE
-struct disk {
+struct disk : pooled {
     u64 size() const { return 0; }
     awaitable<void> read(u64, to) { co_return; }
     void resize(u64) {}
 };
 #elif defined ASYNC_READ
-struct disk {
+struct disk : pooled {
     u64 size() const { return 0; }
     void async_read(u64, to) {}
 };
 #elif defined ASYNC_WRITE
-struct disk {
+struct disk : pooled {
     u64 size() const { return 0; }
     void async_read(u64, to, nbd::completion done) { done(); }
     void async_write(u64, to, nbd::completion) {}
@@ -135,7 +137,7 @@ struct disk : awaited {
 
 int main()
 {
-    nbd::server<nbd::unix_transport, disk, policy> server{{.path = "disk.sock"}};
+    nbd::server<nbd::unix_transport, disk, disk::policy> server{{.path = "disk.sock"}};
     server.exports().add("disk", disk{});
     server.run();
 }

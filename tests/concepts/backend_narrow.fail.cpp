@@ -139,8 +139,8 @@ struct sector {
 struct disk {
     u64 size() const { return 0; }
     void read(const u64&, to) {}
-    void write(::off_t, from) {}
-    void trim(long long, unsigned long long) {}
+    void write(std::size_t, from) {}
+    void trim(unsigned long long, u64) {}
     void cache(sector, auto) {}
 };
 #endif

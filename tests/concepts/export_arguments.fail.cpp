@@ -77,6 +77,7 @@ int main()
     nbd::server<nbd::unix_transport, wrong> server{{.listen = {.path = "s"}, .exports = set}};
 #elif defined REFERENCE
     nbd::export_set<disk&> set;
+    set.add("disk", disk{});
 #else
     nbd::export_set<disk> set;
     disk d;

@@ -26,6 +26,7 @@
 // expect EXECUTOR_OF_THREADS: nbd: this executor has several threads; use a strand
 #include <nbd/server.hpp>
 
+#include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/thread_pool.hpp>
 
@@ -102,7 +103,8 @@ int main()
 #elif defined NO_EXECUTOR
     nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{{.path = "s"}};
 #elif defined NO_EXECUTOR_IN_OPTIONS
-    nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{{.listen = {.path = "s"}}};
+    nbd::server<nbd::unix_transport, disk, nbd::on_executor<boost::asio::any_io_executor>> server{
+        {.listen = {.path = "s"}}};
 #elif defined CONTEXT_FOR_EXECUTOR
     boost::asio::io_context io;
     nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{io, {.path = "s"}};
