@@ -182,6 +182,20 @@ TEMPLATE_TEST_CASE("waiting: the requests of a client that is cut off are cancel
     {
         c.disconnect();
     }
+    SECTION("because of a stop, after the server has noticed that they closed the connection")
+    {
+        c.disconnect();
+        c.close();
+        const auto closing = [&] {
+            const auto all = s.server.connections();
+            return all.size() == 1 && all.front().state == nbd::connection_state::closing;
+        };
+        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+        while (!closing() && std::chrono::steady_clock::now() < end)
+            std::this_thread::sleep_for(std::chrono::milliseconds{1});
+        REQUIRE(closing());
+        CHECK(s.board.inside == 1);
+    }
     s.server.stop();
     CHECK(s.board.inside == 0);
     CHECK(s.board.cancelled == 1);

@@ -41,12 +41,17 @@ public:
     {
     }
 
-    /// Closes the connection, which ends every wait of its session. The first reason is kept.
+    /// Closes the connection, which ends every wait of its session. The first reason is kept, but
+    /// that the client has closed the connection: after a DISC its requests are still carried out
+    /// then, which must end when the server wants it.
     void cut(errc why) noexcept
     {
-        auto expected = errc{};
-        if (!session.cut.compare_exchange_strong(expected, why))
+        auto known = errc{};
+        if (!session.cut.compare_exchange_strong(known, why)) {
+            if (known == errc::cut_short)
+                session.cut.compare_exchange_strong(known, why);
             return;
+        }
         cut_at_ = clock_.now();
         ::shutdown(socket.native_handle(), SHUT_RDWR);
         session.memory.close();
