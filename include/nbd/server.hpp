@@ -3,9 +3,14 @@
 
 // First, so that the compiler names few headers before an error in one of these.
 // clang-format off
+#include <nbd/concepts/observer.hpp>
+#include <nbd/concepts/threading_policy.hpp>
+#include <nbd/concepts/transport.hpp>
 #include <nbd/concepts/kinds.hpp>
 #include <nbd/concepts/shapes.hpp>
 #include <nbd/concepts/diagnosis.hpp>
+#include <nbd/acceptance/parts_fit.hpp>
+#include <nbd/acceptance/wrong_arguments.hpp>
 // clang-format on
 #include <nbd/backend/mem_backend.hpp>
 #include <nbd/basic_server.hpp>

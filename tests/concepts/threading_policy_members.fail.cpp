@@ -64,4 +64,4 @@ public:
 #endif
 };
 
-constexpr bool sound = nbd::diagnosis::policy_is_sound<runner, true>();
+inline constexpr bool sound = nbd::diagnosis::policy_is_sound<runner, true>();

@@ -74,4 +74,4 @@ public:
 #endif
 };
 
-constexpr bool sound = nbd::diagnosis::transport_is_sound<carrier, true>();
+inline constexpr bool sound = nbd::diagnosis::transport_is_sound<carrier, true>();

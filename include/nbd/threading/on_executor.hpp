@@ -52,12 +52,13 @@ public:
     static constexpr bool blocking = false;
     static constexpr bool is_strand = !std::is_same_v<Executor, inner_executor_type>;
 
-    static_assert(is_strand
-                      || !boost::asio::can_query_v<Executor, boost::asio::execution::occupancy_t>,
-                  "nbd: this executor has several threads; use a strand: "
-                  "`nbd::on_executor<boost::asio::strand<Executor>>` and boost::asio::make_strand");
-
-    explicit on_executor(Executor executor) : executor_{std::move(executor)} {}
+    explicit on_executor(Executor executor) : executor_{std::move(executor)}
+    {
+        static_assert(
+            is_strand || !boost::asio::can_query_v<Executor, boost::asio::execution::occupancy_t>,
+            "nbd: this executor has several threads; use a strand: "
+            "`nbd::on_executor<boost::asio::strand<Executor>>` and boost::asio::make_strand");
+    }
 
     void start() {}
 
