@@ -24,6 +24,18 @@ struct on_program {
     }
 };
 
+/// Its WRITEs are not cancelled, by the means of Asio.
+struct deaf_in_writes : cancelling<awaited> {
+    using cancelling<awaited>::cancelling;
+    awaitable<std::error_code> write(std::uint64_t, std::span<const std::byte>)
+    {
+        co_await boost::asio::this_coro::reset_cancellation_state(
+            boost::asio::disable_cancellation());
+        co_await boost::asio::this_coro::throw_if_cancelled(false);
+        co_return std::error_code{};
+    }
+};
+
 constexpr int rounds = 10;
 constexpr int clients = 20;
 constexpr int kills = rounds * clients;
@@ -103,4 +115,20 @@ TEMPLATE_TEST_CASE("cancellation: stop waits for a call that is not cancellable"
     stopping.join();
     CHECK(s.board.inside == 0);
     CHECK(s.board.cancelled == 0);
+}
+
+TEMPLATE_TEST_CASE("cancellation: each call starts with the same cancellation state", "",
+                   (with<deaf_in_writes, nbd::strand_pool>),
+                   (with<deaf_in_writes, nbd::per_client_threads>), (on_program<deaf_in_writes>))
+{
+    served<TestType> s;
+    auto c = s.client();
+    for (int i = 0; i < 4; ++i)
+        CHECK(c.write(0, pattern(512, 1)) == error_value::none);
+    s.board.close({512});
+    ask(c, command::read, 1, 512, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    c.close();
+    CHECK(s.board.await([&] { return s.board.inside == 0 && s.board.departed == 1; }));
+    CHECK(s.board.cancelled == 1);
 }

@@ -222,6 +222,16 @@ private:
                     } else if (call->what == transmission::backend_call::member::extents) {
                         work = transmission::zeroes_at_a_time;  // its cost is unknown
                     }
+                    if constexpr (cancels) {
+                        if (window_.gone()) {
+                            s.job.completed(transmission::given_up());
+                            continue;
+                        }
+                        // Asio keeps both for the whole coroutine, so a call may have changed them.
+                        co_await boost::asio::this_coro::reset_cancellation_state(
+                            boost::asio::enable_terminal_cancellation());
+                        co_await boost::asio::this_coro::throw_if_cancelled(true);
+                    }
                     outcome = co_await made(disk.backend(), *call, s.job.data());
                 } catch (...) {
                     outcome = transmission::current_failure();
