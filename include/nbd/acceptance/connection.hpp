@@ -41,9 +41,9 @@ public:
     {
     }
 
-    /// Closes the connection, which ends every wait of its session. The first reason is kept, but
-    /// that the client has closed the connection: after a DISC its requests are still carried out
-    /// then, which must end when the server wants it.
+    /// Closes the connection, which ends every wait of its session. The first reason is kept, with
+    /// one exception: a later one replaces errc::cut_short. A client that closes the connection
+    /// after a DISC has its requests carried out, and only another reason ends them.
     void cut(errc why) noexcept
     {
         auto known = errc{};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/vocabulary/owned_descriptor.hpp>
+#include <nbd/vocabulary/refused_call.hpp>
 
 #include <boost/system/error_code.hpp>
 
@@ -22,8 +23,7 @@ namespace nbd::acceptance {
     error.clear();
 #ifdef SOCK_CLOEXEC
     int accepted = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
-    const bool is_refused = accepted < 0
-        && (errno == EPERM || errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL);
+    const bool is_refused = accepted < 0 && may_be_refused(errno);
 #else
     int accepted = -1;
     const bool is_refused = true;

@@ -10,7 +10,7 @@ namespace nbd {
 /// How an open file is protected from other programs, by advisory locks that qemu, qemu-img and
 /// qemu-nbd use too.
 enum class file_lock {
-    exclusive,  ///< no other program writes; none reads either, while this one can write
+    exclusive,  ///< no other program writes, or reads while this one can write
     shared,     ///< other programs that share the file may read and write
     off,        ///< no locks
 };

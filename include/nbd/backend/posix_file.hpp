@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/refused_call.hpp>
+
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -295,11 +297,6 @@ struct posix_file {
     }
 
 private:
-    /// Whether a seccomp filter may have refused a call that failed with `error`.
-    [[nodiscard]] static bool may_be_refused(int error) noexcept
-    {
-        return error == EPERM || error == ENOSYS || error == EINVAL || error == EOPNOTSUPP;
-    }
     template <class F>
     static std::invoke_result_t<F&> repeat(F&& call) noexcept
     {

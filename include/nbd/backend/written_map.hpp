@@ -22,8 +22,8 @@ public:
     explicit written_map(std::uint64_t size)
         : shift_{std::max(std::countr_zero(least_part),
                           static_cast<int>(std::bit_width(size - (size != 0))) - 24)},
-          count_{(size >> shift_) / 64 + 1}, words_{made(count_)}, some_{made(count_ / 64 + 1)},
-          full_{made(count_ / 64 + 1)}
+          words_{made((size >> shift_) / 64 + 1)}, some_{made((size >> shift_) / 64 / 64 + 1)},
+          full_{made((size >> shift_) / 64 / 64 + 1)}
     {
     }
 
@@ -153,7 +153,6 @@ private:
     }
 
     int shift_;
-    std::uint64_t count_;  ///< words
     words words_;
     /// A bit for each word, so that a search looks at 64 words at a time. `some_`: parts of the
     /// word may be touched. `full_`: all are, but for a moment while others change the word.

@@ -79,8 +79,8 @@ public:
         if (between_requests_ && idle && !in_.is_large())
             rest();
         const auto to = space();
-        // No more than the end of this message: a client that always has sent the beginning of the
-        // next one would never be idle.
+        // A client that has to pause is received to the end of this message only: if the beginning
+        // of the next one were always there, the client would never be idle.
         const auto n = must_pause() ? std::min(to.size(), missing()) : to.size();
         return io.template read_some<block>(stream, boost::asio::buffer(to.data(), n), poll_);
     }

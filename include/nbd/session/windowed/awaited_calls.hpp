@@ -227,7 +227,7 @@ private:
                             s.job.completed(transmission::given_up());
                             continue;
                         }
-                        // Asio keeps both for the whole coroutine, so a call may have changed them.
+                        // A call may change both, and Asio keeps them for the whole coroutine.
                         co_await boost::asio::this_coro::reset_cancellation_state(
                             boost::asio::enable_terminal_cancellation());
                         co_await boost::asio::this_coro::throw_if_cancelled(true);
