@@ -58,11 +58,22 @@ END
 command -v cmake >/dev/null 2>&1 || die "cmake is missing (3.25 or newer)"
 choose_build_tool
 
-# ctest does not print why a test was skipped.
+# ctest does not print why a test was skipped, and its report of a failure is far from the end of a long log.
 sum_up() {
     python3 - "$1" <<'END'
+import re
 import sys
 import xml.etree.ElementTree as xml
+
+
+def what_failed(case):
+    """The lines of a failed test's output that say why, each with a few around it; else its last lines."""
+    lines = (case.findtext("system-out") or "").strip().splitlines()
+    signs = re.compile(r"FAILED|FAIL |Sanitizer|runtime error|Timeout|Traceback|terminate called|Assertion|error:")
+    chosen = {near for at, line in enumerate(lines) if signs.search(line) for near in range(at - 6, at + 9)}
+    chosen = sorted(at for at in chosen if 0 <= at < len(lines))[:40] or range(len(lines))[-20:]
+    return [lines[at][:200] for at in chosen]
+
 
 cases = xml.parse(sys.argv[1]).getroot().findall("testcase")
 skipped = [case for case in cases if case.find("skipped") is not None]
@@ -71,6 +82,8 @@ print(f"== {len(cases)} tests: {len(cases) - len(skipped) - len(failed)} passed,
       f"{len(failed)} failed, {len(skipped)} skipped")
 for case in failed:
     print(f"   FAILED {case.get('name')}")
+    for line in what_failed(case):
+        print(f"      {line}")
 for case in skipped:
     lines = (case.findtext("system-out") or "").strip().splitlines() or ["no reason given"]
     reason = next((line for line in lines if "skip" in line.lower()), lines[-1])

@@ -14,14 +14,14 @@ from wire import (ABORT, ACK, DISC, ERR_INVALID, EXPORT_NAME, GO, INFO, KIB, LIS
 DEADLINE = 10.0      # handshake, counted from accept
 
 
-def in_time(t, begin, least=DEADLINE - 1.5, most=DEADLINE + 2):
+def in_time(t, begin, least=DEADLINE - 1.5, most=DEADLINE + 5):
     took = time.monotonic() - begin
     t.check(least <= took <= most * SLOWER, "a drop between %g and %g s after the connection" % (least, most),
             "%.1f s" % took)
 
 
 def dropped_at_deadline(t, client, begin):
-    t.drop(client, within=DEADLINE + 2, what="a drop at the handshake deadline", silent=False)
+    t.drop(client, within=DEADLINE + 5, what="a drop at the handshake deadline", silent=False)
     in_time(t, begin)
 
 
@@ -157,7 +157,7 @@ def C04_never_reads(t):
     client = t.client(receive_buffer=2304)
     poll = select.poll()
     poll.register(client.socket, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-    t.check(poll.poll(int((DEADLINE + 2) * SLOWER * 1000)), "a drop at the deadline", "an open connection")
+    t.check(poll.poll(int((DEADLINE + 5) * SLOWER * 1000)), "a drop at the deadline", "an open connection")
     in_time(t, begin)
 
 
@@ -359,7 +359,7 @@ def C13_client_in_handshake_gives_way(t):
     begin = time.monotonic()
     late = t.client(server)
     late.start().go()
-    t.check(time.monotonic() - begin < 4 * SLOWER, "a slot within a few seconds", "%.1f s" % (time.monotonic() - begin))
+    t.prompt(begin, "a place")
     t.check(late.read(0, 512) == bytes(512), "service for the new client", "other data")
     t.check(good.read(0, 512) == bytes(512), "service for the client in transmission", "other data")
     t.drop(silent, what="the silent client to be dropped")
@@ -381,14 +381,14 @@ def crowd(t, arguments, count):
         while True:
             try:
                 good = t.client(server)
-                good.timeout = (DEADLINE + 1) * SLOWER
+                good.timeout = (DEADLINE + 5) * SLOWER
                 good.start().go()
                 break
             except Failure:
-                t.check(time.monotonic() - begin < (DEADLINE + 1) * SLOWER, "service within deadline + 1 s", "none")
+                t.check(time.monotonic() - begin < (DEADLINE + 5) * SLOWER, "service within deadline + 5 s", "none")
                 time.sleep(0.05)
         took = time.monotonic() - begin
-        t.check(took < (DEADLINE + 1) * SLOWER, "service within deadline + 1 s", "%.1f s" % took)
+        t.check(took < (DEADLINE + 5) * SLOWER, "service within deadline + 5 s", "%.1f s" % took)
         t.check(good.read(0, 512) == bytes(512), "right data", "other data")
     finally:
         for sock in silent:
@@ -420,12 +420,10 @@ def C15_many_idle_clients(t):
         t.client(server).start().go()
     each = (server.rss() - base) // count
     t.check(t.run.sanitized or each < 256 * KIB, "at most 256 KiB a client", "%d KiB" % (each // KIB))
-    slowest = 0
     for _ in range(50):
         begin = time.monotonic()
         steady.read(0, 512)
-        slowest = max(slowest, time.monotonic() - begin)
-    t.check(slowest < 0.25 * SLOWER, "answers within 250 ms", "%.3f s" % slowest)
+        t.prompt(begin, "an answer")
     t.check(all(c.read(0, 512) == bytes(512) for c in t.clients), "service for all", "other data")
 
 

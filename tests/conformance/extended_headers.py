@@ -445,8 +445,7 @@ def P50_write_zeroes_of_the_whole_tebibyte(t):
         t.error(client.write(place, b"\x43" * 4096), 0, "WRITE")
     begin = time.monotonic()
     t.error(client.do(ZEROES, 0, TIB, timeout=30 * SLOWER), 0, "WRITE_ZEROES of 1 TiB")
-    took = time.monotonic() - begin
-    t.check(took < 1.0 * SLOWER, "milliseconds", "%.2f s" % took)
+    t.prompt(begin, "WRITE_ZEROES of 1 TiB")
     for place in (0, 100 * GIB, TIB - 4096):
         t.check(client.read(place, 4096) == bytes(4096), "zeroes at %#x" % place, "other data")
 
@@ -459,7 +458,7 @@ def P50_fast_zero_of_16_gib(t):
         raise Skip("FAST_ZERO is not advertised")
     begin = time.monotonic()
     t.error(client.do(ZEROES, 100 * GIB, 16 * GIB, FAST_ZERO), (0, ENOTSUP), "WRITE_ZEROES with FAST_ZERO")
-    t.check(time.monotonic() - begin < 1.0 * SLOWER, "a quick answer", "%.1f s" % (time.monotonic() - begin))
+    t.prompt(begin, "an answer")
 
 
 @extended(kind="big", twice=False)

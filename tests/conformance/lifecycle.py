@@ -223,7 +223,7 @@ def L08_sigterm_under_a_connect_storm(t):
 
 @case(own=True, twice=False)
 def L08_steady_client_under_a_connect_storm(t):
-    """Many short connections do not delay a steady client or new ones by a second (CVE-2015-0847)."""
+    """Many short connections do not delay a steady client or new ones by seconds (CVE-2015-0847)."""
     server = t.start(["mem:1M"])
     steady = t.client(server).start().go()
     stopping = threading.Event()
@@ -238,7 +238,6 @@ def L08_steady_client_under_a_connect_storm(t):
     threads = [threading.Thread(target=storm) for _ in range(3)]
     for thread in threads:
         thread.start()
-    slowest = 0
     try:
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
@@ -247,12 +246,11 @@ def L08_steady_client_under_a_connect_storm(t):
             new = t.client(server)
             new.start().go()
             new.close()
-            slowest = max(slowest, time.monotonic() - begin)
+            t.prompt(begin, "service")
     finally:
         stopping.set()
         for thread in threads:
             thread.join()
-    t.check(slowest < 1.0 * SLOWER, "service within a second", "%.2f s" % slowest)
 
 
 # -- nbd-serve --------------------------------------------------------------------------------------------------------
@@ -431,8 +429,7 @@ def X06_one_thread_of_a_pool_serves_all(t):
         begin = time.monotonic()
         good = t.client(server).start().go()
         t.check(good.read(0, 4096) == bytes(4096), "right data", "other data")
-        t.check(time.monotonic() - begin < 1.0 * SLOWER, "service within a second beside a client at stage %s" % stage,
-                "%.1f s" % (time.monotonic() - begin))
+        t.prompt(begin, "service beside a client at stage %s" % stage)
     stop(t, server)
 
 

@@ -390,7 +390,7 @@ def R12_payload_that_trickles(t):
         client.send(bytes([65 + i]))
         begin = time.monotonic()
         t.sync(other)
-        t.check(time.monotonic() - begin < 1.0, "others served within a second", "%.1f s" % (time.monotonic() - begin))
+        t.prompt(begin, "service for others")
         time.sleep(0.15)
     t.error(client.next_result(), 0, "WRITE")
     t.check(client.read(SPOT, 8) == b"ABCDEFGH", "the bytes sent", "others")

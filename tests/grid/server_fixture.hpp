@@ -28,11 +28,16 @@ template <class Transport>
 /// Limits for tests that wait for them to pass.
 [[nodiscard]] inline nbd::settings impatient()
 {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    constexpr std::chrono::milliseconds soon{2000};  // a handshake of a good client ends in time
+#else
+    constexpr std::chrono::milliseconds soon{800};
+#endif
     nbd::settings s;
-    s.handshake_deadline = std::chrono::milliseconds{500};
-    s.progress_timeout = std::chrono::milliseconds{500};
-    s.send_timeout = std::chrono::milliseconds{500};
-    s.stop_grace = std::chrono::milliseconds{500};
+    s.handshake_deadline = soon;
+    s.progress_timeout = soon;
+    s.send_timeout = soon;
+    s.stop_grace = soon;
     return s;
 }
 
