@@ -8,6 +8,8 @@ from conan.tools.build import check_min_cppstd
 from conan.tools.files import copy, load
 from conan.tools.scm import Version
 
+required_conan_version = ">=2.0"
+
 
 class NbdConan(ConanFile):
     name = "nbd"
@@ -34,6 +36,8 @@ class NbdConan(ConanFile):
     def layout(self):
         self.folders.root = ".."
         self.folders.source = "."
+        self.folders.build = os.path.join("build", "conan")
+        self.folders.generators = os.path.join("build", "conan", "generators")
         self.cpp.source.includedirs = ["include"]
 
     def requirements(self):
@@ -46,8 +50,8 @@ class NbdConan(ConanFile):
 
     def validate(self):
         check_min_cppstd(self, 20)
-        if self.options.with_liburing and self.settings.os != "Linux":
-            raise ConanInvalidConfiguration("nbd: with_liburing is for Linux alone")
+        if self.settings.os != "Linux":
+            raise ConanInvalidConfiguration("nbd is for Linux alone")
         oldest = {"gcc": "12", "clang": "14"}.get(str(self.settings.compiler))
         if oldest and Version(self.settings.compiler.version) < oldest:
             raise ConanInvalidConfiguration(f"nbd needs {self.settings.compiler} {oldest} or newer")
@@ -57,17 +61,21 @@ class NbdConan(ConanFile):
         copy(self, "*.hpp", os.path.join(self.source_folder, "include"), os.path.join(self.package_folder, "include"))
 
     def package_info(self):
+        # The package's own target has another name than the component, or nbd::nbd would link liburing.
         self.cpp_info.set_property("cmake_file_name", "nbd")
+        self.cpp_info.set_property("cmake_target_name", "nbd::all")
+        self.cpp_info.set_property("pkg_config_name", "nbd-all")
         library = self.cpp_info.components["nbd"]
         library.set_property("cmake_target_name", "nbd::nbd")
+        library.set_property("pkg_config_name", "nbd")
         library.bindirs = []
         library.libdirs = []
         library.requires = ["boost::headers"]
-        if self.settings.os in ("Linux", "FreeBSD"):
-            library.system_libs = ["pthread"]
+        library.system_libs = ["pthread"]
         if self.options.with_liburing:
             uring = self.cpp_info.components["uring"]
             uring.set_property("cmake_target_name", "nbd::uring")
+            uring.set_property("pkg_config_name", "nbd-uring")
             uring.includedirs = []
             uring.bindirs = []
             uring.libdirs = []

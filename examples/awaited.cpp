@@ -68,7 +68,7 @@ int main(int argc, char** argv)
 {
     boost::asio::io_context io;
     nbd::server<nbd::unix_transport, remote_disk, nbd::on_executor<>> server{
-        io.get_executor(), {.path = argc > 1 ? argv[1] : "/tmp/nbd.sock"}};
+        io, {.path = argc > 1 ? argv[1] : "/tmp/nbd.sock"}};
     server.exports().add("remote", remote_disk{64 << 20});
 
     boost::asio::signal_set signals{io, SIGINT, SIGTERM};

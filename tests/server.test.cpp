@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 
@@ -32,6 +33,7 @@ static_assert(sizeof(nbd::server<nbd::tcp_transport, disk>) < 4096);
 TEST_CASE("P93, P94: clients can connect to the URI")
 {
     nbd::server<nbd::tcp_transport, disk> tcp{grid::somewhere<nbd::tcp_transport>()};
+    CHECK_THROWS_AS(tcp.uri(""), std::logic_error);
     tcp.start();
     const auto port = std::to_string(tcp.local_endpoint().port());
     CHECK(tcp.uri("") == "nbd://127.0.0.1:" + port + '/');

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/requirements.hpp>  // first
+
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/acceptance/end_waiter.hpp>
 #include <nbd/acceptance/listener.hpp>
@@ -19,6 +21,7 @@
 #include <concepts>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -88,14 +91,13 @@ public:
                          .observer = std::move(observer)}}
     {
     }
-    /// For the policy nbd::on_executor, with an executor of the program.
-    template <class Executor>
-        requires(std::constructible_from<ThreadingPolicy, Executor>
-                 && std::same_as<Executor, typename ThreadingPolicy::executor_type>)
-    server(Executor executor, typename Transport::settings listen, settings limits = {},
+    /// For the policy nbd::on_executor, with an executor or a context of the program.
+    template <class Where>
+        requires acceptance::where_it_runs<Where, ThreadingPolicy>
+    server(Where&& where, typename Transport::settings listen, settings limits = {},
            Observer observer = {})
-        : server{std::move(listen), std::move(limits), ThreadingPolicy{std::move(executor)},
-                 std::move(observer)}
+        : server{std::move(listen), std::move(limits),
+                 ThreadingPolicy{std::forward<Where>(where)}, std::move(observer)}
     {
     }
     server(const server&) = delete;
@@ -130,9 +132,8 @@ public:
     /// As above; throws std::system_error.
     void start()
     {
-        std::error_code failed;
-        start(failed);
-        check(failed, "nbd: cannot listen on " + state_->transport.where());
+        check([this](auto& error) { start(error); },
+              "nbd: cannot listen on " + state_->transport.where());
     }
     /// As start(), with a listening socket of the program, for example from a service manager. The
     /// server owns the descriptor from the call on, but not the socket's file. For an acceptor of
@@ -151,9 +152,8 @@ public:
     /// As above; throws std::system_error.
     void start_on(int listening_socket)
     {
-        std::error_code failed;
-        start_on(listening_socket, failed);
-        check(failed, "nbd: cannot accept from this socket");
+        check([=, this](auto& error) { start_on(listening_socket, error); },
+              "nbd: cannot accept from this socket");
     }
     /// As start(), for a server that does not listen. adopt() adds connections.
     void start_without_listening(std::error_code& error)
@@ -162,9 +162,7 @@ public:
     }
     void start_without_listening()
     {
-        std::error_code failed;
-        start_without_listening(failed);
-        check(failed, "nbd: cannot start");
+        check([this](auto& error) { start_without_listening(error); }, "nbd: cannot start");
     }
 
     /// Serves a connected socket of the program, with the limits of an accepted connection. The
@@ -184,9 +182,8 @@ public:
     }
     void adopt(int connected_socket)
     {
-        std::error_code failed;
-        adopt(connected_socket, failed);
-        check(failed, "nbd: cannot serve this socket");
+        check([=, this](auto& error) { adopt(connected_socket, error); },
+              "nbd: cannot serve this socket");
     }
 
     /// The present connections, in order of arrival. *Thread safety*: any thread. *Complexity*:
@@ -206,9 +203,8 @@ public:
 
     /// Returns when the server has stopped, every client is disconnected and, with on_executor, no
     /// handler of the server is left. Returns at once if the server was not started, or on a thread
-    /// of the server. With on_executor, another thread must run the context, or destroy it. On a
-    /// thread that runs the context, wait() returns at once; with any_io_executor it cannot detect
-    /// this and blocks forever.
+    /// that runs the server; with any_io_executor it cannot detect this and blocks forever. With
+    /// on_executor, another thread must run the context, or destroy it.
     void wait()
     {
         if (!state_->running || runs_here())
@@ -217,10 +213,10 @@ public:
     }
 
     /// Stops the server: accepts no more clients, and closes every connection. Requests that have
-    /// begun are completed and answered; the others get ESHUTDOWN. So does a request that is
-    /// divided into several calls of the backend, such as zeroes that the server writes, before its
-    /// next call. After settings.stop_grace the remaining connections are closed, and awaited calls
-    /// of a `cancellable` backend are cancelled. All other calls run to their end.
+    /// begun are completed and answered; the others get ESHUTDOWN, and so does a request of several
+    /// calls of the backend before its next call. After settings.stop_grace the remaining
+    /// connections are closed, and awaited calls of a `cancellable` backend are cancelled. All
+    /// other calls run to their end.
     ///
     /// With threads of its own, the server then waits as in wait(). With on_executor it does not.
     void stop()
@@ -290,17 +286,22 @@ public:
     /// The address that the server listens on; for port 0, with the port chosen by start().
     [[nodiscard]] const endpoint_type& local_endpoint() const noexcept { return state_->endpoint; }
 
-    /// The NBD URI of an export, for clients. Valid after start().
+    /// The NBD URI of an export, for clients. *Errors*: std::logic_error before start().
     [[nodiscard]] std::string uri(std::string_view export_name) const
     {
+        if (!state_->started)
+            throw std::logic_error{"nbd: a server has no URI before start()"};
         return state_->transport.uri(local_endpoint(), export_name);
     }
 
 private:
     using listener_type = acceptance::listener<state_type>;
 
-    static void check(std::error_code failed, const std::string& what)
+    template <class Call>
+    static void check(Call call, const std::string& what)
     {
+        std::error_code failed;
+        call(failed);
         if (failed)
             throw std::system_error{failed, what};
     }
@@ -334,10 +335,9 @@ private:
     }
     [[nodiscard]] bool runs_here()
     {
-        if constexpr (!hosted) {
+        if constexpr (!hosted)
             if (state_->control.runs_here())
                 return true;
-        }
         const auto running = listener_.lock();
         return running && running->runs_here();
     }

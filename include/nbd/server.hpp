@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/requirements.hpp>
+#ifndef NBD_MISSES_A_REQUIREMENT
+
 // First, so that the compiler names few headers before an error in one of these.
 // clang-format off
 #include <nbd/concepts/observer.hpp>
@@ -21,3 +24,5 @@
 #include <nbd/transport/tcp_transport.hpp>
 #include <nbd/transport/unix_transport.hpp>
 #include <nbd/version.hpp>
+
+#endif  // NBD_MISSES_A_REQUIREMENT

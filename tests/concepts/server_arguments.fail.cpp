@@ -21,7 +21,7 @@
 // expect NAMED_SETTINGS_FIRST: nbd: the first argument of a server is the settings of its transport
 // expect NO_EXECUTOR: nbd: this policy cannot be made without arguments: pass it
 // expect NO_EXECUTOR_IN_OPTIONS: nbd: this policy cannot be made without arguments: pass it
-// expect CONTEXT_FOR_EXECUTOR: nbd: a server takes an executor as its first argument only with
+// expect CONTEXT_WITHOUT_POLICY: nbd: a server takes an executor as its first argument only with
 // expect EXECUTOR_WITHOUT_POLICY: nbd: a server takes an executor as its first argument only with
 // expect EXECUTOR_OF_THREADS: nbd: this executor has several threads; use a strand
 #include <nbd/server.hpp>
@@ -105,9 +105,9 @@ int main()
 #elif defined NO_EXECUTOR_IN_OPTIONS
     nbd::server<nbd::unix_transport, disk, nbd::on_executor<boost::asio::any_io_executor>> server{
         {.listen = {.path = "s"}}};
-#elif defined CONTEXT_FOR_EXECUTOR
+#elif defined CONTEXT_WITHOUT_POLICY
     boost::asio::io_context io;
-    nbd::server<nbd::unix_transport, disk, nbd::on_executor<>> server{io, {.path = "s"}};
+    simple server{io, {.path = "s"}};
 #elif defined EXECUTOR_WITHOUT_POLICY
     boost::asio::io_context io;
     simple server{io.get_executor(), {.path = "s"}};
@@ -125,6 +125,8 @@ int main()
     const nbd::tcp_transport::settings listen{.port = 0};
     (void)sizeof(hosted{io.get_executor(), {.path = "s"}});
     (void)sizeof(hosted{io.get_executor(), {.path = "s"}, {.max_connections = 5}, counter{}});
+    (void)sizeof(hosted{io, {.path = "s"}});
+    (void)sizeof(hosted{io, {.path = "s"}, limits, counter{}});
     (void)sizeof(hosted{{.path = "s"}, limits, nbd::on_executor<>{io.get_executor()}, {}});
     (void)sizeof(
         hosted{{.listen = {.path = "s"}, .policy = nbd::on_executor<>{io.get_executor()}}});

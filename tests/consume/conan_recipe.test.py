@@ -70,7 +70,7 @@ class ConanFile:
     def __init__(self):
         self.recipe_folder = str(PROJECT / "conan")
         self.settings = settings()
-        self.folders = Anything(root=None, source=None)
+        self.folders = Anything(root=None, source=None, build=None, generators=None)
         self.cpp = Anything(source=Anything())
         self.info = Anything(cleared=0)
         self.info.clear = lambda: setattr(self.info, "cleared", self.info.cleared + 1)
@@ -131,6 +131,8 @@ class Recipe(unittest.TestCase):
         self.recipe.layout()
         self.assertEqual(self.recipe.folders.root, "..")
         self.assertTrue((PROJECT / "conan" / ".." / self.recipe.folders.source / "CMakeLists.txt").exists())
+        for folder in (self.recipe.folders.build, self.recipe.folders.generators):
+            self.assertEqual(Path(folder).parts[0], "build")  # which git ignores
 
     def test_requirements(self):
         self.recipe.requirements()
@@ -146,11 +148,9 @@ class Recipe(unittest.TestCase):
         for bad in (settings(cppstd="17"), settings(version="11"), settings(compiler="clang", version="13")):
             self.recipe.settings = bad
             self.assertRaises(Invalid, self.recipe.validate)
-        self.recipe.options.with_liburing = True
-        self.recipe.settings = settings()
-        self.recipe.validate()
-        self.recipe.settings = settings(os_name="FreeBSD")
-        self.assertRaises(Invalid, self.recipe.validate)
+        for other in ("FreeBSD", "Windows", "Macos"):
+            self.recipe.settings = settings(os_name=other)
+            self.assertRaises(Invalid, self.recipe.validate)
 
     def test_sources_and_package(self):
         self.recipe.export_sources_folder = os.path.join(self.scratch.name, "sources")
@@ -167,14 +167,15 @@ class Recipe(unittest.TestCase):
 
     def test_package_info(self):
         self.recipe.package_info()
-        self.assertEqual(self.recipe.cpp_info.properties, {"cmake_file_name": "nbd"})
+        self.assertEqual(self.recipe.cpp_info.properties, {
+            "cmake_file_name": "nbd", "cmake_target_name": "nbd::all", "pkg_config_name": "nbd-all"})
         self.assertEqual(list(self.recipe.cpp_info.components), ["nbd"])
         library = self.recipe.cpp_info.components["nbd"]
         self.assertEqual(library.bindirs, [])
         self.assertEqual(library.libdirs, [])
         self.assertEqual(library.includedirs, ["include"])
         self.assertEqual(library.requires, ["boost::headers"])
-        self.assertEqual(library.properties, {"cmake_target_name": "nbd::nbd"})
+        self.assertEqual(library.properties, {"cmake_target_name": "nbd::nbd", "pkg_config_name": "nbd"})
 
     def test_package_info_with_liburing(self):
         self.recipe.options.with_liburing = True
@@ -182,7 +183,9 @@ class Recipe(unittest.TestCase):
         uring = self.recipe.cpp_info.components["uring"]
         self.assertEqual(uring.includedirs, [])
         self.assertEqual(uring.requires, ["nbd", "liburing::liburing"])
-        self.assertEqual(uring.properties, {"cmake_target_name": "nbd::uring"})
+        self.assertEqual(uring.properties, {"cmake_target_name": "nbd::uring", "pkg_config_name": "nbd-uring"})
+        # Who links nbd::nbd does not get liburing.
+        self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
 
     def test_the_test_package_is_python(self):
         py_compile.compile(str(PROJECT / "conan" / "test_package" / "conanfile.py"),

@@ -74,6 +74,7 @@ TESTED_ELSEWHERE = {
     "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",
     "acceptance/wrong_arguments.hpp": "tests/concepts/server_arguments.fail.cpp",
     "exports/unfit_exports.hpp": "tests/concepts/export_arguments.fail.cpp",
+    "requirements.hpp": "tests/consume/first_include.test.py",
     "concepts/names_member.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/outcome.hpp": "tests/concepts/backend.test.cpp",
     "concepts/promises.hpp": "tests/concepts/backend.test.cpp",
@@ -294,7 +295,7 @@ def check_version():
     stated = {}
     for file, pattern in (("CMakeLists.txt", r"project\(nbd VERSION ([0-9.]+)"),
                           ("include/nbd/version.hpp", r'version = "([^"]*)"'),
-                          (".vcpkg-port/vcpkg.json", r'"version": "([^"]*)"')):
+                          (".vcpkg-port/nbd/vcpkg.json", r'"version": "([^"]*)"')):
         found = re.search(pattern, (ROOT / file).read_text())
         stated[file] = found.group(1) if found else "nothing"
     if len(set(stated.values())) != 1:

@@ -3,10 +3,19 @@
 
 #include <nbd/settings.hpp>
 
+#include <boost/asio/execution_context.hpp>
+
 #include <concepts>
 #include <type_traits>
 
 namespace nbd::acceptance {
+
+/// What a policy can be made of: an executor of its type, or a context that has such executors.
+template <class Where, class Policy>
+concept where_it_runs =
+    std::constructible_from<Policy, Where>
+    && (std::same_as<std::remove_cvref_t<Where>, typename Policy::executor_type>
+        || std::convertible_to<Where, boost::asio::execution_context&>);
 
 /// Whether these may follow nbd::settings among the arguments of a server.
 template <class Policy, class Observer, class First = Policy, class Second = Observer,
@@ -28,8 +37,7 @@ class wrong_arguments {
     static constexpr bool begins =
         std::convertible_to<T, listen_type> || std::convertible_to<T, Options>;
     template <class T>
-    static constexpr bool is_executor =
-        std::constructible_from<Policy, T> && std::same_as<T, typename Policy::executor_type>;
+    static constexpr bool is_executor = where_it_runs<T&, Policy>;
 
 protected:
     wrong_arguments() = default;
@@ -68,8 +76,8 @@ public:
     {
         static_assert(is_executor<Executor>,
                       "nbd: a server takes an executor as its first argument only with the policy "
-                      "nbd::on_executor<Executor> for this type of executor; for an io_context "
-                      "pass `io.get_executor()`");
+                      "nbd::on_executor<Executor> for this type of executor, or for that of "
+                      "the context");
     }
     template <class Unused = void>
     wrong_arguments(settings, listen_type)

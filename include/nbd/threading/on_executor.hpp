@@ -5,10 +5,12 @@
 #include <nbd/threading/launch.hpp>
 
 #include <boost/asio/execution/occupancy.hpp>
+#include <boost/asio/execution_context.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/query.hpp>
 #include <boost/asio/strand.hpp>
 
+#include <concepts>
 #include <type_traits>
 #include <utility>
 
@@ -58,6 +60,13 @@ public:
             is_strand || !boost::asio::can_query_v<Executor, boost::asio::execution::occupancy_t>,
             "nbd: this executor has several threads; use a strand: "
             "`nbd::on_executor<boost::asio::strand<Executor>>` and boost::asio::make_strand");
+    }
+
+    /// With the executor of a context, such as an io_context.
+    template <std::convertible_to<boost::asio::execution_context&> Context>
+        requires requires(Context& c) { Executor{c.get_executor()}; }
+    explicit on_executor(Context& context) : on_executor{Executor{context.get_executor()}}
+    {
     }
 
     void start() {}
