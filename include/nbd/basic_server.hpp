@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// clang-format off
 #include <nbd/requirements.hpp>  // first
-
+// clang-format on
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/acceptance/end_waiter.hpp>
 #include <nbd/acceptance/listener.hpp>
@@ -96,17 +97,16 @@ public:
         requires acceptance::where_it_runs<Where, ThreadingPolicy>
     server(Where&& where, typename Transport::settings listen, settings limits = {},
            Observer observer = {})
-        : server{std::move(listen), std::move(limits),
-                 ThreadingPolicy{std::forward<Where>(where)}, std::move(observer)}
+        : server{std::move(listen), std::move(limits), ThreadingPolicy{std::forward<Where>(where)},
+                 std::move(observer)}
     {
     }
     server(const server&) = delete;
     server& operator=(const server&) = delete;
 
-    /// Stops the server. With threads of its own, it waits until every client is disconnected and
-    /// all threads have ended; on one of these threads it does not wait. With on_executor it never
-    /// waits: connections end while the context runs, or when it is destroyed. Sessions keep alive
-    /// what they use, including the observer.
+    /// Stops the server. With threads of its own it waits, except on one of these, until every
+    /// client is disconnected and all threads have ended. With on_executor it never waits: sessions
+    /// end while the context runs, or when it is destroyed, and keep alive what they use.
     ~server()
     {
         begin_stop();
@@ -186,8 +186,7 @@ public:
               "nbd: cannot serve this socket");
     }
 
-    /// The present connections, in order of arrival. *Thread safety*: any thread. *Complexity*:
-    /// linear, under a lock that each new and each ended connection also takes.
+    /// The present connections, oldest first. *Thread safety*: any thread. *Complexity*: linear.
     [[nodiscard]] std::vector<connection_info> connections() const
     {
         const auto running = listener_.lock();

@@ -3,22 +3,20 @@
 // others, so that the first error is a sentence. server.hpp then declares nothing.
 #pragma once
 
+#define NBD_MISSES_A_REQUIREMENT
 #if __cplusplus < 202002L
 #error "nbd needs C++20: compile with -std=c++20 or newer"
-#define NBD_MISSES_A_REQUIREMENT
 #elif !defined(__linux__)
 #error "nbd is for Linux alone: it uses Linux's calls for files and sockets"
-#define NBD_MISSES_A_REQUIREMENT
 #elif !defined(__cpp_exceptions)
 #error "nbd needs exceptions: compile without -fno-exceptions"
-#define NBD_MISSES_A_REQUIREMENT
 #elif !__has_include(<boost/version.hpp>)
 #error "nbd needs the headers of Boost 1.81 or newer: install them, or say where they are by -I"
-#define NBD_MISSES_A_REQUIREMENT
 #else
 #include <boost/version.hpp>
 #if BOOST_VERSION < 108100
 #error "nbd needs Boost 1.81 or newer: the compiler has found older headers of Boost"
-#define NBD_MISSES_A_REQUIREMENT
+#else
+#undef NBD_MISSES_A_REQUIREMENT
 #endif
 #endif

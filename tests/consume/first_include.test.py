@@ -23,7 +23,7 @@ class FirstInclude(unittest.TestCase):
         found = errors("nbd/server.hpp", *flags)
         self.assertEqual(len(found), 1, found)
         self.assertIn(sentence, found[0])
-        self.assertIn(sentence, errors("nbd/basic_server.hpp", *flags)[0])
+        self.assertIn(sentence, errors("nbd/basic_server.hpp", "-Wfatal-errors", *flags)[0])
 
     def test_an_older_standard(self):
         self.one_sentence("nbd needs C++20: compile with -std=c++20 or newer", "-std=c++17")

@@ -12,8 +12,7 @@ namespace nbd::acceptance {
 
 /// What a policy can be made of: an executor of its type, or a context that has such executors.
 template <class Where, class Policy>
-concept where_it_runs =
-    std::constructible_from<Policy, Where>
+concept where_it_runs = std::constructible_from<Policy, Where>
     && (std::same_as<std::remove_cvref_t<Where>, typename Policy::executor_type>
         || std::convertible_to<Where, boost::asio::execution_context&>);
 
