@@ -62,10 +62,33 @@ TEST_CASE("protocol/error_value: EOVERFLOW and ENOTSUP need the flag of their co
     CHECK(to_error_value(too_long, command_flag::fua) == error_value::einval);
 }
 
-TEST_CASE("protocol/error_value: numbers without a value on the wire are EINVAL")
+TEST_CASE("protocol/error_value: an error that has no value is EIO, also of networks and timers")
 {
-    for (const int error : {EINTR, ENOENT, EAGAIN, ENXIO, 9999, -1})
-        CHECK(of(error) == error_value::einval);
+    for (const int error :
+         {EINTR, ENOENT, EAGAIN, ENXIO, EBADF, ECANCELED, ETIMEDOUT, ETIME, 9999, -1})
+        CHECK(of(error) == error_value::eio);
+    for (const int error : {ECONNREFUSED, ECONNRESET, ECONNABORTED, EPIPE, EHOSTUNREACH, ENETDOWN,
+                            ENETUNREACH, ENOTCONN, EADDRINUSE, EMSGSIZE, ENOBUFS, EPROTO})
+        CHECK(of(error) == error_value::eio);
+}
+
+TEST_CASE("protocol/error_value: Asio's errors of sockets, timers and names are EIO")
+{
+    namespace error = boost::asio::error;
+    const auto value = [](const boost::system::error_code& of_boost) {
+        return to_error_value(std::error_code{of_boost});
+    };
+    for (const auto e : {error::connection_refused, error::connection_reset, error::timed_out,
+                         error::operation_aborted, error::broken_pipe, error::bad_descriptor})
+        CHECK(value(e) == error_value::eio);
+    for (const auto e : {error::host_not_found, error::host_not_found_try_again})
+        CHECK(value(e) == error_value::eio);
+    for (const auto e : {error::service_not_found, error::socket_type_not_supported})
+        CHECK(value(e) == error_value::eio);
+    for (const auto e : {error::eof, error::not_found, error::already_open})
+        CHECK(value(e) == error_value::eio);
+    CHECK(value(error::no_memory) == error_value::enomem);
+    CHECK(value(error::access_denied) == error_value::eperm);
 }
 
 TEST_CASE("protocol/error_value: every errno becomes one of the specification's values (P86)")

@@ -10,10 +10,23 @@
 
 namespace nbd::protocol {
 
-/// *Returns* the error value for a backend's error ("Error values", points 86 and 87). Codes of
-/// categories other than generic and system become EIO. EOVERFLOW and ENOTSUP become EINVAL,
-/// because only a READ with DF and a WRITE_ZEROES with FAST_ZERO may be answered with them; see the
-/// overload with command flags.
+/// *Returns* the error value for a backend's error ("Error values", points 86 and 87). This is the
+/// only place where an error number becomes an error value:
+///
+/// | error of the generic or the system category | error value |
+/// |---|---|
+/// | EPERM, EACCES, EROFS | EPERM |
+/// | ENOMEM | ENOMEM |
+/// | ENOSPC, EDQUOT, EFBIG | ENOSPC |
+/// | ESHUTDOWN | ESHUTDOWN |
+/// | EINVAL | EINVAL |
+/// | ENOTSUP, EOPNOTSUPP | ENOTSUP if the request had FAST_ZERO, otherwise EINVAL |
+/// | EOVERFLOW | EOVERFLOW if the request had DF, otherwise EINVAL |
+/// | any other, for example EIO, ETIMEDOUT and ECONNREFUSED | EIO |
+///
+/// Every error of another category is EIO, for example one of getaddrinfo or of Asio's end of file.
+/// The server checks a request before it calls the backend, so an unknown error is not EINVAL.
+/// ENOTSUP and EOVERFLOW are reserved for those two commands; see the overload with command flags.
 [[nodiscard]] inline error_value to_error_value(const std::error_code& ec) noexcept
 {
     if (!ec)
@@ -25,8 +38,6 @@ namespace nbd::protocol {
     case EACCES:
     case EROFS:
         return error_value::eperm;
-    case EIO:
-        return error_value::eio;
     case ENOMEM:
         return error_value::enomem;
     case ENOSPC:
@@ -35,8 +46,12 @@ namespace nbd::protocol {
         return error_value::enospc;
     case ESHUTDOWN:
         return error_value::eshutdown;
-    default:
+    case EINVAL:
+    case EOVERFLOW:
+    case ENOTSUP:
         return error_value::einval;
+    default:  // EOPNOTSUPP is ENOTSUP on Linux
+        return ec.value() == EOPNOTSUPP ? error_value::einval : error_value::eio;
     }
 }
 
