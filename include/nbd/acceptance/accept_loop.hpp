@@ -24,8 +24,8 @@ class accept_loop {
 public:
     using acceptor_type = boost::asio::basic_socket_acceptor<Protocol, Executor>;
 
-    accept_loop(Listener& listener, const Executor& executor)
-        : listener_{listener}, acceptor_{executor}, pause_{executor}
+    accept_loop(Listener& owner, const Executor& runs_on)
+        : listener_{owner}, acceptor_{runs_on}, pause_{runs_on}
     {
     }
 

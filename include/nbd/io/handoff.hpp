@@ -19,7 +19,7 @@ namespace nbd::io {
 template <class Executor, class Item>
 class handoff {
 public:
-    explicit handoff(const Executor& executor) : executor_{executor} {}
+    explicit handoff(const Executor& owner) : executor_{owner} {}
 
     /// Queues `item` and calls `receive(first)` on the executor, once for all items that were
     /// queued by then, linked through `next`.
