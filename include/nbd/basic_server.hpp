@@ -42,8 +42,8 @@ namespace nbd {
 /// `<nbd/basic_server.hpp>`, include also the parts that you use. A server runs once. It handles no
 /// signals; the program calls stop(). Exports can be added and removed at any time.
 ///
-/// *Thread safety*: exports(), stop(), async_stop() and wait() from any thread, also from a backend
-/// or observer; after start() also uri() and local_endpoint(). start(), the destructor: one thread.
+/// *Thread safety*: exports(), stop(), async_stop() and wait() from any thread; after start() every
+/// member but the destructor, also from a backend, an observer or `admit`. Otherwise: one thread.
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
     requires acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>
 class server<Transport, Backend, ThreadingPolicy, Observer>
@@ -307,7 +307,7 @@ private:
     template <class Open>
     [[nodiscard]] std::error_code start_with(Open open)
     {
-        if (!unstarted_)
+        if (state_->started)  // unstarted_ may be in use by another thread
             return errc::already_started;
         if (const auto failed = unstarted_->start(open))
             return failed;

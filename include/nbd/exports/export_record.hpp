@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/async_mutex.hpp>
+#include <nbd/exports/owned_mutex.hpp>
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
@@ -126,10 +127,13 @@ struct export_record {
     }
 
     /// Resizes a backend whose `resize` is not awaited; for an awaited one, see async_resize.hpp.
-    /// *Returns* the failure, after which the size is unchanged.
+    /// *Returns* the failure, after which the size is unchanged; EDEADLK on a thread that holds one
+    /// of the locks that a resize takes.
     [[nodiscard]] failure resize(std::uint64_t bytes)
         requires(resizable && !awaits_resize<Backend>)
     {
+        if (is_locked_here())
+            return std::errc::resource_deadlock_would_occur;
         const std::lock_guard one_at_a_time{resizing};
         if (!can_be(bytes))
             return std::make_error_code(std::errc::invalid_argument);
@@ -156,6 +160,16 @@ struct export_record {
         const auto bytes = std::min(backend.refresh_size(), most_bytes);
         size.store(bytes - bytes % terms_of(backend, settings, bytes).blocks.minimum);
     }
+    /// Whether the calling thread is in a call of the backend that holds one of the locks.
+    [[nodiscard]] bool is_locked_here() const noexcept
+        requires(!awaits_resize<Backend>)
+    {
+        if constexpr (locks) {
+            if (mutex.held_here())
+                return true;
+        }
+        return resizing.held_here();
+    }
     /// Whether the export may have this size in bytes.
     [[nodiscard]] bool can_be(std::uint64_t bytes) const
     {
@@ -173,9 +187,9 @@ struct export_record {
     std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
     std::atomic<bool> gone{false};                 ///< removed from its set
     /// Held during a resize.
-    [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, std::mutex>
+    [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
         resizing;
-    [[no_unique_address]] std::conditional_t<locks, std::mutex, std::monostate> mutex;
+    [[no_unique_address]] std::conditional_t<locks, owned_mutex, std::monostate> mutex;
     [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate>
         long_calls_mutex;
 };

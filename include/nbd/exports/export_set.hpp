@@ -42,7 +42,8 @@ class export_set : public exports::unfit_exports<Backend> {
 
 /// The exports of a server, by name. Exports can be added and removed while clients are connected.
 /// The empty name denotes the default export: the first one that was added, until `set_default`.
-/// *Thread safety*: any thread may call any member at any time, except the destructor.
+/// *Thread safety*: any thread may call any member at any time, except the destructor; also from a
+/// backend, an observer or `admit`.
 /// *Lifetime*: every server that uses the set shares its ownership.
 template <class Backend>
     requires(diagnosis::backend_is_sound<Backend>())
@@ -143,7 +144,10 @@ public:
     /// that has ended. Requests past a smaller end fail from the beginning of the resize; added
     /// space can be used after its end. INFO and GO report the new size.
     /// *Errors*: errc::unknown_export; EINVAL for a size that is 2^63 or more, or not a multiple of
-    /// the minimum block size; the backend's. The size is unchanged then.
+    /// the minimum block size; EDEADLK from within a call of this export's backend that a resize
+    /// would wait for: any call with `serialize_all`, otherwise `resize`, `refresh_size` and
+    /// `block_sizes`; the backend's. The size is unchanged then. Calls of two exports must not
+    /// resize each other.
     [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
         requires(record::resizable && !awaits_resize<Backend>)
     {
@@ -156,6 +160,7 @@ public:
     /// As `resize`, for a backend whose `resize` is awaited: an asynchronous operation with the
     /// signature void(std::error_code). The backend's `resize` runs on the executor `on`; so does
     /// the completion handler, unless it has an associated executor.
+    /// The backend's own `resize` must not await it for the same export: resizes run one at a time.
     /// *Cancellation*: none.
     /// *Lifetime*: the set may be destroyed before the operation completes. `on` must stay valid
     /// until then.
