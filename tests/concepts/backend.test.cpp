@@ -2,6 +2,9 @@
 // Archetypes: the smallest models of each concept, in every style, are accepted by the whole
 // server. The *.fail.cpp files beside this file are programs that must not compile.
 #include "catch.hpp"
+#include <nbd/backend/callback_backend.hpp>
+#include <nbd/backend/file_backend.hpp>
+#include <nbd/backend/null_backend.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/server.hpp>
 #include <nbd/vocabulary/call.hpp>
@@ -10,6 +13,7 @@
 
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <unistd.h>
@@ -92,6 +96,87 @@ struct inherited : private least {
     using least::size;
 };
 static_assert(backend_is_sound<inherited>());
+
+// a class that declares read may inherit lend where the author has said so
+struct memory {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    u64 size() const { return 0; }
+    void read(u64, to) {}
+    void write(u64, from) {}
+    void trim(u64, u64) {}
+    void cache(u64, u64) {}
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct silent_override : memory {
+    void read(u64, to) {}
+};
+struct forwarding : memory {
+    void read(u64, to) {}
+    from lend(u64 offset, std::size_t length) noexcept { return memory::lend(offset, length); }
+};
+struct named : private memory {
+    using memory::cache, memory::concurrency, memory::lend, memory::size, memory::trim,
+        memory::write;
+    void read(u64, to) {}
+};
+static_assert(!backend_is_sound<silent_override>());
+static_assert(backend_is_sound<forwarding>() && backend_is_sound<named>());
+static_assert(nbd::has_lend<forwarding> && nbd::has_lend<named>);
+
+// what a base declares above its own read, and what has nothing to do with data, is inherited
+struct promising : memory {
+    static constexpr bool multi_conn = true;
+    void flush() {}
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct overrides_flush : promising {
+    void flush() {}
+    nbd::block_sizes block_sizes() const { return {}; }
+};
+struct reads_only_itself : least {
+    void read(u64, to) {}
+    void cache(u64, u64) {}
+};
+struct inherits_cache : reads_only_itself {
+    void read(u64, to) {}
+};
+static_assert(backend_is_sound<promising>() && backend_is_sound<overrides_flush>());
+static_assert(backend_is_sound<reads_only_itself>() && backend_is_sound<inherits_cache>());
+
+// abilities that another base declares
+struct lends {
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct composed : reads_only_itself, lends {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+};
+static_assert(backend_is_sound<composed>() && nbd::has_lend<composed>);
+
+// an overloaded member is found by its parameters; a template is not found
+struct overloading : memory {
+    void read(u64, to) const {}
+    void read(u64, to) {}
+    void read(u64, from) {}
+};
+struct overloaded_lend : memory {
+    from lend(u64, std::size_t) const noexcept { return {}; }
+    from lend(u64, std::size_t) { return {}; }
+    from lend(u64, std::size_t, int) noexcept { return {}; }
+    from lend() noexcept { return {}; }
+};
+static_assert(std::is_same_v<nbd::diagnosis::in_lend<memory>, std::type_identity<memory>>);
+static_assert(std::is_same_v<nbd::diagnosis::in_lend<silent_override>, std::type_identity<memory>>);
+static_assert(
+    std::is_same_v<nbd::diagnosis::in_lend<overloaded_lend>, std::type_identity<overloaded_lend>>);
+struct unknown : memory {
+    void read(auto, to) {}
+};
+static_assert(!backend_is_sound<overloading>() && backend_is_sound<unknown>());
+
+// the backends of the library cannot be derived from
+static_assert(std::is_final_v<nbd::mem_backend> && std::is_final_v<nbd::null_backend>);
+static_assert(std::is_final_v<nbd::file_backend>);
+static_assert(std::is_final_v<nbd::callback_backend<void (*)(nbd::call&)>>);
 
 // all members
 struct full {

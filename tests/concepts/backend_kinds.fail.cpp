@@ -17,15 +17,13 @@
 // expect ASYNC_WRITE_ZEROES: nbd: this backend's async_write_zeroes has the wrong shape; expected
 // expect ASYNC_CACHE: nbd: this backend's async_cache has the wrong shape; expected
 // expect ASYNC_EXTENTS: nbd: this backend's async_extents has the wrong shape; expected
+#include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/strand.hpp>
 
-using u64 = std::uint64_t;
-using to = std::span<std::byte>;
-using from = std::span<const std::byte>;
 using io_executor = boost::asio::io_context::executor_type;
 using strand = boost::asio::strand<io_executor>;
 template <class T, class Executor = io_executor>
@@ -39,9 +37,7 @@ struct awaited : pooled {
     u64 size() const { return 0; }
     awaitable<void> read(u64, to) { co_return; }
 };
-struct caller : pooled {
-    u64 size() const { return 0; }
-    void async_read(u64, to, nbd::completion done) { done(); }
+struct pooled_caller : pooled, caller {
     void async_write(u64, from, nbd::completion done) { done(); }
 };
 template <nbd::concurrency Promise>
@@ -59,7 +55,7 @@ struct disk : state<nbd::concurrency::parallel> {
     awaitable<void> extents(u64, u64, nbd::extent_list&) { co_return; }
 };
 #elif defined CALLBACKS_AND_FLUSH
-struct disk : caller {
+struct disk : pooled_caller {
     void flush() {}
 };
 #elif defined CALLBACKS_WITHOUT_ASYNC_READ
@@ -109,23 +105,23 @@ struct disk : pooled {
     void async_write(u64, to, nbd::completion) {}
 };
 #elif defined ASYNC_FLUSH
-struct disk : caller {
+struct disk : pooled_caller {
     void async_flush() {}
 };
 #elif defined ASYNC_TRIM
-struct disk : caller {
+struct disk : pooled_caller {
     void async_trim(u64, nbd::completion) {}
 };
 #elif defined ASYNC_WRITE_ZEROES
-struct disk : caller {
+struct disk : pooled_caller {
     void async_write_zeroes(u64, u64, nbd::completion) {}
 };
 #elif defined ASYNC_CACHE
-struct disk : caller {
+struct disk : pooled_caller {
     void async_cache(u64, u64) {}
 };
 #elif defined ASYNC_EXTENTS
-struct disk : caller {
+struct disk : pooled_caller {
     void async_extents(u64, u64, nbd::completion) {}
 };
 #else

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A member of a backend that is missing or has a wrong shape.
+// A member of a backend that is missing, has a wrong shape, or goes round one of a derived class.
 // expect NO_SIZE: nbd: a backend needs `std::uint64_t size() const`
 // expect SIZE_NOT_CONST: nbd: this backend's size has the wrong shape; expected
 // expect NO_READ: nbd: a backend needs `std::error_code read(std::uint64_t offset,
@@ -31,22 +31,26 @@
 // expect FINAL: nbd: this backend's flush has the wrong shape; expected
 // expect FINAL_OVERLOADED: nbd: this backend's write has the wrong shape; expected
 // expect FINAL_OVERLOADED_BY_REFERENCE: nbd: this backend's extents has the wrong shape; expected
+// expect LEND_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_FILE_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect EXTENTS_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_OF_A_DISTANT_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_OF_A_TEMPLATE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_BELOW_HANDLE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect EXTENTS_BELOW_ASYNC_READ: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect READ_WITH_OVERLOADS: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect BASE_OF_A_STATE: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect BASE_OF_A_FINAL_CLASS: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_FOR_WRITE_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
+// expect WRITE_ZEROES_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
+// expect TRIM_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
+// expect FUA_WRITE_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
+// expect WRITE_ZEROES_BELOW_ASYNC_WRITE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
+// expect RESIZE_OF_A_BASE: nbd: this backend declares size and inherits resize or refresh_size
+// expect REFRESH_SIZE_OF_A_BASE: nbd: this backend declares size and inherits resize or refresh_size
+#include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
 
-using u64 = std::uint64_t;
-using to = std::span<std::byte>;
-using from = std::span<const std::byte>;
-
-struct readable {
-    u64 size() const { return 0; }
-    void read(u64, to) {}
-};
-struct writable : readable {
-    void write(u64, from) {}
-};
-struct lender : writable {
-    static constexpr auto concurrency = nbd::concurrency::parallel;
-};
 #if defined NO_SIZE
 struct disk {
     void read(u64, to) {}
@@ -181,6 +185,143 @@ struct disk final : readable {
 struct disk final : writable {
     void extents(nbd::extent_list&) {}
     void extents(nbd::extent_list&, u64&) {}
+};
+#elif defined LEND_OF_A_BASE
+struct memory : lender {
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct disk : memory {
+    void read(u64, to) {}
+};
+#elif defined LEND_FILE_OF_A_BASE
+struct file : lender {
+    nbd::file_range lend_file(u64, std::size_t) noexcept { return {}; }
+};
+struct disk : file {
+    void read(u64, to) {}
+};
+#elif defined EXTENTS_OF_A_BASE
+struct sparse : writable {
+    void extents(u64, u64, nbd::extent_list&) {}
+};
+struct disk : sparse {
+    std::error_code read(u64, to) { return {}; }
+};
+#elif defined LEND_OF_A_DISTANT_BASE
+struct memory : lender {
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct between : memory {
+    void flush() {}
+};
+struct encrypted : between {
+    void read(u64, to) {}
+};
+struct disk : encrypted {
+    void trim(u64, u64) {}
+};
+#elif defined LEND_OF_A_TEMPLATE
+template <class Next>
+struct encrypted : Next {
+    void read(u64, to) {}
+};
+struct memory : lender {
+    from lend(u64, std::size_t) const noexcept { return {}; }
+};
+using disk = encrypted<memory>;
+#elif defined LEND_BELOW_HANDLE
+struct memory : lender {
+    void handle(nbd::call&) {}
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct disk : memory {
+    void handle(nbd::call&) {}
+};
+#elif defined EXTENTS_BELOW_ASYNC_READ
+struct sparse : caller {
+    void async_extents(u64, u64, nbd::extent_list&, nbd::completion) {}
+};
+struct disk : sparse {
+    void async_read(u64, to, nbd::completion) {}
+};
+#elif defined READ_WITH_OVERLOADS
+struct memory : lender {
+    from lend(u64, std::size_t) noexcept { return {}; }
+    from lend(u64, std::size_t) const noexcept { return {}; }
+};
+struct disk : memory {
+    void read(u64, to) {}
+    void read(u64, to) const {}
+    void read(to) {}
+};
+#elif defined BASE_OF_A_STATE
+struct memory : lender {
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct disk {
+    struct state : memory {
+        void read(u64, to) {}
+    };
+    state open(const nbd::client&) { return {}; }
+};
+#elif defined BASE_OF_A_FINAL_CLASS
+struct memory : lender {
+    from lend(u64, std::size_t) noexcept { return {}; }
+};
+struct disk final : memory {
+    void read(u64, to) {}
+};
+#elif defined LEND_FOR_WRITE_OF_A_BASE
+struct memory : lender {
+    to lend_for_write(u64, std::size_t) noexcept { return {}; }
+};
+struct disk : memory {
+    void write(u64, from) {}
+};
+#elif defined WRITE_ZEROES_OF_A_BASE
+struct zeroing : writable {
+    void write_zeroes(u64, u64, nbd::zero_flags) {}
+};
+struct disk : zeroing {
+    void write(u64, from, nbd::write_flags) {}
+};
+#elif defined TRIM_OF_A_BASE
+struct trimming : writable {
+    void trim(u64, u64) {}
+};
+struct disk : trimming {
+    void write(u64, from) {}
+};
+#elif defined FUA_WRITE_OF_A_BASE
+struct durable : readable {
+    void write(u64, from) {}
+    void write(u64, from, nbd::write_flags) {}
+};
+struct disk : durable {
+    using durable::write;
+    void write(u64, from) {}
+};
+#elif defined WRITE_ZEROES_BELOW_ASYNC_WRITE
+struct zeroing : caller {
+    void async_write(u64, from, nbd::completion) {}
+    void async_write_zeroes(u64, u64, nbd::zero_flags, nbd::completion) {}
+};
+struct disk : zeroing {
+    void async_write(u64, from, nbd::completion) {}
+};
+#elif defined RESIZE_OF_A_BASE
+struct growing : readable {
+    void resize(u64) {}
+};
+struct disk : growing {
+    u64 size() const { return 512; }
+};
+#elif defined REFRESH_SIZE_OF_A_BASE
+struct growing : readable {
+    u64 refresh_size() noexcept { return 0; }
+};
+struct disk : growing {
+    u64 size() const { return 512; }
 };
 #else
 struct disk : lender {

@@ -21,26 +21,9 @@
 // expect ASYNC_TRIM: nbd: this backend's async_trim has the wrong shape; expected
 // expect ASYNC_CACHE: nbd: this backend's async_cache has the wrong shape; expected
 // expect ASYNC_EXTENTS: nbd: this backend's async_extents has the wrong shape; expected
+#include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
 
-using u64 = std::uint64_t;
-using to = std::span<std::byte>;
-using from = std::span<const std::byte>;
-
-struct readable {
-    u64 size() const { return 0; }
-    void read(u64, to) {}
-};
-struct writable : readable {
-    void write(u64, from) {}
-};
-struct lender : writable {
-    static constexpr auto concurrency = nbd::concurrency::parallel;
-};
-struct caller {
-    u64 size() const { return 0; }
-    void async_read(u64, to, nbd::completion) {}
-};
 #if defined READ
 struct disk {
     u64 size() const { return 0; }

@@ -23,23 +23,11 @@
 // expect NO_FLUSH: nbd: nbd::offers lists an ability that this backend does not have
 // expect NO_PROMISE: nbd: nbd::offers lists an ability that this backend does not have
 // expect MORE_THAN_OFFERED: nbd: this backend has an ability that nbd::offers does not list
+// expect SIZE_THAT_CHANGES: nbd: this backend has an ability that nbd::offers does not list
 // expect OFFERS_OF_AN_UNSOUND_BACKEND: nbd: this backend's flush has the wrong shape; expected
+#include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
 
-using u64 = std::uint64_t;
-using to = std::span<std::byte>;
-using from = std::span<const std::byte>;
-
-struct readable {
-    u64 size() const { return 0; }
-    void read(u64, to) {}
-};
-struct writable : readable {
-    void write(u64, from) {}
-};
-struct lender : writable {
-    static constexpr auto concurrency = nbd::concurrency::parallel;
-};
 #if defined CONCURRENCY_NOT_STATIC
 struct disk : readable {
     nbd::concurrency concurrency = nbd::concurrency::parallel;
@@ -134,6 +122,11 @@ struct disk : lender {
     from lend(u64, std::size_t) noexcept { return {}; }
 };
 static_assert(nbd::offers<disk, nbd::can::write, nbd::can::parallel>);
+#elif defined SIZE_THAT_CHANGES
+struct disk : writable {
+    u64 refresh_size() noexcept { return 0; }
+};
+static_assert(nbd::offers<disk, nbd::can::write>);
 #elif defined OFFERS_OF_AN_UNSOUND_BACKEND
 struct disk : writable {
     void flush(int) {}
@@ -146,9 +139,11 @@ struct disk : writable {
     static constexpr bool multi_conn = true;
     from lend(u64, std::size_t) noexcept { return {}; }
     void resize(u64) {}
+    u64 refresh_size() noexcept { return 0; }
 };
-static_assert(nbd::offers<disk, nbd::can::write, nbd::can::lend, nbd::can::resize,
-                          nbd::can::parallel, nbd::can::blocks, nbd::can::multi_conn>);
+static_assert(
+    nbd::offers<disk, nbd::can::write, nbd::can::lend, nbd::can::resize, nbd::can::refresh_size,
+                nbd::can::parallel, nbd::can::blocks, nbd::can::multi_conn>);
 #endif
 
 int main()

@@ -70,12 +70,17 @@ struct on_request {
         c.reply();
     }
 };
-class callback_disk : public nbd::callback_backend<on_request> {
+class callback_disk {
 public:
     explicit callback_disk(std::uint64_t size)
-        : callback_backend{size, on_request{std::make_shared<plain_disk>(size)}}
+        : callback_{size, on_request{std::make_shared<plain_disk>(size)}}
     {
     }
+    [[nodiscard]] std::uint64_t size() const { return callback_.size(); }
+    void handle(nbd::call& c) { callback_.handle(c); }
+
+private:
+    nbd::callback_backend<on_request> callback_;
 };
 
 /// Whether a disk keeps what is written.

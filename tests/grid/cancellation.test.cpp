@@ -34,6 +34,10 @@ struct deaf_in_writes : cancelling<awaited> {
         co_await boost::asio::this_coro::throw_if_cancelled(false);
         co_return std::error_code{};
     }
+    awaitable<std::error_code> trim(std::uint64_t offset, std::uint64_t length)
+    {
+        return awaited::trim(offset, length);
+    }
 };
 
 constexpr int rounds = 10;

@@ -253,8 +253,10 @@ TEMPLATE_TEST_CASE("waiting: bytes that a handler claims to have read but has no
 
 namespace {
 /// Has no write_zeroes. The first write waits until the test opens its offset.
-struct slowly_zeroed : blocking_disk {
-    explicit slowly_zeroed(switchboard& s) : blocking_disk{s}, board{&s} {}
+struct slowly_zeroed {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    static constexpr bool blocks = true;
+    explicit slowly_zeroed(switchboard& s) : board{&s} {}
     [[nodiscard]] std::uint64_t size() const { return std::uint64_t{1} << 30; }
     void read(std::uint64_t, std::span<std::byte>) { writes_before_read = writes.load(); }
     void write(std::uint64_t offset, std::span<const std::byte>)

@@ -295,6 +295,10 @@ struct shrinking : awaited {
             CHECK_FALSE(exports->resize("disk", 64 << 10));
         co_return;
     }
+    awaitable<std::error_code> trim(std::uint64_t offset, std::uint64_t length)
+    {
+        return awaited::trim(offset, length);
+    }
     void resize(std::uint64_t) {}
     std::atomic<int>* writes;
     nbd::export_set<shrinking>* exports = nullptr;

@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
     "concepts/offers.hpp": "tests/concepts/backend_promises.fail.cpp",
     "concepts/shapes.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/wide_integer.hpp": "tests/concepts/backend_narrow.fail.cpp",
+    "concepts/inheritance.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/kinds.hpp": "tests/concepts/backend_kinds.fail.cpp",
     "concepts/lending.hpp": "tests/concepts/backend.test.cpp",
     "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",

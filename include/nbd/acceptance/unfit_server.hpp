@@ -131,6 +131,7 @@ class server : public acceptance::unfit_server<Transport, Backend, Observer> {
                                              rule == diagnosis::rules::of_callback_shapes>(),
         diagnosis::promises_are_sound<served_t<Backend>, rule == diagnosis::rules::of_promises>(),
         diagnosis::kinds_are_sound<served_t<Backend>, rule == diagnosis::rules::of_kinds>(),
+        diagnosis::bases_are_sound<served_t<Backend>, rule == diagnosis::rules::of_bases>(),
         diagnosis::open_is_sound<Backend, rule == diagnosis::rules::of_open>(),
         diagnosis::spelling_is_sound<served_t<Backend>, rule == diagnosis::rules::of_spelling>(),
         acceptance::backend_suits_policy<Backend, ThreadingPolicy,

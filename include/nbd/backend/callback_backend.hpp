@@ -22,7 +22,7 @@ namespace nbd {
 /// *Thread safety*: by default, one call at a time for all clients. With `Concurrency` parallel,
 /// the callable is called by the threads of all clients at the same time.
 template <std::invocable<call&> F, nbd::concurrency Concurrency = nbd::concurrency::serialize_all>
-class callback_backend {
+class callback_backend final {
 public:
     static constexpr nbd::concurrency concurrency = Concurrency;
 

@@ -31,7 +31,7 @@ namespace nbd {
 /// *Errors*: the system's; those that NBD has no value for become EIO, with the system's text.
 /// *Thread safety*: parallel.
 template <class System>
-class basic_file_backend {
+class basic_file_backend final {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     static constexpr bool blocks = true;

@@ -41,7 +41,7 @@ struct mem_settings {
 ///
 /// *Thread safety*: all members are safe from any thread. Calls on the same bytes at the same time
 /// leave a mixture of their data, as on any disk.
-class mem_backend {
+class mem_backend final {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     static constexpr bool multi_conn = true;

@@ -13,7 +13,7 @@ namespace nbd {
 
 /// A backend that reads as zero and discards writes, for measuring the server without a disk.
 /// *Thread safety*: parallel.
-class null_backend {
+class null_backend final {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     static constexpr bool multi_conn = true;

@@ -46,7 +46,7 @@ namespace nbd {
 /// *Lifetime*: spans must stay valid until the call completes. The executor's context must be an
 /// io_context.
 template <class Executor, class Request = uring_request>
-class basic_uring_file_backend {
+class basic_uring_file_backend final {
     using token = boost::asio::use_awaitable_t<Executor>;
 
 public:

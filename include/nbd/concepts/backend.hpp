@@ -58,10 +58,9 @@
 /// *Parameters*: the server checks a range before the call: it is inside the export and a multiple
 /// of the minimum block size. trim, write_zeroes and cache get at most 256 MiB; the server divides
 /// longer requests.
-/// *Errors*: an error becomes an NBD error value (protocol/error_value.hpp), and the connection
-/// stays open. EACCES and EROFS become EPERM; EDQUOT and EFBIG become ENOSPC. Any other error
-/// number that NBD has no value for becomes EINVAL. A code of a category other than generic and
-/// system becomes EIO. Members may throw (concepts/outcome.hpp).
+/// *Errors*: an error becomes an NBD error value by the table of protocol/error_value.hpp, and the
+/// connection stays open. An error that NBD has no value for, such as one of a network, becomes
+/// EIO. Members may throw (concepts/outcome.hpp).
 /// *Thread safety*: as `concurrency` promises (concepts/promises.hpp).
 /// *Lifetime*: arguments are valid until the call returns or, for the other kinds, completes. The
 /// object that `open` returns is destroyed when the client has left, or earlier; see has_open.
@@ -73,6 +72,9 @@
 /// after the call. Zeroes that the server writes use native FUA instead, if `write` has it. Without
 /// flush, a TRIM with FUA makes no call, and a WRITE_ZEROES with FUA writes zeroes with native FUA.
 /// The server never flushes unless a client asks for it.
+///
+/// *Inheritance*: a class that declares `read`, `write` or `size` must not inherit a member that
+/// would go round it, such as `lend` (concepts/inheritance.hpp): that is a compile error.
 ///
 /// A member with another name adds no ability. Common misspellings are compile errors
 /// (concepts/misspelled.hpp); to detect every one, list the abilities with nbd::offers

@@ -2,13 +2,15 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/inheritance.hpp>
 #include <nbd/concepts/kinds.hpp>
 #include <nbd/concepts/member_names.hpp>
 #include <nbd/concepts/misspelled.hpp>
 #include <nbd/concepts/shapes.hpp>
 
 /// Compile errors of one sentence for a backend that lacks a required member, has a member of the
-/// wrong shape or name, mixes kinds, or makes a promise that does not hold.
+/// wrong shape or name, mixes kinds, inherits a member that goes round its own, or makes a promise
+/// that does not hold.
 namespace nbd::diagnosis {
 
 /// What the type itself must be, and the shape of `open`.
@@ -238,6 +240,7 @@ enum class rules {
     of_callback_shapes,
     of_promises,
     of_kinds,
+    of_bases,
     of_open,
     of_spelling,
     none
@@ -258,6 +261,8 @@ consteval rules first_broken()
         return rules::of_promises;
     else if constexpr (!kinds_are_sound<S>())
         return rules::of_kinds;
+    else if constexpr (!bases_are_sound<S>())
+        return rules::of_bases;
     else if constexpr (!open_is_sound<B>())
         return rules::of_open;
     else if constexpr (!spelling_is_sound<S>())
@@ -280,6 +285,7 @@ using explained_backend = std::integer_sequence<
     callback_shapes_are_sound<served_t<B>, Broken == rules::of_callback_shapes>(),
     promises_are_sound<served_t<B>, Broken == rules::of_promises>(),
     kinds_are_sound<served_t<B>, Broken == rules::of_kinds>(),
+    bases_are_sound<served_t<B>, Broken == rules::of_bases>(),
     open_is_sound<B, Broken == rules::of_open>(),
     spelling_is_sound<served_t<B>, Broken == rules::of_spelling>()>;
 

@@ -26,6 +26,7 @@ enum class can {
     lend_for_write,
     block_sizes,
     resize,
+    refresh_size,
     open,
     handle,
     serialize_client,
@@ -71,6 +72,8 @@ template <class Backend, can Ability>
         return has_block_sizes<B>;
     case resize:
         return has_resize<B>;
+    case refresh_size:
+        return has_refresh_size<B>;
     case open:
         return has_open<Backend>;
     case handle:
