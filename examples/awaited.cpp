@@ -3,12 +3,10 @@
 // time. The server and the disk run on the program's own io_context, with one thread and no lock.
 #include <nbd/server.hpp>
 
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -23,39 +21,38 @@
 
 namespace {
 
+/// It has the types for Asio's operations, such as policy::awaitable. Those of strand_pool and
+/// per_client_threads are the same.
+using policy = nbd::on_executor<>;
+
 class remote_disk {
 public:
-    using executor_type = boost::asio::io_context::executor_type;
-    template <class T>
-    using awaitable = boost::asio::awaitable<T, executor_type>;
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
 
     explicit remote_disk(std::size_t size) : bytes_(size) {}
 
     [[nodiscard]] std::uint64_t size() const { return bytes_.size(); }
 
-    awaitable<std::error_code> read(std::uint64_t offset, std::span<std::byte> to)
+    policy::awaitable<std::error_code> read(std::uint64_t offset, std::span<std::byte> to)
     {
         co_await round_trip();
         std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(offset), to.size(), to.begin());
         co_return std::error_code{};
     }
-    awaitable<std::error_code> write(std::uint64_t offset, std::span<const std::byte> from)
+    policy::awaitable<std::error_code> write(std::uint64_t offset, std::span<const std::byte> from)
     {
         co_await round_trip();
         std::copy(from.begin(), from.end(), bytes_.begin() + static_cast<std::ptrdiff_t>(offset));
         co_return std::error_code{};
     }
-    awaitable<void> flush() { co_await round_trip(); }
+    policy::awaitable<void> flush() { co_await round_trip(); }
 
 private:
-    /// Throws when it is cancelled because the client has disconnected. That error is not sent.
-    static awaitable<void> round_trip()
+    static policy::awaitable<void> round_trip()
     {
-        using clock = std::chrono::steady_clock;
-        boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, executor_type>
-            timer{co_await boost::asio::this_coro::executor, std::chrono::milliseconds{5}};
-        co_await timer.async_wait(boost::asio::use_awaitable_t<executor_type>{});
+        policy::rebind<boost::asio::steady_timer> timer{co_await boost::asio::this_coro::executor,
+                                                        std::chrono::milliseconds{5}};
+        co_await timer.async_wait(policy::use_awaitable);
     }
 
     std::vector<std::byte> bytes_;
@@ -67,7 +64,7 @@ static_assert(nbd::offers<remote_disk, nbd::can::write, nbd::can::flush, nbd::ca
 int main(int argc, char** argv)
 {
     boost::asio::io_context io;
-    nbd::server<nbd::unix_transport, remote_disk, nbd::on_executor<>> server{
+    nbd::server<nbd::unix_transport, remote_disk, policy> server{
         io, {.path = argc > 1 ? argv[1] : "/tmp/nbd.sock"}};
     server.exports().add("remote", remote_disk{64 << 20});
 

@@ -3,11 +3,10 @@
 #pragma once
 
 #include "nbd_serve_output.hpp"
+#include <nbd/protocol/names.hpp>
 #include <nbd/server.hpp>
 
-#include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -22,7 +21,7 @@ struct client_log {
     {
         if (to != nullptr)
             say(c,
-                "option " + named(static_cast<std::uint32_t>(o.option), name_of(o.option))
+                "option " + named(static_cast<std::uint32_t>(o.option), nbd::protocol::name_of(o.option))
                     + " with " + std::to_string(o.length) + " bytes");
     }
     void at_export_opened(const nbd::client& c, std::string_view name,
@@ -32,22 +31,18 @@ struct client_log {
             say(c,
                 "export \"" + nbd::printable(name) + "\" of " + std::to_string(t.size)
                     + " bytes, transmission flags " + std::to_string(t.flags)
-                    + names_of(t.flags,
-                               {"HAS_FLAGS", "READ_ONLY", "SEND_FLUSH", "SEND_FUA", "ROTATIONAL",
-                                "SEND_TRIM", "SEND_WRITE_ZEROES", "SEND_DF", "CAN_MULTI_CONN",
-                                "SEND_RESIZE", "SEND_CACHE", "SEND_FAST_ZERO",
-                                "BLOCK_STATUS_PAYLOAD"}));
+                    + in_brackets(nbd::protocol::names_of_transmission_flags(t.flags)));
     }
     void at_request(const nbd::client& c, const nbd::protocol::request& r)
     {
-        if (to != nullptr)
-            say(c,
-                "request " + std::string{name_of(r.command)} + " cookie " + std::to_string(r.cookie)
-                    + " flags " + std::to_string(r.flags)
-                    + names_of(r.flags,
-                               {"FUA", "NO_HOLE", "DF", "REQ_ONE", "FAST_ZERO", "PAYLOAD_LEN"})
-                    + " offset " + std::to_string(r.offset) + " length "
-                    + std::to_string(r.length));
+        if (to == nullptr)
+            return;
+        const auto name = nbd::protocol::name_of(r.command);
+        say(c,
+            "request " + std::string{name.empty() ? "unknown" : name} + " cookie "
+                + std::to_string(r.cookie) + " flags " + std::to_string(r.flags)
+                + in_brackets(nbd::protocol::names_of_command_flags(r.flags)) + " offset "
+                + std::to_string(r.offset) + " length " + std::to_string(r.length));
     }
     void at_reply(const nbd::client& c, const nbd::protocol::request& r,
                   nbd::protocol::error_value error)
@@ -55,11 +50,16 @@ struct client_log {
         if (to != nullptr)
             say(c,
                 "reply to cookie " + std::to_string(r.cookie) + ": error value "
-                    + named(static_cast<std::uint32_t>(error), name_of(error)));
+                    + named(static_cast<std::uint32_t>(error), nbd::protocol::name_of(error)));
     }
-    void at_error(const nbd::client& c, std::error_code cause, std::string_view what)
+    void at_option_error(const nbd::client& c, const nbd::protocol::option_header&,
+                         const nbd::failure& why)
     {
-        say(c, std::string{what} + ": " + cause.message());
+        failed(c, "the export does not open", why);
+    }
+    void at_error(const nbd::client& c, const nbd::protocol::request& r, const nbd::failure& why)
+    {
+        failed(c, "cookie " + std::to_string(r.cookie) + " failed", why);
     }
     void at_disconnect(const nbd::client& c, std::error_code why)
     {
@@ -72,12 +72,16 @@ struct client_log {
     }
 
 private:
-    using names = std::initializer_list<std::string_view>;
-
     void say(const nbd::client& c, const std::string& what) const
     {
         if (to != nullptr)
             to->line("client " + std::to_string(c.id) + " (" + c.peer + "): " + what);
+    }
+    void failed(const nbd::client& c, const std::string& what, const nbd::failure& why) const
+    {
+        if (to != nullptr)
+            say(c, what + ": " + why.message()
+                       + (why.text.empty() ? "" : " (" + why.code.message() + ")"));
     }
     static std::string named(std::uint32_t number, std::string_view name)
     {
@@ -86,56 +90,9 @@ private:
             text.append(" (").append(name).append(")");
         return text;
     }
-    static std::string_view at(std::uint32_t number, names all)
-    {
-        return number < all.size() ? all.begin()[number] : std::string_view{};
-    }
     /// For example " (FUA DF)". A bit without a name appears in the number alone.
-    static std::string names_of(std::uint16_t bits, names all)
+    static std::string in_brackets(const std::string& names)
     {
-        std::string text;
-        for (std::size_t bit = 0; bit < all.size(); ++bit)
-            if ((bits >> bit & 1) != 0)
-                text.append(text.empty() ? " (" : " ").append(all.begin()[bit]);
-        return text.empty() ? text : text + ')';
-    }
-    static std::string_view name_of(nbd::protocol::option o)
-    {
-        return at(static_cast<std::uint32_t>(o),
-                  {"", "EXPORT_NAME", "ABORT", "LIST", "PEEK_EXPORT", "STARTTLS", "INFO", "GO",
-                   "STRUCTURED_REPLY", "LIST_META_CONTEXT", "SET_META_CONTEXT",
-                   "EXTENDED_HEADERS"});
-    }
-    static std::string_view name_of(nbd::protocol::command c)
-    {
-        const auto name = at(static_cast<std::uint32_t>(c),
-                             {"READ", "WRITE", "DISC", "FLUSH", "TRIM", "CACHE", "WRITE_ZEROES",
-                              "BLOCK_STATUS", "RESIZE"});
-        return name.empty() ? "unknown" : name;
-    }
-    static std::string_view name_of(nbd::protocol::error_value e)
-    {
-        using nbd::protocol::error_value;
-        switch (e) {
-        case error_value::none:
-            return "success";
-        case error_value::eperm:
-            return "EPERM";
-        case error_value::eio:
-            return "EIO";
-        case error_value::enomem:
-            return "ENOMEM";
-        case error_value::einval:
-            return "EINVAL";
-        case error_value::enospc:
-            return "ENOSPC";
-        case error_value::eoverflow:
-            return "EOVERFLOW";
-        case error_value::enotsup:
-            return "ENOTSUP";
-        case error_value::eshutdown:
-            return "ESHUTDOWN";
-        }
-        return {};
+        return names.empty() ? names : " (" + names + ")";
     }
 };

@@ -66,13 +66,14 @@ namespace {
 struct diary {
     std::shared_ptr<std::string> text = std::make_shared<std::string>();
     std::shared_ptr<std::mutex> mutex = std::make_shared<std::mutex>();
+    std::shared_ptr<int> requests = std::make_shared<int>(0);
 
     void note(const std::string& what)
     {
         const std::lock_guard lock{*mutex};
         *text += what + ' ';
     }
-    void at_connect(const nbd::client& c) { note("connect" + std::to_string(c.id)); }
+    void at_connect(const nbd::client& c) { note("connect" + c.export_name); }
     void at_option(const nbd::client&, const nbd::protocol::option_header& o)
     {
         note("option" + std::to_string(static_cast<int>(o.option)));
@@ -82,15 +83,26 @@ struct diary {
     {
         note("opened:" + std::string{name} + ":" + std::to_string(t.size));
     }
-    void at_request(const nbd::client&, const nbd::protocol::request& r)
+    int at_request(const nbd::client& c, const nbd::protocol::request& r)
     {
-        note("request" + std::to_string(static_cast<int>(r.command)));
+        note("request" + std::to_string(static_cast<int>(r.command)) + '@' + c.export_name);
+        return ++*requests;
     }
-    void at_reply(const nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value e)
+    void at_reply(const nbd::client& c, const nbd::protocol::request&,
+                  nbd::protocol::error_value e, int number)
     {
-        note("reply" + std::to_string(static_cast<int>(e)));
+        note("reply" + std::to_string(static_cast<int>(e)) + '@' + c.export_name + '#'
+             + std::to_string(number));
     }
-    void at_error(const nbd::client&, std::error_code, std::string_view) { note("error"); }
+    void at_option_error(const nbd::client&, const nbd::protocol::option_header&,
+                         const nbd::failure&)
+    {
+        note("refused");
+    }
+    void at_error(const nbd::client&, const nbd::protocol::request& r, const nbd::failure&)
+    {
+        note("error" + std::to_string(static_cast<int>(r.command)));
+    }
     void at_disconnect(const nbd::client&, std::error_code why)
     {
         note(why ? why.message() : "left");
@@ -118,6 +130,6 @@ TEMPLATE_TEST_CASE("An observer is notified of all events of a client, in order"
         CHECK(client.closed(1));
     }
     CHECK(*d.text
-          == "connect1 option6 error option7 opened:disk:4096 request0 reply0 request0 reply22 "
-             "request2 left ");
+          == "connect option6 refused option7 opened:disk:4096 request0@disk reply0@disk#1 "
+             "request0@disk reply22@disk#2 request2@disk left ");
 }

@@ -6,6 +6,9 @@
 // expect AT_REQUEST: nbd: this observer's at_request has the wrong shape; expected
 // expect AT_REPLY: nbd: this observer's at_reply has the wrong shape; expected
 // expect AT_ERROR: nbd: this observer's at_error has the wrong shape; expected
+// expect AT_OPTION_ERROR: nbd: this observer's at_option_error has the wrong shape; expected
+// expect NOTE: nbd: what this observer's at_request returns must be a type that can be default-constructed and copied
+// expect NOTE_NOT_RETURNED: nbd: this observer's at_reply has the wrong shape; expected
 // expect AT_DISCONNECT: nbd: this observer's at_disconnect has the wrong shape; expected
 // expect AT_ACCEPT_ERROR: nbd: this observer's at_accept_error has the wrong shape; expected
 // expect NO_EVENT: nbd: this observer has none of the at_... members
@@ -35,7 +38,26 @@ struct listener {
 };
 #elif defined AT_ERROR
 struct listener {
-    void at_error(const nbd::client&, std::error_code) {}
+    void at_error(const nbd::client&, std::error_code, std::string_view) {}
+};
+#elif defined AT_OPTION_ERROR
+struct listener {
+    void at_option_error(const nbd::client&, const nbd::failure&) {}
+};
+#elif defined NOTE
+struct listener {
+    struct place {
+        explicit place(int) {}
+    };
+    place at_request(const nbd::client&, const nbd::protocol::request&) { return place{1}; }
+};
+#elif defined NOTE_NOT_RETURNED
+struct listener {
+    void at_request(const nbd::client&, const nbd::protocol::request&) {}
+    void at_reply(const nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value,
+                  int)
+    {
+    }
 };
 #elif defined AT_DISCONNECT
 struct listener {
@@ -62,7 +84,7 @@ using listener = counter*;
 #else
 struct listener {
     void at_connect(const nbd::client&) {}
-    void at_error(const nbd::client&, std::error_code, std::string_view) {}
+    void at_error(const nbd::client&, const nbd::protocol::request&, const nbd::failure&) {}
 };
 #endif
 

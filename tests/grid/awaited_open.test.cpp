@@ -126,10 +126,11 @@ struct serialised_state : awaited_state<Executor> {
 
 struct listens {
     opens* shared = nullptr;
-    void at_error(const nbd::client&, std::error_code, std::string_view what)
+    void at_option_error(const nbd::client&, const nbd::protocol::option_header&,
+                         const nbd::failure& why)
     {
         const std::lock_guard lock{shared->board.mutex};
-        shared->error = what;
+        shared->error = why.message();
         ++shared->errors;
     }
     void at_disconnect(const nbd::client&, std::error_code)

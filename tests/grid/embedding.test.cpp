@@ -420,19 +420,19 @@ TEMPLATE_TEST_CASE("embedding: the program lists its connections, and closes one
     second.greet();  // so that it is connected
     const auto seen = server.connections();
     REQUIRE(seen.size() == 2);
-    CHECK(seen[0].id == 1);
+    CHECK(seen[0].id != 0);
     CHECK(seen[0].export_name == "disk");
     CHECK(seen[0].state == nbd::connection_state::transmission);
     CHECK(seen[0].peer
           == "pid " + std::to_string(::getpid()) + " uid " + std::to_string(::getuid()));
     CHECK(std::chrono::system_clock::now() - seen[0].since < std::chrono::minutes{1});
-    CHECK(seen[1].id == 2);
+    CHECK(seen[1].id > seen[0].id);
     CHECK(seen[1].export_name.empty());
     CHECK(seen[1].state == nbd::connection_state::handshake);
-    CHECK(server.disconnect(1));
+    CHECK(server.disconnect(seen[0].id));
     CHECK(first.closed());
     CHECK(second.ask(proto::option::list).back().type == proto::option_reply::ack);
-    CHECK_FALSE(server.disconnect(7));
+    CHECK_FALSE(server.disconnect(seen[1].id + 1));
 }
 
 TEMPLATE_TEST_CASE("embedding: the program is asked before a client is admitted", "",
@@ -460,7 +460,7 @@ TEMPLATE_TEST_CASE("embedding: the program is asked before a client is admitted"
     admitted.go("disk");
     CHECK(asked == 3);
     CHECK(local == 3);
-    CHECK(server.connections().front().id == 1);  // refused clients get no id
+    CHECK(server.connections().size() == 1);
 }
 
 TEST_CASE("embedding: the options of a server, complete and in part")

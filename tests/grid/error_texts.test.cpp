@@ -58,10 +58,10 @@ struct heard_errors {
 };
 struct error_listener {
     heard_errors* heard = nullptr;
-    void at_error(const nbd::client&, std::error_code, std::string_view what)
+    void at_error(const nbd::client&, const nbd::protocol::request&, const nbd::failure& why)
     {
         const std::lock_guard lock{heard->mutex};
-        heard->texts.emplace_back(what);
+        heard->texts.push_back(why.message());
     }
 };
 

@@ -65,9 +65,11 @@ struct listener {
     {
         heard.push_back("opened " + std::string{name} + " of " + std::to_string(terms.size));
     }
-    void at_error(const nbd::client&, std::error_code cause, std::string_view)
+    void at_option_error(const nbd::client&, const nbd::protocol::option_header& o,
+                         const nbd::failure& why)
     {
-        heard.push_back("error: " + cause.message());
+        heard.push_back("option " + std::to_string(static_cast<std::uint32_t>(o.option))
+                        + " refused: " + why.message());
     }
 };
 
@@ -214,13 +216,13 @@ TEST_CASE("session/negotiate: an export that fails to open is refused, and the o
     SECTION("unknown")
     {
         CHECK_FALSE(c.negotiate(client_flags() + option(go, info_data("nosuch")) + option(abort_)));
-        CHECK(c.observer.heard.at(1) == "error: there is no such export");
+        CHECK(c.observer.heard.at(1) == "option 7 refused: there is no such export");
     }
     SECTION("open throws")
     {
         counts.refuse = std::make_error_code(std::errc::no_such_device);
         CHECK_FALSE(c.negotiate(client_flags() + option(go, info_data("disk")) + option(abort_)));
-        CHECK(c.observer.heard.at(1) == "error: " + counts.refuse.message());
+        CHECK(c.observer.heard.at(1) == "option 7 refused: " + counts.refuse.message());
     }
     CHECK_FALSE(c.ended());
     CHECK_FALSE(c.context->admitted);

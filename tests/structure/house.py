@@ -110,6 +110,7 @@ TESTED_ELSEWHERE = {
     "acceptance/connection_info.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/end_waiter.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/parts_fit.hpp": "tests/concepts/server_arguments.fail.cpp",
+    "threading/awaiting.hpp": "examples/awaited.cpp",
     "threading/on_executor.hpp": "tests/grid/hosted.test.cpp",
     "threading/launch.hpp": "tests/threading/strand_pool.test.cpp",
     "acceptance/listener.hpp": "tests/grid/lifetime.test.cpp",

@@ -18,6 +18,14 @@
 
 namespace nbd::acceptance {
 
+/// *Returns*: the id of a new client, unique in the process.
+/// *Thread safety*: any thread.
+[[nodiscard]] inline std::uint64_t next_client_id() noexcept
+{
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+}
+
 /// One connection as the listener keeps it: its socket, its peer, and what its session shares with
 /// the server.
 ///
@@ -85,7 +93,7 @@ public:
         const bool handshake = in_handshake();
         return {.id = session.who.id,
                 .peer = session.who.peer,
-                .export_name = handshake ? std::string{} : session.export_name,
+                .export_name = handshake ? std::string{} : session.who.export_name,
                 .since = accepted_at_,
                 .state = cut_for() != errc{} ? connection_state::closing
                     : handshake              ? connection_state::handshake

@@ -233,7 +233,7 @@ private:
         const auto executor = client.socket.get_executor();
         const entry at = connections_.add(state_->limits.places_per_peer, std::move(client.socket),
                                           std::move(client.peer), state_->limits, state_->observer,
-                                          ++last_id_, time_.clock(), state_->stopping, memory_);
+                                          next_client_id(), time_.clock(), state_->stopping, memory_);
         session_task session{*this, at};
         if constexpr (policy_type::blocking && !awaits)
             at->limit_blocking_sends();
@@ -339,7 +339,6 @@ private:
     timer_type end_{control_, clock_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
     io::handler_memory stop_memory_;
-    std::uint64_t last_id_ = 0;
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;
     bool finished_ = false;

@@ -5,12 +5,14 @@
 #include <nbd/concepts/names_member.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/request.hpp>
+#include <nbd/vocabulary/failure.hpp>
 #include <nbd/vocabulary/printable.hpp>
 
 #include <concepts>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
+#include <utility>
 
 /// An Observer is notified of the events of a server: a class with any number, including zero, of
 /// these members. An event whose member is absent costs nothing. A misspelled member counts as
@@ -21,13 +23,25 @@
 /// | `at_connect(const client&)` | after a client was accepted, before its handshake |
 /// | `at_option(const client&, const protocol::option_header&)` | for each option of the handshake |
 /// | `at_export_opened(const client&, std::string_view name, const protocol::export_terms&)` | when a client enters transmission |
-/// | `at_request(const client&, const protocol::request&)` | before a request is carried out |
-/// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when its reply is made |
-/// | `at_error(const client&, std::error_code cause, std::string_view what)` | with the cause of an error reply or of a refused option |
+/// | `at_option_error(const client&, const protocol::option_header&, const failure&)` | with the cause, before an option is refused because the export does not open |
+/// | `at_request(const client&, const protocol::request&)` | when the header of a request has arrived, before it is checked; also for DISC |
+/// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when the whole reply was added to the outbox, before it is sent |
+/// | `at_error(const client&, const protocol::request&, const failure&)` | with the backend's failure, before `at_reply` |
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
 /// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused |
 ///
-/// Names and texts can come from a client: pass them through nbd::printable before they are shown.
+/// `at_request` may return an object, a note. `at_reply` gets it as a fourth argument (`Note` or
+/// `const Note&`), so that a latency needs no search for the request:
+///
+///     auto at_request(const client&, const protocol::request&) { return steady_clock::now(); }
+///     void at_reply(const client&, const protocol::request&, protocol::error_value,
+///                   steady_clock::time_point begun);
+///
+/// A note is copied with its request, and is dropped without `at_reply` if the client leaves before
+/// its reply was made. It can be default-constructed and copied.
+///
+/// Requests of one client can be replied to in another order. `client.export_name` is set from
+/// `at_export_opened` on. Names and texts can come from a client: pass them through nbd::printable before they are shown.
 /// *Errors*: members must not throw.
 /// *Thread safety*: members are called from the threads of all clients at the same time. The
 /// observer is moved into the server, so put counters and mutexes into an object that it points to.
@@ -41,8 +55,8 @@ struct silent {};
 namespace notify {
 
 struct every_event {
-    int at_connect, at_option, at_export_opened, at_request, at_reply, at_error, at_disconnect,
-        at_accept_error;
+    int at_connect, at_option, at_option_error, at_export_opened, at_request, at_reply, at_error,
+        at_disconnect, at_accept_error;
 };
 
 #define NBD_NOTIFY(hook)                                                                           \
@@ -58,19 +72,76 @@ struct every_event {
 
 NBD_NOTIFY(at_connect)
 NBD_NOTIFY(at_option)
+NBD_NOTIFY(at_option_error)
 NBD_NOTIFY(at_export_opened)
-NBD_NOTIFY(at_request)
-NBD_NOTIFY(at_reply)
 NBD_NOTIFY(at_error)
 NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
 
+NBD_NAMES_MEMBER(every_event, at_request)
+NBD_NAMES_MEMBER(every_event, at_reply)
+template <class O>
+concept hears_at_request = requires(O& observer, const client& c, const protocol::request& r) {
+    observer.at_request(c, r);
+};
+
+/// Of an observer whose at_request returns nothing.
+struct no_note {};
+template <class O>
+struct note {
+    using type = no_note;
+};
+template <class O>
+    requires hears_at_request<O>
+struct note<O> {
+    using result = decltype(std::declval<O&>().at_request(
+        std::declval<const client&>(), std::declval<const protocol::request&>()));
+    using type = std::conditional_t<std::is_void_v<result>, no_note, std::remove_cvref_t<result>>;
+};
+/// What the observer's at_request returns.
+template <class O>
+using note_of = typename note<O>::type;
+
+template <class O>
+concept takes_note = requires(O& observer, const client& c, const protocol::request& r,
+                              protocol::error_value e, const note_of<O>& n) {
+    observer.at_reply(c, r, e, n);
+};
+template <class O>
+concept hears_at_reply =
+    takes_note<O>
+    || requires(O& observer, const client& c, const protocol::request& r, protocol::error_value e) {
+           observer.at_reply(c, r, e);
+       };
+
+template <class O>
+[[nodiscard]] note_of<O> at_request(O& observer, const client& c,
+                                    const protocol::request& r) noexcept
+{
+    if constexpr (!hears_at_request<O>)
+        return {};
+    else if constexpr (std::is_void_v<typename note<O>::result>)
+        return observer.at_request(c, r), no_note{};
+    else
+        return observer.at_request(c, r);
+}
+template <class O>
+void at_reply(O& observer, const client& c, const protocol::request& r, protocol::error_value e,
+              const note_of<O>& n) noexcept
+{
+    if constexpr (takes_note<O>)
+        observer.at_reply(c, r, e, n);
+    else if constexpr (hears_at_reply<O>)
+        observer.at_reply(c, r, e);
+}
+
 /// Whether the observer has a member with the name of an event.
 template <class O>
 concept hears_anything =
-    names_at_connect<O> || names_at_option<O> || names_at_export_opened<O> || names_at_request<O>
-    || names_at_reply<O> || names_at_error<O> || names_at_disconnect<O> || names_at_accept_error<O>;
+    names_at_connect<O> || names_at_option<O> || names_at_option_error<O>
+    || names_at_export_opened<O> || names_at_request<O> || names_at_reply<O> || names_at_error<O>
+    || names_at_disconnect<O> || names_at_accept_error<O>;
 
 }  // namespace notify
 
@@ -104,6 +175,14 @@ consteval bool observer_is_sound()
                       "nbd: this observer's at_option has the wrong shape; expected `void "
                       "at_option(const nbd::client&, const nbd::protocol::option_header&)`");
         return false;
+    } else if constexpr (names_at_option_error<O>
+                         && !hears_at_option_error<O, client, protocol::option_header, failure>) {
+        static_assert(
+            !Explain,
+            "nbd: this observer's at_option_error has the wrong shape; expected `void "
+            "at_option_error(const nbd::client&, const nbd::protocol::option_header&, const "
+            "nbd::failure&)`");
+        return false;
     } else if constexpr (names_at_export_opened<O>
                          && !hears_at_export_opened<O, client, std::string_view,
                                                     protocol::export_terms>) {
@@ -112,24 +191,29 @@ consteval bool observer_is_sound()
                       "at_export_opened(const nbd::client&, std::string_view name, const "
                       "nbd::protocol::export_terms&)`");
         return false;
-    } else if constexpr (names_at_request<O> && !hears_at_request<O, client, protocol::request>) {
+    } else if constexpr (names_at_request<O> && !hears_at_request<O>) {
         static_assert(!Explain,
                       "nbd: this observer's at_request has the wrong shape; expected `void "
                       "at_request(const nbd::client&, const nbd::protocol::request&)`");
         return false;
-    } else if constexpr (names_at_reply<O>
-                         && !hears_at_reply<O, client, protocol::request, protocol::error_value>) {
+    } else if constexpr (!std::semiregular<note_of<O>>) {
+        static_assert(!Explain,
+                      "nbd: what this observer's at_request returns must be a type that can be "
+                      "default-constructed and copied: it is kept with the request for at_reply");
+        return false;
+    } else if constexpr (names_at_reply<O> && !hears_at_reply<O>) {
         static_assert(
             !Explain,
             "nbd: this observer's at_reply has the wrong shape; expected `void at_reply(const "
-            "nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value)`");
+            "nbd::client&, const nbd::protocol::request&, nbd::protocol::error_value)`, and a "
+            "fourth parameter for what at_request returns, if it returns something");
         return false;
     } else if constexpr (names_at_error<O>
-                         && !hears_at_error<O, client, std::error_code, std::string_view>) {
+                         && !hears_at_error<O, client, protocol::request, failure>) {
         static_assert(
             !Explain,
             "nbd: this observer's at_error has the wrong shape; expected `void at_error(const "
-            "nbd::client&, std::error_code cause, std::string_view what)`");
+            "nbd::client&, const nbd::protocol::request&, const nbd::failure&)`");
         return false;
     } else if constexpr (names_at_disconnect<O>
                          && !hears_at_disconnect<O, client, std::error_code>) {

@@ -9,7 +9,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <string>
 #include <string_view>
 #include <system_error>
 
@@ -22,7 +21,7 @@ template <class Observer>
 struct context {
     const settings& limits;
     Observer& observer;
-    const client who;
+    client who;  ///< who.export_name: constant, and for any thread to read, once `admitted` is true
     session::deadline deadline;  ///< for bytes from the client
     session::deadline sending;   ///< for bytes to the client
     /// The server is stopping: finish what was begun, refuse what is new.
@@ -30,8 +29,6 @@ struct context {
     client_memory memory;
     /// The handshake is over. Until then the server may end the connection to free its place.
     std::atomic<bool> admitted{false};
-    /// The export of the client. Constant, and for any thread to read, once `admitted` is true.
-    std::string export_name{};
     /// The session waits for its client, so a deadline that passes is the fault of the client.
     std::atomic<bool> waiting{false};
     /// The session neither receives nor sends for a long time, so it does not notice a closed
@@ -45,7 +42,7 @@ struct context {
     /// The handshake is over.
     void admit(std::string_view name)
     {
-        export_name = name;
+        who.export_name = name;
         admitted.store(true, std::memory_order_release);
     }
     /// For the next bytes of replies that the client has to take.

@@ -86,8 +86,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                 }
             }
             if (why)
-                notify::at_error(c.observer, c.who, why.code,
-                                 why.text.empty() ? "the export does not open" : why.text);
+                notify::at_option_error(c.observer, c.who, negotiator.option(), why);
             next = why ? negotiator.export_refused(why.code)
                        : negotiator.export_opened(opened->info());
         }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/awaiting.hpp>
 #include <nbd/threading/launch.hpp>
 
 #include <boost/asio/execution/occupancy.hpp>
@@ -38,7 +39,7 @@ namespace nbd {
 /// more, the connections stay open until the context is destroyed, which may happen before or after
 /// the server's destruction.
 template <class Executor = boost::asio::io_context::executor_type>
-class on_executor {
+class on_executor : public threading::awaiting<Executor> {
     template <class T>
     struct inner {
         using type = T;

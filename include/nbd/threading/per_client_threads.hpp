@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/awaiting.hpp>
 #include <nbd/threading/launch.hpp>
 
 #include <boost/asio/io_context.hpp>
@@ -23,7 +24,8 @@ namespace nbd {
 /// One thread for each client, with blocking system calls: the lowest latency, and the highest
 /// throughput for a few busy clients. A call of a `parallel` backend that blocks delays only its
 /// own client. A thread whose client has left may serve a later client.
-class per_client_threads {
+class per_client_threads
+    : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = true;

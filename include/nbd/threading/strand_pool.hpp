@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/threading/awaiting.hpp>
 #include <nbd/threading/call_threads.hpp>
 #include <nbd/threading/launch.hpp>
 
@@ -25,7 +26,7 @@ namespace nbd {
 /// Each thread runs its own io_context. A client stays on one of them, which serves as its strand:
 /// a request takes no lock and does not change threads. A backend that blocks delays the other
 /// clients of its thread, unless it promises `blocks`: then its calls run on separate threads.
-class strand_pool {
+class strand_pool : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = false;

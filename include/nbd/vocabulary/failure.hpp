@@ -40,6 +40,8 @@ struct failure {
     {
     }
 
+    /// `text`, or the message of `code` if that is empty.
+    [[nodiscard]] std::string message() const { return text.empty() ? code.message() : text; }
     [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(code); }
     friend bool operator==(const failure& f, const std::error_code& c) noexcept
     {

@@ -28,9 +28,9 @@ struct listener {
         heard.push_back("reply " + std::to_string(r.cookie) + " error "
                         + std::to_string(static_cast<std::uint32_t>(e)));
     }
-    void at_error(const nbd::client&, std::error_code cause, std::string_view)
+    void at_error(const nbd::client&, const nbd::protocol::request&, const nbd::failure& why)
     {
-        heard.push_back("cause " + std::to_string(cause.value()));
+        heard.push_back("cause " + std::to_string(why.code.value()));
     }
 };
 using words = std::vector<std::string>;

@@ -25,9 +25,9 @@ struct listener {
         heard.push_back("reply " + std::to_string(r.cookie) + " error "
                         + std::to_string(static_cast<std::uint32_t>(e)));
     }
-    void at_error(const nbd::client&, std::error_code cause, std::string_view what)
+    void at_error(const nbd::client&, const nbd::protocol::request&, const nbd::failure& why)
     {
-        heard.push_back("cause " + std::to_string(cause.value()) + ' ' + std::string{what});
+        heard.push_back("cause " + std::to_string(why.code.value()) + ' ' + why.message());
     }
 };
 using words = std::vector<std::string>;

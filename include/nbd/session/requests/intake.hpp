@@ -167,7 +167,7 @@ public:
 
     // --- requests -------------------------------------------------------------------------------
 
-    [[nodiscard]] const protocol::request& request() const noexcept { return request_; }
+    [[nodiscard]] const observed_request<Observer>& request() const noexcept { return request_; }
     [[nodiscard]] protocol::error_value why() const noexcept { return why_; }
     [[nodiscard]] const protocol::export_terms& terms() const noexcept { return terms_; }
 
@@ -216,7 +216,7 @@ public:
         wanted_ = header_bytes_;
         in_transfer_ = false;
         ++requests_in_a_row_;
-        notify::at_request(context_.observer, context_.who, request_);
+        request_.note = notify::at_request(context_.observer, context_.who, request_);
         if (request_.command == protocol::command::disc)
             return decision::leave;
         if (request_.payload() > transmission::longest_payload(terms_)) {
@@ -331,7 +331,7 @@ private:
     std::size_t wanted_ = 0;  ///< bytes that must fit in one piece
     unflagged_writes unflagged_;
     io::busy_poll poll_;
-    protocol::request request_;
+    observed_request<Observer> request_;
     protocol::error_value why_{};
     unsigned requests_in_a_row_ = 0;  ///< since the client was idle
     bool refused_ = false;

@@ -86,7 +86,7 @@ public:
     [[nodiscard]] std::size_t memory_wanted() const noexcept { return memory_.wanted(); }
     void charged(charge granted) noexcept { memory_.adopt(std::move(granted)); }
     /// Refuses a request, before or after its beginning.
-    void refuse(const protocol::request& r, replies<Observer>& to,
+    void refuse(const observed_request<Observer>& r, replies<Observer>& to,
                 protocol::error_value why) noexcept
     {
         request_ = r;
@@ -335,7 +335,7 @@ private:
 
     kind kind_ = kind::refused;
     bool begun_ = false;  ///< the request has begun and is not answered
-    protocol::request request_;
+    observed_request<Observer> request_;
     replies<Observer>* to_ = nullptr;
     request_memory memory_;  ///< for a payload, or for data that the backend does not lend
     std::span<const std::byte> payload_;  ///< of a WRITE

@@ -28,7 +28,7 @@ template <class Opened, class Observer, bool at_once>
 class reading {
     using backend_type = typename Opened::backend_type;
     using plan_type = transmission::read_plan<backend_type>;
-    using request = protocol::request;
+    using request = observed_request<Observer>;
     static constexpr bool lends_files = at_once && has_lend_file<backend_type>;
     static constexpr bool lends = has_lend<backend_type> || lends_files;
 

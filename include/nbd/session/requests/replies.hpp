@@ -8,6 +8,7 @@
 #include <nbd/protocol/reply.hpp>
 #include <nbd/session/buffers/outbox.hpp>
 #include <nbd/session/context.hpp>
+#include <nbd/session/requests/observed_request.hpp>
 #include <nbd/vocabulary/extent_list.hpp>
 #include <nbd/vocabulary/failure.hpp>
 
@@ -26,7 +27,7 @@ namespace nbd::session {
 template <class Observer>
 class replies {
     using reply_style = protocol::reply_style;
-    using request = protocol::request;
+    using request = observed_request<Observer>;
 
 public:
     /// Bytes of the longest error text that is sent (point 22 allows 4096).
@@ -167,28 +168,27 @@ public:
         to.put(value).put(static_cast<std::uint16_t>(text.size())).put_text(text);
         if (offset)
             to.put(*offset);
-        notify::at_reply(context_.observer, context_.who, r, value);
+        notify::at_reply(context_.observer, context_.who, r, value, r.note);
     }
 
-    /// A failure of the backend. The observer gets its code and its text, clients what
+    /// A failure of the backend. The observer gets all of it, clients what
     /// settings.send_error_details allows.
     void fail(const request& r, const failure& why)
     {
-        std::string message;
-        try {
-            if (why.text.empty())
-                message = why.code.message();
-        } catch (...) {  // out of memory: there is no text
-        }
-        const std::string_view details = why.text.empty() ? message : why.text;
-        notify::at_error(context_.observer, context_.who, why.code, details);
+        notify::at_error(context_.observer, context_.who, r, why);
         // The text of an exception may be confidential, and clients need not be authenticated.
         const bool for_clients =
             context_.limits.send_error_details || (!why.text.empty() && !why.thrown);
+        std::string details;
+        try {
+            if (for_clients && chunked())
+                details = why.message();
+        } catch (...) {  // out of memory: there is no text
+        }
         const auto value = protocol::to_error_value(why.code, r.flags);
         const bool inside =
             why.offset && *why.offset >= r.offset && *why.offset - r.offset < r.length;
-        error(r, value, for_clients ? details : protocol::message_of(value),
+        error(r, value, details.empty() ? protocol::message_of(value) : details,
               inside ? why.offset : std::nullopt);
     }
     /// The encoded reply to a BLOCK_STATUS, by reference; or the failure.
@@ -199,7 +199,7 @@ public:
             return;
         }
         out_.lend(reply);
-        notify::at_reply(context_.observer, context_.who, r, protocol::error_value::none);
+        notify::at_reply(context_.observer, context_.who, r, protocol::error_value::none, r.note);
     }
     /// Success, or the failure.
     void answer(const request& r, const failure& why)
@@ -221,7 +221,8 @@ public:
                                 .offset = r.offset,
                                 .length = length});
         if (done && (static_cast<std::uint16_t>(type) & 0x8000U) == 0)
-            notify::at_reply(context_.observer, context_.who, r, protocol::error_value::none);
+            notify::at_reply(context_.observer, context_.who, r, protocol::error_value::none,
+                             r.note);
     }
 
 private:
@@ -241,7 +242,7 @@ private:
     {
         protocol::encode_reply(to.template first<protocol::simple_reply_bytes>(),
                                {.error = error, .cookie = r.cookie});
-        notify::at_reply(context_.observer, context_.who, r, error);
+        notify::at_reply(context_.observer, context_.who, r, error, r.note);
     }
 
     context<Observer>& context_;
