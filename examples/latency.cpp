@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // How long requests take: an observer with a histogram for each export and command, without a lock.
 //
-//     latency /tmp/nbd.sock & nbdcopy --no-extents 'nbd+unix:///fast?socket=/tmp/nbd.sock' null: ; kill %1
+//     latency /tmp/nbd.sock &
+//     nbdcopy --no-extents 'nbd+unix:///fast?socket=/tmp/nbd.sock' null:
+//     kill %1
 #include <nbd/protocol/names.hpp>
 #include <nbd/server.hpp>
 
@@ -31,11 +33,15 @@ using histograms = std::map<std::string, histogram, std::less<>>;
 struct latency {
     histograms* of;
 
-    auto at_request(const nbd::client&, const nbd::protocol::request&) { return steady_clock::now(); }
+    auto at_request(const nbd::client&, const nbd::protocol::request&)
+    {
+        return steady_clock::now();
+    }
     void at_reply(const nbd::client& c, const nbd::protocol::request& r, nbd::protocol::error_value,
                   steady_clock::time_point begun)
     {
-        const auto took = std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun);
+        const auto took =
+            std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun);
         const auto found = of->find(c.export_name);
         const auto command = static_cast<std::size_t>(r.command);
         if (found != of->end() && command < found->second.size())
@@ -50,7 +56,8 @@ void print(const histograms& all)
             for (std::size_t power = 0; power < commands[command].size(); ++power)
                 if (const std::uint64_t count = commands[command][power]; count != 0)
                     std::cout << name << ' '
-                              << nbd::protocol::name_of(static_cast<nbd::protocol::command>(command))
+                              << nbd::protocol::name_of(
+                                     static_cast<nbd::protocol::command>(command))
                               << " < " << (std::uint64_t{1} << power) << " us: " << count << '\n';
 }
 

@@ -21,7 +21,8 @@ struct client_log {
     {
         if (to != nullptr)
             say(c,
-                "option " + named(static_cast<std::uint32_t>(o.option), nbd::protocol::name_of(o.option))
+                "option "
+                    + named(static_cast<std::uint32_t>(o.option), nbd::protocol::name_of(o.option))
                     + " with " + std::to_string(o.length) + " bytes");
     }
     void at_export_opened(const nbd::client& c, std::string_view name,
@@ -80,8 +81,9 @@ private:
     void failed(const nbd::client& c, const std::string& what, const nbd::failure& why) const
     {
         if (to != nullptr)
-            say(c, what + ": " + why.message()
-                       + (why.text.empty() ? "" : " (" + why.code.message() + ")"));
+            say(c,
+                what + ": " + why.message()
+                    + (why.text.empty() ? "" : " (" + why.code.message() + ")"));
     }
     static std::string named(std::uint32_t number, std::string_view name)
     {

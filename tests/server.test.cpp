@@ -88,8 +88,8 @@ struct diary {
         note("request" + std::to_string(static_cast<int>(r.command)) + '@' + c.export_name);
         return ++*requests;
     }
-    void at_reply(const nbd::client& c, const nbd::protocol::request&,
-                  nbd::protocol::error_value e, int number)
+    void at_reply(const nbd::client& c, const nbd::protocol::request&, nbd::protocol::error_value e,
+                  int number)
     {
         note("reply" + std::to_string(static_cast<int>(e)) + '@' + c.export_name + '#'
              + std::to_string(number));

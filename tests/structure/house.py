@@ -101,6 +101,7 @@ TESTED_ELSEWHERE = {
     # parts of a server, tested with a whole server
     "acceptance/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
+    "session/requests/observed_request.hpp": "tests/session/requests/replies.test.cpp",
     "acceptance/control.hpp": "tests/grid/hosted.test.cpp",
     "acceptance/operation.hpp": "tests/grid/hosted.test.cpp",
     "acceptance/server_state.hpp": "tests/grid/hosted.test.cpp",

@@ -231,9 +231,10 @@ private:
     {
         time_.advance();
         const auto executor = client.socket.get_executor();
-        const entry at = connections_.add(state_->limits.places_per_peer, std::move(client.socket),
-                                          std::move(client.peer), state_->limits, state_->observer,
-                                          next_client_id(), time_.clock(), state_->stopping, memory_);
+        const entry at =
+            connections_.add(state_->limits.places_per_peer, std::move(client.socket),
+                             std::move(client.peer), state_->limits, state_->observer,
+                             next_client_id(), time_.clock(), state_->stopping, memory_);
         session_task session{*this, at};
         if constexpr (policy_type::blocking && !awaits)
             at->limit_blocking_sends();

@@ -41,7 +41,8 @@
 /// its reply was made. It can be default-constructed and copied.
 ///
 /// Requests of one client can be replied to in another order. `client.export_name` is set from
-/// `at_export_opened` on. Names and texts can come from a client: pass them through nbd::printable before they are shown.
+/// `at_export_opened` on. Names and texts can come from a client: pass them through nbd::printable
+/// before they are shown.
 /// *Errors*: members must not throw.
 /// *Thread safety*: members are called from the threads of all clients at the same time. The
 /// observer is moved into the server, so put counters and mutexes into an object that it points to.
@@ -104,13 +105,11 @@ template <class O>
 using note_of = typename note<O>::type;
 
 template <class O>
-concept takes_note = requires(O& observer, const client& c, const protocol::request& r,
-                              protocol::error_value e, const note_of<O>& n) {
-    observer.at_reply(c, r, e, n);
-};
+concept takes_note =
+    requires(O& observer, const client& c, const protocol::request& r, protocol::error_value e,
+             const note_of<O>& n) { observer.at_reply(c, r, e, n); };
 template <class O>
-concept hears_at_reply =
-    takes_note<O>
+concept hears_at_reply = takes_note<O>
     || requires(O& observer, const client& c, const protocol::request& r, protocol::error_value e) {
            observer.at_reply(c, r, e);
        };
@@ -138,8 +137,7 @@ void at_reply(O& observer, const client& c, const protocol::request& r, protocol
 
 /// Whether the observer has a member with the name of an event.
 template <class O>
-concept hears_anything =
-    names_at_connect<O> || names_at_option<O> || names_at_option_error<O>
+concept hears_anything = names_at_connect<O> || names_at_option<O> || names_at_option_error<O>
     || names_at_export_opened<O> || names_at_request<O> || names_at_reply<O> || names_at_error<O>
     || names_at_disconnect<O> || names_at_accept_error<O>;
 

@@ -17,17 +17,25 @@ namespace names {
 
 inline constexpr std::array<std::string_view, 9> commands{
     "READ", "WRITE", "DISC", "FLUSH", "TRIM", "CACHE", "WRITE_ZEROES", "BLOCK_STATUS", "RESIZE"};
-inline constexpr std::array<std::string_view, 12> options{
-    "",         "EXPORT_NAME", "ABORT",
-    "LIST",     "PEEK_EXPORT", "STARTTLS",
-    "INFO",     "GO",          "STRUCTURED_REPLY",
-    "LIST_META_CONTEXT", "SET_META_CONTEXT", "EXTENDED_HEADERS"};
-inline constexpr std::array<std::string_view, 6> command_flags{"FUA",     "NO_HOLE",   "DF",
-                                                               "REQ_ONE", "FAST_ZERO", "PAYLOAD_LEN"};
+inline constexpr std::array<std::string_view, 12> options{"",
+                                                          "EXPORT_NAME",
+                                                          "ABORT",
+                                                          "LIST",
+                                                          "PEEK_EXPORT",
+                                                          "STARTTLS",
+                                                          "INFO",
+                                                          "GO",
+                                                          "STRUCTURED_REPLY",
+                                                          "LIST_META_CONTEXT",
+                                                          "SET_META_CONTEXT",
+                                                          "EXTENDED_HEADERS"};
+inline constexpr std::array<std::string_view, 6> command_flags{
+    "FUA", "NO_HOLE", "DF", "REQ_ONE", "FAST_ZERO", "PAYLOAD_LEN"};
 inline constexpr std::array<std::string_view, 13> transmission_flags{
-    "HAS_FLAGS",   "READ_ONLY",      "SEND_FLUSH",         "SEND_FUA",   "ROTATIONAL",
-    "SEND_TRIM",   "SEND_WRITE_ZEROES", "SEND_DF",         "CAN_MULTI_CONN", "SEND_RESIZE",
-    "SEND_CACHE",  "SEND_FAST_ZERO", "BLOCK_STATUS_PAYLOAD"};
+    "HAS_FLAGS",           "READ_ONLY",   "SEND_FLUSH",        "SEND_FUA",
+    "ROTATIONAL",          "SEND_TRIM",   "SEND_WRITE_ZEROES", "SEND_DF",
+    "CAN_MULTI_CONN",      "SEND_RESIZE", "SEND_CACHE",        "SEND_FAST_ZERO",
+    "BLOCK_STATUS_PAYLOAD"};
 
 template <std::size_t N>
 [[nodiscard]] constexpr std::string_view at(const std::array<std::string_view, N>& all,

@@ -24,8 +24,7 @@ namespace nbd {
 /// One thread for each client, with blocking system calls: the lowest latency, and the highest
 /// throughput for a few busy clients. A call of a `parallel` backend that blocks delays only its
 /// own client. A thread whose client has left may serve a later client.
-class per_client_threads
-    : public threading::awaiting<boost::asio::io_context::executor_type> {
+class per_client_threads : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
     static constexpr bool blocking = true;
