@@ -64,7 +64,7 @@ public:
     }
 
     /// With the executor of a context, such as an io_context.
-    template <std::convertible_to<boost::asio::execution_context&> Context>
+    template <std::derived_from<boost::asio::execution_context> Context>
         requires requires(Context& c) { Executor{c.get_executor()}; }
     explicit on_executor(Context& context) : on_executor{Executor{context.get_executor()}}
     {
