@@ -49,17 +49,12 @@ public:
     {
     }
 
-    /// Closes the connection, which ends every wait of its session. The first reason is kept, with
-    /// one exception: a later one replaces errc::cut_short. A client that closes the connection
-    /// after a DISC has its requests carried out, and only another reason ends them.
+    /// Closes the connection, which ends every wait of its session. For the reason that is kept,
+    /// see session::ending.
     void cut(errc why) noexcept
     {
-        auto known = errc{};
-        if (!session.cut.compare_exchange_strong(known, why)) {
-            if (known == errc::cut_short)
-                session.cut.compare_exchange_strong(known, why);
+        if (!session.ending.close(why))
             return;
-        }
         cut_at_ = clock_.now();
         ::shutdown(socket.native_handle(), SHUT_RDWR);
         session.memory.close();
@@ -70,7 +65,7 @@ public:
     {
         return cut_for() != errc{} && now < cut_at_ + session::second;
     }
-    [[nodiscard]] errc cut_for() const noexcept { return session.cut.load(); }
+    [[nodiscard]] errc cut_for() const noexcept { return session.ending.closed_for(); }
 
     /// The session reads the end of its stream after what was received already.
     void end_of_requests() noexcept { ::shutdown(socket.native_handle(), SHUT_RD); }

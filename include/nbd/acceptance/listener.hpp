@@ -313,12 +313,8 @@ private:
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept
     {
-        std::error_code why = at->session.ended;
-        if (const auto by_server = at->cut_for(); by_server != errc{})
-            why = by_server;
-        else if (state_->stopping && (!why || why == errc::cut_short))
-            why = errc::server_stopped;
-        notify::at_disconnect(state_->observer, at->session.who, why);
+        notify::at_disconnect(state_->observer, at->session.who,
+                              at->session.ending.reason(at->session.ended, state_->stopping));
         connections_.remove(at);
         if (ends_matter_ || state_->stopping)  // set before a look that still saw `at`
             post(hold(), [](listener& self) {

@@ -5,6 +5,7 @@
 #include <nbd/error.hpp>
 #include <nbd/session/buffers/client_memory.hpp>
 #include <nbd/session/deadline.hpp>
+#include <nbd/session/ending.hpp>
 #include <nbd/settings.hpp>
 
 #include <atomic>
@@ -34,9 +35,8 @@ struct context {
     /// The session neither receives nor sends for a long time, so it does not notice a closed
     /// connection; the server checks the connection instead.
     std::atomic<bool> working{false};
-    /// Why the server ended the connection; errc{} if it did not.
-    std::atomic<errc> cut{};
-    /// Why the client left; empty after DISC, ABORT or a clean close.
+    session::ending ending{};
+    /// Why the session ended, as it noticed; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
 
     /// The handshake is over.
@@ -75,8 +75,7 @@ struct context {
     /// The server is stopping or the connection is closed.
     [[nodiscard]] bool over() const noexcept
     {
-        return stopping.load(std::memory_order_relaxed)
-            || cut.load(std::memory_order_relaxed) != errc{};
+        return stopping.load(std::memory_order_relaxed) || ending.closed_for() != errc{};
     }
 };
 

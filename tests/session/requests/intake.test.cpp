@@ -396,7 +396,7 @@ TEST_CASE("session/requests/intake: requests to a removed export or a stopping s
         }
     }
     taking_in cut{said};
-    cut.context.cut = nbd::errc::send_timeout;
+    cut.context.ending.close(nbd::errc::send_timeout);
     CHECK(cut.next() == finding::request);
     CHECK(cut.in.accept() == decision::refused);
 }

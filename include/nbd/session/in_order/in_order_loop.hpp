@@ -80,7 +80,7 @@ public:
             c.sending.disarm();
             in().sent(sent);
 
-            if (step == next_step::close || c.cut.load(std::memory_order_relaxed) != errc{})
+            if (step == next_step::close || c.ending.closed_for() != errc{})
                 co_return;
             if (step == next_step::linger)
                 in().lingered(co_await io_.readable_within(stream_, in().linger_time));

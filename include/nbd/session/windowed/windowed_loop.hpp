@@ -69,7 +69,7 @@ public:
             give_up(current_error());
         }
         bool stays = false;
-        if (!failed_) {
+        if (!failed()) {
             try {
                 stays = co_await read();
             } catch (...) {  // probably no memory
@@ -83,7 +83,7 @@ public:
         closing_ = true;
         replies_due_.notify();
         while (writer_.active()) {
-            if (!gone() && is_lost())
+            if (!gone() && c_.ending.lost())
                 cancel();
             if (!gone())
                 tick_.arm();
@@ -121,6 +121,7 @@ private:
     using beginning = typename job<Opened, Observer, false>::beginning;
     static constexpr bool parallel = concurrency_of<backend_type>() == concurrency::parallel;
 
+    [[nodiscard]] bool failed() const noexcept { return c_.ending.has_failed(); }
     [[nodiscard]] bool disk_gone() const noexcept { return exchange_.disk.gone(); }
     [[nodiscard]] intake<Opened, Observer>& in() noexcept { return exchange_.in; }
 
@@ -133,7 +134,7 @@ private:
     {
         if (!c_.ended)
             c_.ended = why;
-        failed_ = true;
+        c_.ending.sending_failed();
         boost::system::error_code ignored;
         stream_.shutdown(boost::asio::socket_base::shutdown_both, ignored);
         room_.notify();
@@ -162,7 +163,7 @@ private:
                     const typename context<Observer>::working_scope works{c_};
                     tick_.arm();
                     co_await room_.wait();
-                    if (failed_ || is_lost())
+                    if (failed() || c_.ending.lost())
                         co_return false;
                 }
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
@@ -189,7 +190,8 @@ private:
             }
             switch (in().accept()) {
             case decision::leave:
-                disc_received_ = leaves;
+                if (leaves)
+                    c_.ending.disc_received();
                 co_return true;
             case decision::refused:
                 continue;
@@ -218,14 +220,6 @@ private:
         }
     }
 
-    /// Whether nothing can be sent to the client any more. A client that has sent DISC may close
-    /// the connection; then only a disconnection by the server counts.
-    [[nodiscard]] bool is_lost() const noexcept
-    {
-        const auto cut = c_.cut.load(std::memory_order_relaxed);
-        return disc_received_ ? cut != errc{} && cut != errc::cut_short : failed_ || cut != errc{};
-    }
-
     /// Begins the calls of the slot's job.
     void call(slot& s)
     {
@@ -249,11 +243,11 @@ private:
     typename Io::template task<bool> room()
     {
         const typename context<Observer>::working_scope works{c_};
-        while (!failed_ && !is_lost() && !window_.has_room_for(in().request())) {
+        while (!failed() && !c_.ending.lost() && !window_.has_room_for(in().request())) {
             tick_.arm();
             co_await room_.wait();
         }
-        co_return !failed_ && !is_lost();
+        co_return !failed() && !c_.ending.lost();
     }
 
     /// Sends each reply when it is ready, until no request is in flight and no more come.
@@ -262,7 +256,7 @@ private:
         auto& out = exchange_.out.out();
         while (!closing_ || !window_.empty()) {
             try {
-                if (!failed_)
+                if (!failed())
                     window_.gather();
                 else
                     window_.drop_replies();
@@ -279,7 +273,7 @@ private:
                     continue;
                 }
                 c_.sending.begin_transfer();
-                while (!out.empty() && !failed_) {
+                while (!out.empty() && !failed()) {
                     c_.arm_sending();
                     auto result = io_.try_send(stream_, out);
                     if (std::get<0>(result) == boost::asio::error::would_block)
@@ -295,7 +289,7 @@ private:
                 give_up(current_error());
             }
             c_.sending.disarm();
-            if (failed_)
+            if (failed())
                 out.clear();
             window_.sent();
             if (window_.empty())
@@ -329,9 +323,7 @@ private:
     writer writer_;
     io::periodic_notifier<executor_type, wake> tick_;
     slot* receiving_ = nullptr;               ///< receives its payload
-    bool disc_received_ = false;              ///< DISC was received; earlier requests are completed
     bool closing_ = false;                    ///< no more requests come
-    bool failed_ = false;                     ///< no more replies can be sent
     std::atomic<bool> disconnected_ = false;  ///< no reply is needed any more
 };
 
