@@ -216,8 +216,9 @@ public:
     /// calls of the backend before its next call. After settings.stop_grace the remaining
     /// connections are closed, and awaited calls of a `cancellable` backend are cancelled. All
     /// other calls run to their end.
-    ///
-    /// With threads of its own, the server then waits as in wait(). With on_executor it does not.
+    /// With threads of its own, the server then waits as in wait(). With on_executor it does not. A
+    /// call that has moved to a thread of its backend would wait for itself: there, use
+    /// async_stop(boost::asio::detached).
     void stop()
     {
         begin_stop();

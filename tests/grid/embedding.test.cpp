@@ -192,17 +192,41 @@ TEST_CASE("embedding: two threads may stop a server that was never started")
 TEMPLATE_TEST_CASE("embedding: a handler on the server's thread may destroy the server", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
+    const bool used = GENERATE(true, false);
     auto server = std::make_unique<unix_server<TestType>>(somewhere<nbd::unix_transport>());
     add_disk(*server);
     server->start();
-    auto client = connect(*server);
-    client.go("disk");
+    std::optional<raw_client> client;
+    if (used) {
+        client.emplace(connect(*server));
+        client->go("disk");
+    }
     std::promise<void> destroyed;
     server->async_stop([&](error_code) {
         server.reset();
         destroyed.set_value();
     });
     destroyed.get_future().wait();
+    CHECK((!client || client->closed()));
+}
+
+TEMPLATE_TEST_CASE("embedding: a handler that throws during the destructor ends nothing else", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    auto server = std::make_unique<unix_server<TestType>>(somewhere<nbd::unix_transport>());
+    add_disk(*server);
+    auto ran = server->async_run(asio::use_future);
+    auto client = connect(*server);
+    client.go("disk");
+    std::atomic<int> thrown{0};
+    for (int i = 0; i < 3; ++i)
+        server->async_stop([&](error_code) {
+            ++thrown;
+            throw std::runtime_error{"of the program"};
+        });
+    server.reset();
+    CHECK(thrown == 3);
+    ran.get();
     CHECK(client.closed());
 }
 

@@ -236,6 +236,37 @@ TEST_CASE("hosted: the destructor runs no handler of another object of the progr
     CHECK(ran);
 }
 
+TEST_CASE("hosted: the context is stopped and the server destroyed while a handler runs")
+{
+    boost::asio::io_context io;
+    std::optional<hosted_server<plain>> server{std::in_place, io.get_executor(),
+                                               somewhere<nbd::unix_transport>()};
+    server->exports().add("disk", nbd::mem_backend{1 << 20});
+    server->start();
+    std::thread runner{[&] { io.run(); }};
+    auto client = connect(*server);
+    client.go("disk");
+    std::promise<void> busy;
+    std::promise<void> go_on;
+    std::atomic<bool> other_ran{false};
+    boost::asio::post(io, [&] {
+        busy.set_value();
+        go_on.get_future().wait();
+    });
+    boost::asio::post(io, [&] { other_ran = true; });
+    busy.get_future().wait();
+    io.stop();
+    server.reset();
+    go_on.set_value();
+    runner.join();
+    CHECK(io.stopped());
+    CHECK_FALSE(other_ran);
+    io.restart();
+    io.run();  // the clients' sessions end
+    CHECK(other_ran);
+    CHECK(client.closed());
+}
+
 TEST_CASE("hosted: the context is stopped and destroyed before the server")
 {
     const auto at = somewhere<nbd::unix_transport>();

@@ -4,6 +4,8 @@
 #include "grid/waiting.hpp"
 
 #include <boost/asio/bind_executor.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 
@@ -11,6 +13,8 @@
 #include <memory>
 #include <stdexcept>
 #include <thread>
+
+#include <poll.h>
 
 using namespace grid;
 
@@ -318,6 +322,94 @@ TEST_CASE("waiting: zeroes past an end that a resize has moved are not written")
     ask(c, command::write_zeroes, 1, 0, 1 << 20);
     CHECK(c.receive_reply().error == error_value::enospc);
     CHECK(writes == 2);
+}
+
+namespace {
+/// Each READ leaves a coroutine on the client's executor, which ends after the client has left, and
+/// one that waits for an hour.
+class forgetful_disk : public awaited {
+public:
+    explicit forgetful_disk(switchboard& s) : awaited{s}, board{&s} {}
+    awaitable<void> read(std::uint64_t, std::span<std::byte>)
+    {
+        const auto here = co_await boost::asio::this_coro::executor;
+        boost::asio::co_spawn(here, pause(std::chrono::hours{1}), boost::asio::detached);
+        boost::asio::co_spawn(here, outlive(board), boost::asio::detached);
+    }
+
+private:
+    using executor = boost::asio::io_context::executor_type;
+    using timer = boost::asio::basic_waitable_timer<
+        std::chrono::steady_clock, boost::asio::wait_traits<std::chrono::steady_clock>, executor>;
+    static awaitable<void> pause(std::chrono::steady_clock::duration time)
+    {
+        timer t{co_await boost::asio::this_coro::executor, time};
+        co_await t.async_wait(boost::asio::use_awaitable_t<executor>{});
+    }
+    static awaitable<void> outlive(switchboard* board)
+    {
+        const auto gone = [&] {
+            const std::lock_guard lock{board->mutex};
+            return board->departed != 0;
+        };
+        while (!gone())
+            co_await pause(std::chrono::milliseconds{1});
+        board->enter("outlived");
+    }
+    switchboard* board;
+};
+}  // namespace
+
+TEMPLATE_TEST_CASE("waiting: what a backend leaves on its client's executor does not keep the "
+                   "client, and stop() does not wait for it",
+                   "", (with<forgetful_disk, nbd::strand_pool>),
+                   (with<forgetful_disk, nbd::per_client_threads>))
+{
+    nbd::settings limits;
+    limits.max_connections = 1;
+    served<TestType> s{limits};
+    {
+        auto c = s.client();
+        CHECK(c.read(0, 512));
+    }
+    CHECK(s.board.await([&] { return s.board.departed == 1; }));
+    CHECK(s.board.await([&] { return s.board.story == std::vector<std::string>{"outlived"}; }));
+    CHECK(s.client().read(0, 512));  // the place is free
+    s.server.stop();
+}
+
+TEMPLATE_TEST_CASE("waiting: the longest and the shortest time limits", "",
+                   (with<awaited, nbd::per_client_threads>))
+{
+    const bool longest = GENERATE(true, false);
+    const auto limit =
+        longest ? std::chrono::milliseconds::max() : std::chrono::milliseconds::min();
+    nbd::settings limits;
+    for (auto* const each :
+         {&limits.evict_idle_after, &limits.handshake_deadline, &limits.progress_timeout,
+          &limits.send_timeout, &limits.stall_grace, &limits.idle_timeout, &limits.stop_grace})
+        *each = limit;
+    limits.busy_poll =
+        longest ? std::chrono::microseconds::max() : std::chrono::microseconds::min();
+    served<TestType> s{limits};
+    auto idle = s.client();
+    auto c = s.client();
+    CHECK(c.read(0, 512));
+    s.board.close({512});
+    ask(c, command::read, 512, 512, 512);
+    REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
+    std::thread stopping{[&] { s.server.stop(); }};
+    CHECK(idle.closed());
+    if (longest) {  // several ticks of the server's clock later
+        ::pollfd reply{.fd = c.fd(), .events = POLLIN, .revents = 0};
+        CHECK(::poll(&reply, 1, 1000) == 0);
+    } else {
+        CHECK(c.closed(1));
+    }
+    s.board.open(512);
+    if (longest)
+        CHECK(take_read(c, s.board, 512) == 512);
+    stopping.join();
 }
 
 TEMPLATE_TEST_CASE(

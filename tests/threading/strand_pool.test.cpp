@@ -5,11 +5,14 @@
 
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <set>
@@ -105,6 +108,33 @@ TEST_CASE("threading/strand_pool: a session is destroyed if the initiation of an
     policy.launch(policy.next_executor(), reporting{[] { return run([] {}); }, [&] { ++done; }});
     policy.join();
     CHECK(done == 2);
+}
+
+TEST_CASE("threading/strand_pool: join does not wait for a timer that a session has left")
+{
+    const auto kept = std::make_shared<int>();
+    {
+        strand_pool policy{1};
+        policy.start();
+        std::atomic<int> done{0};
+        const auto at = policy.next_executor();
+        policy.launch(
+            at,
+            reporting{[&] {
+                          return run([&, at] {
+                              using timer = boost::asio::basic_waitable_timer<
+                                  std::chrono::steady_clock,
+                                  boost::asio::wait_traits<std::chrono::steady_clock>, executor>;
+                              const auto left = std::make_shared<timer>(at, std::chrono::hours{1});
+                              left->async_wait([left, kept](const auto&) {});
+                          });
+                      },
+                      [&] { ++done; }});
+        policy.join();
+        CHECK(done == 1);
+        CHECK(kept.use_count() == 2);
+    }
+    CHECK(kept.use_count() == 1);
 }
 
 TEST_CASE("threading/strand_pool: join without clients returns, and may be called again")

@@ -60,7 +60,9 @@ concept inner_executor = !part_of_inner_executor<P> || requires(const P& p) {
 ///     void launch(executor, session)   noexcept. Runs the task that `session()` returns to its
 ///                                      end, then destroys `session`; destroys it even if the task
 ///                                      cannot be started. `session` can be moved, not copied. A
-///                                      blocking task has `get()`; an asynchronous one is a
+///                                      blocking task has `get()`, and `run_leftovers()` for
+///                                      an awaited backend (session/private_context.hpp); an
+///                                      asynchronous one is a
 ///                                      boost::asio::awaitable<void, executor_type>
 ///     bool runs_here()                 whether the calling thread belongs to the policy
 ///     void offload(offloaded_calls& client, offloaded_call&)

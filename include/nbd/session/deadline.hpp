@@ -12,16 +12,6 @@
 
 namespace nbd::session {
 
-/// Converts a setting to the duration of a clock, to at most half of what that can hold: a time
-/// point of the clock plus the result does not overflow.
-template <class Duration>
-[[nodiscard]] constexpr Duration saturated(std::chrono::milliseconds d) noexcept
-{
-    constexpr auto longest =
-        std::chrono::duration_cast<std::chrono::milliseconds>(Duration::max() / 2);
-    return std::clamp(d, -longest, longest);
-}
-
 /// The time of a server's sessions: a count of ticks that the server's sweeper advances. Reading it
 /// costs one load, so a session can set a deadline around each of its system calls.
 /// *Thread safety*: any member from any thread.

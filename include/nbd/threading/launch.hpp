@@ -4,11 +4,16 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 
+#include <chrono>
 #include <csignal>
 #include <utility>
 
 /// Functions that several policies use.
 namespace nbd::threading {
+
+/// How long a policy that joins its threads runs what backends have left on their clients'
+/// executors, such as a timer or a detached coroutine, after the last session has ended.
+inline constexpr std::chrono::seconds time_for_leftovers{1};
 
 /// Blocks SIGPIPE on the calling thread, so that a write to a closed connection returns an error
 /// code.

@@ -9,6 +9,7 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <iterator>
@@ -24,6 +25,10 @@ namespace nbd {
 /// One thread for each client, with blocking system calls: the lowest latency, and the highest
 /// throughput for a few busy clients. A call of a `parallel` backend that blocks delays only its
 /// own client. A thread whose client has left may serve a later client.
+///
+/// What an awaited backend leaves on its client's executor, such as a timer or a detached
+/// coroutine, runs on that thread until it ends. When the server stops, it has one more second.
+/// Then it is destroyed; it must not be waiting for another thread at that time.
 class per_client_threads : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -50,31 +55,40 @@ public:
 private:
     /// A session of any type, without a virtual table.
     struct job {
-        /// Runs the session, if `runs`, and destroys it.
-        void (*end)(job* self, bool runs) noexcept;
+        /// Runs the session, unless `joining` is null, and destroys it.
+        void (*end)(job* self, const std::atomic<bool>* joining) noexcept;
     };
     template <class Session>
     struct job_of : job {
         explicit job_of(Session s) : job{&end_of}, session{std::move(s)} {}
-        static void end_of(job* self, bool runs) noexcept
+        static void end_of(job* self, const std::atomic<bool>* joining) noexcept
         {
-            const std::unique_ptr<job_of> mine{static_cast<job_of*>(self)};
+            std::unique_ptr<job_of> mine{static_cast<job_of*>(self)};
+            if (joining == nullptr)
+                return;
             try {
-                if (runs)
-                    mine->session().get();
+                auto task = mine->session();
+                task.get();
+                if constexpr (requires {
+                                  task.run_leftovers(*joining, threading::time_for_leftovers);
+                              }) {
+                    mine.reset();  // the client has left
+                    task.run_leftovers(*joining, threading::time_for_leftovers);
+                }
             } catch (...) {  // ends this session only
             }
         }
         Session session;
     };
     struct discard {
-        void operator()(job* unserved) const noexcept { unserved->end(unserved, false); }
+        void operator()(job* unserved) const noexcept { unserved->end(unserved, nullptr); }
     };
     using job_pointer = std::unique_ptr<job, discard>;
 
     /// Threads that serve, and threads that wait for a client. Creating a thread takes longer than
     /// a short session, so a thread whose client has left waits for the next one for a second.
-    /// There are never more threads than there were clients at a time during the last second.
+    /// There are never more of these threads than there were clients at a time during the last
+    /// second; others run what backends have left.
     class state {
     public:
         [[nodiscard]] executor_type executor() noexcept { return sockets_.get_executor(); }
@@ -135,7 +149,7 @@ private:
             threading::block_sigpipe();
             while (mine != nullptr) {
                 auto* const served = mine.release();
-                served->end(served, true);
+                served->end(served, &joining_);
                 mine = next_of(self);
             }
             retire(self);
@@ -177,7 +191,7 @@ private:
         std::list<worker> serving_;
         std::list<worker> waiting_;
         std::thread ended_;
-        bool joining_ = false;
+        std::atomic<bool> joining_{false};
     };
 
     std::unique_ptr<state> state_ = std::make_unique<state>();

@@ -11,7 +11,9 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
+#include <future>
 #include <list>
 #include <memory>
 #include <stdexcept>
@@ -26,6 +28,10 @@ namespace nbd {
 /// Each thread runs its own io_context. A client stays on one of them, which serves as its strand:
 /// a request takes no lock and does not change threads. A backend that blocks delays the other
 /// clients of its thread, unless it promises `blocks`: then its calls run on separate threads.
+///
+/// What a backend leaves on its client's executor, such as a timer or a detached coroutine, runs
+/// until the server ends. When the last session has ended, it has one more second. Then it is
+/// destroyed; it must not be waiting for another thread at that time.
 class strand_pool : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -48,6 +54,11 @@ public:
         try {
             for (std::size_t i = 0; i < threads_; ++i)
                 workers_.emplace_back().start();
+            sessions_.reset(new std::promise<void>, [](std::promise<void>* over) {
+                over->set_value();
+                delete over;
+            });
+            over_ = sessions_->get_future();
         } catch (...) {
             join();
             throw;
@@ -65,7 +76,7 @@ public:
     template <class Session>
     void launch(const executor_type& executor, Session session) noexcept
     {
-        threading::launch_awaited(executor, std::move(session));
+        threading::launch_awaited(executor, counted<Session>{sessions_, std::move(session)});
     }
 
     [[nodiscard]] bool runs_here()
@@ -80,20 +91,32 @@ public:
 
     void join()
     {
-        for (auto& w : workers_) {
-            w.guard.reset();
-            if (w.thread.joinable())
-                w.thread.join();
+        if (over_.valid()) {
+            sessions_.reset();
+            over_.get();
         }
+        for (auto& w : workers_)
+            w.guard.reset();
+        const auto end = std::chrono::steady_clock::now() + threading::time_for_leftovers;
+        for (auto& w : workers_)
+            w.join(end);
         calls_->end();
     }
 
 private:
+    /// A session that `join` waits for. The session is destroyed before its count.
+    template <class Session>
+    struct counted {
+        std::shared_ptr<std::promise<void>> count;
+        Session session;
+        [[nodiscard]] auto operator()() { return session(); }
+    };
     struct worker {
         boost::asio::io_context context{1};
         boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
         // Creates the context's descriptors now, while start() can still report an error.
         boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
+        std::promise<void> ended;
         std::thread thread;
 
         void start()
@@ -103,11 +126,21 @@ private:
                 for (;;) {
                     try {
                         context.run();
-                        return;
+                        break;
                     } catch (...) {  // from a handler of a backend; the clients continue
                     }
                 }
+                ended.set_value();
             }};
+        }
+        /// Runs what is left, at most until `end`.
+        void join(std::chrono::steady_clock::time_point end)
+        {
+            if (!thread.joinable())
+                return;
+            if (ended.get_future().wait_until(end) != std::future_status::ready)
+                context.stop();
+            thread.join();
         }
     };
 
@@ -116,6 +149,8 @@ private:
         std::make_unique<threading::call_threads>(threads_);
     std::list<worker> workers_;
     std::list<worker>::iterator next_{};
+    std::shared_ptr<std::promise<void>> sessions_;  ///< kept when the last session has ended
+    std::future<void> over_;
 };
 
 }  // namespace nbd

@@ -53,7 +53,8 @@ public:
     intake(Opened& disk, const handshake::agreement& agreed, context<Observer>& c)
         : disk_{disk}, context_{c}, terms_{agreed.terms},
           header_bytes_{protocol::request_bytes_of(agreed.style)},
-          poll_{std::min<std::chrono::microseconds>(c.limits.busy_poll, std::chrono::seconds{1})}
+          poll_{std::clamp<std::chrono::microseconds>(c.limits.busy_poll, std::chrono::seconds{0},
+                                                      std::chrono::seconds{1})}
     {
     }
 
