@@ -147,7 +147,7 @@ struct running {
     using server_type = nbd::server<nbd::unix_transport, Backend, Policy, listens>;
     static constexpr bool hosted = std::is_same_v<Policy, nbd::on_executor<>>;
 
-    running()
+    explicit running(nbd::settings limits = {}) : server{made(limits)}
     {
         server->exports().add("disk", Backend{shared});
         server->exports().add("other", Backend{shared});
@@ -162,18 +162,17 @@ struct running {
         if (thread.joinable())
             thread.join();
     }
-    [[nodiscard]] std::unique_ptr<server_type> made()
+    [[nodiscard]] std::unique_ptr<server_type> made(const nbd::settings& limits)
     {
         if constexpr (hosted)
-            return std::make_unique<server_type>(io.get_executor(),
-                                                 somewhere<nbd::unix_transport>(), nbd::settings{},
-                                                 listens{&shared});
+            return std::make_unique<server_type>(
+                io.get_executor(), somewhere<nbd::unix_transport>(), limits, listens{&shared});
         else if constexpr (std::is_same_v<Policy, nbd::strand_pool>)
-            return std::make_unique<server_type>(somewhere<nbd::unix_transport>(), nbd::settings{},
+            return std::make_unique<server_type>(somewhere<nbd::unix_transport>(), limits,
                                                  nbd::strand_pool{1}, listens{&shared});
         else
-            return std::make_unique<server_type>(somewhere<nbd::unix_transport>(), nbd::settings{},
-                                                 Policy{}, listens{&shared});
+            return std::make_unique<server_type>(somewhere<nbd::unix_transport>(), limits, Policy{},
+                                                 listens{&shared});
     }
     [[nodiscard]] std::future<bool> going(std::string_view name = "disk")
     {
@@ -185,7 +184,7 @@ struct running {
 
     opens shared;
     boost::asio::io_context io;
-    std::unique_ptr<server_type> server = made();
+    std::unique_ptr<server_type> server;
     std::thread thread;
 };
 
@@ -284,6 +283,42 @@ TEMPLATE_TEST_CASE("awaited open: it completes although the client leaves", "", 
     CHECK(s.shared.closed == 1);
 }
 
+namespace {
+struct cancellable_store : store<context_executor, plain_state> {
+    static constexpr bool cancellable = true;
+    using store::store;
+};
+}  // namespace
+
+TEMPLATE_TEST_CASE("awaited open: it is cancelled if that is promised", "",
+                   (combination<cancellable_store, nbd::strand_pool>),
+                   (combination<cancellable_store, nbd::on_executor<>>))
+{
+    nbd::settings limits;
+    limits.stop_grace = std::chrono::milliseconds{100};
+    typename TestType::type s{limits};
+    s.shared.moves = GENERATE(false, true);
+    CHECK(s.going().get());
+    REQUIRE(s.shared.board.await([&] { return s.shared.board.departed == 1; }));
+    s.shared.board.close({1});
+    {
+        auto client = connect(*s.server);
+        client.greet();
+        client.send_option(option::go, raw_client::info_data("disk"));
+        REQUIRE(s.shared.await_inside(1));
+    }
+    // The client has left.
+    REQUIRE(s.shared.board.await([&] { return s.shared.board.departed == 2; }));
+    auto client = connect(*s.server);
+    client.greet();
+    client.send_option(option::go, raw_client::info_data("disk"));
+    REQUIRE(s.shared.await_inside(2));  // a cancelled `open` does not count itself out
+    s.server->stop();
+    s.server->wait();
+    CHECK(client.closed());
+    CHECK(s.shared.opened == 1);
+}
+
 TEST_CASE("awaited open: without a promise it is serialised with all other calls")
 {
     running<store<context_executor, serialised_state<context_executor>>, nbd::strand_pool> s;
@@ -347,7 +382,7 @@ private:
 
 template <class Disk, class Policy>
 struct resizing : running<Disk, Policy> {
-    resizing()
+    explicit resizing(nbd::settings limits = {}) : running<Disk, Policy>{limits}
     {
         this->server->exports().emplace("allowed", {.allow_resize = true}, this->shared);
         runner = std::thread{[this] {
@@ -467,4 +502,35 @@ TEMPLATE_TEST_CASE("awaited resize: it completes although the client leaves", ""
     REQUIRE(s.shared.await_inside(0));
     CHECK(s.resize("allowed", 3 * mib).get() == std::error_code{});
     CHECK(s.size("allowed") == 3 * mib);
+}
+
+namespace {
+struct cancellable_disk : resizable<context_executor> {
+    static constexpr bool cancellable = true;
+    using resizable::resizable;
+};
+}  // namespace
+
+TEST_CASE("awaited resize: a RESIZE of a client is cancelled if that is promised")
+{
+    nbd::settings limits;
+    limits.stop_grace = std::chrono::milliseconds{100};
+    resizing<cancellable_disk, nbd::strand_pool> s{limits};
+    auto client = connect(*s.server);
+    client.go("allowed");
+    CHECK(client.request(command::resize, 2 * mib, 0) == error_value::none);
+    s.shared.board.close({1});
+    client.send_request({.command = command::resize, .cookie = 1, .offset = 3 * mib});
+    REQUIRE(s.shared.await_inside(1));
+    SECTION("when the client leaves")
+    {
+        client.close();
+        REQUIRE(s.shared.board.await([&] { return s.shared.board.departed == 1; }));
+        CHECK(s.size("allowed") == 2 * mib);
+    }
+    SECTION("when the server stops")
+    {
+        s.server->stop();
+        CHECK(client.closed());
+    }
 }

@@ -96,6 +96,7 @@ TESTED_ELSEWHERE = {
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/awaited_open.hpp": "tests/grid/awaited_open.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # parts of a server, tested with a whole server

@@ -23,7 +23,8 @@
 /// `cancellable` is for awaited members. Without it, each call runs to its end, also when its
 /// client has left: a backend that sends a message on a shared connection is not interrupted in the
 /// middle. With it, a call gets asio::cancellation_type::terminal, on the client's executor, when
-/// the client has left or the server closes the connection.
+/// the client has left or the server closes the connection. This includes `open`, where the type
+/// that has `open` makes the promise, and a client's `resize`.
 namespace nbd {
 
 /// Can be named only with a value that is a constant of type T, without a conversion that narrows.

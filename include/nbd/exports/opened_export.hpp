@@ -153,7 +153,7 @@ template <class Backend>
 }
 
 /// As `open`, for a backend whose `open` is awaited.
-/// *Cancellation*: none. *Lifetime*: `who` and `why` outlive the coroutine.
+/// *Cancellation*: that of the backend's `open`. *Lifetime*: `who` and `why` outlive the coroutine.
 template <awaits_open Backend>
 [[nodiscard]] boost::asio::awaitable<
     std::optional<opened_export<Backend>>,

@@ -4,8 +4,8 @@
 #include <nbd/exports/opened_export.hpp>
 #include <nbd/handshake/negotiator.hpp>
 #include <nbd/io/at_once.hpp>
-#include <nbd/io/handler_memory.hpp>
 #include <nbd/protocol/constants.hpp>
+#include <nbd/session/awaited_open.hpp>
 #include <nbd/session/context.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -76,11 +76,9 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                 why = errc::too_many_options;
             } else if (!opened) {
                 if constexpr (awaits_open<typename Exports::backend_type>) {
-                    io::handler_memory home;
-                    if (auto made = co_await Io::await(exports::async_open(found, c.who, why)))
+                    awaited_open<Io, Stream, Exports, Observer> call{stream, c};
+                    if (auto made = co_await call.run(found, why))
                         opened.emplace(std::move(*made));
-                    // The backend may have resumed this coroutine on another thread.
-                    co_await Io::resume_on(stream.get_executor(), home);
                 } else if (auto made = exports::open(found, c.who, why)) {
                     opened.emplace(std::move(*made));
                 }

@@ -96,7 +96,12 @@ public:
                 ended.owner->window_.ended();
             })};
             try {
-                boost::asio::co_spawn(window_.executor(), resized(s, disk_), std::move(done));
+                if constexpr (cancels)
+                    boost::asio::co_spawn(window_.executor(), resized(s, disk_),
+                                          boost::asio::bind_cancellation_slot(
+                                              resize_.cancelled.slot(), std::move(done)));
+                else
+                    boost::asio::co_spawn(window_.executor(), resized(s, disk_), std::move(done));
             } catch (...) {  // as in begin
             }
         } else {
@@ -111,6 +116,8 @@ public:
             try {
                 if (s.calling)
                     s.cancelled.emit(boost::asio::cancellation_type::terminal);
+                if (resize_.slot == &s && resize_.active())
+                    resize_.cancelled.emit(boost::asio::cancellation_type::terminal);
             } catch (...) {  // an operation of the backend has no memory for it: it is awaited
             }
         }
@@ -127,6 +134,7 @@ private:
     struct resize_state : io::handler_tracker {
         awaited_calls* owner = nullptr;
         state* slot = nullptr;
+        boost::asio::cancellation_signal cancelled;
     };
 
     template <class Slot>
@@ -176,6 +184,8 @@ private:
     {
         const auto r = s.job.request();
         auto outcome = co_await io_type::await(shared->async_resize(r.offset));
+        // A cancelled coroutine may not await anything otherwise.
+        co_await boost::asio::this_coro::throw_if_cancelled(false);
         // A backend may resume this coroutine on a thread of its own.
         co_await io_type::resume_on(window_.executor(), s.memory);
         s.job.settle(std::move(outcome));
