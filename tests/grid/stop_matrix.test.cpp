@@ -33,13 +33,13 @@ using namespace grid::stopping;
 
 namespace {
 
-/// Waits until `condition()`, at most 20 s.
+/// Waits until `condition()`, at most a minute.
 template <class Condition>
 void await(const char* what, Condition condition)
 {
-    for (const auto latest = steady_clock::now() + std::chrono::seconds{20}; !condition();) {
+    for (const auto latest = steady_clock::now() + std::chrono::minutes{1}; !condition();) {
         if (steady_clock::now() > latest)
-            throw std::runtime_error{std::string{what} + ": not within 20 s"};
+            throw std::runtime_error{std::string{what} + ": not within a minute"};
         std::this_thread::sleep_for(milliseconds{1});
     }
 }
@@ -251,7 +251,7 @@ void check_matrix(bool every)
     for (const auto& c : all) {
         INFO(c->name);
         CHECK(c->error == "");
-        CHECK(c->took < std::chrono::seconds{10});
+        CHECK(c->took < std::chrono::seconds{30});
         if (c->took > slowest->took)
             slowest = c.get();
     }
