@@ -289,6 +289,25 @@ int main(int argc, char** argv)
         ->capture_default_str()
         ->check(CLI::Range(std::uint32_t{0}, std::uint32_t{1'000'000}))
         ->type_name("MICROSECONDS");
+    for (const auto& option : time_options) {
+        const auto initial =
+            std::chrono::duration_cast<std::chrono::seconds>(a.limits.*option.limit);
+        app.add_option_function<std::string>(
+               option.name,
+               [&a, option](const std::string& text) {
+                   a.limits.*option.limit = parse_seconds(option.name, text);
+               },
+               option.help)
+            ->default_str(std::to_string(initial.count()))
+            ->type_name("SECONDS");
+    }
+    app.add_option("--least-transfer-rate", a.limits.least_transfer_rate,
+                   "a client that is slower is disconnected when it is behind by "
+                   "--progress-timeout or --send-timeout, or for another one that needs its "
+                   "memory; 0: none is too slow")
+        ->capture_default_str()
+        ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 40))
+        ->type_name("BYTES-PER-SECOND");
     app.add_flag("--verbose", a.verbose, "log to stderr what each client does");
 
     try {

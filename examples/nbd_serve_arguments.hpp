@@ -5,7 +5,10 @@
 #include <nbd/backend/opened_file.hpp>
 #include <nbd/server.hpp>
 
+#include <array>
 #include <charconv>
+#include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -42,6 +45,44 @@ inline std::uint64_t parse_size(const std::string& argument, std::string_view te
                           + std::string{text} + '"'};
     return number << shift;
 }
+
+/// Parses a time in seconds such as "60" or "0.5".
+inline std::chrono::milliseconds parse_seconds(const std::string& argument, std::string_view text)
+{
+    double seconds = -1;
+    const auto* const last = text.data() + text.size();
+    const auto [end, error] = std::from_chars(text.data(), last, seconds, std::chars_format::fixed);
+    if (error != std::errc{} || end != last || !(seconds >= 0 && seconds <= 1e9))
+        throw usage_error{argument
+                          + ": expected seconds from 0 to 1000000000, such as 60 or 0.5, but got \""
+                          + std::string{text} + '"'};
+    return std::chrono::milliseconds{std::llround(std::ceil(seconds * 1000))};
+}
+
+/// An option whose value is a time in seconds.
+struct time_option {
+    const char* name;
+    std::chrono::milliseconds nbd::settings::*limit;
+    const char* help;
+};
+inline constexpr std::array time_options{
+    time_option{"--handshake-deadline", &nbd::settings::handshake_deadline,
+                "longest handshake, and longest wait for a place; 0: no limit"},
+    time_option{"--idle-timeout", &nbd::settings::idle_timeout,
+                "longest wait between two requests of a client; 0: no limit"},
+    time_option{"--progress-timeout", &nbd::settings::progress_timeout,
+                "longest wait for the rest of a request; 0: no limit. A client that stops may go "
+                "on later, unless another one needs its place or memory"},
+    time_option{"--send-timeout", &nbd::settings::send_timeout,
+                "longest wait until a client takes some of its replies; 0: no limit, as above"},
+    time_option{"--stall-grace", &nbd::settings::stall_grace,
+                "how long a client must have moved no byte, with requests under way, before it is "
+                "disconnected for another one that needs its place or memory"},
+    time_option{"--evict-idle-after", &nbd::settings::evict_idle_after,
+                "how long a client must have been without requests before it is disconnected for "
+                "another one that needs its place; 0: never"},
+    time_option{"--stop-grace", &nbd::settings::stop_grace,
+                "at the end, how long requests under way may take"}};
 
 inline nbd::block_sizes parse_block_sizes(const std::string& text)
 {

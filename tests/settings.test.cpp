@@ -19,8 +19,9 @@ TEST_CASE("settings: the default limits")
     CHECK(limits.server_memory == std::size_t{1} << 30);
     CHECK(limits.client_memory == std::size_t{64} << 20);
     CHECK(limits.least_transfer_rate == 32'768);
-    CHECK(limits.progress_timeout == 60s);
-    CHECK(limits.send_timeout == 60s);
+    CHECK(limits.progress_timeout == 0s);
+    CHECK(limits.send_timeout == 0s);
+    CHECK(limits.stall_grace == 5s);
     CHECK(limits.idle_timeout == 0s);
     CHECK(limits.stop_grace == 5s);
 }

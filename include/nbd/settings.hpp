@@ -32,9 +32,10 @@ struct settings {
     /// `handshake_deadline`; then it is closed. Later ones wait in the backlog. The server closes
     /// one connection for it (errc::evicted): the one that has been in its handshake longest, if
     /// that is at least a second; otherwise the one that has been without a request longest, if
-    /// that is at least `evict_idle_after`. It does not close a connection that has requests in
-    /// flight or has sent a part of a request. `places_per_peer` changes this rule for peers with
-    /// many connections.
+    /// that is at least `evict_idle_after`; otherwise the one whose client has been in the middle of
+    /// a message, or of taking its replies, and has moved no byte for longest, if that is at least
+    /// `stall_grace`. It closes no other connection that has requests in flight or has sent a part
+    /// of a request. `places_per_peer` changes this rule for peers with many connections.
     std::size_t max_connections = 100;
     /// The share of one peer in the places; 0 = peers have no share. A peer is an IP address, or
     /// the user of a UNIX socket. While places are free, a peer may have more connections than its
@@ -76,7 +77,8 @@ struct settings {
     ///
     /// A client that makes no progress keeps its memory while no other client waits for memory.
     /// When one waits, the client that has been stalled longest is disconnected (errc::evicted);
-    /// see `stall_grace`.
+    /// see `stall_grace`. If none is stalled, it is the one that is farthest behind
+    /// `least_transfer_rate`.
     std::size_t server_memory = std::size_t{1} << 30;
     /// Memory of one client, in bytes, counted in the same way; 0 = no limit. Less than 2 MiB
     /// counts as 2 MiB. A request begins when its memory fits. A request that can never fit, here
@@ -84,18 +86,22 @@ struct settings {
     /// with the default block sizes.
     std::size_t client_memory = std::size_t{64} << 20;
 
-    /// The longest wait for the next bytes of a message, after the handshake; 0 = no limit.
-    std::chrono::milliseconds progress_timeout{60'000};
-    /// The longest wait until a client takes some bytes of its replies; 0 = no limit.
-    std::chrono::milliseconds send_timeout{60'000};
-    /// The lowest rate, in bytes per second, at which a client may send a message or take its
-    /// replies; 0 = no limit. A client that is behind by progress_timeout or send_timeout is
-    /// disconnected. So a message of n bytes takes at most that timeout plus n /
-    /// least_transfer_rate seconds.
+    /// The longest wait for the next bytes of a message, after the handshake; 0 = no limit. The
+    /// default is 0: a client that is stopped (a suspended machine, a paused virtual one) goes on
+    /// later, unless another one needs its place or its memory meanwhile; see `stall_grace`.
+    std::chrono::milliseconds progress_timeout{0};
+    /// The longest wait until a client takes some bytes of its replies; 0 = no limit. The default
+    /// is 0, for the same reason.
+    std::chrono::milliseconds send_timeout{0};
+    /// A rate in bytes per second; 0 = none. A client that sends a message or takes its replies
+    /// more slowly falls behind. One that is behind by progress_timeout or send_timeout is
+    /// disconnected, so a message of n bytes takes at most that timeout plus n /
+    /// least_transfer_rate seconds. Without these timeouts, and that is the default, a slow client
+    /// is only disconnected when another one waits for memory; see `server_memory`.
     std::uint64_t least_transfer_rate = std::uint64_t{32} << 10;
     /// How long a client must have made no progress before it can be disconnected for another
-    /// client that waits for memory. Progress is expected in the handshake, in a message, and in
-    /// taking replies.
+    /// client that waits for a place or for memory. Progress is expected in the handshake, in a
+    /// message, and in taking replies; every byte counts.
     std::chrono::milliseconds stall_grace{5'000};
     /// The longest wait between two requests; 0 = no limit. The default is 0, because kernel
     /// clients can be idle for days.

@@ -21,7 +21,7 @@ struct connections {
     {
         return share != 0 && peer == 7;
     }
-    void make_room(int peer, std::size_t, std::uint64_t, std::uint64_t idle_grace)
+    void make_room(int peer, std::size_t, std::uint64_t, std::uint64_t idle_grace, std::uint64_t)
     {
         ++asked;
         asked_for = peer;

@@ -77,8 +77,31 @@ struct listener {
     /// For a client of another peer.
     void make_room(std::uint64_t now, std::uint64_t idle_grace)
     {
-        list.make_room(named_peer{"new"}, limits.places_per_peer, now, idle_grace);
+        list.make_room(named_peer{"new"}, limits.places_per_peer, now, idle_grace, stall_grace);
     }
+    /// A client that holds memory, and takes its replies slowly or not at all.
+    void takes_replies(const joined& c)
+    {
+        c.entry->session.admit("disk");
+        if (!c.entry->session.memory.begin_work())
+            throw std::runtime_error{"no memory"};
+        c.entry->session.sending.begin_transfer();
+        c.entry->session.arm_sending();
+    }
+    /// Another client waits for working memory, and `f` is called.
+    template <class F>
+    void while_memory_is_short(F f)
+    {
+        nbd::session::memory_budget::waiter waiter;
+        waiter.wake = [](void*) {};
+        if (!memory.wait(waiter, nbd::session::memory_budget::pool::working,
+                         memory.limit(nbd::session::memory_budget::pool::working)))
+            throw std::runtime_error{"there is memory"};
+        f();
+        memory.forget(waiter);
+    }
+
+    static constexpr std::uint64_t stall_grace = 1'000'000;
 
     nbd::settings limits;
     nbd::silent observer;
@@ -220,7 +243,7 @@ TEST_CASE("acceptance/connections: a peer that has its share replaces a connecti
     const auto b = r.join("one");
     const auto later = ticker::ticks(1s);
     const auto make_room = [&](std::uint64_t now) {
-        r.list.make_room(named_peer{"one"}, 2, now, 0);
+        r.list.make_room(named_peer{"one"}, 2, now, 0, r.stall_grace);
     };
     CHECK(r.list.has_share(named_peer{"one"}, 2));
     CHECK_FALSE(r.list.has_share(named_peer{"one"}, 3));
@@ -347,4 +370,141 @@ TEST_CASE("acceptance/connections: a peer with its share costs no look at all it
     CHECK_FALSE(r.list.has_share(named_peer{"pair"}, 21));
     CHECK_FALSE(r.list.has_share(named_peer{"pair"}, 0));
     CHECK_FALSE(r.list.has_share(named_peer{"other"}, 1));
+}
+
+TEST_CASE("acceptance/connections: a client that moves no byte is kept while nobody needs anything")
+{
+    listener r;
+    const auto reader = r.join();
+    r.takes_replies(reader);
+    const auto writer = r.join();
+    writer.entry->session.admit("disk");
+    writer.entry->session.deadline.begin_transfer();
+    writer.entry->session.arm_message();
+    r.clock.advance_to(ticker::ticks(24h));
+    r.list.cut_overdue(1);
+    CHECK_FALSE(reader.ended());
+    CHECK_FALSE(writer.ended());
+}
+
+TEST_CASE("acceptance/connections: where a place is needed, the client that moves no byte for "
+          "longest gives way")
+{
+    listener r;
+    const auto slow = r.join();
+    const auto first = r.join();
+    const auto second = r.join();
+    const auto idle = r.join();
+    for (const auto* c : {&slow, &first, &second})
+        r.takes_replies(*c);
+    idle.entry->session.admit("disk");
+    constexpr auto grace = listener::stall_grace;
+    const auto arm = [](const listener::joined& c) {
+        c.entry->session.sending.moved(1);
+        c.entry->session.arm_sending();
+    };
+    r.clock.advance_to(10);
+    arm(second);
+    r.clock.advance_to(grace);
+    arm(slow);  // a byte after a long time
+    idle.entry->session.deadline.arm(0ms, errc::idle_timeout);
+
+    r.make_room(grace - 1, 0);
+    CHECK_FALSE(first.ended());
+    SECTION("the longest silent first")
+    {
+        r.make_room(grace, 0);
+        CHECK(first.ended());
+        CHECK(first.entry->cut_for() == errc::evicted);
+        r.list.remove(first.entry);
+        r.make_room(grace + 9, 0);
+        CHECK_FALSE(second.ended());
+        r.make_room(grace + 10, 0);
+        CHECK(second.ended());
+        r.list.remove(second.entry);
+        r.make_room(2 * grace - 1, 0);
+        CHECK_FALSE(slow.ended());
+    }
+    SECTION("an idle one goes before it")
+    {
+        r.make_room(grace + 40, 40);
+        CHECK(idle.ended());
+        CHECK_FALSE(first.ended());
+    }
+}
+
+TEST_CASE("acceptance/connections: where memory is needed, clients that move no byte give way "
+          "before slow ones")
+{
+    listener r;
+    const auto slow = r.join();
+    const auto stalled = r.join();
+    r.takes_replies(slow);
+    const auto evict = [&] {
+        r.while_memory_is_short(
+            [&] { r.list.evict_stalled(r.memory, r.clock.now(), r.limits.stall_grace); });
+    };
+    // One byte each second is far below settings.least_transfer_rate.
+    std::uint64_t now = 0;
+    const auto a_byte_each_second = [&](int seconds) {
+        for (int i = 0; i < seconds; ++i) {
+            r.clock.advance_to(now += ticker::frequency);
+            slow.entry->session.sending.moved(1);
+            slow.entry->session.arm_sending();
+        }
+    };
+    a_byte_each_second(100);
+    r.takes_replies(stalled);
+    a_byte_each_second(3);
+    SECTION("the stalled one first, although the slow one is farther behind")
+    {
+        a_byte_each_second(3);
+        r.list.evict_stalled(r.memory, now, r.limits.stall_grace);
+        CHECK_FALSE(stalled.ended());  // nobody waits for memory
+        evict();
+        CHECK(stalled.ended());
+        CHECK(stalled.entry->cut_for() == errc::evicted);
+        CHECK_FALSE(slow.ended());
+        r.list.remove(stalled.entry);
+        evict();
+        CHECK(slow.ended());
+    }
+    SECTION("bytes that leave the socket's buffer are progress")
+    {
+        const int server = stalled.entry->socket.native_handle();
+        const std::array<char, 100> bytes{};
+        for (int i = 0; i < 2; ++i)
+            REQUIRE(::send(server, bytes.data(), bytes.size(), MSG_NOSIGNAL) == 100);
+        r.list.cut_overdue(1);
+        a_byte_each_second(10);
+        std::array<char, 100> taken{};
+        REQUIRE(::recv(stalled.client.native_handle(), taken.data(), taken.size(), MSG_WAITALL)
+                == 100);
+        r.list.cut_overdue(1);
+        CHECK(stalled.entry->silent_since() == now);
+    }
+}
+
+TEST_CASE("acceptance/connections: without a least rate, every byte restarts send_timeout")
+{
+    listener r;
+    r.limits.send_timeout = 60s;
+    r.limits.least_transfer_rate = 0;
+    const auto slow = r.join();
+    r.takes_replies(slow);
+    const std::array<char, 10> byte{};
+    for (int i = 0; i < 10; ++i)  // each is a unit of the buffer
+        REQUIRE(::send(slow.entry->socket.native_handle(), byte.data(), 1, MSG_NOSIGNAL) == 1);
+    std::uint64_t now = 0;
+    for (int i = 0; i < 10; ++i) {
+        r.clock.advance_to(now += ticker::ticks(50s));
+        std::array<char, 1> taken{};
+        REQUIRE(::recv(slow.client.native_handle(), taken.data(), 1, MSG_DONTWAIT) == 1);
+        r.list.cut_overdue(1);
+        REQUIRE(slow.entry->cut_for() == errc{});
+    }
+    r.clock.advance_to(now + ticker::ticks(60s));
+    r.list.cut_overdue(1);
+    CHECK(slow.ended());
+    CHECK(slow.entry->cut_for() == errc::send_timeout);
 }

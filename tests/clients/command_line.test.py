@@ -7,6 +7,9 @@ from support import *
 nbd = require_libnbd()
 PROGRAM = require_program("NBD_SERVE")
 
+TIMES = ("--handshake-deadline", "--idle-timeout", "--progress-timeout", "--send-timeout", "--stall-grace",
+         "--evict-idle-after", "--stop-grace")
+
 
 def connect(server):
     h = nbd.NBD()
@@ -59,6 +62,12 @@ def refused(*arguments, statuses=(2,)):
     ("an option", "mem:1M", "--name", "x" * 4097),
     ("an option", "mem:1M", "--description", "x" * 4097),
 ] + [
+    ("a time", "mem:1M", option, value) for option in TIMES for value in ("-1", "nan", "1s", "")
+] + [
+    ("a time", "mem:1M", "--idle-timeout", value) for value in ("x", "1e3", "inf", "1 ", " 1", "+1", "1000000001", "1.5.5")
+] + [
+    ("a rate", "mem:1M", "--least-transfer-rate", value) for value in ("-1", "x", "1.5", "99999999999999999999")
+] + [
     ("block sizes", "mem:1M", "--block-size", sizes) for sizes in (
         "3:4096:1M", "0:4096:1M", "512", "512:4096", "512:4096:1M:1M", "1:256:1M", "4096:512:1M", "128K:128K:1M",
         "1:5000:1M", "1:4096:1024", "1:4096:8G", "a:b:c", "::", "", "-1:4096:1M")
@@ -77,6 +86,8 @@ def test_an_error_names_the_argument_and_what_was_expected():
         for words, *arguments in (
                 ("--max-connections: 0 1000000", "mem:1M", "--max-connections", "-1"),
                 ("--busy-poll: 0 1000000", "mem:1M", "--busy-poll", "x"),
+                ("--send-timeout: seconds 0 1000000000 0.5 \"1m\"", "mem:1M", "--send-timeout", "1m"),
+                ("--least-transfer-rate: 0", "mem:1M", "--least-transfer-rate", "x"),
                 ("--threads --policy pool per-client", "mem:1M", "--threads", "2"),
                 ("--threads: 1 1024", "mem:1M", "--threads", "0", "--policy", "pool"),
                 ("mem:9223372036854775808 2^63", "mem:9223372036854775808"),
@@ -103,7 +114,7 @@ def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
     for word in ("mem:", "null:", "--unix", "--tcp", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
-                 "SIGHUP"):
+                 "SIGHUP", "--least-transfer-rate", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"
 
 
@@ -261,6 +272,80 @@ def test_few_places_for_a_client_with_many_connections(policy):
             handle.shutdown()
             if nbdcopy:
                 run(nbdcopy, server.uri, "null:")
+
+
+# Times
+
+
+def stopped_client(server):
+    """A client that asks for more than the socket's buffers hold, and reads nothing."""
+    connection = greeted(server)
+    connection.sendall(read_request(4 * M) * 16)
+    return connection
+
+
+@for_each([(policy, *case) for policy in POLICIES for case in (
+    ("--handshake-deadline", "the handshake took too long", lambda server: server.raw_connection()),
+    ("--idle-timeout", "the client was idle for too long", greeted),
+    ("--send-timeout", "the client does not read its replies", stopped_client),
+)])
+def test_time_after_which_a_client_is_disconnected(policy, option, why, client):
+    with serve("mem:16M", "--verbose", option, "0.3", policy=policy) as server:
+        connection = client(server)
+        wait_until(lambda: why in server.stderr(), why)
+        connection.close()
+
+
+@for_each(POLICIES)
+def test_progress_timeout(policy):
+    with serve("mem:16M", "--verbose", "--progress-timeout", "0.3", policy=policy) as server:
+        connection = greeted(server)
+        connection.sendall(read_request(512)[:20])
+        wait_until(lambda: "stopped in the middle of a message" in server.stderr(), "the client is disconnected")
+        assert connection.recv(1) == b""
+
+
+@for_each(POLICIES)
+def test_times_after_which_a_client_gives_way(policy):
+    for client, option in ((greeted, "--evict-idle-after"), (stopped_client, "--stall-grace")):
+        for seconds, gives_way in (("0.3", True), ("1000000", False)):
+            with serve("mem:16M", "--max-connections", "1", "--handshake-deadline", "0" if gives_way else "1", option,
+                       seconds, policy=policy) as server:
+                first = client(server)
+                second = server.raw_connection()
+                assert second.recv(1) == (b"N" if gives_way else b""), (option, seconds)
+                first.close()
+                second.close()
+
+
+@for_each(POLICIES)
+def test_a_client_that_stops_for_a_while(policy):
+    """It finishes later, although it took nothing for longer than the grace."""
+    with serve("mem:16M", "--stall-grace", "0.1", policy=policy) as server:
+        stopped = stopped_client(server)
+        other = connect(server)
+        for _ in range(10):
+            other.pread(512, 0)
+            time.sleep(0.1)
+        left = 16 * (16 + 4 * M)
+        while left > 0:
+            received = stopped.recv(M)
+            assert received, "the connection is closed"
+            left -= len(received)
+        stopped.close()
+
+
+def test_stop_grace():
+    """Zero closes the connections at once; a long one waits for the client."""
+    with serve("mem:16M", "--stop-grace", "1000000") as patient, serve("mem:16M", "--stop-grace", "0") as impatient:
+        first, second = stopped_client(patient), stopped_client(impatient)
+        for server in patient, impatient:
+            server.process.send_signal(signal.SIGTERM)
+        impatient.stop()
+        assert patient.process.poll() is None
+        first.close()
+        patient.stop()
+        second.close()
 
 
 # A log that cannot be written

@@ -236,6 +236,22 @@ def serve(device, *options, transport="unix", policy=None, at=None):
             yield server
 
 
+def greeted(server):
+    """A raw connection whose handshake is over."""
+    connection = server.raw_connection()
+    connection.sendall(b"\0\0\0\3IHAVEOPT" + bytes.fromhex("00000001 00000000"))
+    received = b""
+    while len(received) < 18 + 10:
+        more = connection.recv(28 - len(received))
+        assert more, "the connection is closed"
+        received += more
+    return connection
+
+
+def read_request(length):
+    return bytes.fromhex("25609513 0000 0000") + bytes(16) + length.to_bytes(4, "big")
+
+
 def run(*command, status=0, timeout=PATIENCE * 3, **how):
     """Runs a client to its end. `status` is the expected exit status, None for any. stdout is text."""
     how.setdefault("stdout", subprocess.PIPE)

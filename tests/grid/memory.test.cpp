@@ -220,6 +220,36 @@ TEMPLATE_TEST_CASE("memory: a stalled client gives way only when another one wai
     CHECK(s.departures.evicted() == 1);
 }
 
+TEMPLATE_TEST_CASE("memory: clients that stop are kept while nobody needs their memory, and finish",
+                   "", (with_disk<in_order_disk, nbd::per_client_threads>),
+                   (with_disk<awaited_zeroes, nbd::strand_pool>))
+{
+    nbd::settings limits;
+    limits.stall_grace = std::chrono::milliseconds{1};
+    constexpr std::size_t length = std::size_t{16} << 20;
+    served_memory<TestType> s{limits, length};
+    slow_clients readers{s.server, 2, false};
+    slow_clients writers{s.server, 2, false};
+    readers.each([&](slow_client& c) { c.begin({.command = command::read, .length = length}); });
+    writers.each(
+        [&](slow_client& c) { c.begin({.command = command::write, .length = length}, 1); });
+    REQUIRE(readers.pump_until([&] {
+        return readers.count([](const auto& c) { return c.has_something_to_receive(); }) == 2;
+    }));
+    REQUIRE(writers.pump_until([&] { return writers.count(has_sent_all) == 2; }));
+    // Longer than the grace. Others are served meanwhile.
+    raw_client other = connect(s.server);
+    other.go("disk");
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{1};
+    while (std::chrono::steady_clock::now() < end)
+        REQUIRE(other.read(0, 512));
+    CHECK_FALSE(s.departures.has_departed(1));
+    readers.each([&](slow_client& c) { c.finish(proto::simple_reply_bytes + length); });
+    writers.each([](slow_client& c) { c.finish(proto::simple_reply_bytes); });
+    CHECK(readers.pump_until_all_are_answered());
+    CHECK(writers.pump_until_all_are_answered());
+}
+
 TEMPLATE_TEST_CASE("memory: a request that never fits is refused, and the stream stays in step", "",
                    ALL_LOOPS)
 {

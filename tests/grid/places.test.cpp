@@ -163,3 +163,24 @@ TEMPLATE_TEST_CASE("places: another peer gets a place from one with more than it
     CHECK(greedy.back().closed());
     CHECK(greedy.front().read(0, 512));
 }
+
+TEMPLATE_TEST_CASE(
+    "places: a client that stops in the middle of its requests gives way to a new one", "",
+    nbd::per_client_threads, nbd::strand_pool)
+{
+    const bool reads = GENERATE(true, false);
+    auto limits = few_places(1, 0, std::chrono::milliseconds{0});
+    limits.stall_grace = std::chrono::milliseconds{1};
+    served<TestType> s{limits};
+    auto stopped = s.idle_client();
+    if (reads)
+        for (int i = 0; i < 64; ++i)
+            stopped.send_request({.length = 1 << 20});
+    else
+        stopped.send_request({.command = proto::command::write, .length = 1 << 20}, pattern(100));
+    auto next = s.idle_client();  // waits until the other one gives way
+    CHECK(next.read(0, 512));
+    const std::lock_guard lock{s.server.observer().kept->mutex};
+    REQUIRE(s.server.observer().kept->ends.size() == 1);
+    CHECK(s.server.observer().kept->ends[0].second == nbd::errc::evicted);
+}

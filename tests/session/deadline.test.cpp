@@ -35,6 +35,7 @@ TEST_CASE("session/deadline: a transfer gets time for the bytes that it has move
     clock.advance_to(100);
     deadline d{clock};
     CHECK(d.since() == deadline::never);
+    CHECK(d.silent_since() == deadline::never);
     d.begin_transfer();
     const auto arm = [&d] { d.arm_transfer(60s, 1000, errc::progress_timeout); };
     constexpr std::uint64_t patience = ticker::ticks(60s);
@@ -48,6 +49,7 @@ TEST_CASE("session/deadline: a transfer gets time for the bytes that it has move
             arm();
             CHECK_FALSE(d.overdue());
             CHECK(d.since() <= 101);
+            CHECK(d.silent_since() == now);
         }
         clock.advance_to(101 + patience);
         d.moved(1);
@@ -102,9 +104,11 @@ TEST_CASE("session/deadline: a transfer gets time for the bytes that it has move
         d.arm_transfer(0s, 1000, errc::progress_timeout);
         CHECK_FALSE(d.overdue());
         CHECK(d.since() == 100);
+        CHECK(d.silent_since() == 100'000);
     }
     d.disarm();
     CHECK(d.since() == deadline::never);
+    CHECK(d.silent_since() == deadline::never);
 }
 
 TEST_CASE("session/deadline: without arm() it is never overdue")

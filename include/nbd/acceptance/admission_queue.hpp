@@ -15,7 +15,7 @@
 namespace nbd::acceptance {
 
 /// Accepted connections that wait for a place, in order of arrival, and the rule for the places:
-/// settings.max_connections, places_per_peer and evict_idle_after.
+/// settings.max_connections, places_per_peer, evict_idle_after and stall_grace.
 template <class Socket, class Peer>
 class admission_queue {
 public:
@@ -30,6 +30,7 @@ public:
           idle_grace_{limits.evict_idle_after.count() <= 0
                           ? 0
                           : session::ticker::ticks(limits.evict_idle_after)},
+          stall_grace_{session::ticker::ticks(limits.stall_grace)},
           longest_wait_{limits.handshake_deadline.count() <= 0
                             ? 0
                             : session::ticker::ticks(limits.handshake_deadline)}
@@ -79,7 +80,7 @@ public:
         } else {
             close_older_than(session::second, most_waiting - 1, now, refused);
         }
-        connected.make_room(queue_.front().peer, share_, now, idle_grace_);
+        connected.make_room(queue_.front().peer, share_, now, idle_grace_, stall_grace_);
         return std::nullopt;
     }
 
@@ -106,6 +107,7 @@ private:
     const std::size_t most_;
     const std::size_t share_;           ///< of a peer
     const std::uint64_t idle_grace_;    ///< in ticks; 0 = never
+    const std::uint64_t stall_grace_;   ///< in ticks
     const std::uint64_t longest_wait_;  ///< in ticks; 0 = no limit
     std::list<arrival> queue_;
     bool entitled_ = false;  ///< the first one's peer has less than its share

@@ -99,7 +99,7 @@ public:
     /// the session could not receive meanwhile.
     [[nodiscard]] errc overdue()
     {
-        if (session.sending.overdue())
+        if (session.sending.overdue() && !takes_bytes())
             return session.sending.reason();
         if (!session.deadline.overdue())
             return errc{};
@@ -109,15 +109,33 @@ public:
             : session.waiting.load(std::memory_order_relaxed);
         return its_doing ? reason : errc{};
     }
-    /// The tick since which the client makes too little progress, in its handshake, in a message or
-    /// in taking its replies; session::deadline::never while nothing is expected of it or it is
-    /// idle.
-    [[nodiscard]] std::uint64_t stalled_since()
+    /// Notes whether the client takes bytes of its replies. The session learns that only when much
+    /// of the socket's buffer is free. The server calls it at each sweep.
+    void look_at_replies() noexcept
     {
-        const bool owes_bytes = session.deadline.since() != session::deadline::never
-            && session.deadline.reason() != errc::idle_timeout && stalled_by_client();
+        int unsent = 0;
+        if (session.sending.silent_since() != session::deadline::never
+            && ::ioctl(socket.native_handle(), TIOCOUTQ, &unsent) == 0
+            && std::exchange(unsent_, unsent) != unsent)
+            took_ = clock_.now();
+    }
+    /// The tick since which the client moves no byte in either direction, in its handshake, in a
+    /// message or in taking its replies; session::deadline::never while nothing is expected of it
+    /// or it is idle.
+    [[nodiscard]] std::uint64_t silent_since()
+    {
+        const auto sending = session.sending.silent_since();
+        const bool owes = owes_bytes();
+        if (sending == session::deadline::never)
+            return owes ? session.deadline.silent_since() : sending;
+        return std::max({sending, took_, owes ? session.deadline.silent_since() : 0});
+    }
+    /// The same, but since when it has moved fewer bytes than settings.least_transfer_rate demands,
+    /// in one direction at least.
+    [[nodiscard]] std::uint64_t behind_since()
+    {
         return std::min(session.sending.since(),
-                        owes_bytes ? session.deadline.since() : session::deadline::never);
+                        owes_bytes() ? session.deadline.since() : session::deadline::never);
     }
     /// The client closed the connection while the session works and does not look. Called again
     /// after `ticks`: a client that only shut down its sending side may wait for an answer, for
@@ -160,8 +178,24 @@ public:
     const std::uint64_t accepted;  ///< in ticks
 
 private:
+    /// The session waits for bytes of a message or of the handshake.
+    [[nodiscard]] bool owes_bytes()
+    {
+        return session.deadline.since() != session::deadline::never
+            && session.deadline.reason() != errc::idle_timeout && stalled_by_client();
+    }
+    /// Without a least rate, every byte of its replies that the client takes restarts send_timeout.
+    [[nodiscard]] bool takes_bytes() const noexcept
+    {
+        const auto& limits = session.limits;
+        return limits.least_transfer_rate == 0
+            && clock_.now() < took_ + session::ticker::ticks(limits.send_timeout);
+    }
+
     const session::ticker& clock_;
     std::uint64_t cut_at_ = 0;  ///< in ticks
+    std::uint64_t took_ = 0;    ///< the tick when the client was last seen to take bytes
+    int unsent_ = -1;           ///< bytes in the socket's buffer at the last look
     const std::chrono::system_clock::time_point accepted_at_ = std::chrono::system_clock::now();
     std::uint64_t silent_for_ = 0;  ///< ticks
 };

@@ -63,6 +63,7 @@ public:
     {
         const std::lock_guard lock{mutex_};
         for (auto& c : connections_) {
+            c.look_at_replies();
             if (const auto why = c.overdue(); why != errc{})
                 c.cut(why);
             else if (c.peer_gone(ticks))
@@ -101,22 +102,24 @@ public:
     }
     /// All places are taken and a client of `peer` waits for one: closes a connection by the rule
     /// of settings.max_connections and places_per_peer, unless a closed one is about to end.
-    /// `idle_grace`: in ticks, 0 = idle connections are not closed.
-    void make_room(const Peer& peer, std::size_t share, std::uint64_t now,
-                   std::uint64_t idle_grace) noexcept
+    /// `idle_grace`: in ticks, 0 = idle connections are not closed. `stall_grace`: in ticks.
+    void make_room(const Peer& peer, std::size_t share, std::uint64_t now, std::uint64_t idle_grace,
+                   std::uint64_t stall_grace) noexcept
     {
+        const rule by{now, idle_grace, stall_grace};
         const std::lock_guard lock{mutex_};
         if (std::any_of(connections_.begin(), connections_.end(),
                         [now](const auto& c) { return c.ending(now); }))
             return;
         if (has_at_least(share, peer))
-            evict(of(peer), now, idle_grace);
-        else if (!evict_beyond_share(share, now, idle_grace))
-            evict([](const auto&) { return true; }, now, idle_grace);
+            evict(of(peer), by);
+        else if (!evict_beyond_share(share, by))
+            evict([](const auto&) { return true; }, by);
     }
 
-    /// Where clients wait for memory, wakes those that could not be woken, and disconnects the
-    /// client stalled longest, if it has been for `grace`.
+    /// Where clients wait for memory, wakes those that could not be woken, and disconnects one that
+    /// holds memory and has been stalled for `grace`: the client that has moved no byte for
+    /// longest; otherwise the one that is farthest behind settings.least_transfer_rate.
     void evict_stalled(session::memory_budget& memory, std::uint64_t now,
                        std::chrono::milliseconds grace) noexcept
     {
@@ -124,19 +127,41 @@ public:
         using pool = session::memory_budget::pool;
         for (const auto p : {pool::working, pool::requests}) {
             if (memory.waited_for(p))
-                evict_longest_stalled(p, now, session::ticker::ticks(grace));
+                evict_stalled(p, now, session::ticker::ticks(grace));
         }
     }
 
 private:
-    /// Clients wait for memory of `p`: of the clients that hold some and have been stalled for
-    /// `ticks`, the one stalled longest is disconnected.
-    void evict_longest_stalled(session::client_memory::pool p, std::uint64_t now,
-                               std::uint64_t ticks) noexcept
+    /// Whose turn it is to give way: the connection that has been in some state for longest.
+    struct longest {
+        connection_type* which = nullptr;
+        std::uint64_t since = session::deadline::never;
+
+        void consider(connection_type& c, std::uint64_t its_since) noexcept
+        {
+            if (its_since < since) {
+                since = its_since;
+                which = &c;
+            }
+        }
+        [[nodiscard]] bool lasts(std::uint64_t ticks, std::uint64_t now) const noexcept
+        {
+            return which != nullptr && now >= since && now - since >= ticks;
+        }
+    };
+    struct rule {
+        std::uint64_t now;
+        std::uint64_t idle_grace;
+        std::uint64_t stall_grace;
+    };
+
+    /// Clients wait for memory of `p`, see the public function.
+    void evict_stalled(session::client_memory::pool p, std::uint64_t now,
+                       std::uint64_t ticks) noexcept
     {
         const std::lock_guard lock{mutex_};
-        connection_type* longest = nullptr;
-        std::uint64_t since = session::deadline::never;
+        longest silent;
+        longest behind;
         for (auto& c : connections_) {
             if (c.session.memory.holds(p) == 0)
                 continue;
@@ -145,13 +170,13 @@ private:
                 return;
             if (c.cut_for() != errc{})
                 continue;
-            if (const auto stalled = c.stalled_since(); stalled < since) {
-                since = stalled;
-                longest = &c;
-            }
+            silent.consider(c, c.silent_since());
+            behind.consider(c, c.behind_since());
         }
-        if (longest != nullptr && now >= since && now - since >= ticks)
-            longest->cut(errc::evicted);
+        if (silent.lasts(ticks, now))
+            silent.which->cut(errc::evicted);
+        else if (behind.lasts(ticks, now))
+            behind.which->cut(errc::evicted);
     }
 
     [[nodiscard]] static auto of(const Peer& peer) noexcept
@@ -168,14 +193,14 @@ private:
 
     /// A peer that has more than `share` connections gives up one: by the rule of `evict`,
     /// otherwise its newest.
-    bool evict_beyond_share(std::size_t share, std::uint64_t now, std::uint64_t idle_grace) noexcept
+    bool evict_beyond_share(std::size_t share, const rule& by) noexcept
     {
         for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
             // Connections of the peer may have ended since this one was added.
             if (c->cut_for() != errc{} || !c->beyond_share
                 || !(c->beyond_share = has_at_least(share + 1, c->peer)))
                 continue;
-            if (!evict(of(c->peer), now, idle_grace))
+            if (!evict(of(c->peer), by))
                 c->cut(errc::evicted);
             return true;
         }
@@ -183,27 +208,31 @@ private:
     }
 
     /// Of the connections that `among` selects: the oldest handshake gives way, once it is a second
-    /// old; otherwise the connection idle longest, once it has been idle for `idle_grace` ticks (0
-    /// = never). A connection with requests in flight, or in the middle of one, does not.
+    /// old; otherwise the connection idle longest, once it has been idle for `idle_grace` (0 =
+    /// never); otherwise the client that has moved no byte of a message or of its replies for
+    /// longest, once that is `stall_grace`. Others do not: they have requests in flight, or are in
+    /// the middle of one.
     template <class Among>
-    bool evict(Among among, std::uint64_t now, std::uint64_t idle_grace) noexcept
+    bool evict(Among among, const rule& by) noexcept
     {
-        connection_type* gives_way = nullptr;
-        std::uint64_t longest = session::deadline::never;
+        connection_type* handshake = nullptr;
+        longest idle;
+        longest silent;
         for (auto& c : connections_) {  // the oldest first
             if (c.cut_for() != errc{} || !among(c))
                 continue;
-            if (c.in_handshake()) {
-                if (now >= c.accepted + session::second && c.stalled_by_client()) {
-                    gives_way = &c;
-                    break;
-                }
-            } else if (const auto since = c.idle_since();
-                       since < longest && idle_grace != 0 && now >= since + idle_grace) {
-                gives_way = &c;
-                longest = since;
+            if (!c.in_handshake()) {
+                idle.consider(c, c.idle_since());
+                silent.consider(c, c.silent_since());
+            } else if (by.now >= c.accepted + session::second && c.stalled_by_client()) {
+                handshake = &c;
+                break;
             }
         }
+        auto* const gives_way = handshake != nullptr                  ? handshake
+            : by.idle_grace != 0 && idle.lasts(by.idle_grace, by.now) ? idle.which
+            : silent.lasts(by.stall_grace, by.now)                    ? silent.which
+                                                                      : nullptr;
         if (gives_way != nullptr)
             gives_way->cut(errc::evicted);
         return gives_way != nullptr;

@@ -57,7 +57,8 @@ public:
     /// for ending the connection.
     void arm(std::chrono::milliseconds patience, errc otherwise) noexcept
     {
-        arm_from(clock_.now(), patience, otherwise);
+        const auto now = clock_.now();
+        arm_from(now, now, patience, otherwise);
     }
 
     /// A message begins, in which the client has to move bytes.
@@ -75,13 +76,14 @@ public:
                       errc otherwise) noexcept
     {
         const auto now = clock_.now();
-        arm_from(rate == 0 ? now : std::min(now, begun_ + in_ticks(moved_, rate)), patience,
+        arm_from(now, rate == 0 ? now : std::min(now, begun_ + in_ticks(moved_, rate)), patience,
                  otherwise);
     }
     void disarm() noexcept
     {
         due_.store(never, std::memory_order_relaxed);
         since_.store(never, std::memory_order_relaxed);
+        silent_.store(never, std::memory_order_relaxed);
     }
 
     [[nodiscard]] bool overdue() const noexcept
@@ -93,6 +95,12 @@ public:
     [[nodiscard]] std::uint64_t since() const noexcept
     {
         return since_.load(std::memory_order_relaxed);
+    }
+    /// The tick since which the client has moved no byte at all; `never` while nothing is expected
+    /// of it.
+    [[nodiscard]] std::uint64_t silent_since() const noexcept
+    {
+        return silent_.load(std::memory_order_relaxed);
     }
     /// The reason for ending the connection.
     [[nodiscard]] errc reason() const noexcept
@@ -106,8 +114,10 @@ private:
     {
         return bytes / rate * ticker::frequency + bytes % rate / (rate / ticker::frequency + 1);
     }
-    void arm_from(std::uint64_t since, std::chrono::milliseconds patience, errc otherwise) noexcept
+    void arm_from(std::uint64_t now, std::uint64_t since, std::chrono::milliseconds patience,
+                  errc otherwise) noexcept
     {
+        silent_.store(now, std::memory_order_relaxed);
         otherwise_.store(otherwise, std::memory_order_relaxed);
         since_.store(since, std::memory_order_relaxed);
         due_.store(patience.count() <= 0 ? never : since + ticker::ticks(patience),
@@ -119,6 +129,7 @@ private:
     std::uint64_t moved_ = 0;
     std::atomic<std::uint64_t> due_{never};
     std::atomic<std::uint64_t> since_{never};
+    std::atomic<std::uint64_t> silent_{never};
     std::atomic<errc> otherwise_{};
 };
 

@@ -17,7 +17,6 @@
 #include <system_error>
 #include <utility>
 
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -100,11 +99,6 @@ public:
         socket.set_option(protocol_type::no_delay{settings_.no_delay}, ignored);
         // Detects a peer whose host is down or unreachable, because NBD has no ping.
         socket.set_option(boost::asio::socket_base::keep_alive{true}, ignored);
-#ifdef TCP_USER_TIMEOUT
-        using user_timeout =
-            boost::asio::detail::socket_option::integer<IPPROTO_TCP, TCP_USER_TIMEOUT>;
-        socket.set_option(user_timeout{120'000}, ignored);
-#endif
     }
 
     template <class Socket>
