@@ -430,3 +430,75 @@ TEMPLATE_TEST_CASE(
     CHECK(c.closed());
     CHECK(s.board.cancelled == 0);
 }
+
+namespace {
+/// Its calls occupy the thread that makes them, until the test opens the offset.
+struct busy_disk {
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+
+    explicit busy_disk(switchboard& s) : board_{&s} {}
+    [[nodiscard]] std::uint64_t size() const { return board_->content.size(); }
+
+protected:
+    void occupy(std::uint64_t offset)
+    {
+        board_->enter("read");
+        std::ignore = board_->await([&] { return !board_->closed.contains(offset); });
+        board_->leave();
+    }
+    switchboard* board_;
+};
+struct busy_blocking : busy_disk {
+    static constexpr bool blocks = true;
+    using busy_disk::busy_disk;
+    void read(std::uint64_t offset, std::span<std::byte>) { occupy(offset); }
+};
+struct busy_awaited : busy_disk {
+    using busy_disk::busy_disk;
+    boost::asio::awaitable<void, boost::asio::io_context::executor_type> read(std::uint64_t offset,
+                                                                              std::span<std::byte>)
+    {
+        occupy(offset);
+        co_return;
+    }
+};
+struct busy_callback : busy_disk {
+    using busy_disk::busy_disk;
+    void async_read(std::uint64_t offset, std::span<std::byte>, nbd::completion done)
+    {
+        occupy(offset);
+        done();
+    }
+};
+}  // namespace
+
+TEMPLATE_TEST_CASE("waiting: READs of a client that has closed its connection are not begun", "",
+                   (few<busy_blocking, nbd::strand_pool>), (few<busy_awaited, nbd::strand_pool>),
+                   (few<busy_awaited, nbd::per_client_threads>),
+                   (few<busy_callback, nbd::strand_pool>))
+{
+    served<TestType> s;
+    s.board.close({0});
+    auto other = s.client();
+    for (std::size_t clients = 1; clients <= 3; ++clients) {
+        auto c = s.client();
+        bytes batch;
+        for (std::uint64_t i = 0; i < 20; ++i)
+            raw_client::append(batch, {.cookie = i, .length = 1 << 20});
+        c.send(batch);
+        REQUIRE(s.board.await([&] { return s.board.story.size() == clients; }));
+        c.close();
+        // Where the calls have threads of their own, the strand learns of the end before it answers.
+        if constexpr (std::is_same_v<TestType, few<busy_blocking, nbd::strand_pool>>) {
+            for (int i = 0; i < 3; ++i)
+                CHECK(other.request(command::read, std::uint64_t{1} << 40, 1)
+                      == error_value::einval);
+        }
+        s.board.open(0);
+        REQUIRE(s.board.await([&] { return s.board.departed == static_cast<int>(clients); }));
+        CHECK(s.board.story.size() == clients);
+        s.board.close({0});
+    }
+    s.board.open(0);
+    CHECK(other.read(512, 512));
+}

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstddef>
 
+#include <poll.h>
 #include <sys/socket.h>
 
 namespace nbd::io {
@@ -42,6 +43,20 @@ template <class Stream>
         return send_gathered(stream.native_handle(), std::array{from}, MSG_DONTWAIT);
     else
         return {boost::asio::error::would_block, 0};
+}
+
+/// Whether nothing that is sent can reach the peer any more. Over a UNIX socket that is known when
+/// the peer closes; over TCP when it has answered something with a reset. False for a peer that has
+/// closed its sending side only, and for a stream that is not a socket.
+template <class Stream>
+[[nodiscard]] bool is_hung_up(Stream& stream) noexcept
+{
+    if constexpr (socket<Stream>) {
+        ::pollfd end{.fd = stream.native_handle(), .events = 0, .revents = 0};
+        return ::poll(&end, 1, 0) > 0 && (end.revents & (POLLHUP | POLLERR)) != 0;
+    } else {
+        return false;
+    }
 }
 
 }  // namespace nbd::io

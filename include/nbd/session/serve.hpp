@@ -27,7 +27,8 @@ namespace nbd::session {
 ///
 /// A client that closes its sending side without a DISC (half-close) gets a reply to each of its
 /// requests; then the connection is closed. If nothing could be sent to it for ten seconds, it
-/// counts as gone.
+/// counts as gone. The windowed loop makes no further calls for READs of a client that has closed
+/// its connection, so that such clients take no time from others.
 /// *Lifetime*: stream, exports, context and policy outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,

@@ -232,11 +232,11 @@ private:
                     } else if (call->what == transmission::backend_call::member::extents) {
                         work = transmission::zeroes_at_a_time;  // its cost is unknown
                     }
+                    if ((cancels && window_.gone()) || window_.is_useless(s.job.request())) {
+                        s.job.completed(transmission::given_up());
+                        continue;
+                    }
                     if constexpr (cancels) {
-                        if (window_.gone()) {
-                            s.job.completed(transmission::given_up());
-                            continue;
-                        }
                         // A call may change both, and Asio keeps them for the whole coroutine.
                         co_await boost::asio::this_coro::reset_cancellation_state(
                             boost::asio::enable_terminal_cancellation());

@@ -127,7 +127,8 @@ private:
             }
             if (!transmission::inside(*next, disk.size())) {
                 s.outcome = transmission::cut_off();
-            } else if (next->partial && window_.abandoned()) {
+            } else if ((next->partial && window_.abandoned())
+                       || window_.is_useless(s.job.request())) {
                 s.outcome = transmission::given_up();
             } else {
                 work += next->what == transmission::backend_call::member::extents

@@ -93,7 +93,7 @@ struct offloading {
         void make(Slot& s) noexcept
         {
             auto& disk = window_.disk();
-            if (window_.gone())
+            if (window_.gone() || window_.is_useless(s.job.request()))
                 s.job.settle(transmission::given_up());
             const bool over =
                 s.job.make_calls(disk, [this](std::uint64_t) { return window_.abandoned(); });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/async_event.hpp>
+#include <nbd/io/at_once.hpp>
 #include <nbd/io/handler_tracker.hpp>
 #include <nbd/io/periodic_notifier.hpp>
 #include <nbd/io/send_file.hpp>
@@ -16,6 +17,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -69,12 +71,10 @@ public:
             give_up(current_error());
         }
         bool stays = false;
-        if (!failed()) {
-            try {
-                stays = co_await read();
-            } catch (...) {  // probably no memory
-                give_up(current_error());
-            }
+        try {
+            stays = !failed() && co_await read();
+        } catch (...) {  // probably no memory
+            give_up(current_error());
         }
         if (receiving_ != nullptr)
             abandon(*std::exchange(receiving_, nullptr));
@@ -111,6 +111,11 @@ public:
     {
         return disconnected_.load(std::memory_order_relaxed);
     }
+    /// No reply reaches the client, so the next call of a READ is not made. From any thread.
+    [[nodiscard]] bool is_useless(const protocol::request& r) const noexcept
+    {
+        return r.command == protocol::command::read && hung_up_.load(std::memory_order_relaxed);
+    }
     /// Whether long work must end, also for a client that has sent DISC. From any thread.
     [[nodiscard]] bool abandoned() const noexcept { return gone() || c_.over() || disk_gone(); }
 
@@ -122,6 +127,7 @@ private:
     static constexpr bool parallel = concurrency_of<backend_type>() == concurrency::parallel;
 
     [[nodiscard]] bool failed() const noexcept { return c_.ending.has_failed(); }
+    static constexpr std::uint64_t much_work = std::uint64_t{1} << 20;  ///< bytes of READs
     [[nodiscard]] bool disk_gone() const noexcept { return exchange_.disk.gone(); }
     [[nodiscard]] intake<Opened, Observer>& in() noexcept { return exchange_.in; }
 
@@ -135,9 +141,11 @@ private:
         if (!c_.ended)
             c_.ended = why;
         c_.ending.sending_failed();
+        hung_up_ = true;
         boost::system::error_code ignored;
         stream_.shutdown(boost::asio::socket_base::shutdown_both, ignored);
         room_.notify();
+        calls_over_.notify();
         c_.memory.close();
     }
 
@@ -145,7 +153,11 @@ private:
     /// reply is needed; true if earlier requests must still be answered.
     typename Io::template task<bool> read()
     {
-        for (;;) {
+        for (std::uint64_t work = 0;;) {
+            if (work >= much_work) {  // other clients of the thread run in between
+                work = 0;
+                co_await Io::resume_on(executor(), pause_);
+            }
             if (receiving_ != nullptr && !in().receiving()) {
                 slot& s = *std::exchange(receiving_, nullptr);
                 s.job.payload_arrived(exchange_);
@@ -167,8 +179,10 @@ private:
                         co_return false;
                 }
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
-                if (!in().end_receive(error, n))
-                    co_return error == boost::asio::error::eof;  // half-closed: see serve.hpp
+                if (!in().end_receive(error, n)) {
+                    hung_up_ = failed() || io::is_hung_up(stream_);
+                    co_return error == boost::asio::error::eof && !hung_up_;  // see serve.hpp
+                }
                 if (!c_.memory.begin_work()) {
                     const typename context<Observer>::working_scope works{c_};
                     if (memory_.for_work())
@@ -199,6 +213,8 @@ private:
                 break;
             }
             slot& s = window_.occupy(r);
+            if (r.command == protocol::command::read && (work += r.length) >= much_work)
+                hung_up_ = failed() || io::is_hung_up(stream_);
             auto begun = s.job.begin(exchange_);
             if (begun == beginning::waits) {
                 receiving_ = &s;  // where the wait fails, it is answered like a broken off WRITE
@@ -256,20 +272,15 @@ private:
         auto& out = exchange_.out.out();
         while (!closing_ || !window_.empty()) {
             try {
-                if (!failed())
-                    window_.gather();
-                else
-                    window_.drop_replies();
+                failed() ? window_.drop_replies() : window_.gather();
                 if (out.empty()) {
                     if (closing_ && window_.empty())
                         continue;
                     // Nothing is received or sent now, so the server checks the connection.
-                    if (closing_) {
-                        const typename context<Observer>::working_scope works{c_};
-                        co_await replies_due_.wait();
-                    } else {
-                        co_await replies_due_.wait();
-                    }
+                    std::optional<typename context<Observer>::working_scope> works;
+                    if (closing_)
+                        works.emplace(c_);
+                    co_await replies_due_.wait();
                     continue;
                 }
                 c_.sending.begin_transfer();
@@ -325,6 +336,8 @@ private:
     slot* receiving_ = nullptr;               ///< receives its payload
     bool closing_ = false;                    ///< no more requests come
     std::atomic<bool> disconnected_ = false;  ///< no reply is needed any more
+    std::atomic<bool> hung_up_ = false;       ///< no reply reaches the client any more
+    io::handler_memory pause_;
 };
 
 }  // namespace nbd::session
