@@ -32,7 +32,7 @@ struct settings {
     /// `handshake_deadline`; then it is closed. Later ones wait in the backlog. The server closes
     /// one connection for it (errc::evicted): the one that has been in its handshake longest, if
     /// that is at least a second; otherwise the one that has been without a request longest, if
-    /// that is at least `evict_idle_after`; otherwise the one whose client has been in the middle of
+    /// that is at least `evict_idle_after`; otherwise the one whose client is in the middle of
     /// a message, or of taking its replies, and has moved no byte for longest, if that is at least
     /// `stall_grace`. It closes no other connection that has requests in flight or has sent a part
     /// of a request. `places_per_peer` changes this rule for peers with many connections.

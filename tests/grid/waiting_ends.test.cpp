@@ -488,7 +488,7 @@ TEMPLATE_TEST_CASE("waiting: READs of a client that has closed its connection ar
         c.send(batch);
         REQUIRE(s.board.await([&] { return s.board.story.size() == clients; }));
         c.close();
-        // Where the calls have threads of their own, the strand learns of the end before it answers.
+        // Where calls have threads of their own, the strand learns of the end before it answers.
         if constexpr (std::is_same_v<TestType, few<busy_blocking, nbd::strand_pool>>) {
             for (int i = 0; i < 3; ++i)
                 CHECK(other.request(command::read, std::uint64_t{1} << 40, 1)
