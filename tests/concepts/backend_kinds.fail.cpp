@@ -129,6 +129,15 @@ struct disk : awaited {
     awaitable<void> flush() { co_return; }
     awaitable<void> resize(u64) { co_return; }
 };
+void resize(nbd::export_set<disk>& set, const nbd::on_executor<strand>& on)
+{
+    set.async_resize(nbd::on_executor<strand>{on}.get_executor().get_inner_executor(), "disk", 512,
+                     [](std::error_code) {});
+}
+nbd::on_executor<strand> policy_on(strand s)
+{
+    return nbd::on_executor<strand>{s};
+}
 #endif
 
 int main()

@@ -7,6 +7,15 @@
 #include <cstdint>
 #include <span>
 
+// Names of a program for its own types. The programs compile with -Wshadow: no parameter of the
+// library has one of them.
+using executor = int;
+using error = int;
+using size = int;
+using offset = int;
+using request = int;
+using client = int;
+
 // Backends without mistakes, for programs that add one.
 
 using u64 = std::uint64_t;

@@ -40,8 +40,8 @@ public:
             return;
         acceptor_.async_wait(
             acceptor_type::wait_read,
-            operation{listener_, pending_, [this](Listener&, const std::error_code& error) {
-                          if (!error)
+            operation{listener_, pending_, [this](Listener&, const std::error_code& failed) {
+                          if (!failed)
                               accept_ready();
                       }});
     }

@@ -134,8 +134,9 @@ public:
         // zeroing.
         int error = 0;
         if (!facts().device)
-            error = call_if_supported(
-                lacks_punch_, [&] { return System::punch(descriptor(), first, last - first); });
+            error = call_if_supported(lacks_punch_, [this, first = first, last = last] {
+                return System::punch(descriptor(), first, last - first);
+            });
         else if (System::discard(descriptor(), first, last - first) != 0)
             error = errno;
         return error == 0 || is_impossible(error) ? failure{} : file_failure(error);

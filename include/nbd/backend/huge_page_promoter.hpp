@@ -22,8 +22,8 @@ public:
     /// Bytes read from a region after which it is proposed.
     static constexpr std::uint32_t enough = std::uint32_t{16} << 20;
 
-    explicit huge_page_promoter(std::uint64_t size)
-        : regions_{static_cast<std::size_t>(size / region)},
+    explicit huge_page_promoter(std::uint64_t disk_bytes)
+        : regions_{static_cast<std::size_t>(disk_bytes / region)},
           read_{std::make_unique<std::atomic<std::uint32_t>[]>(regions_)}
     {
     }

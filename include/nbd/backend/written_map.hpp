@@ -19,11 +19,12 @@ class written_map {
 public:
     static constexpr std::uint64_t least_part = 4096;
 
-    explicit written_map(std::uint64_t size)
+    explicit written_map(std::uint64_t disk_bytes)
         : shift_{std::max(std::countr_zero(least_part),
-                          static_cast<int>(std::bit_width(size - (size != 0))) - 24)},
-          words_{made((size >> shift_) / 64 + 1)}, some_{made((size >> shift_) / 64 / 64 + 1)},
-          full_{made((size >> shift_) / 64 / 64 + 1)}
+                          static_cast<int>(std::bit_width(disk_bytes - (disk_bytes != 0))) - 24)},
+          words_{made((disk_bytes >> shift_) / 64 + 1)},
+          some_{made((disk_bytes >> shift_) / 64 / 64 + 1)},
+          full_{made((disk_bytes >> shift_) / 64 / 64 + 1)}
     {
     }
 

@@ -169,11 +169,11 @@ public:
         requires(record::resizable && awaits_resize<Backend>)
     {
         return boost::asio::async_initiate<Token, void(std::error_code)>(
-            [](auto handler, const Executor& executor, std::shared_ptr<record> found,
+            [](auto handler, const Executor& runs_on, std::shared_ptr<record> found,
                std::uint64_t bytes) {
-                const auto completes_on = boost::asio::get_associated_executor(handler, executor);
+                const auto completes_on = boost::asio::get_associated_executor(handler, runs_on);
                 boost::asio::co_spawn(
-                    executor, exports::async_resize<Backend>(std::move(found), bytes),
+                    runs_on, exports::async_resize<Backend>(std::move(found), bytes),
                     boost::asio::bind_executor(
                         completes_on,
                         [h = std::move(handler)](const std::exception_ptr& thrown,

@@ -103,7 +103,7 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
     {
-        return ready<transfer>{retried([&](auto& error) { return stream.read_some(to, error); })};
+        return ready<transfer>{retried([&](auto& failed) { return stream.read_some(to, failed); })};
     }
 
     /// As above. Polls for a short time before the thread sleeps, where that pays. A thread whose
@@ -144,7 +144,7 @@ public:
     [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
     {
         return ready<transfer>{
-            retried([&](auto& error) { return stream.write_some(from, error); })};
+            retried([&](auto& failed) { return stream.write_some(from, failed); })};
     }
 
     /// Sends some of the gathered data, see send_next. A stream that is not a socket always returns

@@ -55,7 +55,7 @@ public:
     static constexpr bool blocking = false;
     static constexpr bool is_strand = !std::is_same_v<Executor, inner_executor_type>;
 
-    explicit on_executor(Executor executor) : executor_{std::move(executor)}
+    explicit on_executor(Executor runs_on) : executor_{std::move(runs_on)}
     {
         static_assert(
             is_strand || !boost::asio::can_query_v<Executor, boost::asio::execution::occupancy_t>,

@@ -84,7 +84,7 @@ struct taking_in : lone_context<listener> {
     /// The next request, admitted, with its cookie.
     std::uint64_t admitted()
     {
-        REQUIRE(next() == finding::request);
+        REQUIRE(next() == finding::complete);
         REQUIRE(in.accept() == decision::admitted);
         return in.request().cookie;
     }
@@ -164,12 +164,12 @@ TEST_CASE("session/requests/intake: many small requests take one receive and lit
 TEST_CASE("session/requests/intake: next() changes nothing until the request is accepted")
 {
     taking_in t{reading(1) + reading(2)};
-    CHECK(t.next() == finding::request);
-    CHECK(t.in.next() == finding::request);
+    CHECK(t.next() == finding::complete);
+    CHECK(t.in.next() == finding::complete);
     CHECK(t.in.request().cookie == 1);
     CHECK(t.observer.heard.empty());
     CHECK(t.in.accept() == decision::admitted);
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.request().cookie == 2);
 }
 
@@ -274,7 +274,7 @@ TEST_CASE("session/requests/intake: a large payload that was read ahead is avail
     taking_in t{writing(1, 0, buffered) + writing(2, 0, buffered + 1) + reading(3)};
     CHECK(t.admitted() == 1);
     t.in.consume_payload();
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     while (t.at != t.input.size())
         t.receive();
     CHECK(t.in.accept() == decision::admitted);
@@ -293,7 +293,7 @@ TEST_CASE(
             CAPTURE(length, at_a_time);
             taking_in t{writing(3, 0, length) + reading(4), at_a_time, reply_style::simple,
                         tf::read_only};
-            REQUIRE(t.next() == finding::request);
+            REQUIRE(t.next() == finding::complete);
             REQUIRE(t.in.accept() == decision::refused);
             if (length > 65536) {
                 REQUIRE(t.in.next() == finding::receive);  // no refusal yet
@@ -315,7 +315,7 @@ TEST_CASE("session/requests/intake: a request whose refused payload is incomplet
     auto said = writing(3, 0, 70'000);
     said.pop_back();
     taking_in t{said, 1000, reply_style::simple, tf::read_only};
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.accept() == decision::refused);
     CHECK_FALSE(t.next());
     CHECK(t.in.mid_message());
@@ -326,7 +326,7 @@ TEST_CASE("session/requests/intake: each refusal has its error value, and the st
     taking_in t{request(99, 1, 0, 0) + request(0, 2, 64 << 20, 1) + request(4, 3, 0, 512, 0x8000)
                 + request(3, 4, 1, 0) + writing(5, (64 << 20) - 1, 2) + reading(6)};
     const auto refused = [&t] {
-        REQUIRE(t.next() == finding::request);
+        REQUIRE(t.next() == finding::complete);
         REQUIRE(t.in.accept() == decision::refused);
         REQUIRE(t.next() == finding::refusal);
         return t.in.why();
@@ -348,13 +348,13 @@ TEST_CASE("session/requests/intake: a payload above the limit ends the session, 
     CHECK_FALSE(t.context.ended);
 
     taking_in attack{request(1, 1, 0, longest + 1)};
-    CHECK(attack.next() == finding::request);
+    CHECK(attack.next() == finding::complete);
     CHECK(attack.in.accept() == decision::leave);
     CHECK(attack.context.ended == nbd::errc::payload_too_long);
 
     // Also if it would be refused.
     taking_in refused{request(1, 1, 0, longest + 1), 28, reply_style::simple, tf::read_only};
-    CHECK(refused.next() == finding::request);
+    CHECK(refused.next() == finding::complete);
     CHECK(refused.in.accept() == decision::leave);
 }
 
@@ -362,7 +362,7 @@ TEST_CASE("session/requests/intake: DISC is a clean end, a wrong magic is an err
 {
     taking_in t{reading(1) + request(2, 2, 0, 0) + reading(3)};
     CHECK(t.admitted() == 1);
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.accept() == decision::leave);
     CHECK_FALSE(t.context.ended);
     CHECK(t.observer.heard == std::vector<std::uint64_t>{1, 2});
@@ -388,7 +388,7 @@ TEST_CASE("session/requests/intake: requests to a removed export or a stopping s
         t.disk.removed = gone;
         t.stopping = !gone;
         for (const std::uint64_t cookie : {1U, 2U, 3U}) {
-            CHECK(t.next() == finding::request);
+            CHECK(t.next() == finding::complete);
             CHECK(t.in.accept() == decision::refused);
             CHECK(t.next() == finding::refusal);
             CHECK(t.in.request().cookie == cookie);
@@ -397,7 +397,7 @@ TEST_CASE("session/requests/intake: requests to a removed export or a stopping s
     }
     taking_in cut{said};
     cut.context.ending.close(nbd::errc::send_timeout);
-    CHECK(cut.next() == finding::request);
+    CHECK(cut.next() == finding::complete);
     CHECK(cut.in.accept() == decision::refused);
 }
 
@@ -407,14 +407,14 @@ TEST_CASE("session/requests/intake: requests are checked against the export's pr
                 + request(0, 4, 1024, 512)};
     CHECK(t.admitted() == 1);
     t.disk.bytes = 600;
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.accept() == decision::refused);
     CHECK(t.next() == finding::refusal);
     CHECK(t.in.why() == error_value::enospc);  // the client was given a larger size
     CHECK(t.in.terms().size == 600);
     t.disk.bytes = 1024;
     CHECK(t.admitted() == 3);
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.accept() == decision::refused);
     CHECK(t.in.terms().size == 1024);
 }
@@ -438,7 +438,7 @@ TEST_CASE("session/requests/intake: extended requests, and payloads of other com
                       + extended_request(0, 3, 0, 512),
                   1000, reply_style::extended};
     for (int i = 0; i < 2; ++i) {
-        CHECK(odd.next() == finding::request);
+        CHECK(odd.next() == finding::complete);
         CHECK(odd.in.accept() == decision::refused);
         CHECK(odd.next() == finding::refusal);
         CHECK(odd.in.why() == error_value::einval);
@@ -454,7 +454,7 @@ TEST_CASE(
         taking_in t{extended_request(7, 1, 0, length, cf::payload_len) + pattern(length, 1)
                         + extended_request(0, 2, 0, 512),
                     5000, reply_style::extended, tf::block_status_payload, true};
-        REQUIRE(t.next() == finding::request);
+        REQUIRE(t.next() == finding::complete);
         if (length <= buffered) {
             REQUIRE(t.in.accept() == decision::admitted);
             REQUIRE(is_payload(t.in.payload(), 1, length));
@@ -477,13 +477,13 @@ TEST_CASE("session/requests/intake: an extended WRITE without PAYLOAD_LEN (P55)"
         CHECK(t.next() == finding::linger);
         CHECK(t.in.next() == finding::linger);  // until lingered() is called
         t.in.lingered(false);
-        CHECK(t.next() == finding::request);
+        CHECK(t.next() == finding::complete);
         CHECK(t.in.accept() == decision::refused);
         CHECK(t.next() == finding::refusal);
         CHECK(t.in.why() == error_value::einval);
         t.input =
             std::move(t.input) + extended_request(1, 2, 0, 512) + extended_request(0, 3, 0, 512);
-        CHECK(t.next() == finding::request);
+        CHECK(t.next() == finding::complete);
         CHECK(t.in.accept() == decision::refused);
         CHECK(t.next() == finding::refusal);
         CHECK(t.admitted() == 3);
@@ -507,7 +507,7 @@ TEST_CASE("session/requests/intake: an extended WRITE without PAYLOAD_LEN (P55)"
     SECTION("another request follows at once: it is refused without a wait")
     {
         taking_in t{unflagged + extended_request(0, 2, 0, 512), 1000, reply_style::extended};
-        CHECK(t.next() == finding::request);
+        CHECK(t.next() == finding::complete);
         CHECK(t.in.accept() == decision::refused);
         CHECK(t.next() == finding::refusal);
         CHECK(t.admitted() == 2);
@@ -527,7 +527,7 @@ TEST_CASE("session/requests/intake: a READ with DF that is longer than a chunk i
                 2 * longest};
     t.disk.bytes = std::uint64_t{4} << 30;
     CHECK(t.admitted() == 1);
-    CHECK(t.next() == finding::request);
+    CHECK(t.next() == finding::complete);
     CHECK(t.in.accept() == decision::refused);
     CHECK(t.next() == finding::refusal);
     CHECK(t.in.why() == error_value::eoverflow);
@@ -549,7 +549,7 @@ TEST_CASE("session/requests/intake: a READ that is longer than any reply is refu
     t.disk.bytes = std::uint64_t{4} << 30;
     CHECK(t.admitted() == 1);
     for (const auto why : {error_value::einval, error_value::eoverflow}) {
-        CHECK(t.next() == finding::request);
+        CHECK(t.next() == finding::complete);
         CHECK(t.in.accept() == decision::refused);
         CHECK(t.next() == finding::refusal);
         CHECK(t.in.why() == why);

@@ -155,7 +155,7 @@ struct working_on : lone_context<nbd::silent> {
             : request(command, r.cookie, r.offset, static_cast<std::uint32_t>(r.length), r.flags);
         receive(large ? header : header + payload);
         using intake = nbd::session::intake<opened_type, nbd::silent>;
-        REQUIRE(x.in.next() == intake::finding::request);
+        REQUIRE(x.in.next() == intake::finding::complete);
         REQUIRE(x.in.accept() == intake::decision::admitted);
         REQUIRE(one.begin(x) == decltype(one)::beginning::begun);
         REQUIRE(one.awaits_payload() == large);

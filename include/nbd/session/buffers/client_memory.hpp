@@ -140,7 +140,7 @@ public:
 
 private:
     friend class client_memory;
-    charge(client_memory& client, std::size_t bytes) noexcept : client_{&client}, bytes_{bytes} {}
+    charge(client_memory& owner, std::size_t bytes) noexcept : client_{&owner}, bytes_{bytes} {}
 
     client_memory* client_ = nullptr;
     std::size_t bytes_ = 0;

@@ -139,7 +139,7 @@ public:
                 job_.refuse(in().request(), exchange_.out, in().why());
                 job_.answer();
                 continue;
-            case finding::request:
+            case finding::complete:
                 break;
             }
             const auto& r = in().request();

@@ -32,11 +32,11 @@ template <class Opened, class Observer>
 class intake {
 public:
     enum class finding {
-        request,  ///< `request()` is there; call `accept`
-        refusal,  ///< the refused `request()` is there to its end; reply with the error `why()`
-        receive,  ///< more bytes are needed
-        linger,   ///< find out whether bytes arrive within a moment, and pass that to `lingered`
-        close,    ///< the stream is out of step
+        complete,  ///< `request()` is there; call `accept`
+        refusal,   ///< the refused `request()` is there to its end; reply with the error `why()`
+        receive,   ///< more bytes are needed
+        linger,    ///< find out whether bytes arrive within a moment, and pass that to `lingered`
+        close,     ///< the stream is out of step
     };
     enum class decision {
         admitted,
@@ -207,7 +207,7 @@ public:
             wanted_ = header_bytes_ + static_cast<std::size_t>(request_.payload());
             return finding::receive;
         }
-        return finding::request;
+        return finding::complete;
     }
 
     /// Consumes the header of the request that was found and decides about it.
