@@ -117,7 +117,11 @@ struct plain {
     {
         at->reached("write_zeroes");
     }
-    void cache(std::uint64_t, std::uint64_t) { at->reached("cache"); }
+    void cache(std::uint64_t, std::uint64_t)
+    {
+        at->reached("cache");
+        throw std::system_error{std::make_error_code(std::errc::io_error)};
+    }
     void extents(std::uint64_t, std::uint64_t length, nbd::extent_list& to)
     {
         at->reached("extents");
@@ -195,7 +199,11 @@ struct watcher {
     {
         at->reached("at_reply");
     }
-    void at_error(const nbd::client&, std::error_code, std::string_view)
+    void at_option_error(const nbd::client&, const proto::option_header&, const nbd::failure&)
+    {
+        at->reached("at_option_error");
+    }
+    void at_error(const nbd::client&, const proto::request&, const nbd::failure&)
     {
         at->reached("at_error");
     }
@@ -208,9 +216,9 @@ constexpr std::array with_lock{"read",         "write", "flush",  "trim",
                                "write_zeroes", "cache", "extents"};
 /// Called while no other resize may run.
 constexpr std::array during_resize{"resize", "refresh_size", "block_sizes"};
-constexpr std::array without_lock{"admit",          "at_connect", "at_option", "at_export_opened",
-                                  "at_request",     "at_reply",   "at_error",  "at_disconnect",
-                                  "at_accept_error"};
+constexpr std::array without_lock{
+    "admit",    "at_connect", "at_option",       "at_export_opened", "at_request",
+    "at_reply", "at_error",   "at_option_error", "at_disconnect",    "at_accept_error"};
 
 template <class Backend, class Policy>
 struct row {
