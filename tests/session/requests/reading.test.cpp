@@ -38,7 +38,7 @@ TEST_CASE("session/requests/reading: the longest READ whose holes are left out f
     using answer = nbd::session::reading<opened_hollow, nbd::silent, true>;
     constexpr auto pieces = nbd::transmission::read_plan<hollow>::most_extents;
     replying simple{reply_style::simple};
-    CHECK_FALSE(answer::leaves_out_holes({.length = 1 << 20}, simple.to));
+    CHECK_FALSE(answer::leaves_out_holes(nbd::protocol::request{.length = 1 << 20}, simple.to));
     for (const auto style : {reply_style::structured, reply_style::extended}) {
         replying r{style};
         nbd::protocol::request asked{.command = command::read, .length = std::uint64_t{32} << 10};
