@@ -201,8 +201,8 @@ void add_policy(cells& all, const std::string& name, std::initializer_list<end> 
                               ends, every);
     add<awaited_disk, Policy>(all, name + ", awaited", {call::completes_elsewhere},
                               {end::async_stop_elsewhere}, every);
-    add<plain_disk, Policy>(all, name + ", plain", {call::answers, call::throws, call::blocks},
-                            ends, every);
+    add<immediate_disk, Policy>(all, name + ", plain", {call::answers, call::throws, call::blocks},
+                                ends, every);
 }
 
 /// Runs the combinations, several at a time. A process that hangs says where, and ends.

@@ -145,12 +145,12 @@ private:
     situation* s_;
 };
 
-class plain_disk {
+class immediate_disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
     static constexpr bool blocks = true;
 
-    explicit plain_disk(situation& s) : s_{&s} {}
+    explicit immediate_disk(situation& s) : s_{&s} {}
     [[nodiscard]] std::uint64_t size() const { return 64 << 20; }
     void read(std::uint64_t, std::span<std::byte>)
     {
