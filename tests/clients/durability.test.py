@@ -8,6 +8,7 @@ checks that the replies wait for them.
 
 NBD_TEST_SEED=N repeats the random choices of a run. The timing still differs.
 """
+import fcntl
 import random
 import selectors
 import struct
@@ -24,6 +25,7 @@ BLOCKS = 2048
 
 READ, WRITE, FLUSH, ZERO = 0, 1, 3, 6
 FUA = 1
+F_OFD_SETLK = 37  # of Linux; the module fcntl does not have it
 REQUEST = struct.Struct(">IHHQQI")
 
 
@@ -229,6 +231,19 @@ class Load:
                     return
 
 
+def wait_until_closed(path):
+    """Waits until no operation of a killed server uses the file: the kernel completes its last asynchronous writes after
+    the process has ended, and holds the server's locks as long."""
+    whole = struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with open(path, "r+b") as file:
+        def closed():
+            try:
+                return fcntl.fcntl(file, F_OFD_SETLK, whole) is not None
+            except BlockingIOError:
+                return False
+        wait_until(closed, "the end of a killed server's writes")
+
+
 def kinds_of_disks():
     return ["file"] if refusal_of("uring") else ["file", "uring"]
 
@@ -255,6 +270,7 @@ def test_killed_under_writes(kind, policy):
                 assert load.replies >= load.kill_after, "the server ended before it was killed"
                 load.killer.join()
                 server.process.wait()
+            wait_until_closed(disk.path)
             try:
                 promised += disk.check()
             except AssertionError:

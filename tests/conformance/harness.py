@@ -444,7 +444,8 @@ class Shared:
             raise Failure("about %d descriptors in the server" % self.descriptors, "%d" % server.descriptors())
         if not eventually(lambda: server.threads() <= self.threads + 1 + waiting_threads):
             raise Failure("about %d threads in the server" % self.threads, "%d" % server.threads())
-        budget = self.rss + min(SIZES[self.kind], 64 << 20) + (64 << 20)
+        # The threads together keep up to 64 MiB for the next requests (session/buffers/block.hpp).
+        budget = self.rss + min(SIZES[self.kind], 64 << 20) + (64 << 20) + (32 << 20)
         if not self.sanitized and not eventually(lambda: server.rss() <= budget):
             raise Failure("at most %d MiB resident" % (budget >> 20), "%d MiB" % (server.rss() >> 20))
 
