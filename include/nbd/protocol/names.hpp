@@ -49,7 +49,7 @@ template <std::size_t N>
 {
     std::string text;
     for (std::size_t bit = 0; bit < N; ++bit)
-        if ((bits >> bit & 1U) != 0)
+        if ((static_cast<unsigned>(bits) >> bit & 1U) != 0)
             text.append(text.empty() ? "" : " ").append(all[bit]);
     return text;
 }
