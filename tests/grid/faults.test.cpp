@@ -318,10 +318,11 @@ TEMPLATE_TEST_CASE(
         CHECK(client.ask(option::go, raw_client::info_data("refused")).back().type
               == proto::option_reply::err_policy);
         const auto go = client.ask(option::go, raw_client::info_data("b"));
-        CHECK(proto::load<std::uint64_t>(std::span{go[0].data}.subspan(2)) == 21 * 512);
+        const auto size = proto::load<std::uint64_t>(std::span{go[0].data}.subspan(2));
+        CHECK(size >= 21 * 512);  // ids are counted in the whole process
         CHECK(client.read(0, 512));
         auto other = connect(server);
-        CHECK(other.go("a").size == 22 * 512);
+        CHECK(other.go("a").size == size + 512);
     }
     CHECK(disk.seen->opened == 3);
     CHECK(disk.seen->closed == 3);
