@@ -181,11 +181,11 @@ private:
         }
         [[nodiscard]] bool will_end() noexcept
         {
-            struct ending {
+            struct thread_end {
                 ::pthread_key_t key{};
                 bool is_made = ::pthread_key_create(&key, end) == 0;
             };
-            static const ending of_threads;
+            static const thread_end of_threads;
             ends = of_threads.is_made && ::pthread_setspecific(of_threads.key, this) == 0;
             return ends;
         }
