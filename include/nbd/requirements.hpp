@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the library needs. The headers that programs include first include this one before all
-// others, so that the first error is a sentence. server.hpp then declares nothing.
+// What the library needs. server.hpp and basic_server.hpp include this header before all others, so
+// that the first error is a sentence that names what is missing. server.hpp then declares nothing.
 #pragma once
 
 #define NBD_MISSES_A_REQUIREMENT
