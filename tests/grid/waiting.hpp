@@ -32,10 +32,11 @@ struct switchboard {
     std::mutex mutex;
     std::condition_variable changed;
     std::set<std::uint64_t> closed;  ///< offsets whose calls wait
-    int inside = 0;
-    int most = 0;
-    int cancelled = 0;
-    int departed = 0;  ///< disconnected clients
+    // Changed under `mutex`; atomic because tests also read them without it.
+    std::atomic<int> inside = 0;
+    std::atomic<int> most = 0;
+    std::atomic<int> cancelled = 0;
+    std::atomic<int> departed = 0;  ///< disconnected clients
     std::vector<std::string> story;
     bytes content = pattern(1 << 20);
 
@@ -43,7 +44,7 @@ struct switchboard {
     {
         const std::lock_guard lock{mutex};
         story.push_back(what);
-        most = std::max(most, ++inside);
+        most = std::max(most.load(), ++inside);
         changed.notify_all();
     }
     void leave()

@@ -169,26 +169,24 @@ TEMPLATE_TEST_CASE("waiting: the requests of a client that is cut off are cancel
                    (with<cancelling<awaited>, nbd::strand_pool>),
                    (with<cancelling<awaited>, nbd::per_client_threads>))
 {
+    enum cause { half_a_request, grace_is_over, closed_and_noticed };
+    const auto because_of = GENERATE(half_a_request, grace_is_over, closed_and_noticed);
+    CAPTURE(because_of);
     nbd::settings limits;
-    limits.progress_timeout = std::chrono::milliseconds{300};
+    limits.progress_timeout = std::chrono::milliseconds{because_of == half_a_request ? 300 : 0};
     limits.stop_grace = std::chrono::milliseconds{300};
     served<TestType> s{limits};
     s.board.close({512});
     auto c = s.client();
     ask(c, command::read, 512, 512, 512);
     REQUIRE(s.board.await([&] { return s.board.inside == 1; }));
-    SECTION("because of half a request")
-    {
+    if (because_of == half_a_request) {
         c.send(bytes(5));
         REQUIRE(s.board.await([&] { return s.board.inside == 0; }));
-    }
-    SECTION("because the grace period of a stop is over")
-    {
+    } else {
         c.disconnect();
     }
-    SECTION("because of a stop, after the server has noticed that they closed the connection")
-    {
-        c.disconnect();
+    if (because_of == closed_and_noticed) {
         c.close();
         const auto closing = [&] {
             const auto all = s.server.connections();
