@@ -7,6 +7,7 @@
 #include <nbd/protocol/names.hpp>
 #include <nbd/server.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -42,10 +43,12 @@ struct latency {
     {
         const auto took =
             std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun);
+        const auto bucket =
+            static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(took.count())));
         const auto found = of->find(c.export_name);
         const auto command = static_cast<std::size_t>(r.command);
         if (found != of->end() && command < found->second.size())
-            ++found->second[command][std::bit_width(static_cast<std::uint32_t>(took.count()))];
+            ++found->second[command][std::min(bucket, found->second[command].size() - 1)];
     }
 };
 
