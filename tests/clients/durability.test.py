@@ -29,12 +29,6 @@ F_OFD_SETLK = 37  # of Linux; the module fcntl does not have it
 REQUEST = struct.Struct(">IHHQQI")
 
 
-def refusal_of(kind):
-    """Why this machine cannot serve disks of this kind; empty if it can."""
-    said = run(PROGRAM, f"{kind}:/no/such/file", status=None, stdin=subprocess.DEVNULL).stderr
-    return said.strip() if "io_uring" in said else ""
-
-
 class Connection:
     """A client that sends requests without waiting for their replies."""
 
@@ -245,7 +239,7 @@ def wait_until_closed(path):
 
 
 def kinds_of_disks():
-    return ["file"] if refusal_of("uring") else ["file", "uring"]
+    return ["file"] if why_no_uring() else ["file", "uring"]
 
 
 @for_each([(kind, policy) for kind in kinds_of_disks() for policy in POLICIES])

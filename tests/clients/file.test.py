@@ -24,8 +24,7 @@ def refusal(*arguments):
     return done.stderr
 
 
-said = refusal("uring:/no/such/file")
-WITHOUT_URING = said.strip() if "io_uring" in said else ""
+WITHOUT_URING = why_no_uring()
 KINDS = ["file"] if WITHOUT_URING else ["file", "uring"]
 ALL = [(kind, policy, *options) for kind in KINDS for policy in POLICIES for options in ((), ("--direct",))]
 WORK = tempfile.TemporaryDirectory(prefix="nbd.")

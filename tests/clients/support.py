@@ -236,6 +236,12 @@ def serve(device, *options, transport="unix", policy=None, at=None):
             yield server
 
 
+def why_no_uring():
+    """Why nbd-serve cannot serve disks of uring:PATH on this machine; empty if it can."""
+    said = run(require_program("NBD_SERVE"), "uring:/no/such/file", status=None, stdin=subprocess.DEVNULL).stderr
+    return said.strip() if "io_uring" in said else ""
+
+
 def greeted(server):
     """A raw connection whose handshake is over."""
     connection = server.raw_connection()

@@ -7,12 +7,15 @@
 #include <algorithm>
 #include <barrier>
 #include <cstdint>
+#include <fstream>
 #include <memory>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <pthread.h>
+#include <sys/resource.h>
 
 using nbd::session::block;
 
@@ -356,3 +359,26 @@ TEST_CASE("session/buffers/block: the first block of a thread is a single alloca
     on_a_thread([&asked_for] { asked_for = asked([] { const block first{4 * kib}; }); });
     CHECK(asked_for == 1);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they reserve address space
+TEST_CASE("block: a large block leaves 16 MiB of address space for what must not fail")
+{
+    ::rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+    on_a_thread([&] {
+        std::ifstream statm{"/proc/self/statm"};
+        ::rlim_t pages = 0;
+        REQUIRE(statm >> pages);
+        const auto allow = [&](std::size_t more) {
+            const ::rlimit limit{.rlim_cur = pages * 4096 + more, .rlim_max = before.rlim_max};
+            REQUIRE(::setrlimit(RLIMIT_AS, &limit) == 0);
+        };
+        allow(23 * mib);
+        CHECK_THROWS_AS(block{8 * mib}, std::bad_alloc);
+        CHECK_NOTHROW(block{64 * kib});
+        allow(26 * mib);
+        CHECK_NOTHROW(block{8 * mib});
+        REQUIRE(::setrlimit(RLIMIT_AS, &before) == 0);
+    });
+}
+#endif

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 namespace nbd::session {
 
@@ -29,7 +30,8 @@ namespace nbd::session {
 class block {
 public:
     block() = default;
-    /// At least `n` bytes. Errors: std::bad_alloc.
+    /// At least `n` bytes. Errors: std::bad_alloc, also if less than `reserve` of address space
+    /// would be left: what Asio and the backends allocate is small, and some of it must not fail.
     explicit block(std::size_t n) : size_{bytes_for(n)}
     {
         if (n == 0)
@@ -101,6 +103,7 @@ private:
     static constexpr std::size_t last_power = 8;           ///< the kind of 1 MiB
     static constexpr std::size_t kinds = last_power + 33;  ///< each further one has 1 MiB more
     static constexpr std::size_t page = 4096;
+    static constexpr std::size_t largest_small = std::size_t{64} << 10;
 
     struct link {
         link* next;
@@ -206,11 +209,23 @@ private:
     {
         return kind <= last_power ? smallest << kind : (kind - last_power + 1) * mib;
     }
+    static constexpr std::size_t reserve = 16 * mib;
+    /// Whether the process can still map `reserve` bytes (RLIMIT_AS, overcommit).
+    [[nodiscard]] static bool leaves_reserve() noexcept
+    {
+        void* const probe =
+            ::mmap(nullptr, reserve, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return probe != MAP_FAILED && ::munmap(probe, reserve) == 0;
+    }
     [[nodiscard]] static std::byte* allocate(std::size_t n)
     {
         void* const made = std::aligned_alloc(page, n);
         if (made == nullptr)
             throw std::bad_alloc{};
+        if (n > largest_small && !leaves_reserve()) {
+            std::free(made);
+            throw std::bad_alloc{};
+        }
         existing.fetch_add(n, std::memory_order_relaxed);
         return static_cast<std::byte*>(made);
     }
