@@ -132,7 +132,7 @@ public:
     /// As above; throws std::system_error.
     void start()
     {
-        check([this](auto& failed) { start(failed); },
+        check([this](auto& failed) { this->start(failed); },
               "nbd: cannot listen on " + state_->transport.where());
     }
     /// As start(), with a listening socket of the program, for example from a service manager. The
@@ -152,7 +152,7 @@ public:
     /// As above; throws std::system_error.
     void start_on(int listening_socket)
     {
-        check([=, this](auto& failed) { start_on(listening_socket, failed); },
+        check([=, this](auto& failed) { this->start_on(listening_socket, failed); },
               "nbd: cannot accept from this socket");
     }
     /// As start(), for a server that does not listen. adopt() adds connections.
@@ -162,7 +162,7 @@ public:
     }
     void start_without_listening()
     {
-        check([this](auto& failed) { start_without_listening(failed); }, "nbd: cannot start");
+        check([this](auto& failed) { this->start_without_listening(failed); }, "nbd: cannot start");
     }
 
     /// Serves a connected socket of the program, with the limits of an accepted connection. The
@@ -182,7 +182,7 @@ public:
     }
     void adopt(int connected_socket)
     {
-        check([=, this](auto& failed) { adopt(connected_socket, failed); },
+        check([=, this](auto& failed) { this->adopt(connected_socket, failed); },
               "nbd: cannot serve this socket");
     }
 
