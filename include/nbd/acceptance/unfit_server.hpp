@@ -117,7 +117,10 @@ class server : public acceptance::unfit_server<Transport, Backend, Observer> {
     static constexpr auto rule = unfit == acceptance::part::backend
         ? diagnosis::first_broken<Backend>()
         : diagnosis::rules::none;
-    // The functions are called here, and not by each other, to keep the compiler's output short.
+    using rules = diagnosis::rules;
+    using served = served_t<Backend>;
+    // The functions are called here, not by each other, and each on one line: both keep the
+    // compiler's output short.
     using reasons = std::integer_sequence<
         bool,
         acceptance::roles_fit<Transport, Backend, ThreadingPolicy, Observer,
@@ -125,15 +128,14 @@ class server : public acceptance::unfit_server<Transport, Backend, Observer> {
         diagnosis::transport_is_sound<Transport, unfit == acceptance::part::transport>(),
         diagnosis::policy_is_sound<ThreadingPolicy, unfit == acceptance::part::policy>(),
         diagnosis::observer_is_sound<Observer, unfit == acceptance::part::observer>(),
-        diagnosis::class_is_sound<Backend, rule == diagnosis::rules::of_class>(),
-        diagnosis::shapes_are_sound<served_t<Backend>, rule == diagnosis::rules::of_shapes>(),
-        diagnosis::callback_shapes_are_sound<served_t<Backend>,
-                                             rule == diagnosis::rules::of_callback_shapes>(),
-        diagnosis::promises_are_sound<served_t<Backend>, rule == diagnosis::rules::of_promises>(),
-        diagnosis::kinds_are_sound<served_t<Backend>, rule == diagnosis::rules::of_kinds>(),
-        diagnosis::bases_are_sound<served_t<Backend>, rule == diagnosis::rules::of_bases>(),
-        diagnosis::open_is_sound<Backend, rule == diagnosis::rules::of_open>(),
-        diagnosis::spelling_is_sound<served_t<Backend>, rule == diagnosis::rules::of_spelling>(),
+        diagnosis::class_is_sound<Backend, rule == rules::of_class>(),
+        diagnosis::shapes_are_sound<served, rule == rules::of_shapes>(),
+        diagnosis::callback_shapes_are_sound<served, rule == rules::of_callback_shapes>(),
+        diagnosis::promises_are_sound<served, rule == rules::of_promises>(),
+        diagnosis::kinds_are_sound<served, rule == rules::of_kinds>(),
+        diagnosis::bases_are_sound<served, rule == rules::of_bases>(),
+        diagnosis::open_is_sound<Backend, rule == rules::of_open>(),
+        diagnosis::spelling_is_sound<served, rule == rules::of_spelling>(),
         acceptance::backend_suits_policy<Backend, ThreadingPolicy,
                                          unfit == acceptance::part::backend_with_policy>()>;
 
