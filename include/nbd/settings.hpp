@@ -138,7 +138,8 @@ struct settings {
 struct export_settings {
     /// The description in LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
     std::optional<std::string> description{};
-    /// WRITE, TRIM and WRITE_ZEROES fail with EPERM.
+    /// WRITE, TRIM and WRITE_ZEROES fail with EPERM. Not needed for a backend that is read-only by
+    /// its type or says so at run time (`abilities`), such as a file opened for reading.
     bool read_only = false;
     /// Tells clients that seeks are expensive, also if the backend does not promise it.
     bool rotational = false;

@@ -72,6 +72,7 @@ TESTED_ELSEWHERE = {
     "concepts/wide_integer.hpp": "tests/concepts/backend_narrow.fail.cpp",
     "concepts/inheritance.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/kinds.hpp": "tests/concepts/backend_kinds.fail.cpp",
+    "concepts/facts.hpp": "tests/concepts/backend.test.cpp",
     "concepts/lending.hpp": "tests/concepts/backend.test.cpp",
     "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",
     "acceptance/wrong_arguments.hpp": "tests/concepts/server_arguments.fail.cpp",

@@ -149,6 +149,11 @@ consteval bool spelling_is_sound()
                       "nbd: this backend has a member with a name similar to `block_sizes`; "
                       "correct or change it");
         return false;
+    } else if constexpr (misspells_abilities<B> && !names_abilities<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend has a member with a name similar to `abilities`; correct "
+                      "or change it");
+        return false;
     } else if constexpr (misspells_lend<B> && !names_lend<B>) {
         static_assert(
             !Explain,
