@@ -64,6 +64,21 @@ struct described : least {
 static_assert(nbd::has_block_sizes<described> && nbd::has_abilities<described>);
 static_assert(nbd::offers<described, nbd::can::block_sizes, nbd::can::abilities>);
 
+// the end of a backend's life
+struct drained : least {
+    std::errc drain(nbd::drain_reason) { return {}; }
+};
+static_assert(nbd::has_drain<drained> && !nbd::awaits_drain<drained> && !nbd::has_drain<least>);
+static_assert(nbd::offers<drained, nbd::can::drain>);
+struct awaits_its_drain : least {
+    boost::asio::awaitable<void> drain(nbd::drain_reason);
+};
+static_assert(nbd::awaits_drain<awaits_its_drain> && backend_is_sound<awaits_its_drain>());
+struct opens_drained : drained {
+    least open(const nbd::client&) { return {}; }
+};
+static_assert(nbd::offers<opens_drained, nbd::can::open, nbd::can::drain>);
+
 // strict: what is listed, and no more
 static_assert(nbd::offers<least> && nbd::offers<least_handler, nbd::can::handle>);
 static_assert(nbd::offers<styles, nbd::can::write, nbd::can::flush, nbd::can::trim>);

@@ -29,6 +29,9 @@
 // expect ABILITIES_NOT_CONST: nbd: this backend's abilities has the wrong shape; expected
 // expect ABILITIES_A_CONSTANT: nbd: this backend's abilities has the wrong shape; expected
 // expect ABILITIES_OF_A_STATE: nbd: this backend's abilities has the wrong shape; expected
+// expect DRAIN: nbd: this backend's drain has the wrong shape; expected
+// expect DRAIN_RESULT: nbd: this backend's drain has the wrong shape; expected
+// expect DRAIN_OF_A_STATE: nbd: `drain` is a member of the backend that has `open`
 // expect OPEN: nbd: this backend's open has the wrong shape; expected
 // expect STATE_WITHOUT_READ: nbd: a backend needs `std::error_code read(std::uint64_t offset,
 // expect PRIVATE_FLUSH: nbd: this backend's flush has the wrong shape; expected
@@ -177,6 +180,21 @@ struct disk : writable {
 struct disk {
     struct state : writable {
         bool abilities() const { return true; }
+    };
+    state open(const nbd::client&) { return {}; }
+};
+#elif defined DRAIN
+struct disk : writable {
+    void drain() {}
+};
+#elif defined DRAIN_RESULT
+struct disk : writable {
+    bool drain(nbd::drain_reason) { return true; }
+};
+#elif defined DRAIN_OF_A_STATE
+struct disk {
+    struct state : writable {
+        void drain(nbd::drain_reason) {}
     };
     state open(const nbd::client&) { return {}; }
 };

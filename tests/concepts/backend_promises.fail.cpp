@@ -20,6 +20,7 @@
 // expect EXTENS: nbd: this backend has a member with a name similar to `extents`
 // expect REISZE: nbd: this backend has a member with a name similar to `resize`
 // expect ABILITES: nbd: this backend has a member with a name similar to `abilities`
+// expect DRIAN: nbd: this backend has a member with a name similar to `drain`
 // expect ASYNC_FUSH: nbd: this backend has a member with a name similar to `async_write`,
 // expect NO_FLUSH: nbd: nbd::offers lists an ability that this backend does not have
 // expect NO_PROMISE: nbd: nbd::offers lists an ability that this backend does not have
@@ -129,6 +130,10 @@ struct disk : writable {
     u64 refresh_size() noexcept { return 0; }
 };
 static_assert(nbd::offers<disk, nbd::can::write>);
+#elif defined DRIAN
+struct disk : writable {
+    void drian(nbd::drain_reason) {}
+};
 #elif defined ABILITES
 struct disk : writable {
     nbd::abilities abilites() const { return {}; }

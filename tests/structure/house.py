@@ -72,6 +72,7 @@ TESTED_ELSEWHERE = {
     "concepts/wide_integer.hpp": "tests/concepts/backend_narrow.fail.cpp",
     "concepts/inheritance.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/kinds.hpp": "tests/concepts/backend_kinds.fail.cpp",
+    "concepts/draining.hpp": "tests/concepts/backend.test.cpp",
     "concepts/facts.hpp": "tests/concepts/backend.test.cpp",
     "concepts/lending.hpp": "tests/concepts/backend.test.cpp",
     "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",
@@ -98,6 +99,10 @@ TESTED_ELSEWHERE = {
     "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/awaited_open.hpp": "tests/grid/awaited_open.test.cpp",
+    "acceptance/drains.hpp": "tests/grid/draining.test.cpp",
+    "exports/drain_order.hpp": "tests/grid/draining.test.cpp",
+    "exports/removal_watchers.hpp": "tests/grid/draining.test.cpp",
+    "session/draining.hpp": "tests/grid/draining.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # parts of a server, tested with a whole server

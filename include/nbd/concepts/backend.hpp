@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/draining.hpp>
 #include <nbd/concepts/facts.hpp>
 #include <nbd/concepts/lending.hpp>
 #include <nbd/concepts/outcome.hpp>
@@ -45,11 +46,12 @@
 /// | `outcome resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
 /// | `std::uint64_t refresh_size() noexcept` | called for each client that opens | `size` is kept |
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
+/// | `outcome drain(nbd::drain_reason why)` | called when no client is left | no call |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
 /// **Three kinds.** All members of a backend that return an outcome are of one kind, except
 /// `resize`. `resize` may be synchronous in each kind, and must be in a backend with callbacks.
-/// `open` may be awaited in each kind.
+/// `open` and `drain` may be synchronous or awaited in each kind.
 /// - Synchronous: they return a `ready_outcome` (std::error_code, std::errc, nbd::failure, void).
 /// - Awaited: they return boost::asio::awaitable of a ready_outcome. They run on the client's
 ///   executor.

@@ -20,7 +20,7 @@ struct misspelled {
         fast_zeros, can_fast_zero, fill_reads, fills_read, fils_reads, fillsreads, bloks, blcoks,
         blokcs, cancelable, canclable, cancellabe, canceleable, async_wirte, async_wite, async_fush,
         async_flsh, async_tirm, async_write_zeros, async_extens, async_cahce, abilites, abilties,
-        abilitys, abillities, abilitites, abilitis;
+        abilitys, abillities, abilitites, abilitis, drian, darin, dran, drainn;
 };
 
 template <class T>
@@ -106,6 +106,13 @@ concept misspells_abilities = inheritable<T> && !requires {
     &with_misspelled<T>::abillities;
     &with_misspelled<T>::abilitites;
     &with_misspelled<T>::abilitis;
+};
+template <class T>
+concept misspells_drain = inheritable<T> && !requires {
+    &with_misspelled<T>::drian;
+    &with_misspelled<T>::darin;
+    &with_misspelled<T>::dran;
+    &with_misspelled<T>::drainn;
 };
 template <class T>
 concept misspells_lend = inheritable<T> && !requires {

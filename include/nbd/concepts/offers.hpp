@@ -26,6 +26,7 @@ enum class can {
     lend_for_write,
     block_sizes,
     abilities,
+    drain,
     resize,
     refresh_size,
     open,
@@ -73,6 +74,8 @@ template <class Backend, can Ability>
         return has_block_sizes<B>;
     case abilities:
         return has_abilities<B>;
+    case drain:
+        return has_drain<Backend>;
     case resize:
         return has_resize<B>;
     case refresh_size:

@@ -34,6 +34,7 @@ namespace nbd::exports {
 /// `concurrency` allows.
 template <class Backend>
 struct export_record {
+    using backend_type = Backend;
     /// Whether one backend serves all clients and has `resize`.
     static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
     /// Whether `mutex` is held during each synchronous call, because the backend promises no more
@@ -192,6 +193,8 @@ struct export_record {
     std::vector<protocol::meta_context> contexts;  ///< empty if the backend has `open`
     std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
     std::atomic<bool> gone{false};                 ///< removed from its set
+    std::atomic<std::size_t> clients{0};  ///< in transmission; counted for a backend with `drain`
+    std::atomic<bool> drained{false};     ///< `drain` is or was called for the removal
     /// Held during a resize.
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
         resizing;

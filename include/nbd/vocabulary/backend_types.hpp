@@ -34,6 +34,13 @@ struct abilities {
     bool rotational = false;   ///< tells clients that seeks are expensive, as the promise does
 };
 
+/// Why the server calls a backend's `drain`.
+enum class drain_reason {
+    last_client_left,  ///< no client uses the export any more; others may come
+    export_removed,    ///< the export was removed, and no client uses it any more
+    server_stopped,    ///< the server has stopped, and its clients have left
+};
+
 /// How many calls of a backend may run at the same time (nbdkit's thread models).
 enum class concurrency {
     serialize_all,     ///< one call at a time; the server takes a lock for each
