@@ -47,6 +47,36 @@ struct resizable_disk : disk {
     using disk::disk;
     void resize(std::uint64_t) {}
 };
+/// Has the abilities that a test sets.
+struct modest_disk : resizable_disk {
+    modest_disk(const nbd::abilities& now, int& asked)
+        : resizable_disk{1 << 20}, now_{now}, asked_{asked}
+    {
+    }
+    nbd::abilities abilities() const { return ++asked_, now_; }
+    const nbd::abilities& now_;
+    int& asked_;
+};
+struct opens_modest_disks {
+    struct state : disk {
+        explicit state(const nbd::abilities& now) : disk{1 << 20}, now_{now} {}
+        nbd::abilities abilities() const { return now_; }
+        const nbd::abilities& now_;
+    };
+    explicit opens_modest_disks(const nbd::abilities& now) : now_{now} {}
+    state open(const nbd::client&) { return state{now_}; }
+    const nbd::abilities& now_;
+};
+struct forgetful_disk : disk {
+    explicit forgetful_disk(const bool& i) : disk{1 << 20}, ill{i} {}
+    nbd::abilities abilities() const
+    {
+        if (ill)
+            throw std::system_error{EIO, std::generic_category()};
+        return {};
+    }
+    const bool& ill;
+};
 /// Throws from block_sizes() if a test wants that.
 struct moody_disk : resizable_disk {
     explicit moody_disk(const bool& i) : resizable_disk{1 << 20}, ill{i} {}
@@ -148,6 +178,47 @@ TEST_CASE("export_set: the name, terms and description of an export")
     CHECK(full->info().description == "A text");
     CHECK(full->info().terms.flags == (has_flags | read_only | rotational));
     CHECK(full->info().terms.blocks == nbd::block_sizes{512, 4096, 1 << 16});
+}
+
+TEST_CASE("export_set: the backend's abilities are asked for each client that opens the export")
+{
+    nbd::export_set<modest_disk> set;
+    int asked = 0;
+    nbd::abilities now{.read_only = true};
+    set.emplace("disk", {.allow_resize = true}, now, asked);
+    CHECK(asked == 1);  // `add` checks them
+    const auto first = open(set, "disk");
+    CHECK(asked == 2);
+    CHECK(first->info().terms.flags == (has_flags | read_only));
+    now = {.write_zeroes = false, .rotational = true};
+    CHECK(open(set, "disk")->info().terms.flags == (has_flags | rotational | send_resize));
+    CHECK(first->info().terms.flags == (has_flags | read_only));
+    CHECK(asked == 3);
+    CHECK_FALSE(set.resize("disk", 1 << 21));
+    CHECK(asked == 3);
+
+    // The export's settings withhold more.
+    set.emplace("other", {.read_only = true}, now, asked);
+    CHECK(open(set, "other")->info().terms.flags == (has_flags | read_only | rotational));
+}
+
+TEST_CASE("export_set: the object that `open` returns has abilities")
+{
+    const nbd::abilities now{.read_only = true};
+    nbd::export_set<opens_modest_disks> set;
+    set.emplace("disk", {}, now);
+    CHECK(open(set, "disk")->info().terms.flags == (has_flags | read_only));
+}
+
+TEST_CASE("export_set: abilities that throw refuse the client")
+{
+    bool ill = false;
+    nbd::export_set<forgetful_disk> set;
+    set.emplace("x", {}, ill);
+    ill = true;
+    std::error_code error;
+    CHECK_FALSE(nbd_test::open(set, "x", somebody, error));
+    CHECK(error == std::errc::io_error);
 }
 
 TEST_CASE("export_set: an export's block sizes override the backend's")

@@ -59,7 +59,7 @@ consteval bool runs_on()
         return std::convertible_to<Executor, typename diagnosis::handle_of<B>::executor_type>;
 }
 
-/// As runs_on, for everything that is awaited: the members, `open` and `resize`.
+/// As runs_on, for everything that is awaited: the members, `open`, `resize` and `drain`.
 template <class B, class Executor>
 consteval bool all_runs_on()
 {
@@ -71,6 +71,9 @@ consteval bool all_runs_on()
     if constexpr (awaits_resize<served_t<B>>)
         fits &= std::convertible_to<
             Executor, typename decltype(std::declval<served_t<B>&>().resize(0))::executor_type>;
+    if constexpr (awaits_drain<B>)
+        fits &= std::convertible_to<
+            Executor, typename decltype(std::declval<B&>().drain(drain_reason{}))::executor_type>;
     return fits;
 }
 

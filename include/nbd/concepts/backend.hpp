@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/draining.hpp>
+#include <nbd/concepts/facts.hpp>
 #include <nbd/concepts/lending.hpp>
 #include <nbd/concepts/outcome.hpp>
 #include <nbd/concepts/promises.hpp>
 #include <nbd/concepts/wide_integer.hpp>
 #include <nbd/protocol/meta_context.hpp>
-#include <nbd/protocol/terms.hpp>
 #include <nbd/vocabulary/backend_types.hpp>
 #include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/completion.hpp>
@@ -41,14 +42,16 @@
 /// | `lend_for_write(offset, length)` | large WRITEs received in place | received into a buffer |
 /// | `lent_written(offset, length)` | called after a WRITE in place | no call |
 /// | `nbd::block_sizes block_sizes() const` | advertised and enforced limits | 1, 4096, 32 MiB |
+/// | `nbd::abilities abilities() const` | withholds abilities at run time | all of the type |
 /// | `outcome resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
 /// | `std::uint64_t refresh_size() noexcept` | called for each client that opens | `size` is kept |
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
+/// | `outcome drain(nbd::drain_reason why)` | called when no client is left | no call |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
 /// **Three kinds.** All members of a backend that return an outcome are of one kind, except
 /// `resize`. `resize` may be synchronous in each kind, and must be in a backend with callbacks.
-/// `open` may be awaited in each kind.
+/// `open` and `drain` may be synchronous or awaited in each kind.
 /// - Synchronous: they return a `ready_outcome` (std::error_code, std::errc, nbd::failure, void).
 /// - Awaited: they return boost::asio::awaitable of a ready_outcome. They run on the client's
 ///   executor.
@@ -82,7 +85,6 @@
 /// a length of fewer than 64 bits, or with another result is a compile error.
 namespace nbd {
 
-using protocol::block_sizes;
 using protocol::meta_context;
 
 class call;  // vocabulary/call.hpp
@@ -91,13 +93,6 @@ class call;  // vocabulary/call.hpp
 // Arguments are const, so a member that takes one by reference to non-const does not match. Offsets
 // and lengths convert to no narrower integer, so a member that would truncate them does not match;
 // `n` is one as the server passes it.
-
-/// The size of the export. Called once for each export or, for a backend with `open`, once for each
-/// client. Only `resize` and `refresh_size` change the size.
-template <class B>
-concept has_size = requires(const B& b) {
-    { b.size() } -> std::convertible_to<std::uint64_t>;
-};
 
 template <class B>
 concept has_async_read = requires(B& b, const wide_offset offset, const std::span<std::byte> to,
@@ -225,12 +220,6 @@ concept has_meta_contexts = requires(const B& b) {
     { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
     b.async_context_extents(index, n, n, to, std::move(done));
 });
-
-/// The block sizes of the export. *Thread safety*: called at the same time as other members.
-template <class B>
-concept has_block_sizes = requires(const B& b) {
-    { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
-};
 
 /// Changes the size. Data after the new end are lost; added bytes read as zero. Called by
 /// export_set::resize and async_resize, and for a client's RESIZE if the export allows it; one call

@@ -34,6 +34,7 @@ namespace nbd::exports {
 /// `concurrency` allows.
 template <class Backend>
 struct export_record {
+    using backend_type = Backend;
     /// Whether one backend serves all clients and has `resize`.
     static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
     /// Whether `mutex` is held during each synchronous call, because the backend promises no more
@@ -56,31 +57,38 @@ struct export_record {
         }
     }
 
-    /// *Returns* the terms of an export of `size` bytes that `disk` serves.
+    /// *Returns* the block sizes of an export that `disk` serves.
     /// *Errors*: std::invalid_argument if the export's minimum block size is below the backend's,
     /// which could not serve such requests.
+    template <class Served>
+    [[nodiscard]] static protocol::block_sizes blocks_of(const Served& disk,
+                                                         const export_settings& e)
+    {
+        protocol::block_sizes blocks;
+        if constexpr (has_block_sizes<Served>) {
+            blocks = disk.block_sizes();
+            if (e.blocks && e.blocks->minimum < blocks.minimum)
+                throw std::invalid_argument{
+                    "nbd: an export's minimum block size (" + std::to_string(e.blocks->minimum)
+                    + ") must not be below its backend's (" + std::to_string(blocks.minimum) + ")"};
+        }
+        return e.blocks ? *e.blocks : blocks;
+    }
+    /// *Returns* the terms of an export of `size` bytes that `disk` serves.
+    /// *Errors*: as blocks_of; an exception of the backend.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
     terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
     {
+        auto flags = transmission::capabilities<Served>();
+        if constexpr (has_abilities<Served>)
+            flags = transmission::available(flags, disk.abilities());
         protocol::export_terms terms{
-            .size = size,
-            .flags = transmission::offered(transmission::capabilities<Served>(), e),
-            .blocks = {}};
+            .size = size, .flags = transmission::offered(flags, e), .blocks = blocks_of(disk, e)};
         // A client must not resize the object that `open` returned for it: the objects of other
         // clients would keep their size.
         if constexpr (has_open<Backend>)
             terms.flags &= static_cast<std::uint16_t>(~protocol::transmission_flag::send_resize);
-        if constexpr (has_block_sizes<Served>) {
-            terms.blocks = disk.block_sizes();
-            if (e.blocks && e.blocks->minimum < terms.blocks.minimum)
-                throw std::invalid_argument{"nbd: an export's minimum block size ("
-                                            + std::to_string(e.blocks->minimum)
-                                            + ") must not be below its backend's ("
-                                            + std::to_string(terms.blocks.minimum) + ")"};
-        }
-        if (e.blocks)
-            terms.blocks = *e.blocks;
         return terms;
     }
 
@@ -158,7 +166,7 @@ struct export_record {
         if (!alone)
             return;
         const auto bytes = std::min(backend.refresh_size(), most_bytes);
-        size.store(bytes - bytes % terms_of(backend, settings, bytes).blocks.minimum);
+        size.store(bytes - bytes % blocks_of(backend, settings).minimum);
     }
     /// Whether the calling thread is in a call of the backend that holds one of the locks.
     [[nodiscard]] bool is_locked_here() const noexcept
@@ -173,8 +181,7 @@ struct export_record {
     /// Whether the export may have this size in bytes.
     [[nodiscard]] bool can_be(std::uint64_t bytes) const
     {
-        return bytes <= most_bytes
-            && bytes % terms_of(backend, settings, bytes).blocks.minimum == 0;
+        return bytes <= most_bytes && bytes % blocks_of(backend, settings).minimum == 0;
     }
     /// Makes the server refuse requests past a smaller end, before the backend removes the data
     /// there.
@@ -186,6 +193,8 @@ struct export_record {
     std::vector<protocol::meta_context> contexts;  ///< empty if the backend has `open`
     std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
     std::atomic<bool> gone{false};                 ///< removed from its set
+    std::atomic<std::size_t> clients{0};  ///< in transmission; counted for a backend with `drain`
+    std::atomic<bool> drained{false};     ///< `drain` is or was called for the removal
     /// Held during a resize.
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
         resizing;

@@ -7,6 +7,7 @@
 #include <nbd/exports/async_resize.hpp>
 #include <nbd/exports/export_record.hpp>
 #include <nbd/exports/opened_export.hpp>
+#include <nbd/exports/removal_watchers.hpp>
 #include <nbd/exports/unfit_exports.hpp>
 #include <nbd/settings.hpp>
 
@@ -128,7 +129,7 @@ public:
     {
         // Destroyed after the unlock, because a backend's destructor may take long.
         std::shared_ptr<record> removed;
-        const std::unique_lock lock{mutex_};
+        std::unique_lock lock{mutex_};
         const auto at = records_.find(name);
         if (at == records_.end())
             return false;
@@ -137,6 +138,9 @@ public:
         if (default_ == at->first)
             default_.reset();
         records_.erase(at);
+        lock.unlock();
+        if constexpr (has_drain<Backend>)
+            watchers_.tell(removed);
         return true;
     }
 
@@ -229,6 +233,9 @@ public:
         return at == records_.end() ? nullptr : at->second;
     }
 
+    /// For the servers: those are told of a removal that call `drain`.
+    [[nodiscard]] exports::removal_watchers<record>& watchers() noexcept { return watchers_; }
+
 private:
     std::shared_ptr<Backend> insert(std::shared_ptr<record> made)
     {
@@ -243,6 +250,7 @@ private:
         return {made, &made->backend};
     }
 
+    exports::removal_watchers<record> watchers_;
     mutable std::shared_mutex mutex_;
     std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
     std::optional<std::string> default_;

@@ -4,6 +4,7 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/async_lock.hpp>
 #include <nbd/exports/async_resize.hpp>
+#include <nbd/exports/drain_order.hpp>
 #include <nbd/exports/export_record.hpp>
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/protocol/meta_context.hpp>
@@ -14,6 +15,7 @@
 #include <boost/asio/awaitable.hpp>
 
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -76,6 +78,14 @@ public:
     [[nodiscard]] bool gone() const noexcept
     {
         return record_->gone.load(std::memory_order_relaxed);
+    }
+
+    /// Counts a client that enters transmission, for a backend with `drain`. When the client has
+    /// left, the order in `to` is carried out if the count is zero.
+    void count_client(std::list<drain_order>& to)
+    {
+        to.emplace_back(record_);
+        ++record_->clients;
     }
 
     /// Carries out a RESIZE. *Returns* the failure; ENOTSUP if the export cannot be resized.

@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/exports/drain_order.hpp>
 #include <nbd/session/buffers/client_memory.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/session/ending.hpp>
@@ -10,6 +11,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <list>
 #include <string_view>
 #include <system_error>
 
@@ -38,6 +40,9 @@ struct context {
     session::ending ending{};
     /// Why the session ended, as it noticed; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
+
+    /// What is due when the client has left an export whose backend has `drain`; one at most.
+    std::list<exports::drain_order> order{};
 
     /// The handshake is over.
     void admit(std::string_view name)
