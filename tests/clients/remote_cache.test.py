@@ -164,7 +164,7 @@ def test_store_is_away(policy):
         assert error_of(first.pwrite, block(1), M) == errno.EIO
 
         store.start()
-        second.flush()
+        wait_until(lambda: error_of(second.flush) == 0, "a flush that succeeds")
         expected = [block(100), block(99)] + [block(number + 1) for number in range(2, M // BLOCK)]
         server.expected_status = -signal.SIGKILL
         server.kill()
@@ -197,7 +197,7 @@ def test_store_hangs(policy):
         errors = at_once([lambda: error_of(handle.flush), lambda: error_of(connected(server).pread, BLOCK, BLOCK)])
         assert errors == [errno.EIO] * 2, errors
         store.process.process.send_signal(signal.SIGCONT)
-        handle.flush()
+        wait_until(lambda: error_of(handle.flush) == 0, "a flush that succeeds")
         assert store.content()[:BLOCK] == block(7)
 
 
