@@ -195,7 +195,8 @@ public:
     [[nodiscard]] std::uint64_t size() const { return size_; }
 
     /// Awaits `exchange(connection)`. If the connection breaks, awaits it again, from its beginning
-    /// and on a new connection, until store_options::patience has passed. *Returns* the last result.
+    /// and on a new connection, until store_options::patience has passed. *Returns* the last
+    /// result.
     template <class Exchange>
     task<std::error_code> use(Exchange exchange)
     {
