@@ -38,6 +38,8 @@
 // expect FINAL: nbd: this backend's flush has the wrong shape; expected
 // expect FINAL_OVERLOADED: nbd: this backend's write has the wrong shape; expected
 // expect FINAL_OVERLOADED_BY_REFERENCE: nbd: this backend's extents has the wrong shape; expected
+// expect TEMPLATE: nbd: this backend's trim has the wrong shape; expected
+// expect REQUIRED_BY_TEMPLATE: nbd: this backend's flush has the wrong shape; expected
 // expect LEND_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
 // expect LEND_FILE_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
 // expect EXTENTS_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
@@ -227,6 +229,29 @@ struct disk final : writable {
     void extents(nbd::extent_list&) {}
     void extents(nbd::extent_list&, u64&) {}
 };
+#elif defined TEMPLATE
+template <class Next>
+struct layer : writable {
+    void trim(u64)
+        requires nbd::has_write<Next>
+    {
+    }
+    void flush(bool)
+        requires nbd::has_flush<Next>  // false: it counts as absent
+    {
+    }
+};
+using disk = layer<writable>;
+#elif defined REQUIRED_BY_TEMPLATE
+template <bool Flushes>
+struct cache : writable {
+    bool flush()
+        requires Flushes
+    {
+        return true;
+    }
+};
+using disk = cache<true>;
 #elif defined LEND_OF_A_BASE
 struct memory : lender {
     from lend(u64, std::size_t) noexcept { return {}; }

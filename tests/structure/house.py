@@ -41,6 +41,7 @@ ROOMS = {
     # floor 4: Boost.Asio only
     "io": [],
     "on.hpp": [],
+    "forward.hpp": ["vocabulary", "concepts", *BASICS],
     # floor 5
     "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", *BASICS],
     "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
@@ -85,6 +86,7 @@ TESTED_ELSEWHERE = {
     # plain types, tested with their users
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
+    "vocabulary/outcome_of.hpp": "tests/transmission/execution_outcome.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
     # an enumeration, a plain type, and parts of negotiator and export_set
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",

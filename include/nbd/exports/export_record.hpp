@@ -150,7 +150,7 @@ struct export_record {
         failure failed;
         {
             [[maybe_unused]] const auto lock = lock_backend();
-            failed = transmission::outcome_of([&] { return backend.resize(bytes); });
+            failed = outcome_of([&] { return backend.resize(bytes); });
         }
         size.store(failed ? before : bytes);
         return failed;

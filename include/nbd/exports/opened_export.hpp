@@ -92,7 +92,7 @@ public:
     [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t bytes) noexcept
     {
         if constexpr (record::resizable && !nbd::awaits_resize<Backend>)
-            return transmission::outcome_of([&] { return record_->resize(bytes); });
+            return outcome_of([&] { return record_->resize(bytes); });
         else
             return std::make_error_code(std::errc::not_supported);
     }
@@ -147,7 +147,7 @@ template <class Backend>
                                                          failure& why) noexcept
 {
     std::optional<opened_export<Backend>> result;
-    why = transmission::outcome_of([&] {
+    why = outcome_of([&] {
         if constexpr (has_open<Backend>) {
             [[maybe_unused]] const auto lock = r->lock_backend();
             result.emplace(r, r->backend.open(who));
@@ -179,7 +179,7 @@ async_open(std::shared_ptr<export_record<Backend>> r, const client& who, failure
         auto state = co_await r->backend.open(who);
         result.emplace(r, std::move(state));
     } catch (...) {
-        why = transmission::current_failure();
+        why = current_failure();
     }
     co_return result;
 }
