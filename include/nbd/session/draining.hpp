@@ -13,6 +13,7 @@
 #include <nbd/session/private_context.hpp>
 #include <nbd/transmission/execution.hpp>
 #include <nbd/vocabulary/failure.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -39,9 +40,9 @@ inline constexpr bool drain_waits = awaits_drain<typename Record::backend_type>
 template <class Record>
 [[nodiscard]] failure drain_now(Record& r, drain_reason why) noexcept
 {
-    return transmission::outcome_of([&]() -> failure {
+    return outcome_of([&]() -> failure {
         [[maybe_unused]] const auto lock = r.lock_backend();
-        return transmission::outcome_of([&] { return r.backend.drain(why); });
+        return outcome_of([&] { return r.backend.drain(why); });
     });
 }
 
@@ -121,7 +122,7 @@ private:
                     failed = co_await std::move(drain);
             }
         } catch (...) {
-            failed = transmission::current_failure();
+            failed = current_failure();
         }
         made->outcome = std::move(failed);
     }
@@ -194,7 +195,7 @@ typename Io::template task<void> drain(std::shared_ptr<Record> r, drain_reason w
             failed = drain_now(*r, why);
         }
     } catch (...) {  // no memory, or no thread
-        failed = transmission::current_failure();
+        failed = current_failure();
     }
     if (failed)
         notify::at_drain_error(observer, std::string_view{r->name}, why, failed);
