@@ -63,13 +63,14 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
     c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
         if (next == action::list_exports) {
-            if (c.stopping.load(std::memory_order_relaxed))
-                negotiator.shut_down();
             const auto& position = negotiator.list_position();
             const auto answer = [&](std::string_view name, std::string_view description) {
                 return negotiator.list_export(name, description);
             };
-            if (const auto list = exports.list()) {
+            if (c.stopping.load(std::memory_order_relaxed)) {
+                negotiator.shut_down();
+                next = negotiator.continue_list(true);
+            } else if (const auto list = exports.list()) {
                 name_list page{position};
                 exports.visit_after(position, [&](std::string_view name, std::string_view text) {
                     return page.add(name, text);
