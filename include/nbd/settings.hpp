@@ -160,6 +160,8 @@ struct export_settings {
     /// Allows clients to change the size by the RESIZE command, if the backend has `resize`; see
     /// "extension-resize" of the specification.
     bool allow_resize = false;
+
+    friend bool operator==(const export_settings&, const export_settings&) = default;
 };
 
 }  // namespace nbd

@@ -152,9 +152,9 @@ private:
             const auto r = record_of(asked.front());
             // Otherwise there is nothing to do before the next client leaves.
             const bool unused = r->clients == 0;
-            if (unused && r->gone && !r->drained.exchange(true))
+            if (unused && r->place->drains())
                 begin(l, asked, drain_reason::export_removed);
-            else if (unused && !r->gone)
+            else if (unused && !r->place->gone())
                 begin(l, asked,
                       l.closing_ ? drain_reason::server_stopped : drain_reason::last_client_left);
         }
@@ -162,7 +162,7 @@ private:
     void begin_last(Listener& l)
     {
         for (const auto& name : l.state_->exports->names()) {
-            if (const auto r = l.state_->exports->find(name)) {
+            if (const auto r = l.state_->exports->registered(name)) {
                 std::list<order> made;
                 made.emplace_back(r);
                 begin(l, made, drain_reason::server_stopped);
@@ -174,8 +174,9 @@ private:
     /// gets server_stopped once.
     void begin(Listener& l, std::list<order>& made, drain_reason why)
     {
-        auto at = std::find_if(orders_.begin(), orders_.end(),
-                               [&](const order& o) { return o.record == made.front().record; });
+        auto at = std::find_if(orders_.begin(), orders_.end(), [&](const order& o) {
+            return record_of(o)->shared == record_of(made.front())->shared;
+        });
         if (at == orders_.end()) {
             orders_.splice(orders_.end(), made, made.begin());
             at = std::prev(orders_.end());
@@ -212,7 +213,8 @@ private:
                 if (over_)
                     notify::at_drain_error(l.state_->observer, std::string_view{r->name}, *next,
                                            failure{std::errc::timed_out});
-                else if (*next != drain_reason::last_client_left || (r->clients == 0 && !r->gone))
+                else if (*next != drain_reason::last_client_left
+                         || (r->clients == 0 && !r->place->gone()))
                     launch(l, o, *next);
             }
             if (!o->runs && o->why != drain_reason::server_stopped)

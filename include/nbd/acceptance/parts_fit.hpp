@@ -65,9 +65,7 @@ consteval bool all_runs_on()
 {
     bool fits = runs_on<served_t<B>, Executor>();
     if constexpr (awaits_open<B>)
-        fits &= std::convertible_to<Executor,
-                                    typename decltype(std::declval<B&>().open(
-                                        std::declval<const client&>()))::executor_type>;
+        fits &= std::convertible_to<Executor, typename open_result<B>::executor_type>;
     if constexpr (awaits_resize<served_t<B>>)
         fits &= std::convertible_to<
             Executor, typename decltype(std::declval<served_t<B>&>().resize(0))::executor_type>;

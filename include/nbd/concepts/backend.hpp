@@ -4,6 +4,7 @@
 #include <nbd/concepts/draining.hpp>
 #include <nbd/concepts/facts.hpp>
 #include <nbd/concepts/lending.hpp>
+#include <nbd/concepts/opening.hpp>
 #include <nbd/concepts/outcome.hpp>
 #include <nbd/concepts/promises.hpp>
 #include <nbd/concepts/wide_integer.hpp>
@@ -248,12 +249,17 @@ concept has_refresh_size = requires(B& b) {
 
 /// Creates the backend of one client: returns, by value, an object that serves only that client.
 /// The server uses the members and promises of that object; the outer type needs no others.
+/// `c.export_name` is the export's name.
 ///
 /// The first option of a handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT,
 /// SET_META_CONTEXT) causes the call. The object serves the later options and the transmission
 /// phase. It is destroyed when the client selects another export, when the export is removed before
 /// GO, or when the client leaves. A client can cause settings.options_per_handshake calls, and one
 /// more for each export that LIST named. An exception refuses the client.
+///
+/// With a second parameter, `open(const nbd::client&, nbd::open_purpose)`, the object of an option
+/// that only asks about the export does not serve the transmission phase: GO and EXPORT_NAME
+/// destroy it and call `open` again.
 ///
 /// With `serialize_all`, the default, calls of all clients and `open` run one at a time; but an
 /// `open` that is not awaited may run at the same time as asynchronous members. Such an object
@@ -264,9 +270,9 @@ concept has_refresh_size = requires(B& b) {
 /// synchronous members must then promise `serialize_client` or `parallel`. The server waits until
 /// `open` completes, even if the client has left, so it must end by itself.
 template <class B>
-concept has_open = requires(B& b, const client& c) {
-    { b.open(c) } -> std::move_constructible;
-    requires !std::is_reference_v<decltype(b.open(c))>;
+concept has_open = requires {
+    requires std::move_constructible<open_result<B>>;
+    requires !std::is_reference_v<open_result<B>>;
 };
 
 /// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp).
@@ -285,9 +291,7 @@ concept awaited_state = requires {
 } && std::move_constructible<typename T::value_type> && !has_read<T> && !has_handle<T>;
 
 template <class B>
-concept awaits_open = has_open<B> && requires(B& b, const client& c) {
-    { b.open(c) } -> awaited_state;
-};
+concept awaits_open = has_open<B> && awaited_state<open_result<B>>;
 
 // --- The whole -----------------------------------------------------------------------------------
 
@@ -297,13 +301,11 @@ struct served {
 };
 template <has_open B>
 struct served<B> {
-    using type =
-        std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
+    using type = std::remove_cvref_t<open_result<B>>;
 };
 template <awaits_open B>
 struct served<B> {
-    using type =
-        typename decltype(std::declval<B&>().open(std::declval<const client&>()))::value_type;
+    using type = typename open_result<B>::value_type;
 };
 /// The type that carries out a client's requests: the backend, or what its `open` returns.
 template <class B>

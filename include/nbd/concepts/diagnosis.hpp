@@ -31,7 +31,8 @@ consteval bool class_is_sound()
     } else if constexpr (!has_open<B> && names_open<B>) {
         static_assert(!Explain,
                       "nbd: this backend's open has the wrong shape; expected `state open(const "
-                      "nbd::client&)`, where state is a backend that is returned by value, or "
+                      "nbd::client&)`, with or without a second parameter nbd::open_purpose, where "
+                      "state is a backend that is returned by value, or "
                       "boost::asio::awaitable of one");
         return false;
     } else if constexpr (!has_drain<B> && names_drain<B>) {

@@ -49,7 +49,14 @@ public:
         }
     }
 
-    [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept { return r == record_; }
+    /// Whether this is what the client would get if it opened `r`, which may be null: a lookup
+    /// makes a record for each call.
+    [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept
+    {
+        return r == record_
+            || (r && r->shared == record_->shared && r->place == record_->place
+                && r->settings == record_->settings);
+    }
 
     /// *Returns* what the handshake tells the client, with the current size.
     [[nodiscard]] handshake::export_info info() const noexcept
@@ -75,10 +82,8 @@ public:
             return record_->backend;
     }
     /// Whether the export was removed after it was opened.
-    [[nodiscard]] bool gone() const noexcept
-    {
-        return record_->gone.load(std::memory_order_relaxed);
-    }
+    [[nodiscard]] bool gone() const noexcept { return record_->place->gone(); }
+    [[nodiscard]] const std::shared_ptr<presence>& place() const noexcept { return record_->place; }
 
     /// Counts a client that enters transmission, for a backend with `drain`. When the client has
     /// left, the order in `to` is carried out if the count is zero.
@@ -139,18 +144,18 @@ private:
 };
 
 /// Opens an export for a client, and calls the backend's `open` if it has one. *Returns* nothing on
-/// failure, with the cause in `why`.
+/// failure, with the cause in `failed`.
 template <class Backend>
     requires(!awaits_open<Backend>)
-[[nodiscard]] std::optional<opened_export<Backend>> open(std::shared_ptr<export_record<Backend>> r,
-                                                         [[maybe_unused]] const client& who,
-                                                         failure& why) noexcept
+[[nodiscard]] std::optional<opened_export<Backend>>
+open(std::shared_ptr<export_record<Backend>> r, [[maybe_unused]] const client& who,
+     [[maybe_unused]] open_purpose why, failure& failed) noexcept
 {
     std::optional<opened_export<Backend>> result;
-    why = outcome_of([&] {
+    failed = outcome_of([&] {
         if constexpr (has_open<Backend>) {
             [[maybe_unused]] const auto lock = r->lock_backend();
-            result.emplace(r, r->backend.open(who));
+            result.emplace(r, call_open(r->backend, who, why));
         } else {
             // Without the lock, which a call for another client may hold for long: the constructor
             // makes no call that needs it.
@@ -163,23 +168,24 @@ template <class Backend>
 }
 
 /// As `open`, for a backend whose `open` is awaited.
-/// *Cancellation*: that of the backend's `open`. *Lifetime*: `who` and `why` outlive the coroutine.
+/// *Cancellation*: that of the backend's `open`. *Lifetime*: `who` and `failed` outlive the
+/// coroutine.
 template <awaits_open Backend>
-[[nodiscard]] boost::asio::awaitable<
-    std::optional<opened_export<Backend>>,
-    typename decltype(std::declval<Backend&>().open(std::declval<const client&>()))::executor_type>
-async_open(std::shared_ptr<export_record<Backend>> r, const client& who, failure& why)
+[[nodiscard]] boost::asio::awaitable<std::optional<opened_export<Backend>>,
+                                     typename open_result<Backend>::executor_type>
+async_open(std::shared_ptr<export_record<Backend>> r, const client& who, open_purpose why,
+           failure& failed)
 {
-    using executor_type = typename decltype(r->backend.open(who))::executor_type;
+    using executor_type = typename open_result<Backend>::executor_type;
     std::optional<opened_export<Backend>> result;
     try {
         std::optional<async_lock> lock_of_calls;
         if constexpr (export_record<Backend>::serialises_long_calls)
             lock_of_calls.emplace(co_await lock<executor_type>(r->long_calls_mutex));
-        auto state = co_await r->backend.open(who);
+        auto state = co_await call_open(r->backend, who, why);
         result.emplace(r, std::move(state));
     } catch (...) {
-        why = current_failure();
+        failed = current_failure();
     }
     co_return result;
 }

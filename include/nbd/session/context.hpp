@@ -4,6 +4,7 @@
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
 #include <nbd/exports/drain_order.hpp>
+#include <nbd/exports/presence.hpp>
 #include <nbd/session/buffers/client_memory.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/session/ending.hpp>
@@ -12,8 +13,10 @@
 #include <atomic>
 #include <cstddef>
 #include <list>
+#include <memory>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 namespace nbd::session {
 
@@ -40,14 +43,23 @@ struct context {
     session::ending ending{};
     /// Why the session ended, as it noticed; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
+    /// Constant, and for any thread to read, once `admitted` is true.
+    std::shared_ptr<const exports::presence> place{};
 
     /// What is due when the client has left an export whose backend has `drain`; one at most.
     std::list<exports::drain_order> order{};
 
-    /// The handshake is over.
-    void admit(std::string_view name)
+    /// Whether the client's export was removed, and its clients are to be disconnected.
+    [[nodiscard]] bool removed(exports::presence::clock::time_point now) const noexcept
+    {
+        return admitted.load(std::memory_order_acquire) && place != nullptr
+            && place->disconnects(now);
+    }
+    /// The handshake is over. `its_place`: that of the export in its set.
+    void admit(std::string_view name, std::shared_ptr<const exports::presence> its_place)
     {
         who.export_name = name;
+        place = std::move(its_place);
         admitted.store(true, std::memory_order_release);
     }
     /// For the next bytes of replies that the client has to take.
@@ -62,6 +74,17 @@ struct context {
                               errc::progress_timeout);
     }
 
+    /// Sets `who.export_name` while it exists, for a call of the program in the handshake.
+    class naming_scope {
+    public:
+        naming_scope(context& c, std::string_view name) : who_{c.who} { who_.export_name = name; }
+        naming_scope(const naming_scope&) = delete;
+        naming_scope& operator=(const naming_scope&) = delete;
+        ~naming_scope() { who_.export_name.clear(); }
+
+    private:
+        client& who_;
+    };
     /// Sets `working` while it exists.
     class working_scope {
     public:
