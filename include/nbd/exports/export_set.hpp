@@ -175,11 +175,12 @@ public:
     ///     });
     ///
     /// It is called for each option that names such an export (INFO, GO, EXPORT_NAME,
-    /// LIST_META_CONTEXT, SET_META_CONTEXT), with the name that the client sent, which may be
-    /// empty, or that of set_default. It returns std::shared_ptr<Backend> or nbd::found_export<Backend>, where null means
-    /// that there is no such export, or boost::asio::awaitable of one. All clients of one object
-    /// share its locks and its size, whatever names they used, so the store should return the same
-    /// object for a name while it has one. The server keeps the object while a client has it open.
+    /// LIST_META_CONTEXT, SET_META_CONTEXT), with the name that the client sent, or that of
+    /// set_default for the empty name. It returns std::shared_ptr<Backend> or
+    /// nbd::found_export<Backend>, where null means that there is no such export, or
+    /// boost::asio::awaitable of one. All clients of one object share its locks and its size,
+    /// whatever names they used, so the store should return the same object for a name while it has
+    /// one. The server keeps the object while a client has it open.
     /// *Errors*: an exception refuses the client; EPERM and EACCES as ERR_POLICY.
     /// *Thread safety*: the function is called from several threads at once, with no lock held; it
     /// may call every member of the set and of the server. With strand_pool and on_executor, it
@@ -206,7 +207,9 @@ public:
     }
     /// Sets the function that adds to LIST the names of exports which are found by on_lookup:
     ///
-    ///     set.on_list([&](nbd::name_list& to) { store.for_each_name([&](auto& n) { to.add(n); }); });
+    ///     set.on_list([&](nbd::name_list& to) {
+    ///         store.for_each_name([&](const auto& name) { to.add(name); });
+    ///     });
     ///
     /// It is called for each page of the answer; see nbd::name_list. It may return
     /// boost::asio::awaitable<void>. The rest is as for on_lookup. *Errors*: an exception ends the
