@@ -175,8 +175,8 @@ public:
     ///     });
     ///
     /// It is called for each option that names such an export (INFO, GO, EXPORT_NAME,
-    /// LIST_META_CONTEXT, SET_META_CONTEXT), with the name that the client sent, which may be
-    /// empty, or that of set_default. It returns std::shared_ptr<Backend> or
+    /// LIST_META_CONTEXT, SET_META_CONTEXT), with the name that the client sent, or that of
+    /// set_default for the empty name. It returns std::shared_ptr<Backend> or
     /// nbd::found_export<Backend>, where null means that there is no such export, or
     /// boost::asio::awaitable of one. All clients of one object share its locks and its size,
     /// whatever names they used, so the store should return the same object for a name while it has
@@ -208,7 +208,7 @@ public:
     /// Sets the function that adds to LIST the names of exports which are found by on_lookup:
     ///
     ///     set.on_list([&](nbd::name_list& to) {
-    ///         store.for_each_name([&](const std::string& name) { to.add(name); });
+    ///         store.for_each_name([&](const auto& name) { to.add(name); });
     ///     });
     ///
     /// It is called for each page of the answer; see nbd::name_list. It may return
