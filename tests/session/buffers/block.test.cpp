@@ -373,10 +373,10 @@ TEST_CASE("block: a large block leaves 16 MiB of address space for what must not
             const ::rlimit limit{.rlim_cur = pages * 4096 + more, .rlim_max = before.rlim_max};
             REQUIRE(::setrlimit(RLIMIT_AS, &limit) == 0);
         };
-        allow(23 * mib);
+        allow(12 * mib);
         CHECK_THROWS_AS(block{8 * mib}, std::bad_alloc);
         CHECK_NOTHROW(block{64 * kib});
-        allow(26 * mib);
+        allow(32 * mib);
         CHECK_NOTHROW(block{8 * mib});
         REQUIRE(::setrlimit(RLIMIT_AS, &before) == 0);
     });
