@@ -43,8 +43,8 @@
 // -----------------
 // A block is dirty until the store has confirmed that it is on stable storage. Dirty blocks are not
 // evicted. A flush that fails is an error for the client (EIO), and the blocks stay dirty for the
-// next flush. Data that no flush has covered are lost if this program is killed, as in the cache of
-// any disk.
+// next flush. `drain` writes back what no flush has covered, when the last client has left. Before
+// that, such data are lost if this program is killed, as in the cache of any disk.
 #include "remote_block_cache.hpp"
 #include <nbd/on.hpp>
 #include <nbd/server.hpp>
@@ -99,13 +99,15 @@ public:
     {
         return nbd::on(shared_->get_executor(), shared_->write_back());
     }
+    /// The server calls it when the last client has left, and when it stops.
+    task<std::error_code> drain(nbd::drain_reason) { return flush(); }
 
 private:
     block_cache* shared_;
     std::uint64_t size_;
 };
-static_assert(nbd::offers<remote_disk, nbd::can::write, nbd::can::flush, nbd::can::parallel,
-                          nbd::can::multi_conn, nbd::can::fills_reads>);
+static_assert(nbd::offers<remote_disk, nbd::can::write, nbd::can::flush, nbd::can::drain,
+                          nbd::can::parallel, nbd::can::multi_conn, nbd::can::fills_reads>);
 
 /// The store's executor: an io_context, and the one thread that runs it.
 struct store_thread {
@@ -176,7 +178,7 @@ try {
         nbd::server<nbd::unix_transport, remote_disk, nbd::on_executor<>> server{store.io, listen};
         serve(server, cache, signals);
     }
-    // The server flushes only when a client asks for it.
+    // Something is left if `drain` has failed.
     if (const auto error = store.run(cache.write_back()))
         throw std::system_error{error, "some data were not written back"};
 } catch (const std::exception& e) {
