@@ -173,13 +173,23 @@ def test_store_is_away(policy):
 
 @on_each_policy
 def test_end(policy):
-    """The server writes back when it ends, or says that it could not."""
+    """The server writes back when its last client has left and when it ends, or says that it could not."""
     with cached_store(policy) as (store, server):
-        connected(server).pwrite(block(7), BLOCK)
+        first, second = connected(server), connected(server)
+        second.pwrite(block(5), 0)
+        second.shutdown()
+        first.pwrite(block(6), BLOCK)
+        assert store.content()[:2 * BLOCK] == bytes(2 * BLOCK)
+        first.shutdown()
+        wait_until(lambda: store.content()[:2 * BLOCK] == block(5) + block(6), "the data of the last client are stored")
+    with cached_store(policy) as (store, server):
+        handle = connected(server)
+        handle.pwrite(block(7), BLOCK)
         server.stop()
         assert store.content()[BLOCK:2 * BLOCK] == block(7)
     with cached_store(policy, patience=SHORT) as (store, server):
-        connected(server).pwrite(block(7), BLOCK)
+        handle = connected(server)
+        handle.pwrite(block(7), BLOCK)
         store.kill()
         server.expected_status = 1
         server.stop()
