@@ -78,6 +78,11 @@ public:
         wait(lock, [&] { return all_.size() >= n; });
         return all_;
     }
+    void await_line(std::string_view line)
+    {
+        std::unique_lock lock{mutex_};
+        wait(lock, [&] { return std::find(all_.begin(), all_.end(), line) != all_.end(); });
+    }
     lines all()
     {
         const std::lock_guard lock{mutex_};
@@ -231,12 +236,16 @@ struct row {
     std::optional<program> runs;
     std::shared_ptr<nbd::export_set<Backend>> exports =
         std::make_shared<nbd::export_set<Backend>>();
-    std::unique_ptr<server_type> server = make();
+    std::unique_ptr<server_type> server;
 
-    std::unique_ptr<server_type> make()
+    explicit row(std::chrono::milliseconds drain_grace = std::chrono::minutes{1})
+        : server{make(drain_grace)}
+    {
+    }
+    std::unique_ptr<server_type> make(std::chrono::milliseconds drain_grace = soon)
     {
         nbd::settings limits;
-        limits.drain_grace = soon;
+        limits.drain_grace = drain_grace;
         typename server_type::options o{.listen = somewhere<nbd::unix_transport>(),
                                         .exports = exports,
                                         .settings = limits,
@@ -388,7 +397,7 @@ TEMPLATE_TEST_CASE("draining: a call that does not end is left alone after drain
                    AWAITED_ROWS, pool<cancellable>, per_client<cancellable>,
                    on_program<cancellable>)
 {
-    TestType r;
+    TestType r{soon};
     r.at.does = journal::kind::never;
     r.add("a");
     r.add("b");
@@ -396,20 +405,19 @@ TEMPLATE_TEST_CASE("draining: a call that does not end is left alone after drain
     REQUIRE(r.at.first(1) == lines{"a: last client left"});
     const auto begun = std::chrono::steady_clock::now();
     r.stop();
-    CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds{15});
+    CHECK(std::chrono::steady_clock::now() - begun < std::chrono::minutes{5});
     const auto all = r.at.all();
     const auto has = [&](std::string_view line) {
         return std::find(all.begin(), all.end(), line) != all.end();
     };
-    CHECK(has("b: stopped"));
     CHECK_FALSE(has("a: stopped"));
     CHECK(has("error of a, last client left: timed out"));
     CHECK(has("error of a, stopped: timed out"));
     CHECK(has("error of b, stopped: timed out"));
     if (TestType::backend::cancellable)
-        CHECK(r.at.first(7).size() == 7);  // both calls were cancelled
+        r.at.await_line("cancelled");
     else
-        CHECK(all.size() == 5);
+        CHECK_FALSE(has("cancelled"));
     r.server.reset();
     if (r.runs)
         r.runs->context.stop();  // the timers are still in it
@@ -450,6 +458,7 @@ TEMPLATE_TEST_CASE("draining: with serialize_all, clients that come meanwhile wa
     client.greet();
     client.send_option(proto::option::go, raw_client::info_data("a"));
     std::thread releasing{[&] {
+        // Long enough for a server that does not wait.
         std::this_thread::sleep_for(std::chrono::milliseconds{20});
         r.at.add("released");
         r.at.release();
