@@ -746,3 +746,30 @@ TEST_CASE("session/negotiate: names that are listed by a function, between those
         }
     }
 }
+
+TEST_CASE("session/negotiate: the time of the program's functions is not that of the client")
+{
+    looking_client c;
+    c.keep("monday");
+    const auto an_hour = [&c] {
+        CHECK_FALSE(c.context->waiting);
+        c.clock.advance_to(c.clock.now() + 3600 * 4);
+    };
+    c.counts.on_open = an_hour;
+    c.exports.on_list([&](nbd::name_list& to) {
+        an_hour();
+        for (int i = 0; i < 1000; ++i)
+            to.add("s" + std::to_string(i));
+    });
+    int checked = 0;
+    c.on_send = [&] {
+        ++checked;
+        CHECK_FALSE(c.context->deadline.overdue());
+    };
+    c.at_end = c.on_send;
+    c.negotiate(client_flags() + option(list) + option(info, info_data("monday")));
+    CHECK(checked > 4);
+    CHECK(c.counts.opened == 1);
+    c.clock.advance_to(c.clock.now() + 11 * 4);
+    CHECK(c.context->deadline.overdue());
+}
