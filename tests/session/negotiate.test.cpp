@@ -414,7 +414,7 @@ TEST_CASE("session/negotiate: exports are added and removed while they are liste
         }
     };
     c.negotiate(client_flags() + option(list));
-    const auto all = std::string{as_text(c.stream->heard())};
+    const auto all = as_text(c.stream->heard());
     CHECK(all.find("e100") != all.npos);
     CHECK(all.find("e149") == all.npos);
     for (const auto* const name : {"e150", "e199d", "e1995"})
@@ -446,7 +446,7 @@ TEST_CASE("session/negotiate: the limit of listed exports also holds for a list 
         c.exports.add("e" + std::to_string(i), {&counts}, long_text);
     c.limits.exports_listed = 50;
     c.negotiate(client_flags() + option(list));
-    const auto all = std::string{as_text(c.stream->heard())};
+    const auto all = as_text(c.stream->heard());
     CHECK(all.find("e148") != all.npos);  // behind "disk"
     CHECK(all.find("e149") == all.npos);
 }
@@ -745,4 +745,31 @@ TEST_CASE("session/negotiate: names that are listed by a function, between those
             CHECK(pages == 2);
         }
     }
+}
+
+TEST_CASE("session/negotiate: the time of the program's functions is not that of the client")
+{
+    looking_client c;
+    c.keep("monday");
+    const auto an_hour = [&c] {
+        CHECK_FALSE(c.context->waiting);
+        c.clock.advance_to(c.clock.now() + 3600 * 4);
+    };
+    c.counts.on_open = an_hour;
+    c.exports.on_list([&](nbd::name_list& to) {
+        an_hour();
+        for (int i = 0; i < 1000; ++i)
+            to.add("s" + std::to_string(i));
+    });
+    int checked = 0;
+    c.on_send = [&] {
+        ++checked;
+        CHECK_FALSE(c.context->deadline.overdue());
+    };
+    c.at_end = c.on_send;
+    c.negotiate(client_flags() + option(list) + option(info, info_data("monday")));
+    CHECK(checked > 4);
+    CHECK(c.counts.opened == 1);
+    c.clock.advance_to(c.clock.now() + 11 * 4);
+    CHECK(c.context->deadline.overdue());
 }

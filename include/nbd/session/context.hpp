@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <memory>
 #include <string_view>
@@ -74,16 +75,27 @@ struct context {
                               errc::progress_timeout);
     }
 
-    /// Sets `who.export_name` while it exists, for a call of the program in the handshake.
-    class naming_scope {
+    /// Exists during a call of the program in the handshake, whose time is not that of the client.
+    /// `name`: the export that the call is about, for `who.export_name`.
+    class program_scope {
     public:
-        naming_scope(context& c, std::string_view name) : who_{c.who} { who_.export_name = name; }
-        naming_scope(const naming_scope&) = delete;
-        naming_scope& operator=(const naming_scope&) = delete;
-        ~naming_scope() { who_.export_name.clear(); }
+        explicit program_scope(context& c, std::string_view name = {})
+            : context_{c}, begun_{c.deadline.now()}
+        {
+            context_.who.export_name = name;
+            context_.waiting.store(false, std::memory_order_relaxed);
+        }
+        program_scope(const program_scope&) = delete;
+        program_scope& operator=(const program_scope&) = delete;
+        ~program_scope()
+        {
+            context_.who.export_name.clear();
+            context_.deadline.postpone_since(begun_);
+        }
 
     private:
-        client& who_;
+        context& context_;
+        const std::uint64_t begun_;  ///< in ticks
     };
     /// Sets `working` while it exists.
     class working_scope {

@@ -77,7 +77,10 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                 });
                 program_call<Io, Stream, std::monostate> call{stream};
                 const auto start = [&](const auto& on) { (*list)(on, call, page); };
-                co_await call.run(start);
+                {
+                    const typename context<Observer>::program_scope calls{c};
+                    co_await call.run(start);
+                }
                 if (call.why) {
                     notify::at_option_error(c.observer, c.who, negotiator.option(), call.why);
                     next = negotiator.export_refused(call.why.code);
@@ -92,7 +95,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             auto found = exports.registered(negotiator.requested_name());
             if (const auto lookup = found ? nullptr : exports.lookup()) {
                 const auto name = exports.name_to_look_up(negotiator.requested_name());
-                const typename context<Observer>::naming_scope named{c, name};
+                const typename context<Observer>::program_scope calls{c, name};
                 program_call<Io, Stream, found_export<backend_type>> call{stream};
                 const auto start = [&](const auto& on) { (*lookup)(on, call, name, c.who); };
                 co_await call.run(start);
@@ -113,7 +116,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             } else if (!opened && !negotiator.may_open()) {
                 why = errc::too_many_options;
             } else if (!opened) {
-                const typename context<Observer>::naming_scope named{c, found->name};
+                const typename context<Observer>::program_scope calls{c, found->name};
                 opened_for = purpose;
                 if constexpr (awaits_open<backend_type>) {
                     awaited_open<Io, Stream, Exports, Observer> call{stream, c};
