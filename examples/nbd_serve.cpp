@@ -185,7 +185,7 @@ void serve(arguments a)
     if (disk.in_file() && !a.read_only && !look_at(disk.path).writes) {
         std::cerr << "nbd-serve: " << a.disk
                   << ": the device is read-only, so it is served as with --read-only\n";
-        a.read_only = e.read_only = true;
+        a.read_only = true;
     }
     disk.file = {.read_only = a.read_only, .direct = a.direct};
     if (a.lock != "exclusive")

@@ -24,6 +24,7 @@ TEST_CASE("settings: the default limits")
     CHECK(limits.stall_grace == 5s);
     CHECK(limits.idle_timeout == 0s);
     CHECK(limits.stop_grace == 5s);
+    CHECK(limits.drain_grace == 30s);
 }
 
 TEST_CASE("settings: the default settings of an export withhold nothing")

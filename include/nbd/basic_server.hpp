@@ -215,7 +215,7 @@ public:
     /// begun are completed and answered; the others get ESHUTDOWN, and so does a request of several
     /// calls of the backend before its next call. After settings.stop_grace the remaining
     /// connections are closed, and awaited calls of a `cancellable` backend are cancelled. All
-    /// other calls run to their end.
+    /// other calls run to their end. Then `drain` of the backends is called (settings.drain_grace).
     /// With threads of its own, the server then waits as in wait(). With on_executor it does not. A
     /// call that has moved to a thread of its backend would wait for itself: there, use
     /// async_stop(boost::asio::detached).

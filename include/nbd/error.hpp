@@ -46,6 +46,8 @@ enum class errc {
     server_stopped,
     /// server::disconnect was called.
     disconnected,
+    /// export_set::remove was called, and told to disconnect the clients.
+    export_removed,
     /// The program's `admit` function refused the connection.
     admission_refused,
     /// All places are taken, the peer has its share of them (settings.places_per_peer), and too
@@ -106,6 +108,8 @@ public:
             return "the server stopped";
         case errc::disconnected:
             return "the server's program disconnected the client";
+        case errc::export_removed:
+            return "the export was removed";
         case errc::admission_refused:
             return "the server's program refused the connection";
         case errc::too_many_connections:

@@ -132,13 +132,17 @@ struct settings {
 
     /// How long stop() waits for requests in flight before it closes their connections.
     std::chrono::milliseconds stop_grace{5'000};
+    /// How long stop() then waits for `drain` of the backends, for all exports together. One that
+    /// is synchronous is waited for in any case. While the server runs, `drain` has no limit.
+    std::chrono::milliseconds drain_grace{30'000};
 };
 
 /// Properties of one export that its backend does not determine.
 struct export_settings {
     /// The description in LIST and INFO; nothing = the export's name. UTF-8, at most 4096 bytes.
     std::optional<std::string> description{};
-    /// WRITE, TRIM and WRITE_ZEROES fail with EPERM.
+    /// WRITE, TRIM and WRITE_ZEROES fail with EPERM. Not needed for a backend that is read-only by
+    /// its type or says so at run time (`abilities`), such as a file opened for reading.
     bool read_only = false;
     /// Tells clients that seeks are expensive, also if the backend does not promise it.
     bool rotational = false;
@@ -156,6 +160,8 @@ struct export_settings {
     /// Allows clients to change the size by the RESIZE command, if the backend has `resize`; see
     /// "extension-resize" of the specification.
     bool allow_resize = false;
+
+    friend bool operator==(const export_settings&, const export_settings&) = default;
 };
 
 }  // namespace nbd

@@ -82,7 +82,7 @@ struct listener {
     /// A client that holds memory, and takes its replies slowly or not at all.
     void takes_replies(const joined& c)
     {
-        c.entry->session.admit("disk");
+        c.entry->session.admit("disk", nullptr);
         if (!c.entry->session.memory.begin_work())
             throw std::runtime_error{"no memory"};
         c.entry->session.sending.begin_transfer();
@@ -215,7 +215,7 @@ TEST_CASE("acceptance/connections: the connection idle longest gives way after i
     const auto second = r.join();
     const auto in_flight = r.join();
     for (const auto* c : {&first, &second, &in_flight})
-        c->entry->session.admit("disk");
+        c->entry->session.admit("disk", nullptr);
     in_flight.entry->session.deadline.arm(0ms, errc::progress_timeout);
     second.entry->session.deadline.arm(0ms, errc::idle_timeout);
     r.clock.advance_to(10);
@@ -269,7 +269,7 @@ TEST_CASE("acceptance/connections: a peer with more than its share gives up a co
     for (int i = 0; i < 4; ++i)
         greedy.push_back(r.join("greedy"));
     for (const auto& c : greedy)
-        c.entry->session.admit("disk");
+        c.entry->session.admit("disk", nullptr);
     for (auto& c : greedy)
         c.entry->session.waiting = false;  // all are busy
     const auto later = ticker::ticks(1s);
@@ -310,7 +310,7 @@ TEST_CASE("acceptance/connections: connections are listed, and one is cut by its
     listener r;
     const auto a = r.join();
     const auto b = r.join();
-    a.entry->session.admit("disk");
+    a.entry->session.admit("disk", nullptr);
     CHECK(r.list.cut(2, errc::disconnected));
     CHECK_FALSE(r.list.cut(3, errc::disconnected));
     const auto all = r.list.list();
@@ -378,7 +378,7 @@ TEST_CASE("acceptance/connections: a client that moves no byte is kept while nob
     const auto reader = r.join();
     r.takes_replies(reader);
     const auto writer = r.join();
-    writer.entry->session.admit("disk");
+    writer.entry->session.admit("disk", nullptr);
     writer.entry->session.deadline.begin_transfer();
     writer.entry->session.arm_message();
     r.clock.advance_to(ticker::ticks(24h));
@@ -397,7 +397,7 @@ TEST_CASE("acceptance/connections: where a place is needed, the client that move
     const auto idle = r.join();
     for (const auto* c : {&slow, &first, &second})
         r.takes_replies(*c);
-    idle.entry->session.admit("disk");
+    idle.entry->session.admit("disk", nullptr);
     constexpr auto grace = listener::stall_grace;
     const auto arm = [](const listener::joined& c) {
         c.entry->session.sending.moved(1);

@@ -160,6 +160,8 @@ TEST_CASE("backend/file_backend: a read-only disk can only be read (P87)")
     CHECK(disk.write_zeroes(0, mib, {}) == std::errc::read_only_file_system);
     CHECK(disk.resize(0) == std::errc::read_only_file_system);
     CHECK_FALSE(disk.flush());
+    CHECK(disk.abilities().read_only);
+    CHECK_FALSE(file_backend{here / "disk", {.lock = nbd::file_lock::off}}.abilities().read_only);
     const auto left = in_file(here / "disk");
     CHECK(as_text(std::span{left}.subspan(10, 4)) == "kept");
 }

@@ -8,6 +8,17 @@
 using nbd::file_backend;
 using namespace nbd_test;
 
+namespace {
+
+std::uint64_t number_in(const std::string& path)
+{
+    std::uint64_t number = 0;
+    std::ifstream{path} >> number;
+    return number;
+}
+
+}  // namespace
+
 TEST_CASE("backend/file_backend: a block device has its own size and sectors")
 {
     const std::uint32_t sector = GENERATE(512u, 4096u);
@@ -26,6 +37,11 @@ TEST_CASE("backend/file_backend: a block device has its own size and sectors")
         (file_backend{loop->path(), {.create = 9 * mib, .lock = nbd::file_lock::off}}),
         Catch::Matchers::ContainsSubstring("9437184 bytes; it has 8388608"));
     CHECK(disk.resize(mib) == std::errc::not_supported);
+    const auto queue = "/sys/block" + loop->path().substr(4) + "/queue/";
+    const auto can = disk.abilities();
+    CHECK_FALSE((can.read_only || can.resize));
+    CHECK(can.trim == (number_in(queue + "discard_max_bytes") != 0));
+    CHECK(can.rotational == (number_in(queue + "rotational") != 0));
 
     const auto all = pattern(100'000);
     CHECK_FALSE(disk.write(7777, all, {.fua = true}));

@@ -83,6 +83,17 @@ struct device_like : nbd::posix_file {
     }
 };
 
+/// An old disk: seeks are expensive, and it has no TRIM.
+struct rotating_device : device_like {
+    static int facts(int file, nbd::file_facts& to) noexcept
+    {
+        const int done = device_like::facts(file, to);
+        to.rotational = true;
+        to.discards = false;
+        return done;
+    }
+};
+
 /// The two kinds of file systems that every Linux system has.
 std::vector<std::string> places()
 {
@@ -112,6 +123,9 @@ TEST_CASE("backend/file_device: size, kind, alignment and block sizes of a file"
     const file_device disk{here / "file"};
     CHECK(disk.size() == 12345);
     CHECK_FALSE((disk.read_only() || disk.direct() || disk.is_block_device()));
+    const auto can = disk.abilities();
+    CHECK((can.trim && can.resize && can.write_zeroes && can.flush));
+    CHECK_FALSE((can.read_only || can.rotational));
     CHECK(disk.alignment() == 1);
     CHECK(disk.memory_alignment() == 1);
     CHECK(disk.aligned(1, 3));
@@ -332,6 +346,7 @@ TEST_CASE("backend/file_device: a read-only file does not change")
     const folder here;
     make_file(here / "file", 64 * kib);
     file_device disk{here / "file", {.read_only = true}};
+    CHECK(disk.abilities().read_only);
     CHECK(disk.trim(0, 4096) == std::errc::read_only_file_system);
     CHECK(disk.write_zeroes(0, 4096, {}) == std::errc::read_only_file_system);
     CHECK(disk.resize(1) == std::errc::read_only_file_system);

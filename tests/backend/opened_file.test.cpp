@@ -87,6 +87,7 @@ TEST_CASE("backend/opened_file: opens an existing file, and can be moved")
         third = std::move(other);
         CHECK(third.descriptor() == descriptor);
         CHECK_FALSE(third.settings().read_only);
+        CHECK_FALSE(third.abilities().read_only);
     }
     CHECK(open_files() == before);
 }

@@ -49,6 +49,8 @@ TEST_CASE("backend/posix_file: the facts of a file")
     REQUIRE(posix_file::facts(o.file, facts) == 0);
     CHECK(facts.regular);
     CHECK_FALSE(facts.device);
+    CHECK_FALSE(facts.rotational);
+    CHECK(facts.discards);
     CHECK(facts.size == 12345);
     CHECK(facts.sector == 1);
     CHECK(std::has_single_bit(facts.preferred));

@@ -35,6 +35,7 @@ static_assert(!nbd::has_write<least> && !nbd::has_flush<least> && !nbd::has_trim
 static_assert(!nbd::has_cache<least> && !nbd::has_write_zeroes<least> && !nbd::has_open<least>);
 static_assert(!nbd::has_lend<least> && !nbd::has_lend_for_write<least>);
 static_assert(!nbd::has_block_sizes<least> && !nbd::has_handle<least>);
+static_assert(!nbd::has_abilities<least>);
 static_assert(nbd::concurrency_of<least>() == nbd::concurrency::serialize_all);
 static_assert(std::is_same_v<nbd::served_t<least>, least>);
 
@@ -54,6 +55,29 @@ struct styles {
     std::error_code error;
 };
 static_assert(nbd::backend<styles> && backend_is_sound<styles>());
+
+// the facts of a disk
+struct described : least {
+    nbd::block_sizes block_sizes() const { return {}; }
+    nbd::abilities abilities() const { return {.read_only = true}; }
+};
+static_assert(nbd::has_block_sizes<described> && nbd::has_abilities<described>);
+static_assert(nbd::offers<described, nbd::can::block_sizes, nbd::can::abilities>);
+
+// the end of a backend's life
+struct drained : least {
+    std::errc drain(nbd::drain_reason) { return {}; }
+};
+static_assert(nbd::has_drain<drained> && !nbd::awaits_drain<drained> && !nbd::has_drain<least>);
+static_assert(nbd::offers<drained, nbd::can::drain>);
+struct awaits_its_drain : least {
+    boost::asio::awaitable<void> drain(nbd::drain_reason);
+};
+static_assert(nbd::awaits_drain<awaits_its_drain> && backend_is_sound<awaits_its_drain>());
+struct opens_drained : drained {
+    least open(const nbd::client&) { return {}; }
+};
+static_assert(nbd::offers<opens_drained, nbd::can::open, nbd::can::drain>);
 
 // strict: what is listed, and no more
 static_assert(nbd::offers<least> && nbd::offers<least_handler, nbd::can::handle>);

@@ -25,12 +25,21 @@
 // expect RESIZE: nbd: this backend's resize has the wrong shape; expected
 // expect REFRESH_SIZE: nbd: this backend's refresh_size has the wrong shape; expected
 // expect BLOCK_SIZES: nbd: this backend's block_sizes has the wrong shape; expected
+// expect ABILITIES: nbd: this backend's abilities has the wrong shape; expected
+// expect ABILITIES_NOT_CONST: nbd: this backend's abilities has the wrong shape; expected
+// expect ABILITIES_A_CONSTANT: nbd: this backend's abilities has the wrong shape; expected
+// expect ABILITIES_OF_A_STATE: nbd: this backend's abilities has the wrong shape; expected
+// expect DRAIN: nbd: this backend's drain has the wrong shape; expected
+// expect DRAIN_RESULT: nbd: this backend's drain has the wrong shape; expected
+// expect DRAIN_OF_A_STATE: nbd: `drain` is a member of the backend that has `open`
 // expect OPEN: nbd: this backend's open has the wrong shape; expected
 // expect STATE_WITHOUT_READ: nbd: a backend needs `std::error_code read(std::uint64_t offset,
 // expect PRIVATE_FLUSH: nbd: this backend's flush has the wrong shape; expected
 // expect FINAL: nbd: this backend's flush has the wrong shape; expected
 // expect FINAL_OVERLOADED: nbd: this backend's write has the wrong shape; expected
 // expect FINAL_OVERLOADED_BY_REFERENCE: nbd: this backend's extents has the wrong shape; expected
+// expect TEMPLATE: nbd: this backend's trim has the wrong shape; expected
+// expect REQUIRED_BY_TEMPLATE: nbd: this backend's flush has the wrong shape; expected
 // expect LEND_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
 // expect LEND_FILE_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
 // expect EXTENTS_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
@@ -157,6 +166,40 @@ struct disk : writable {
 struct disk : writable {
     unsigned block_sizes() const { return 512; }
 };
+#elif defined ABILITIES
+struct disk : writable {
+    std::uint16_t abilities() const { return 0; }
+};
+#elif defined ABILITIES_NOT_CONST
+struct disk : writable {
+    nbd::abilities abilities() { return {}; }
+};
+#elif defined ABILITIES_A_CONSTANT
+struct disk : writable {
+    static constexpr nbd::abilities abilities{.read_only = true};
+};
+#elif defined ABILITIES_OF_A_STATE
+struct disk {
+    struct state : writable {
+        bool abilities() const { return true; }
+    };
+    state open(const nbd::client&) { return {}; }
+};
+#elif defined DRAIN
+struct disk : writable {
+    void drain() {}
+};
+#elif defined DRAIN_RESULT
+struct disk : writable {
+    bool drain(nbd::drain_reason) { return true; }
+};
+#elif defined DRAIN_OF_A_STATE
+struct disk {
+    struct state : writable {
+        void drain(nbd::drain_reason) {}
+    };
+    state open(const nbd::client&) { return {}; }
+};
 #elif defined OPEN
 struct disk : writable {
     void open(const nbd::client&) {}
@@ -186,6 +229,29 @@ struct disk final : writable {
     void extents(nbd::extent_list&) {}
     void extents(nbd::extent_list&, u64&) {}
 };
+#elif defined TEMPLATE
+template <class Next>
+struct layer : writable {
+    void trim(u64)
+        requires nbd::has_write<Next>
+    {
+    }
+    void flush(bool)
+        requires nbd::has_flush<Next>  // false: it counts as absent
+    {
+    }
+};
+using disk = layer<writable>;
+#elif defined REQUIRED_BY_TEMPLATE
+template <bool Flushes>
+struct cache : writable {
+    bool flush()
+        requires Flushes
+    {
+        return true;
+    }
+};
+using disk = cache<true>;
 #elif defined LEND_OF_A_BASE
 struct memory : lender {
     from lend(u64, std::size_t) noexcept { return {}; }

@@ -19,11 +19,14 @@
 // expect CAHCE: nbd: this backend has a member with a name similar to `cache`
 // expect EXTENS: nbd: this backend has a member with a name similar to `extents`
 // expect REISZE: nbd: this backend has a member with a name similar to `resize`
+// expect ABILITES: nbd: this backend has a member with a name similar to `abilities`
+// expect DRIAN: nbd: this backend has a member with a name similar to `drain`
 // expect ASYNC_FUSH: nbd: this backend has a member with a name similar to `async_write`,
 // expect NO_FLUSH: nbd: nbd::offers lists an ability that this backend does not have
 // expect NO_PROMISE: nbd: nbd::offers lists an ability that this backend does not have
 // expect MORE_THAN_OFFERED: nbd: this backend has an ability that nbd::offers does not list
 // expect SIZE_THAT_CHANGES: nbd: this backend has an ability that nbd::offers does not list
+// expect ABILITIES_NOT_LISTED: nbd: this backend has an ability that nbd::offers does not list
 // expect OFFERS_OF_AN_UNSOUND_BACKEND: nbd: this backend's flush has the wrong shape; expected
 #include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
@@ -125,6 +128,19 @@ static_assert(nbd::offers<disk, nbd::can::write, nbd::can::parallel>);
 #elif defined SIZE_THAT_CHANGES
 struct disk : writable {
     u64 refresh_size() noexcept { return 0; }
+};
+static_assert(nbd::offers<disk, nbd::can::write>);
+#elif defined DRIAN
+struct disk : writable {
+    void drian(nbd::drain_reason) {}
+};
+#elif defined ABILITES
+struct disk : writable {
+    nbd::abilities abilites() const { return {}; }
+};
+#elif defined ABILITIES_NOT_LISTED
+struct disk : writable {
+    nbd::abilities abilities() const { return {}; }
 };
 static_assert(nbd::offers<disk, nbd::can::write>);
 #elif defined OFFERS_OF_AN_UNSOUND_BACKEND

@@ -10,6 +10,11 @@
 // expect SETTINGS_SECOND: nbd: the arguments of `add` are a name, a backend and optionally settings
 // expect EMPLACE_WITHOUT_SETTINGS: nbd: the arguments of `emplace` are a name, settings and the arguments
 // expect EMPLACE_OTHER_ARGUMENTS: nbd: this backend has no constructor that takes these arguments
+// expect LOOKUP_WITHOUT_CLIENT: nbd: a lookup is called with a std::string_view and a const nbd::client&
+// expect LOOKUP_OF_A_VALUE: nbd: a lookup is called with a std::string_view and a const nbd::client&
+// expect AWAITED_LOOKUP_OF_A_VALUE: nbd: a lookup is called with a std::string_view and a const nbd::client&
+// expect LIST_THAT_RETURNS: nbd: a listing is called with an nbd::name_list&, and returns void
+// expect LIST_BY_VALUE: nbd: a listing is called with an nbd::name_list&, and returns void
 // expect UNSOUND_BACKEND: nbd: this backend's flush has the wrong shape; expected
 // expect SHARED_WITH_A_SERVER: nbd: this backend's flush has the wrong shape; expected
 // expect REFERENCE: nbd: a backend is a class that is not const
@@ -61,6 +66,23 @@ int main()
 #elif defined EMPLACE_OTHER_ARGUMENTS
     nbd::export_set<disk> set;
     set.emplace("disk", {}, 1'000'000);
+#elif defined LOOKUP_WITHOUT_CLIENT
+    nbd::export_set<disk> set;
+    set.on_lookup([](std::string_view) { return std::make_shared<disk>(); });
+#elif defined LOOKUP_OF_A_VALUE
+    nbd::export_set<disk> set;
+    set.on_lookup([](std::string_view, const nbd::client&) { return disk{}; });
+#elif defined AWAITED_LOOKUP_OF_A_VALUE
+    nbd::export_set<disk> set;
+    set.on_lookup([](std::string_view, const nbd::client&) -> boost::asio::awaitable<disk> {
+        co_return disk{};
+    });
+#elif defined LIST_THAT_RETURNS
+    nbd::export_set<disk> set;
+    set.on_list([](nbd::name_list&) { return 1; });
+#elif defined LIST_BY_VALUE
+    nbd::export_set<disk> set;
+    set.on_list([](nbd::name_list) {});
 #elif defined UNSOUND_BACKEND
     struct wrong : disk {
         void flush(int) {}
@@ -68,7 +90,11 @@ int main()
     nbd::export_set<wrong> set;
     set.add("disk", wrong{}, {.read_only = true});
     set.emplace("disk", {});
-    set.remove("disk");
+    set.remove("disk", {.clients = nbd::disconnect_after{}});
+    set.on_lookup([](std::string_view, const nbd::client&) { return std::make_shared<wrong>(); });
+    set.on_list([](nbd::name_list& to) { to.add("disk"); });
+    set.set_read_only("disk", set.contains("disk"));
+    set.find("disk")->flush(1);
 #elif defined SHARED_WITH_A_SERVER
     struct wrong : disk {
         void flush(int) {}
@@ -88,6 +114,12 @@ int main()
     set.add("3", {}, {.description = "text"});
     set.add(std::string{"4"}, std::move(d));
     set.emplace("5", {});
+    set.on_lookup([](std::string_view, const nbd::client&) { return std::make_shared<disk>(); });
+    set.on_lookup([](std::string_view,
+                     const nbd::client&) -> boost::asio::awaitable<nbd::found_export<disk>> {
+        co_return nbd::found_export<disk>{std::make_shared<disk>(), {.read_only = true}};
+    });
+    set.on_list([](nbd::name_list& to) { to.add("disk", "a description"); });
     nbd::export_set<movable> moved;
     moved.add("1", movable{});
     nbd::export_set<fixed> made;

@@ -37,6 +37,10 @@ struct hears_all {
         heard.push_back("error " + why.text);
     }
     void at_disconnect(const nbd::client&, std::error_code) { heard.push_back("disconnect"); }
+    void at_drain_error(std::string_view, nbd::drain_reason, const nbd::failure&)
+    {
+        heard.push_back("drain_error");
+    }
     void at_accept_error(std::error_code) { heard.push_back("accept_error"); }
 };
 struct hears_one {
@@ -59,6 +63,7 @@ void tell_everything(O& o)
     nbd::notify::at_error(o, who, nbd::protocol::request{},
                           nbd::failure{std::errc::io_error, "why"});
     nbd::notify::at_disconnect(o, who, std::error_code{});
+    nbd::notify::at_drain_error(o, std::string_view{}, nbd::drain_reason{}, nbd::failure{});
     nbd::notify::at_accept_error(o, std::error_code{});
 }
 
@@ -70,7 +75,7 @@ TEST_CASE("concepts/observer: existing hooks are called, and missing ones are op
     tell_everything(all);
     CHECK(all.heard
           == std::vector<std::string>{"connect p", "option", "opened x", "option_error no",
-                                      "request", "reply", "error why", "disconnect",
+                                      "request", "reply", "error why", "disconnect", "drain_error",
                                       "accept_error"});
     hears_one one;
     tell_everything(one);

@@ -10,6 +10,7 @@
 // expect NOTE: nbd: what this observer's at_request returns must be a type that can be default-constructed and copied
 // expect NOTE_NOT_RETURNED: nbd: this observer's at_reply has the wrong shape; expected
 // expect AT_DISCONNECT: nbd: this observer's at_disconnect has the wrong shape; expected
+// expect AT_DRAIN_ERROR: nbd: this observer's at_drain_error has the wrong shape; expected
 // expect AT_ACCEPT_ERROR: nbd: this observer's at_accept_error has the wrong shape; expected
 // expect NO_EVENT: nbd: this observer has none of the at_... members
 // expect REFERENCE: nbd: an observer is a class that is not const
@@ -62,6 +63,10 @@ struct listener {
 #elif defined AT_DISCONNECT
 struct listener {
     void at_disconnect(const nbd::client&) {}
+};
+#elif defined AT_DRAIN_ERROR
+struct listener {
+    void at_drain_error(nbd::drain_reason, const nbd::failure&) {}
 };
 #elif defined AT_ACCEPT_ERROR
 struct listener {

@@ -47,6 +47,36 @@ struct resizable_disk : disk {
     using disk::disk;
     void resize(std::uint64_t) {}
 };
+/// Has the abilities that a test sets.
+struct modest_disk : resizable_disk {
+    modest_disk(const nbd::abilities& now, int& asked)
+        : resizable_disk{1 << 20}, now_{now}, asked_{asked}
+    {
+    }
+    nbd::abilities abilities() const { return ++asked_, now_; }
+    const nbd::abilities& now_;
+    int& asked_;
+};
+struct opens_modest_disks {
+    struct state : disk {
+        explicit state(const nbd::abilities& now) : disk{1 << 20}, now_{now} {}
+        nbd::abilities abilities() const { return now_; }
+        const nbd::abilities& now_;
+    };
+    explicit opens_modest_disks(const nbd::abilities& now) : now_{now} {}
+    state open(const nbd::client&) { return state{now_}; }
+    const nbd::abilities& now_;
+};
+struct forgetful_disk : disk {
+    explicit forgetful_disk(const bool& i) : disk{1 << 20}, ill{i} {}
+    nbd::abilities abilities() const
+    {
+        if (ill)
+            throw std::system_error{EIO, std::generic_category()};
+        return {};
+    }
+    const bool& ill;
+};
 /// Throws from block_sizes() if a test wants that.
 struct moody_disk : resizable_disk {
     explicit moody_disk(const bool& i) : resizable_disk{1 << 20}, ill{i} {}
@@ -148,6 +178,47 @@ TEST_CASE("export_set: the name, terms and description of an export")
     CHECK(full->info().description == "A text");
     CHECK(full->info().terms.flags == (has_flags | read_only | rotational));
     CHECK(full->info().terms.blocks == nbd::block_sizes{512, 4096, 1 << 16});
+}
+
+TEST_CASE("export_set: the backend's abilities are asked for each client that opens the export")
+{
+    nbd::export_set<modest_disk> set;
+    int asked = 0;
+    nbd::abilities now{.read_only = true};
+    set.emplace("disk", {.allow_resize = true}, now, asked);
+    CHECK(asked == 1);  // `add` checks them
+    const auto first = open(set, "disk");
+    CHECK(asked == 2);
+    CHECK(first->info().terms.flags == (has_flags | read_only));
+    now = {.write_zeroes = false, .rotational = true};
+    CHECK(open(set, "disk")->info().terms.flags == (has_flags | rotational | send_resize));
+    CHECK(first->info().terms.flags == (has_flags | read_only));
+    CHECK(asked == 3);
+    CHECK_FALSE(set.resize("disk", 1 << 21));
+    CHECK(asked == 3);
+
+    // The export's settings withhold more.
+    set.emplace("other", {.read_only = true}, now, asked);
+    CHECK(open(set, "other")->info().terms.flags == (has_flags | read_only | rotational));
+}
+
+TEST_CASE("export_set: the object that `open` returns has abilities")
+{
+    const nbd::abilities now{.read_only = true};
+    nbd::export_set<opens_modest_disks> set;
+    set.emplace("disk", {}, now);
+    CHECK(open(set, "disk")->info().terms.flags == (has_flags | read_only));
+}
+
+TEST_CASE("export_set: abilities that throw refuse the client")
+{
+    bool ill = false;
+    nbd::export_set<forgetful_disk> set;
+    set.emplace("x", {}, ill);
+    ill = true;
+    std::error_code error;
+    CHECK_FALSE(nbd_test::open(set, "x", somebody, error));
+    CHECK(error == std::errc::io_error);
 }
 
 TEST_CASE("export_set: an export's block sizes override the backend's")
@@ -289,4 +360,131 @@ TEST_CASE("export_set: exports are visited in order, after a name, until the vis
     set.add("", disk{1});
     CHECK(visited({}, 1) == "= ...");
     CHECK(visited("", 1) == "a=a ...");
+}
+
+TEST_CASE("export_set: find and contains")
+{
+    nbd::export_set<disk> set;
+    CHECK_FALSE(set.contains("a"));
+    CHECK(set.find("a") == nullptr);
+    const auto a = set.add("a", disk{10});
+    CHECK(set.find("a") == a);
+    CHECK(set.find("") == a);  // the default export
+    CHECK(set.contains("a"));
+    CHECK_FALSE(set.contains("b"));
+    set.remove("a");
+    CHECK_FALSE(set.contains("a"));
+    CHECK_FALSE(set.contains(""));
+}
+
+TEST_CASE("export_set: a description and read-only change for clients that open afterwards")
+{
+    nbd::export_set<disk> set;
+    set.add("x", disk{1024}, {.description = "before", .rotational = true});
+    const auto before = open(set, "x");
+    CHECK(set.set_description("x", "after"));
+    CHECK(set.set_read_only("x", true));
+    const auto after = open(set, "x");
+    CHECK(before->info().description == "before");
+    CHECK((before->info().terms.flags & read_only) == 0);
+    CHECK(after->info().description == "after");
+    CHECK(after->info().terms.flags == (has_flags | read_only | rotational));
+    CHECK(set.set_description("x", std::nullopt));
+    CHECK(set.set_read_only("x", false));
+    CHECK(open(set, "x")->info().description == "x");
+    CHECK((open(set, "x")->info().terms.flags & read_only) == 0);
+
+    CHECK_FALSE(set.set_description("y", "text"));
+    CHECK_FALSE(set.set_read_only("y", true));
+    CHECK_THROWS_WITH(set.set_description("x", "\xff"), ContainsSubstring("UTF-8"));
+    CHECK(open(set, "x")->info().description == "x");
+
+    set.remove("x");
+    CHECK(before->gone());  // those that opened it before a change, too
+    CHECK(after->gone());
+}
+
+// --- lookups ------------------------------------------------------------------------------------
+
+namespace {
+
+struct looked_up_disk : disk {
+    looked_up_disk(std::uint64_t size, int& sizes) : disk{size}, asked{&sizes} {}
+    std::uint64_t size() const
+    {
+        ++*asked;
+        return disk::size();
+    }
+    void resize(std::uint64_t) {}
+    int* asked;
+};
+
+}  // namespace
+
+TEST_CASE("export_set: all that look up one object share its size and its lock, by every name")
+{
+    int sizes = 0;
+    nbd::export_set<looked_up_disk> set;
+    const auto object = std::make_shared<looked_up_disk>(1 << 20, sizes);
+    const nbd::export_settings resizable{.allow_resize = true};
+    nbd::failure why;
+    const auto opened = [&](const char* name) {
+        return nbd::exports::open(set.looked_up(name, {object, resizable}), somebody,
+                                  nbd::open_purpose::transmission, why);
+    };
+    auto one = opened("monday");
+    auto two = opened("monday");
+    auto alias = opened("latest");
+    REQUIRE((one && two && alias));
+    CHECK(sizes == 1);
+    CHECK(one->info().name == "monday");
+    CHECK(alias->info().name == "latest");
+    CHECK_FALSE(one->resize(1 << 21));
+    CHECK(two->size() == 1 << 21);
+    CHECK(alias->size() == 1 << 21);
+    {
+        const auto lock = one->lock();
+        CHECK(alias->resize(1 << 20) == std::errc::resource_deadlock_would_occur);
+    }
+    CHECK(set.remove("monday"));
+    CHECK(one->gone());
+    CHECK(two->gone());
+    CHECK_FALSE(alias->gone());
+    CHECK_FALSE(set.remove("monday"));
+    CHECK_FALSE(opened("monday")->gone());
+}
+
+TEST_CASE("export_set: an export that was added can be looked up by other names")
+{
+    int sizes = 0;
+    nbd::export_set<looked_up_disk> set;
+    auto added = set.emplace("own", {}, std::uint64_t{1 << 20}, sizes);
+    nbd::failure why;
+    const auto alias = nbd::exports::open(set.looked_up("alias", {added, {}}), somebody,
+                                          nbd::open_purpose::transmission, why);
+    const auto own = open(set, "own");
+    CHECK(sizes == 1);
+    CHECK_FALSE(set.resize("own", 1 << 21));
+    CHECK(alias->size() == 1 << 21);
+    CHECK(own->size() == 1 << 21);
+}
+
+TEST_CASE("export_set: an object that was looked up lives while a client has it open")
+{
+    int alive = 0;
+    nbd::export_set<disk> set;
+    nbd::failure why;
+    {
+        const auto opened =
+            nbd::exports::open(set.looked_up("x", {std::make_shared<disk>(512U, &alive), {}}),
+                               somebody, nbd::open_purpose::transmission, why);
+        CHECK(alive == 1);
+    }
+    CHECK(alive == 0);
+    CHECK_FALSE(set.remove("x"));
+    CHECK(set.looked_up("x", {}) == nullptr);
+    CHECK_THROWS_WITH(
+        set.looked_up(
+            "x", {std::make_shared<disk>(513U), {.blocks = nbd::block_sizes{512, 4096, 1 << 20}}}),
+        ContainsSubstring("multiple"));
 }

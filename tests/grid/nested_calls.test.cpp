@@ -217,8 +217,8 @@ constexpr std::array with_lock{"read",         "write", "flush",  "trim",
 /// Called while no other resize may run.
 constexpr std::array during_resize{"resize", "refresh_size", "block_sizes"};
 constexpr std::array without_lock{
-    "admit",    "at_connect", "at_option",       "at_export_opened", "at_request",
-    "at_reply", "at_error",   "at_option_error", "at_disconnect",    "at_accept_error"};
+    "admit",    "at_connect",      "at_option",     "at_export_opened", "at_request", "at_reply",
+    "at_error", "at_option_error", "at_disconnect", "at_accept_error",  "lookup",     "list"};
 
 template <class Backend, class Policy>
 struct row {
@@ -264,6 +264,11 @@ struct row {
             exports.remove(name);
         for (const auto* name : {"disk", "other"})
             exports.add(name, Backend{&at}, {.allow_resize = true});
+        exports.on_lookup([this](std::string_view, const nbd::client&) {
+            at.reached("lookup");
+            return std::shared_ptr<Backend>{};
+        });
+        exports.on_list([this](nbd::name_list&) { at.reached("list"); });
     }
     /// A client whose requests reach every callback. The server may disconnect it.
     void run_client(bool refused)
@@ -271,6 +276,7 @@ struct row {
         refuses = refused;
         try {
             chunk_client c{server->local_endpoint(), style::structured};
+            std::ignore = c.raw.ask(proto::option::list);
             std::ignore = c.raw.ask(proto::option::info, raw_client::info_data("nosuch"));
             c.select("disk", {"base:allocation"});
             c.go("disk");
@@ -340,6 +346,17 @@ auto members_of(Server& server, std::atomic<std::uint64_t>& last_client, plan& a
         {"emplace", quietly([&] { server.exports().emplace("made", {}, backend{&at}); })},
         {"remove another", quietly([&] { server.exports().remove("other"); })},
         {"remove", quietly([&] { server.exports().remove("disk"); })},
+        {"remove with clients",
+         quietly([&] { server.exports().remove("disk", {.clients = nbd::disconnect_after{}}); })},
+        {"find", quietly([&] { std::ignore = server.exports().find("disk"); })},
+        {"contains", quietly([&] { std::ignore = server.exports().contains("disk"); })},
+        {"set_description", quietly([&] { server.exports().set_description("disk", "text"); })},
+        {"set_read_only", quietly([&] { server.exports().set_read_only("disk", false); })},
+        {"on_lookup", quietly([&] {
+             server.exports().on_lookup(
+                 [](std::string_view, const nbd::client&) { return std::shared_ptr<backend>{}; });
+         })},
+        {"on_list", quietly([&] { server.exports().on_list([](nbd::name_list&) {}); })},
         {"set_default", quietly([&] { server.exports().set_default("disk"); })},
         {"connections", quietly([&] { std::ignore = server.connections(); })},
         {"disconnect", quietly([&] { server.disconnect(last_client); })},

@@ -36,7 +36,7 @@ TEST_CASE(
         h.say(option(go, info_data(name)));
         const auto all = h.heard();
         REQUIRE(all.size() >= 20);
-        return std::string{as_text(all).substr(20)};
+        return as_text(all).substr(20);
     };
     CHECK(text_of("nosuch") == "no export \"nosuch\"");
     CHECK(text_of("%s\x1b[1m\n") == "no export \"%s\\x1b[1m\\x0a\"");

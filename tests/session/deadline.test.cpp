@@ -165,3 +165,21 @@ TEST_CASE("session/deadline: disarmed, or armed with no limit, it is never overd
     clock.advance_to(300);
     CHECK_FALSE(d.overdue());
 }
+
+TEST_CASE("session/deadline: time in which the client cannot act is added")
+{
+    ticker clock;
+    deadline d{clock};
+    d.postpone_since(0);
+    CHECK_FALSE(d.overdue());
+    d.arm(1s, errc::handshake_timeout);  // 5 ticks
+    clock.advance_to(2);
+    const auto begun = d.now();
+    clock.advance_to(1000);
+    CHECK(d.overdue());
+    d.postpone_since(begun);
+    clock.advance_to(1002);
+    CHECK_FALSE(d.overdue());
+    clock.advance_to(1003);
+    CHECK(d.overdue());
+}

@@ -414,7 +414,7 @@ TEST_CASE("session/negotiate: exports are added and removed while they are liste
         }
     };
     c.negotiate(client_flags() + option(list));
-    const auto all = std::string{as_text(c.stream->heard())};
+    const auto all = as_text(c.stream->heard());
     CHECK(all.find("e100") != all.npos);
     CHECK(all.find("e149") == all.npos);
     for (const auto* const name : {"e150", "e199d", "e1995"})
@@ -446,7 +446,330 @@ TEST_CASE("session/negotiate: the limit of listed exports also holds for a list 
         c.exports.add("e" + std::to_string(i), {&counts}, long_text);
     c.limits.exports_listed = 50;
     c.negotiate(client_flags() + option(list));
-    const auto all = std::string{as_text(c.stream->heard())};
+    const auto all = as_text(c.stream->heard());
     CHECK(all.find("e148") != all.npos);  // behind "disk"
     CHECK(all.find("e149") == all.npos);
+}
+
+// --- open with a purpose ------------------------------------------------------------------------
+
+namespace {
+
+/// Notes the name and the purpose of each `open`.
+struct asking_disk {
+    struct state {
+        std::uint64_t size() const { return 512; }
+        void read(std::uint64_t, std::span<std::byte>) {}
+    };
+    state open(const nbd::client& who, nbd::open_purpose why)
+    {
+        notes->push_back(who.export_name
+                         + (why == nbd::open_purpose::transmission ? " to use" : " to ask"));
+        return {};
+    }
+    words* notes;
+};
+
+bytes meta_data(const char* name)
+{
+    const std::string n{name};
+    return big(static_cast<std::uint32_t>(n.size())) + text(n) + big(0U);
+}
+
+}  // namespace
+
+TEST_CASE("session/negotiate: an `open` that is told its purpose is called for each purpose")
+{
+    words notes;
+    one_client<asking_disk, listener> c{{&notes}};
+    c.exports.add("other", {&notes});
+    const auto said = client_flags() + option(8);
+    SECTION("GO alone")
+    {
+        CHECK(c.negotiate(said + option(go, info_data("disk"))));
+        CHECK(notes == words{"disk to use"});
+    }
+    SECTION("EXPORT_NAME alone")
+    {
+        CHECK(c.negotiate(said + option(export_name, text("disk"))));
+        CHECK(notes == words{"disk to use"});
+    }
+    SECTION("options that ask share one object, and GO gets another")
+    {
+        CHECK(c.negotiate(said + option(info, info_data("disk")) + option(9, meta_data("disk"))
+                          + option(10, meta_data("disk")) + option(go, info_data("disk"))));
+        CHECK(notes == words{"disk to ask", "disk to use"});
+    }
+    SECTION("the name is that of the export, also for the default export")
+    {
+        c.negotiate(said + option(info, info_data("")) + option(info, info_data("other")));
+        CHECK(notes == words{"disk to ask", "other to ask"});
+        CHECK(c.context->who.export_name.empty());
+    }
+    SECTION("what was opened to be used serves a client that asks again")
+    {
+        c.exports.add(
+            "strict", {&notes},
+            {.blocks = nbd::block_sizes{512, 4096, 1 << 20}, .require_block_sizes = true});
+        CHECK_FALSE(c.negotiate(said + option(go, info_data("strict"))
+                                + option(info, info_data("strict")) + option(abort_)));
+        CHECK(notes == words{"strict to use"});
+    }
+}
+
+// --- lookups ------------------------------------------------------------------------------------
+
+namespace {
+
+/// A client of a set that looks up names in a store of disks.
+struct looking_client : client {
+    looking_client() : client{opening_disk{nullptr}}
+    {
+        exports.remove("disk");
+        exports.on_lookup([this](std::string_view name, const nbd::client& who) {
+            asked.push_back(std::string{name});
+            named.push_back(who.export_name);
+            if (refuse)
+                throw std::system_error{refuse, "a secret"};
+            const auto at = store.find(name);
+            return nbd::found_export<opening_disk>{at == store.end() ? nullptr : at->second,
+                                                   settings};
+        });
+    }
+    void keep(const std::string& name)
+    {
+        store[name] = std::make_shared<opening_disk>(opening_disk{&counts});
+    }
+    opening_disk::counts counts;
+    std::map<std::string, std::shared_ptr<opening_disk>, std::less<>> store;
+    nbd::export_settings settings;
+    std::error_code refuse;
+    words asked;
+    words named;
+};
+
+}  // namespace
+
+TEST_CASE("session/negotiate: an export that was not added is looked up")
+{
+    looking_client c;
+    c.keep("monday");
+    SECTION("for each option, and opened once")
+    {
+        CHECK(c.negotiate(client_flags() + option(8) + option(info, info_data("monday"))
+                          + option(9, meta_data("monday")) + option(10, meta_data("monday"))
+                          + option(go, info_data("monday"))));
+        CHECK(c.asked == words(4, "monday"));
+        CHECK(c.named == words(4, "monday"));
+        CHECK(c.counts.opened == 1);
+        CHECK(c.context->who.export_name == "monday");
+        CHECK(c.observer.heard.back() == "opened monday of 512");
+    }
+    SECTION("for EXPORT_NAME")
+    {
+        CHECK(c.negotiate(client_flags() + option(export_name, text("monday"))));
+        CHECK(c.asked == words{"monday"});
+    }
+    SECTION("null: there is no such export")
+    {
+        CHECK_FALSE(
+            c.negotiate(client_flags() + option(go, info_data("tuesday")) + option(abort_)));
+        CHECK(c.asked == words{"tuesday"});
+        CHECK(c.observer.heard[1] == "option 7 refused: there is no such export");
+        CHECK(as_text(c.stream->heard()).find("no export \"tuesday\"") != std::string_view::npos);
+        CHECK(c.context->who.export_name.empty());
+    }
+    SECTION("an exception refuses the client; the observer gets its text")
+    {
+        c.refuse = std::make_error_code(std::errc::permission_denied);
+        CHECK_FALSE(c.negotiate(client_flags() + option(info, info_data("monday"))
+                                + option(go, info_data("monday")) + option(abort_)));
+        CHECK(c.counts.opened == 0);
+        const auto heard = as_text(c.stream->heard());
+        CHECK(heard.find("not permitted") != heard.npos);
+        CHECK(heard.find("secret") == heard.npos);
+        CHECK(c.observer.heard[1].find("a secret") != std::string::npos);
+    }
+    SECTION("an exception closes what another option has opened")
+    {
+        c.observer.at_number[go] = [&] {
+            CHECK(c.counts.open_now == 1);
+            c.refuse = std::make_error_code(std::errc::io_error);
+        };
+        CHECK_FALSE(c.negotiate(client_flags() + option(info, info_data("monday"))
+                                + option(go, info_data("monday")) + option(abort_)));
+        CHECK(c.counts.open_now == 0);
+    }
+    SECTION("an export that was added comes first")
+    {
+        c.exports.add("monday", {&c.counts});
+        CHECK(c.negotiate(client_flags() + option(go, info_data("monday"))));
+        CHECK(c.asked.empty());
+    }
+    SECTION("the empty name is looked up as it is, or by the name of set_default")
+    {
+        c.keep("");
+        c.negotiate(client_flags() + option(info, info_data("")));
+        c.exports.set_default("monday");
+        CHECK(c.negotiate(client_flags() + option(go, info_data(""))));
+        CHECK(c.asked == words{"", "monday"});
+        CHECK(c.context->who.export_name == "monday");
+    }
+    SECTION("settings that are not allowed refuse the client")
+    {
+        c.settings.description = "\xff";
+        CHECK_FALSE(c.negotiate(client_flags() + option(go, info_data("monday")) + option(abort_)));
+        CHECK(c.observer.heard[1].find("description must be UTF-8") != std::string::npos);
+    }
+    SECTION("a function that is replaced is not called again")
+    {
+        c.exports.on_lookup(
+            [](std::string_view, const nbd::client&) { return std::shared_ptr<opening_disk>{}; });
+        CHECK_FALSE(c.negotiate(client_flags() + option(go, info_data("monday")) + option(abort_)));
+        CHECK(c.asked.empty());
+    }
+}
+
+TEST_CASE("session/negotiate: what is looked up anew replaces what the client has open")
+{
+    looking_client c;
+    c.keep("monday");
+    const auto info_then_go =
+        client_flags() + option(info, info_data("monday")) + option(go, info_data("monday"));
+    SECTION("another object")
+    {
+        c.observer.at_number[go] = [&] { c.keep("monday"); };
+        CHECK(c.negotiate(info_then_go));
+        CHECK(c.counts.opened == 2);
+        CHECK(c.counts.open_now == 0);  // `negotiate` returned, and its export is closed
+    }
+    SECTION("other settings")
+    {
+        c.observer.at_number[go] = [&] { c.settings.rotational = true; };
+        CHECK(c.negotiate(info_then_go));
+        CHECK(c.counts.opened == 2);
+        CHECK((c.agreed.terms.flags & nbd::protocol::transmission_flag::rotational) != 0);
+    }
+    SECTION("the same object after a removal")
+    {
+        c.observer.at_number[go] = [&] { CHECK(c.exports.remove("monday")); };
+        CHECK(c.negotiate(info_then_go));
+        CHECK(c.counts.opened == 2);
+    }
+    SECTION("nothing, after the store has forgotten it")
+    {
+        c.observer.at_number[go] = [&] { c.store.clear(); };
+        CHECK_FALSE(c.negotiate(info_then_go + option(abort_)));
+        CHECK(c.counts.open_now == 0);
+    }
+}
+
+TEST_CASE("session/negotiate: settings that change between INFO and GO are those of GO")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    c.observer.at_number[go] = [&] { CHECK(c.exports.set_description("disk", "another")); };
+    CHECK(c.negotiate(client_flags() + option(info, info_data("disk"))
+                      + option(go, info_data("disk", {2}))));
+    CHECK(counts.opened == 2);
+    CHECK(as_text(c.stream->heard()).find("another") != std::string_view::npos);
+}
+
+TEST_CASE("session/negotiate: names that are listed by a function, between those that were added")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    c.exports.add("n2", {&counts}, {.description = "added"});
+    int pages = 0;
+    const auto listed = [](const char* name, const char* description) {
+        return option_reply(list, 2,
+                            big(static_cast<std::uint32_t>(std::string{name}.size())) + text(name)
+                                + text(description));
+    };
+    SECTION("merged, each once")
+    {
+        c.exports.on_list([&](nbd::name_list& to) {
+            ++pages;
+            for (const auto* const name : {"n3", "n2", "n1"})
+                to.add(name, "found");
+        });
+        c.negotiate(client_flags() + option(list));
+        CHECK(c.heard()
+              == shown(hex("4e42444d41474943 49484156454f5054 0003") + listed("disk", "disk")
+                       + listed("n1", "found") + listed("n2", "added") + listed("n3", "found")
+                       + option_reply(list, 1)));
+        CHECK(pages == 1);
+    }
+    SECTION("an exception ends the answer with an error, and the observer gets its text")
+    {
+        c.exports.on_list([&](nbd::name_list&) { throw std::runtime_error{"a secret"}; });
+        c.negotiate(client_flags() + option(list) + option(go, info_data("disk")));
+        const auto heard = as_text(c.stream->heard());
+        CHECK(heard.find("cannot be listed") != heard.npos);
+        CHECK(heard.find("secret") == heard.npos);
+        CHECK(c.observer.heard[1] == "option 3 refused: a secret");
+        CHECK(counts.opened == 1);  // the client goes on
+    }
+    SECTION("page by page, not more than the limit, and stopping the server ends it")
+    {
+        c.exports.on_list([&](nbd::name_list& to) {
+            ++pages;
+            for (int i = 0; i < 10'000; ++i)
+                to.add("s" + std::to_string(10'000 + i));
+        });
+        int sends = 0;
+        SECTION("all")
+        {
+            c.limits.exports_listed = 20'000;
+            c.negotiate(client_flags() + option(list));
+            const auto all = as_text(c.stream->heard());
+            CHECK(all.find("s10000") != all.npos);
+            CHECK(all.find("s19999s19999") != all.npos);
+            CHECK(c.stream->heard().size() == 18 + 32 + 31 + 10'000 * (24 + 12) + 20);
+            CHECK(pages > 20);
+            for (const auto& piece : c.stream->sends)
+                CHECK(piece.size() <= (16 << 10) + 64);
+        }
+        SECTION("the limit")
+        {
+            c.limits.exports_listed = 1000;
+            c.negotiate(client_flags() + option(list));
+            const auto all = as_text(c.stream->heard());
+            CHECK(all.find("s10997") != all.npos);
+            CHECK(all.find("s10998") == all.npos);
+        }
+        SECTION("stopping")
+        {
+            c.on_send = [&] { c.stopping = ++sends == 3; };
+            c.negotiate(client_flags() + option(list) + option(abort_));
+            CHECK(pages == 2);
+        }
+    }
+}
+
+TEST_CASE("session/negotiate: the time of the program's functions is not that of the client")
+{
+    looking_client c;
+    c.keep("monday");
+    const auto an_hour = [&c] {
+        CHECK_FALSE(c.context->waiting);
+        c.clock.advance_to(c.clock.now() + 3600 * 4);
+    };
+    c.counts.on_open = an_hour;
+    c.exports.on_list([&](nbd::name_list& to) {
+        an_hour();
+        for (int i = 0; i < 1000; ++i)
+            to.add("s" + std::to_string(i));
+    });
+    int checked = 0;
+    c.on_send = [&] {
+        ++checked;
+        CHECK_FALSE(c.context->deadline.overdue());
+    };
+    c.at_end = c.on_send;
+    c.negotiate(client_flags() + option(list) + option(info, info_data("monday")));
+    CHECK(checked > 4);
+    CHECK(c.counts.opened == 1);
+    c.clock.advance_to(c.clock.now() + 11 * 4);
+    CHECK(c.context->deadline.overdue());
 }

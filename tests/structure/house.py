@@ -41,6 +41,7 @@ ROOMS = {
     # floor 4: Boost.Asio only
     "io": [],
     "on.hpp": [],
+    "forward.hpp": ["vocabulary", "concepts", *BASICS],
     # floor 5
     "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", *BASICS],
     "session": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", *BASICS],
@@ -72,6 +73,9 @@ TESTED_ELSEWHERE = {
     "concepts/wide_integer.hpp": "tests/concepts/backend_narrow.fail.cpp",
     "concepts/inheritance.hpp": "tests/concepts/backend_members.fail.cpp",
     "concepts/kinds.hpp": "tests/concepts/backend_kinds.fail.cpp",
+    "concepts/draining.hpp": "tests/concepts/backend.test.cpp",
+    "concepts/facts.hpp": "tests/concepts/backend.test.cpp",
+    "concepts/opening.hpp": "tests/session/negotiate.test.cpp",
     "concepts/lending.hpp": "tests/concepts/backend.test.cpp",
     "acceptance/unfit_server.hpp": "tests/concepts/server_arguments.fail.cpp",
     "acceptance/wrong_arguments.hpp": "tests/concepts/server_arguments.fail.cpp",
@@ -83,6 +87,7 @@ TESTED_ELSEWHERE = {
     # plain types, tested with their users
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
+    "vocabulary/outcome_of.hpp": "tests/transmission/execution_outcome.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
     # an enumeration, a plain type, and parts of negotiator and export_set
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
@@ -90,13 +95,20 @@ TESTED_ELSEWHERE = {
     "handshake/export_listing.hpp": "tests/session/negotiate.test.cpp",
     "exports/async_resize.hpp": "tests/grid/awaited_open.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
+    "exports/export_table.hpp": "tests/exports/export_set.test.cpp",
+    "exports/shared_backend.hpp": "tests/exports/export_set.test.cpp",
     "exports/opened_export.hpp": "tests/exports/export_set_clients.test.cpp",
     # tested with a whole server and clients
     "session/buffers/request_memory.hpp": "tests/grid/memory.test.cpp",
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/program_call.hpp": "tests/grid/lookup.test.cpp",
     "session/awaited_open.hpp": "tests/grid/awaited_open.test.cpp",
+    "acceptance/drains.hpp": "tests/grid/draining.test.cpp",
+    "exports/drain_order.hpp": "tests/grid/draining.test.cpp",
+    "exports/removal_watchers.hpp": "tests/grid/draining.test.cpp",
+    "session/draining.hpp": "tests/grid/draining.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # parts of a server, tested with a whole server

@@ -62,7 +62,7 @@ inline bytes text(std::string_view s)
     return {at, at + s.size()};
 }
 
-inline std::string_view as_text(std::span<const std::byte> from)
+inline std::string as_text(std::span<const std::byte> from)
 {
     return {reinterpret_cast<const char*>(from.data()), from.size()};
 }

@@ -15,13 +15,13 @@ std::optional<typename nbd::export_set<Backend>::opened>
 open(const nbd::export_set<Backend>& set, std::string_view name, const nbd::client& who,
      std::error_code& error)
 {
-    const auto found = set.find(name);
+    const auto found = set.registered(name);
     if (!found) {
         error = nbd::errc::unknown_export;
         return std::nullopt;
     }
     nbd::failure why;
-    auto opened = nbd::exports::open(found, who, why);
+    auto opened = nbd::exports::open(found, who, nbd::open_purpose::transmission, why);
     error = why.code;
     return opened;
 }

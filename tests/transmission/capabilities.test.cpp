@@ -5,6 +5,8 @@
 #include <nbd/vocabulary/call.hpp>
 
 using namespace nbd::protocol::transmission_flag;
+using nbd::abilities;
+using nbd::transmission::available;
 using nbd::transmission::capabilities;
 using nbd::transmission::offered;
 using bytes_to = std::span<std::byte>;
@@ -96,6 +98,31 @@ struct codes {
 };
 static_assert(capabilities<codes>() == capabilities<disk<writes, flushes>>());
 
+// --- without what the backend withholds --------------------------------------------------------
+
+struct resizable : fast_handler {
+    void resize(u64) {}
+};
+constexpr std::uint16_t most = capabilities<resizable>() & ~rotational;
+static_assert((most & send_resize) != 0);
+static_assert(available(most, {}) == most);
+static_assert(available(most, {.flush = false}) == (most & ~(send_flush | send_fua)));
+static_assert(available(most, {.fua = false}) == (most & ~send_fua));
+static_assert(available(most, {.trim = false}) == (most & ~send_trim));
+static_assert(available(most, {.write_zeroes = false})
+              == (most & ~(send_write_zeroes | send_fast_zero)));
+static_assert(available(most, {.fast_zero = false}) == (most & ~send_fast_zero));
+static_assert(available(most, {.cache = false}) == (most & ~send_cache));
+static_assert(available(most, {.resize = false}) == (most & ~send_resize));
+static_assert(available(most, {.multi_conn = false}) == (most & ~can_multi_conn));
+static_assert(available(most, {.rotational = true}) == (most | rotational));
+// what the type promises stays
+static_assert(available(most | rotational, {.rotational = false}) == (most | rotational));
+static_assert(available(capabilities<disk<>>(), {.read_only = false}) == (has_flags | read_only));
+// the export offers no command that writes
+static_assert(offered(available(most, {.read_only = true}), {.allow_resize = true})
+              == (has_flags | read_only | send_flush | send_cache | can_multi_conn));
+
 // --- without what the export withholds --------------------------------------------------------
 
 constexpr std::uint16_t all = capabilities<fast_handler>();
@@ -139,6 +166,20 @@ static_assert(offered(capabilities<disk<>>(), as(false, true))
               == (has_flags | read_only | rotational));
 
 }  // namespace
+
+TEST_CASE("transmission/capabilities: a backend's abilities add no ability")
+{
+    constexpr unsigned never = send_flush | send_fua | send_trim | send_write_zeroes
+        | send_fast_zero | send_cache | can_multi_conn | send_df | send_resize;
+    for (unsigned has = 0; has < 0x2000; ++has) {
+        for (const auto& now : {abilities{}, abilities{.read_only = true, .rotational = true},
+                                abilities{.flush = false, .write_zeroes = false}}) {
+            const unsigned gives = available(static_cast<std::uint16_t>(has), now);
+            REQUIRE((gives & ~has & never) == 0);
+            REQUIRE((has & ~gives & (has_flags | read_only | rotational)) == 0);
+        }
+    }
+}
 
 TEST_CASE("transmission/capabilities: an export's settings add no ability")
 {

@@ -14,7 +14,7 @@
 
 using namespace nbd_test;
 using namespace nbd::protocol;
-using nbd::transmission::outcome_of;
+using nbd::outcome_of;
 using nbd_test::perform;
 
 TEST_CASE("transmission/execution: an error code is passed on, and void is success")

@@ -61,11 +61,14 @@ public:
     /// `ticks`: since the last call.
     void cut_overdue(std::uint64_t ticks) noexcept
     {
+        const auto now = exports::presence::clock::now();
         const std::lock_guard lock{mutex_};
         for (auto& c : connections_) {
             c.look_at_replies();
             if (const auto why = c.overdue(); why != errc{})
                 c.cut(why);
+            else if (c.session.removed(now))
+                c.cut(errc::export_removed);
             else if (c.peer_gone(ticks))
                 c.cut(errc::cut_short);
         }

@@ -4,6 +4,7 @@
 #include <nbd/acceptance/accept_loop.hpp>
 #include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
+#include <nbd/acceptance/drains.hpp>
 #include <nbd/acceptance/operation.hpp>
 #include <nbd/acceptance/server_state.hpp>
 #include <nbd/acceptance/sockets.hpp>
@@ -84,6 +85,7 @@ public:
                 state_->endpoint = acceptor.local_endpoint();
             }
             policy_.start();
+            drains_.watch(*this, *state_->exports);
             accepting_.run();
             if constexpr (!on_program)
                 state_->control.start(state_.share(), [self = this->shared_from_this()]() mutable {
@@ -163,6 +165,8 @@ private:
     template <class, class, class>
     friend class accept_loop;
     friend class session_task<listener>;
+    friend class drain_task<listener>;
+    friend class drains<listener, exports_type>;
 
     [[nodiscard]] hold_type hold()
     {
@@ -201,15 +205,11 @@ private:
     void receive(owned_descriptor connected, const protocol_type& protocol)
     {
         socket_type socket{policy_.next_executor()};
-        if (const auto failed = assign(socket, std::move(connected), protocol)) {
-            accept_failed(failed);
-            return;
-        }
+        if (const auto failed = assign(socket, std::move(connected), protocol))
+            return accept_failed(failed);
         auto peer = state_->transport.peer(socket);
-        if (!state_->admits(peer)) {
-            accept_failed(errc::admission_refused);
-            return;
-        }
+        if (!state_->admits(peer))
+            return accept_failed(errc::admission_refused);
         state_->transport.prepare(socket);
         waiting_.push(std::move(socket), std::move(peer));
         admit_waiting();
@@ -258,7 +258,7 @@ private:
         if (state_->stopping && !closing_)
             close_down();
         sweep();
-        if (!finish_if_empty() && connections_.count() != 0)
+        if (!finish_if_empty() && (connections_.count() != 0 || drains_.running()))
             arm_tick();
     }
     void arm_tick()
@@ -288,12 +288,13 @@ private:
         if (!finish_if_empty())
             arm_tick();
     }
+    /// Also calls `drain` of the backends.
     bool finish_if_empty()
     {
-        if (!closing_ || connections_.count() != 0)
-            return false;
-        if (std::exchange(finished_, true))  // once: the last handlers still need the context
-            return true;
+        const bool empty = closing_ && connections_.count() == 0;
+        if (finished_ || !drains_.settle(*this, empty) || !empty)
+            return finished_;
+        finished_ = true;  // once: the last handlers still need the context
         tick_.cancel();
         end_.cancel();
         if constexpr (!on_program)
@@ -315,8 +316,9 @@ private:
     {
         notify::at_disconnect(state_->observer, at->session.who,
                               at->session.ending.reason(at->session.ended, state_->stopping));
+        const bool drains = drains_.left(at->session.order);
         connections_.remove(at);
-        if (ends_matter_ || state_->stopping)  // set before a look that still saw `at`
+        if (ends_matter_ || drains || state_->stopping)  // set before a look that still saw `at`
             post(hold(), [](listener& self) {
                 self.admit_waiting();
                 self.accepting_.run();
@@ -329,6 +331,7 @@ private:
     session::memory_budget memory_{state_->limits};
     sweeper time_;
     connections_type connections_;
+    drains<listener, exports_type> drains_;
 
     control_executor control_{state_->control.executor()};
     accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
@@ -338,7 +341,7 @@ private:
     io::handler_memory stop_memory_;
     std::uint64_t grace_end_ = 0;  ///< in ticks
     bool closing_ = false;
-    bool finished_ = false;
+    std::atomic<bool> finished_{false};
     std::atomic<bool> ends_matter_{false};  ///< clients wait for a place
     std::atomic<bool> ticking_{false};
 };

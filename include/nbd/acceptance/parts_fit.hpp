@@ -59,18 +59,19 @@ consteval bool runs_on()
         return std::convertible_to<Executor, typename diagnosis::handle_of<B>::executor_type>;
 }
 
-/// As runs_on, for everything that is awaited: the members, `open` and `resize`.
+/// As runs_on, for everything that is awaited: the members, `open`, `resize` and `drain`.
 template <class B, class Executor>
 consteval bool all_runs_on()
 {
     bool fits = runs_on<served_t<B>, Executor>();
     if constexpr (awaits_open<B>)
-        fits &= std::convertible_to<Executor,
-                                    typename decltype(std::declval<B&>().open(
-                                        std::declval<const client&>()))::executor_type>;
+        fits &= std::convertible_to<Executor, typename open_result<B>::executor_type>;
     if constexpr (awaits_resize<served_t<B>>)
         fits &= std::convertible_to<
             Executor, typename decltype(std::declval<served_t<B>&>().resize(0))::executor_type>;
+    if constexpr (awaits_drain<B>)
+        fits &= std::convertible_to<
+            Executor, typename decltype(std::declval<B&>().drain(drain_reason{}))::executor_type>;
     return fits;
 }
 

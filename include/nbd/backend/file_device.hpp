@@ -79,6 +79,7 @@ public:
     /// What the system reported when the file was opened.
     [[nodiscard]] const file_facts& facts() const noexcept { return file_.facts(); }
     [[nodiscard]] bool is_block_device() const noexcept { return facts().device; }
+    [[nodiscard]] nbd::abilities abilities() const noexcept { return file_.abilities(); }
     /// Bytes that offsets and lengths must be multiples of; 1 without direct I/O.
     [[nodiscard]] std::uint32_t alignment() const noexcept
     {

@@ -3,6 +3,7 @@
 
 #include <nbd/backend/image_lock.hpp>
 #include <nbd/backend/posix_file.hpp>
+#include <nbd/vocabulary/backend_types.hpp>
 
 #include <bit>
 #include <cerrno>
@@ -20,8 +21,7 @@ namespace nbd {
 
 /// How a file or a block device is opened.
 struct file_settings {
-    /// Opens the file for reading: every change fails with EROFS. Set the export's `read_only` too,
-    /// so that clients know.
+    /// Opens the file for reading. Clients get a read-only export. Every change fails with EROFS.
     bool read_only = false;
     /// Bypasses the system's page cache (O_DIRECT). The minimum block size becomes the device's,
     /// and the file's size must be a multiple of it.
@@ -88,6 +88,13 @@ public:
     [[nodiscard]] int witness() const noexcept { return witness_ >= 0 ? witness_ : file_; }
     [[nodiscard]] const file_settings& settings() const noexcept { return settings_; }
     [[nodiscard]] const file_facts& facts() const noexcept { return facts_; }
+    [[nodiscard]] nbd::abilities abilities() const noexcept
+    {
+        return {.read_only = settings_.read_only,
+                .trim = facts_.discards,
+                .resize = !facts_.device,
+                .rotational = facts_.rotational};
+    }
     /// Whether the file has the locks of file_settings::lock.
     [[nodiscard]] bool locked() const noexcept { return locked_; }
 

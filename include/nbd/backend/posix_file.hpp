@@ -26,8 +26,10 @@ namespace nbd {
 /// What the system reports about an open file. Sizes in bytes.
 struct file_facts {
     bool regular = false;
-    bool device = false;     ///< a block device
-    bool read_only = false;  ///< a block device that the system does not write to
+    bool device = false;      ///< a block device
+    bool read_only = false;   ///< a block device that the system does not write to
+    bool rotational = false;  ///< a block device on which seeks are expensive
+    bool discards = true;     ///< false: a block device, open for writing, that has no TRIM
     std::uint64_t size = 0;
     std::uint32_t sector = 1;        ///< ranges of a block device are multiples of it; 1 for a file
     std::uint32_t preferred = 4096;  ///< the size of an efficient transfer
@@ -99,6 +101,11 @@ struct posix_file {
                 || ::ioctl(file, BLKSSZGET, &sector) != 0)
                 return -1;
             to.sector = to.direct_offset = to.direct_memory = static_cast<std::uint32_t>(sector);
+            unsigned short rotates = 0;
+            to.rotational = ::ioctl(file, BLKROTATIONAL, &rotates) == 0 && rotates != 0;
+            // The system first checks whether the device can discard, then refuses this range,
+            // because it does not begin at a sector.
+            to.discards = discard(file, 1, 0) == 0 || errno != EOPNOTSUPP;
         }
 #endif
 #ifdef STATX_DIOALIGN

@@ -68,6 +68,7 @@ public:
     [[nodiscard]] std::uint64_t size() const noexcept { return device_.size(); }
     std::uint64_t refresh_size() noexcept { return device_.refresh_size(); }
     [[nodiscard]] nbd::block_sizes block_sizes() const noexcept { return device_.block_sizes(); }
+    [[nodiscard]] nbd::abilities abilities() const noexcept { return device_.abilities(); }
 
     awaited read(std::uint64_t offset, std::span<std::byte> to)
     {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/concepts/draining.hpp>
+#include <nbd/concepts/facts.hpp>
 #include <nbd/concepts/lending.hpp>
+#include <nbd/concepts/opening.hpp>
 #include <nbd/concepts/outcome.hpp>
 #include <nbd/concepts/promises.hpp>
 #include <nbd/concepts/wide_integer.hpp>
 #include <nbd/protocol/meta_context.hpp>
-#include <nbd/protocol/terms.hpp>
 #include <nbd/vocabulary/backend_types.hpp>
 #include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/completion.hpp>
@@ -41,14 +43,16 @@
 /// | `lend_for_write(offset, length)` | large WRITEs received in place | received into a buffer |
 /// | `lent_written(offset, length)` | called after a WRITE in place | no call |
 /// | `nbd::block_sizes block_sizes() const` | advertised and enforced limits | 1, 4096, 32 MiB |
+/// | `nbd::abilities abilities() const` | withholds abilities at run time | all of the type |
 /// | `outcome resize(std::uint64_t size)` | RESIZE, export_set::resize | not offered |
 /// | `std::uint64_t refresh_size() noexcept` | called for each client that opens | `size` is kept |
 /// | `state open(const nbd::client&)` | a backend for each client | one for all clients |
+/// | `outcome drain(nbd::drain_reason why)` | called when no client is left | no call |
 /// | `outcome handle(nbd::call&)` | every command by one function | see vocabulary/call.hpp |
 ///
 /// **Three kinds.** All members of a backend that return an outcome are of one kind, except
 /// `resize`. `resize` may be synchronous in each kind, and must be in a backend with callbacks.
-/// `open` may be awaited in each kind.
+/// `open` and `drain` may be synchronous or awaited in each kind.
 /// - Synchronous: they return a `ready_outcome` (std::error_code, std::errc, nbd::failure, void).
 /// - Awaited: they return boost::asio::awaitable of a ready_outcome. They run on the client's
 ///   executor.
@@ -82,7 +86,6 @@
 /// a length of fewer than 64 bits, or with another result is a compile error.
 namespace nbd {
 
-using protocol::block_sizes;
 using protocol::meta_context;
 
 class call;  // vocabulary/call.hpp
@@ -91,13 +94,6 @@ class call;  // vocabulary/call.hpp
 // Arguments are const, so a member that takes one by reference to non-const does not match. Offsets
 // and lengths convert to no narrower integer, so a member that would truncate them does not match;
 // `n` is one as the server passes it.
-
-/// The size of the export. Called once for each export or, for a backend with `open`, once for each
-/// client. Only `resize` and `refresh_size` change the size.
-template <class B>
-concept has_size = requires(const B& b) {
-    { b.size() } -> std::convertible_to<std::uint64_t>;
-};
 
 template <class B>
 concept has_async_read = requires(B& b, const wide_offset offset, const std::span<std::byte> to,
@@ -226,12 +222,6 @@ concept has_meta_contexts = requires(const B& b) {
     b.async_context_extents(index, n, n, to, std::move(done));
 });
 
-/// The block sizes of the export. *Thread safety*: called at the same time as other members.
-template <class B>
-concept has_block_sizes = requires(const B& b) {
-    { b.block_sizes() } -> std::convertible_to<nbd::block_sizes>;
-};
-
 /// Changes the size. Data after the new end are lost; added bytes read as zero. Called by
 /// export_set::resize and async_resize, and for a client's RESIZE if the export allows it; one call
 /// at a time for each export. An awaited backend may await it. With `serialize_all`, no other call
@@ -259,12 +249,17 @@ concept has_refresh_size = requires(B& b) {
 
 /// Creates the backend of one client: returns, by value, an object that serves only that client.
 /// The server uses the members and promises of that object; the outer type needs no others.
+/// `c.export_name` is the export's name.
 ///
 /// The first option of a handshake that needs the export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT,
 /// SET_META_CONTEXT) causes the call. The object serves the later options and the transmission
 /// phase. It is destroyed when the client selects another export, when the export is removed before
 /// GO, or when the client leaves. A client can cause settings.options_per_handshake calls, and one
 /// more for each export that LIST named. An exception refuses the client.
+///
+/// With a second parameter, `open(const nbd::client&, nbd::open_purpose)`, the object of an option
+/// that only asks about the export does not serve the transmission phase: GO and EXPORT_NAME
+/// destroy it and call `open` again.
 ///
 /// With `serialize_all`, the default, calls of all clients and `open` run one at a time; but an
 /// `open` that is not awaited may run at the same time as asynchronous members. Such an object
@@ -275,9 +270,9 @@ concept has_refresh_size = requires(B& b) {
 /// synchronous members must then promise `serialize_client` or `parallel`. The server waits until
 /// `open` completes, even if the client has left, so it must end by itself.
 template <class B>
-concept has_open = requires(B& b, const client& c) {
-    { b.open(c) } -> std::move_constructible;
-    requires !std::is_reference_v<decltype(b.open(c))>;
+concept has_open = requires {
+    requires std::move_constructible<open_result<B>>;
+    requires !std::is_reference_v<open_result<B>>;
 };
 
 /// Carries out every command: one member instead of read, write and so on (vocabulary/call.hpp).
@@ -296,9 +291,7 @@ concept awaited_state = requires {
 } && std::move_constructible<typename T::value_type> && !has_read<T> && !has_handle<T>;
 
 template <class B>
-concept awaits_open = has_open<B> && requires(B& b, const client& c) {
-    { b.open(c) } -> awaited_state;
-};
+concept awaits_open = has_open<B> && awaited_state<open_result<B>>;
 
 // --- The whole -----------------------------------------------------------------------------------
 
@@ -308,13 +301,11 @@ struct served {
 };
 template <has_open B>
 struct served<B> {
-    using type =
-        std::remove_cvref_t<decltype(std::declval<B&>().open(std::declval<const client&>()))>;
+    using type = std::remove_cvref_t<open_result<B>>;
 };
 template <awaits_open B>
 struct served<B> {
-    using type =
-        typename decltype(std::declval<B&>().open(std::declval<const client&>()))::value_type;
+    using type = typename open_result<B>::value_type;
 };
 /// The type that carries out a client's requests: the backend, or what its `open` returns.
 template <class B>

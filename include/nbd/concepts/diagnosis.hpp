@@ -13,7 +13,7 @@
 /// that does not hold.
 namespace nbd::diagnosis {
 
-/// What the type itself must be, and the shape of `open`.
+/// What the type itself must be, and the shapes of `open` and `drain`.
 template <class B, bool Explain = false>
 consteval bool class_is_sound()
 {
@@ -31,8 +31,15 @@ consteval bool class_is_sound()
     } else if constexpr (!has_open<B> && names_open<B>) {
         static_assert(!Explain,
                       "nbd: this backend's open has the wrong shape; expected `state open(const "
-                      "nbd::client&)`, where state is a backend that is returned by value, or "
+                      "nbd::client&)`, with or without a second parameter nbd::open_purpose, where "
+                      "state is a backend that is returned by value, or "
                       "boost::asio::awaitable of one");
+        return false;
+    } else if constexpr (!has_drain<B> && names_drain<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend's drain has the wrong shape; expected `std::error_code "
+                      "drain(nbd::drain_reason why)`, or the same returning void, nbd::failure or "
+                      "boost::asio::awaitable");
         return false;
     } else {
         return true;
@@ -149,6 +156,16 @@ consteval bool spelling_is_sound()
                       "nbd: this backend has a member with a name similar to `block_sizes`; "
                       "correct or change it");
         return false;
+    } else if constexpr (misspells_abilities<B> && !names_abilities<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend has a member with a name similar to `abilities`; correct "
+                      "or change it");
+        return false;
+    } else if constexpr (misspells_drain<B> && !names_drain<B>) {
+        static_assert(
+            !Explain,
+            "nbd: this backend has a member with a name similar to `drain`; correct or change it");
+        return false;
     } else if constexpr (misspells_lend<B> && !names_lend<B>) {
         static_assert(
             !Explain,
@@ -218,8 +235,13 @@ template <class B, bool Explain = false>
 consteval bool open_is_sound()
 {
     using state = served_t<B>;
-    if constexpr (awaits_open<B> && !asynchronous<state>
-                  && concurrency_of<state>() == concurrency::serialize_all) {
+    if constexpr (has_open<B> && names_drain<state>) {
+        static_assert(!Explain,
+                      "nbd: `drain` is a member of the backend that has `open`, not of the object "
+                      "that `open` returns, which is destroyed when its client leaves");
+        return false;
+    } else if constexpr (awaits_open<B> && !asynchronous<state>
+                         && concurrency_of<state>() == concurrency::serialize_all) {
         static_assert(
             !Explain,
             "nbd: an `open` that is awaited cannot hold the lock that serialises calls which are "

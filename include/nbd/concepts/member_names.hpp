@@ -10,9 +10,9 @@ namespace nbd::diagnosis {
 struct every_member {
     int size, read, handle, write, flush, trim, write_zeroes, cache, lend, lend_file,
         lend_for_write, lent_written, extents, meta_contexts, context_extents, resize, refresh_size,
-        block_sizes, open, concurrency, blocks, cancellable, multi_conn, rotational, fast_zero,
-        fills_reads, async_read, async_write, async_flush, async_trim, async_write_zeroes,
-        async_cache, async_extents, async_context_extents;
+        block_sizes, abilities, drain, open, concurrency, blocks, cancellable, multi_conn,
+        rotational, fast_zero, fills_reads, async_read, async_write, async_flush, async_trim,
+        async_write_zeroes, async_cache, async_extents, async_context_extents;
 };
 NBD_NAMES_MEMBER(every_member, size)
 NBD_NAMES_MEMBER(every_member, read)
@@ -32,6 +32,8 @@ NBD_NAMES_MEMBER(every_member, context_extents)
 NBD_NAMES_MEMBER(every_member, resize)
 NBD_NAMES_MEMBER(every_member, refresh_size)
 NBD_NAMES_MEMBER(every_member, block_sizes)
+NBD_NAMES_MEMBER(every_member, abilities)
+NBD_NAMES_MEMBER(every_member, drain)
 NBD_NAMES_MEMBER(every_member, open)
 NBD_NAMES_MEMBER(every_member, concurrency)
 NBD_NAMES_MEMBER(every_member, blocks)

@@ -19,7 +19,8 @@ struct misspelled {
         can_multi_conn, rotationnal, rotationl, rotatonal, rotatational, fastzero, fast_zeroes,
         fast_zeros, can_fast_zero, fill_reads, fills_read, fils_reads, fillsreads, bloks, blcoks,
         blokcs, cancelable, canclable, cancellabe, canceleable, async_wirte, async_wite, async_fush,
-        async_flsh, async_tirm, async_write_zeros, async_extens, async_cahce;
+        async_flsh, async_tirm, async_write_zeros, async_extens, async_cahce, abilites, abilties,
+        abilitys, abillities, abilitites, abilitis, drian, darin, dran, drainn;
 };
 
 template <class T>
@@ -96,6 +97,22 @@ concept misspells_block_sizes = inheritable<T> && !requires {
     &with_misspelled<T>::blocks_sizes;
     &with_misspelled<T>::block_sizs;
     &with_misspelled<T>::blok_sizes;
+};
+template <class T>
+concept misspells_abilities = inheritable<T> && !requires {
+    &with_misspelled<T>::abilites;
+    &with_misspelled<T>::abilties;
+    &with_misspelled<T>::abilitys;
+    &with_misspelled<T>::abillities;
+    &with_misspelled<T>::abilitites;
+    &with_misspelled<T>::abilitis;
+};
+template <class T>
+concept misspells_drain = inheritable<T> && !requires {
+    &with_misspelled<T>::drian;
+    &with_misspelled<T>::darin;
+    &with_misspelled<T>::dran;
+    &with_misspelled<T>::drainn;
 };
 template <class T>
 concept misspells_lend = inheritable<T> && !requires {

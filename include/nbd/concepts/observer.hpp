@@ -28,6 +28,7 @@
 /// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when the whole reply was added to the outbox, before it is sent |
 /// | `at_error(const client&, const protocol::request&, const failure&)` | with the backend's failure, before `at_reply` |
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
+/// | `at_drain_error(std::string_view name, drain_reason, const failure&)` | when a backend's `drain` has failed, or timed out while the server stops; with the export's name |
 /// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused |
 ///
 /// `at_request` may return an object, a note. `at_reply` gets it as a fourth argument (`Note` or
@@ -57,7 +58,7 @@ namespace notify {
 
 struct every_event {
     int at_connect, at_option, at_option_error, at_export_opened, at_request, at_reply, at_error,
-        at_disconnect, at_accept_error;
+        at_disconnect, at_drain_error, at_accept_error;
 };
 
 #define NBD_NOTIFY(hook)                                                                           \
@@ -77,6 +78,7 @@ NBD_NOTIFY(at_option_error)
 NBD_NOTIFY(at_export_opened)
 NBD_NOTIFY(at_error)
 NBD_NOTIFY(at_disconnect)
+NBD_NOTIFY(at_drain_error)
 NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
 
@@ -139,7 +141,7 @@ void at_reply(O& observer, const client& c, const protocol::request& r, protocol
 template <class O>
 concept hears_anything = names_at_connect<O> || names_at_option<O> || names_at_option_error<O>
     || names_at_export_opened<O> || names_at_request<O> || names_at_reply<O> || names_at_error<O>
-    || names_at_disconnect<O> || names_at_accept_error<O>;
+    || names_at_disconnect<O> || names_at_drain_error<O> || names_at_accept_error<O>;
 
 }  // namespace notify
 
@@ -218,6 +220,13 @@ consteval bool observer_is_sound()
         static_assert(!Explain,
                       "nbd: this observer's at_disconnect has the wrong shape; expected `void "
                       "at_disconnect(const nbd::client&, std::error_code why)`");
+        return false;
+    } else if constexpr (names_at_drain_error<O>
+                         && !hears_at_drain_error<O, std::string_view, drain_reason, failure>) {
+        static_assert(!Explain,
+                      "nbd: this observer's at_drain_error has the wrong shape; expected `void "
+                      "at_drain_error(std::string_view name, nbd::drain_reason, const "
+                      "nbd::failure&)`");
         return false;
     } else if constexpr (names_at_accept_error<O> && !hears_at_accept_error<O, std::error_code>) {
         static_assert(!Explain,

@@ -25,6 +25,8 @@ enum class can {
     lend_file,
     lend_for_write,
     block_sizes,
+    abilities,
+    drain,
     resize,
     refresh_size,
     open,
@@ -70,6 +72,10 @@ template <class Backend, can Ability>
         return has_lend_for_write<B>;
     case block_sizes:
         return has_block_sizes<B>;
+    case abilities:
+        return has_abilities<B>;
+    case drain:
+        return has_drain<Backend>;
     case resize:
         return has_resize<B>;
     case refresh_size:

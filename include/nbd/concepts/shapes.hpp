@@ -145,6 +145,11 @@ consteval bool shapes_are_sound()
                       "nbd: this backend's block_sizes has the wrong shape; expected "
                       "`nbd::block_sizes block_sizes() const`");
         return false;
+    } else if constexpr (!has_abilities<B> && names_abilities<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend's abilities has the wrong shape; expected "
+                      "`nbd::abilities abilities() const`");
+        return false;
     } else {
         return true;
     }

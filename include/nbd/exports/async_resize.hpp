@@ -41,11 +41,11 @@ async_resize(std::shared_ptr<export_record<Backend>> r, std::uint64_t bytes)
             else
                 failed = co_await r->backend.resize(bytes);
         } catch (...) {
-            failed = transmission::current_failure();
+            failed = current_failure();
         }
         r->size.store(failed ? before : bytes);
     } catch (...) {  // no memory, or block_sizes() threw
-        failed = transmission::current_failure();
+        failed = current_failure();
     }
     co_return failed;
 }

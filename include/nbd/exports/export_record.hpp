@@ -2,13 +2,12 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
-#include <nbd/exports/async_mutex.hpp>
-#include <nbd/exports/owned_mutex.hpp>
+#include <nbd/exports/presence.hpp>
+#include <nbd/exports/shared_backend.hpp>
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
 #include <nbd/settings.hpp>
-#include <nbd/transmission/block_status.hpp>
 #include <nbd/transmission/capabilities.hpp>
 #include <nbd/transmission/execution.hpp>
 
@@ -16,71 +15,74 @@
 #include <atomic>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 namespace nbd::exports {
 
-/// An export as export_set stores it: the backend, its settings and the locks that serialise its
-/// calls. The set and the clients that have the export open share it.
+/// A backend under a name and with settings. The set shares it with the clients that have the
+/// export open; one that was looked up belongs to its client.
 /// *Thread safety*: constant members and atomics: any thread. The backend: as its promise
 /// `concurrency` allows.
 template <class Backend>
 struct export_record {
+    using backend_type = Backend;
     /// Whether one backend serves all clients and has `resize`.
     static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
-    /// Whether `mutex` is held during each synchronous call, because the backend promises no more
-    /// than serialize_all.
-    static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
-    /// Whether calls that may wait for long are serialised by `long_calls_mutex`, whose waiters
-    /// hold no thread: those of an asynchronous backend, or of one that promises `blocks`.
-    static constexpr bool serialises_long_calls =
-        locks && (asynchronous<served_t<Backend>> || promises_blocks<served_t<Backend>>);
+    static constexpr bool locks = shared_backend<Backend>::locks;
+    static constexpr bool serialises_long_calls = shared_backend<Backend>::serialises_long_calls;
+    static constexpr const char* bad_description =
+        "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes";
     /// Clients and files use signed 64-bit offsets.
     static constexpr std::uint64_t most_bytes{std::numeric_limits<std::int64_t>::max()};
 
-    template <class... Args>
-    export_record(std::string n, export_settings e, Args&&... args)
-        : name{std::move(n)}, settings{std::move(e)}, backend(std::forward<Args>(args)...)
+    /// *Errors*: the backend's.
+    export_record(std::string n, export_settings e, std::shared_ptr<shared_backend<Backend>> b,
+                  std::shared_ptr<presence> p)
+        : name{std::move(n)}, settings{std::move(e)}, shared{std::move(b)}, place{std::move(p)}
     {
-        if constexpr (!has_open<Backend> && has_size<Backend>) {
-            contexts = transmission::contexts_of(backend);
-            size.store(static_cast<std::uint64_t>(backend.size()));
-        }
+        shared->prepare();
     }
 
-    /// *Returns* the terms of an export of `size` bytes that `disk` serves.
+    /// *Returns* the block sizes of an export that `disk` serves.
     /// *Errors*: std::invalid_argument if the export's minimum block size is below the backend's,
     /// which could not serve such requests.
+    template <class Served>
+    [[nodiscard]] static protocol::block_sizes blocks_of(const Served& disk,
+                                                         const export_settings& e)
+    {
+        protocol::block_sizes blocks;
+        if constexpr (has_block_sizes<Served>) {
+            blocks = disk.block_sizes();
+            if (e.blocks && e.blocks->minimum < blocks.minimum)
+                throw std::invalid_argument{
+                    "nbd: an export's minimum block size (" + std::to_string(e.blocks->minimum)
+                    + ") must not be below its backend's (" + std::to_string(blocks.minimum) + ")"};
+        }
+        return e.blocks ? *e.blocks : blocks;
+    }
+    /// *Returns* the terms of an export of `size` bytes that `disk` serves.
+    /// *Errors*: as blocks_of; an exception of the backend.
     template <class Served>
     [[nodiscard]] static protocol::export_terms
     terms_of(const Served& disk, const export_settings& e, std::uint64_t size)
     {
+        auto flags = transmission::capabilities<Served>();
+        if constexpr (has_abilities<Served>)
+            flags = transmission::available(flags, disk.abilities());
         protocol::export_terms terms{
-            .size = size,
-            .flags = transmission::offered(transmission::capabilities<Served>(), e),
-            .blocks = {}};
+            .size = size, .flags = transmission::offered(flags, e), .blocks = blocks_of(disk, e)};
         // A client must not resize the object that `open` returned for it: the objects of other
         // clients would keep their size.
         if constexpr (has_open<Backend>)
             terms.flags &= static_cast<std::uint16_t>(~protocol::transmission_flag::send_resize);
-        if constexpr (has_block_sizes<Served>) {
-            terms.blocks = disk.block_sizes();
-            if (e.blocks && e.blocks->minimum < terms.blocks.minimum)
-                throw std::invalid_argument{"nbd: an export's minimum block size ("
-                                            + std::to_string(e.blocks->minimum)
-                                            + ") must not be below its backend's ("
-                                            + std::to_string(terms.blocks.minimum) + ")"};
-        }
-        if (e.blocks)
-            terms.blocks = *e.blocks;
         return terms;
     }
 
@@ -107,8 +109,7 @@ struct export_record {
             throw std::invalid_argument{
                 "nbd: an export's name must be UTF-8 without NUL and at most 4096 bytes long"};
         if (!protocol::valid_string(description()))
-            throw std::invalid_argument{
-                "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes"};
+            throw std::invalid_argument{bad_description};
         if constexpr (!has_open<Backend>)
             check(terms_of(backend, settings, size));
     }
@@ -142,7 +143,7 @@ struct export_record {
         failure failed;
         {
             [[maybe_unused]] const auto lock = lock_backend();
-            failed = transmission::outcome_of([&] { return backend.resize(bytes); });
+            failed = outcome_of([&] { return backend.resize(bytes); });
         }
         size.store(failed ? before : bytes);
         return failed;
@@ -158,7 +159,7 @@ struct export_record {
         if (!alone)
             return;
         const auto bytes = std::min(backend.refresh_size(), most_bytes);
-        size.store(bytes - bytes % terms_of(backend, settings, bytes).blocks.minimum);
+        size.store(bytes - bytes % blocks_of(backend, settings).minimum);
     }
     /// Whether the calling thread is in a call of the backend that holds one of the locks.
     [[nodiscard]] bool is_locked_here() const noexcept
@@ -173,8 +174,7 @@ struct export_record {
     /// Whether the export may have this size in bytes.
     [[nodiscard]] bool can_be(std::uint64_t bytes) const
     {
-        return bytes <= most_bytes
-            && bytes % terms_of(backend, settings, bytes).blocks.minimum == 0;
+        return bytes <= most_bytes && bytes % blocks_of(backend, settings).minimum == 0;
     }
     /// Makes the server refuse requests past a smaller end, before the backend removes the data
     /// there.
@@ -182,16 +182,16 @@ struct export_record {
 
     const std::string name;
     const export_settings settings;
-    Backend backend;
-    std::vector<protocol::meta_context> contexts;  ///< empty if the backend has `open`
-    std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
-    std::atomic<bool> gone{false};                 ///< removed from its set
-    /// Held during a resize.
-    [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
-        resizing;
-    [[no_unique_address]] std::conditional_t<locks, owned_mutex, std::monostate> mutex;
-    [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate>
-        long_calls_mutex;
+    const std::shared_ptr<shared_backend<Backend>> shared;
+    const std::shared_ptr<presence> place;  ///< in its set
+    // Members of `shared`.
+    Backend& backend{*shared->backend};
+    const std::vector<protocol::meta_context>& contexts{shared->contexts};
+    std::atomic<std::uint64_t>& size{shared->size};
+    std::atomic<std::size_t>& clients{shared->clients};
+    decltype(shared_backend<Backend>::resizing)& resizing{shared->resizing};
+    decltype(shared_backend<Backend>::mutex)& mutex{shared->mutex};
+    decltype(shared_backend<Backend>::long_calls_mutex)& long_calls_mutex{shared->long_calls_mutex};
 };
 
 }  // namespace nbd::exports

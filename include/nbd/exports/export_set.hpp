@@ -6,30 +6,32 @@
 #include <nbd/error.hpp>
 #include <nbd/exports/async_resize.hpp>
 #include <nbd/exports/export_record.hpp>
+#include <nbd/exports/export_table.hpp>
+#include <nbd/exports/name_list.hpp>
 #include <nbd/exports/opened_export.hpp>
+#include <nbd/exports/presence.hpp>
+#include <nbd/exports/program_calls.hpp>
 #include <nbd/exports/unfit_exports.hpp>
+#include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/client.hpp>
 
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/bind_executor.hpp>
 #include <boost/asio/co_spawn.hpp>
 
-#include <algorithm>
 #include <concepts>
-#include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace nbd {
@@ -47,7 +49,8 @@ class export_set : public exports::unfit_exports<Backend> {
 /// *Lifetime*: every server that uses the set shares its ownership.
 template <class Backend>
     requires(diagnosis::backend_is_sound<Backend>())
-class export_set<Backend> {
+class export_set<Backend> : exports::export_table<Backend> {
+    using table = exports::export_table<Backend>;
     using record = exports::export_record<Backend>;
 
 public:
@@ -105,11 +108,13 @@ public:
     {
         static_assert(std::constructible_from<Backend, Args...>,
                       "nbd: this backend has no constructor that takes these arguments");
-        if constexpr (std::constructible_from<Backend, Args...>)
-            return insert(std::make_shared<record>(std::move(name), std::move(e),
-                                                   std::forward<Args>(args)...));
-        else
+        if constexpr (std::constructible_from<Backend, Args...>) {
+            auto made = std::make_shared<Backend>(std::forward<Args>(args)...);
+            table::add(std::move(name), std::move(e), made);
+            return made;
+        } else {
             return {};
+        }
     }
     /// Other arguments: a compile error.
     template <class... Args>
@@ -123,21 +128,101 @@ public:
     }
 
     /// Removes an export. New clients cannot open it. Requests of clients that have it open are
-    /// answered with ESHUTDOWN. *Returns* false if there is no export of that name.
-    bool remove(std::string_view name)
+    /// answered with ESHUTDOWN; `how` can also disconnect them:
+    ///
+    ///     set.remove("disk", {.clients = nbd::disconnect_after{std::chrono::seconds{5}}});
+    ///
+    /// For an export that was looked up, this concerns the clients that have it open: the next
+    /// client's lookup is a call of the function again, which no longer has to find the export.
+    /// *Returns* false if there is no export of that name, and no client that has looked it up.
+    bool remove(std::string_view name, const removal& how = {}) { return table::remove(name, how); }
+
+    /// Changes the description of an export that was added; nullopt: its name. It is for clients
+    /// that open the export from now on. *Returns* false if there is no export of that name.
+    /// *Errors*: std::invalid_argument for a description that is not allowed.
+    bool set_description(std::string_view name, std::optional<std::string> text)
     {
-        // Destroyed after the unlock, because a backend's destructor may take long.
-        std::shared_ptr<record> removed;
-        const std::unique_lock lock{mutex_};
-        const auto at = records_.find(name);
-        if (at == records_.end())
-            return false;
-        removed = std::move(at->second);
-        removed->gone.store(true, std::memory_order_relaxed);
-        if (default_ == at->first)
-            default_.reset();
-        records_.erase(at);
-        return true;
+        if (text && !protocol::valid_string(*text))
+            throw std::invalid_argument{record::bad_description};
+        return table::change(name, [&](export_settings& e) { e.description = std::move(text); });
+    }
+    /// Makes an export that was added read-only or not, as export_settings::read_only. It is for
+    /// clients that open the export from now on: others keep what their handshake told them. To
+    /// reach those, disconnect them. *Returns* false if there is no export of that name.
+    bool set_read_only(std::string_view name, bool read_only)
+    {
+        return table::change(name, [=](export_settings& e) { e.read_only = read_only; });
+    }
+
+    /// *Returns* the backend of an export that was added, or of the default export for the empty
+    /// name; null if there is none.
+    [[nodiscard]] std::shared_ptr<Backend> find(std::string_view name) const
+    {
+        const auto found = table::registered(name);
+        return found ? found->shared->backend : nullptr;
+    }
+    /// Whether `find` would return a backend.
+    [[nodiscard]] bool contains(std::string_view name) const
+    {
+        return table::registered(name) != nullptr;
+    }
+
+    /// Sets the function that finds exports which were not added, for example in a store of
+    /// thousands of snapshots:
+    ///
+    ///     set.on_lookup([&](std::string_view name, const nbd::client& who) {
+    ///         return store.find(name);  // a std::shared_ptr<snapshot>
+    ///     });
+    ///
+    /// It is called for each option that names such an export (INFO, GO, EXPORT_NAME,
+    /// LIST_META_CONTEXT, SET_META_CONTEXT), with the name that the client sent, or that of
+    /// set_default for the empty name. It returns std::shared_ptr<Backend> or
+    /// nbd::found_export<Backend>, where null means that there is no such export, or
+    /// boost::asio::awaitable of one. All clients of one object share its locks and its size,
+    /// whatever names they used, so the store should return the same object for a name while it has
+    /// one. The server keeps the object while a client has it open.
+    /// *Errors*: an exception refuses the client; EPERM and EACCES as ERR_POLICY.
+    /// *Thread safety*: the function is called from several threads at once, with no lock held; it
+    /// may call every member of the set and of the server. With strand_pool and on_executor, it
+    /// delays other clients, unless it is awaited.
+    /// *Lifetime*: `name` and `who` are valid until it returns or, if it is awaited, completes. It
+    /// is destroyed with the set, or after the next on_lookup.
+    /// *Cancellation*: none. The server waits until it completes, also if the client has left.
+    ///
+    /// An awaited function runs on the executor of the client, or with per_client_threads on a
+    /// context of the client's thread; what it leaves there is destroyed. With awaitable<T> it runs
+    /// with every policy. With awaitable<T, Executor>, the policy must have that executor;
+    /// otherwise its clients are refused, and the observer gets the reason.
+    template <class F>
+    void on_lookup(F f)
+    {
+        static_assert(exports::looks_up<F, Backend>,
+                      "nbd: a lookup is called with a std::string_view and a const nbd::client&, "
+                      "and returns std::shared_ptr<Backend>, nbd::found_export<Backend>, or "
+                      "boost::asio::awaitable of one");
+        if constexpr (exports::looks_up<F, Backend>)
+            table::set(std::make_shared<const exports::lookup_function<Backend>>(
+                exports::erased<found_export<Backend>, std::string_view, const client&>(
+                    std::move(f))));
+    }
+    /// Sets the function that adds to LIST the names of exports which are found by on_lookup:
+    ///
+    ///     set.on_list([&](nbd::name_list& to) {
+    ///         store.for_each_name([&](const auto& name) { to.add(name); });
+    ///     });
+    ///
+    /// It is called for each page of the answer; see nbd::name_list. It may return
+    /// boost::asio::awaitable<void>. The rest is as for on_lookup. *Errors*: an exception ends the
+    /// answer with an error.
+    template <class F>
+    void on_list(F f)
+    {
+        static_assert(exports::lists<F>,
+                      "nbd: a listing is called with an nbd::name_list&, and returns void or "
+                      "boost::asio::awaitable<void>");
+        if constexpr (exports::lists<F>)
+            table::set(std::make_shared<const exports::list_function>(
+                exports::erased<std::monostate, name_list&>(std::move(f))));
     }
 
     /// Changes the size of an export to `size` bytes with the backend's `resize`, and blocks until
@@ -151,7 +236,7 @@ public:
     [[nodiscard]] std::error_code resize(std::string_view name, std::uint64_t size)
         requires(record::resizable && !awaits_resize<Backend>)
     {
-        const auto found = find(name);
+        const auto found = table::registered(name);
         if (!found)
             return errc::unknown_export;
         return found->resize(size).code;
@@ -182,71 +267,25 @@ public:
                                                 : failed.code);
                         }));
             },
-            token, on, find(name), size);
+            token, on, table::registered(name), size);
     }
 
-    /// Sets the export that the empty name denotes; nullopt: none. An export whose own name is
-    /// empty takes precedence.
-    void set_default(std::optional<std::string> name)
-    {
-        const std::unique_lock lock{mutex_};
-        default_ = std::move(name);
-        default_chosen_ = true;
-    }
+    /// Sets the export that the empty name denotes, which may be one that is looked up; nullopt:
+    /// none. An export whose own name is empty takes precedence.
+    void set_default(std::optional<std::string> name) { table::set_default(std::move(name)); }
 
-    /// *Returns* the names of all exports, sorted bytewise.
-    [[nodiscard]] std::vector<std::string> names() const
-    {
-        std::vector<std::string> all;
-        const std::shared_lock lock{mutex_};
-        for (const auto& [name, r] : records_)
-            all.push_back(name);
-        return all;
-    }
+    /// *Returns* the names of all exports that were added, sorted bytewise.
+    [[nodiscard]] std::vector<std::string> names() const { return table::names(); }
 
     // --- for the sessions -----------------------------------------------------------------------
 
-    /// Calls `f(name, description)` for each export after the name `position`, or for all with
-    /// nullopt, in bytewise order, until it returns false. `f` must not call members of the set.
-    /// *Returns* false if `f` did.
-    template <class F>
-    bool visit_after(const std::optional<std::string>& position, F&& f) const
-    {
-        const std::shared_lock lock{mutex_};
-        return std::all_of(
-            position ? records_.upper_bound(*position) : records_.begin(), records_.end(),
-            [&f](const auto& e) { return f(std::string_view{e.first}, e.second->description()); });
-    }
-
-    /// *Returns* the export of that name, or the default export for the empty name; null if there
-    /// is none.
-    [[nodiscard]] std::shared_ptr<record> find(std::string_view name) const
-    {
-        const std::shared_lock lock{mutex_};
-        auto at = records_.find(name);
-        if (at == records_.end() && name.empty() && default_)
-            at = records_.find(*default_);
-        return at == records_.end() ? nullptr : at->second;
-    }
-
-private:
-    std::shared_ptr<Backend> insert(std::shared_ptr<record> made)
-    {
-        made->check();
-        const std::unique_lock lock{mutex_};
-        const auto [at, is_new] = records_.try_emplace(made->name, made);
-        if (!is_new)
-            throw std::invalid_argument{"nbd: there is already an export named \"" + made->name
-                                        + '"'};
-        if (!default_ && !default_chosen_)
-            default_ = made->name;
-        return {made, &made->backend};
-    }
-
-    mutable std::shared_mutex mutex_;
-    std::map<std::string, std::shared_ptr<record>, std::less<>> records_;
-    std::optional<std::string> default_;
-    bool default_chosen_ = false;  ///< set_default was called, so `add` sets no default
+    using table::list;
+    using table::looked_up;
+    using table::lookup;
+    using table::name_to_look_up;
+    using table::registered;
+    using table::visit_after;
+    using table::watchers;
 };
 
 }  // namespace nbd

@@ -4,6 +4,7 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/async_lock.hpp>
 #include <nbd/exports/async_resize.hpp>
+#include <nbd/exports/drain_order.hpp>
 #include <nbd/exports/export_record.hpp>
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/protocol/meta_context.hpp>
@@ -14,6 +15,7 @@
 #include <boost/asio/awaitable.hpp>
 
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -47,7 +49,14 @@ public:
         }
     }
 
-    [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept { return r == record_; }
+    /// Whether this is what the client would get if it opened `r`, which may be null: a lookup
+    /// makes a record for each call.
+    [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept
+    {
+        return r == record_
+            || (r && r->shared == record_->shared && r->place == record_->place
+                && r->settings == record_->settings);
+    }
 
     /// *Returns* what the handshake tells the client, with the current size.
     [[nodiscard]] handshake::export_info info() const noexcept
@@ -73,16 +82,22 @@ public:
             return record_->backend;
     }
     /// Whether the export was removed after it was opened.
-    [[nodiscard]] bool gone() const noexcept
+    [[nodiscard]] bool gone() const noexcept { return record_->place->gone(); }
+    [[nodiscard]] const std::shared_ptr<presence>& place() const noexcept { return record_->place; }
+
+    /// Counts a client that enters transmission, for a backend with `drain`. When the client has
+    /// left, the order in `to` is carried out if the count is zero.
+    void count_client(std::list<drain_order>& to)
     {
-        return record_->gone.load(std::memory_order_relaxed);
+        to.emplace_back(record_);
+        ++record_->clients;
     }
 
     /// Carries out a RESIZE. *Returns* the failure; ENOTSUP if the export cannot be resized.
     [[nodiscard]] failure resize([[maybe_unused]] std::uint64_t bytes) noexcept
     {
         if constexpr (record::resizable && !nbd::awaits_resize<Backend>)
-            return transmission::outcome_of([&] { return record_->resize(bytes); });
+            return outcome_of([&] { return record_->resize(bytes); });
         else
             return std::make_error_code(std::errc::not_supported);
     }
@@ -129,18 +144,18 @@ private:
 };
 
 /// Opens an export for a client, and calls the backend's `open` if it has one. *Returns* nothing on
-/// failure, with the cause in `why`.
+/// failure, with the cause in `failed`.
 template <class Backend>
     requires(!awaits_open<Backend>)
-[[nodiscard]] std::optional<opened_export<Backend>> open(std::shared_ptr<export_record<Backend>> r,
-                                                         [[maybe_unused]] const client& who,
-                                                         failure& why) noexcept
+[[nodiscard]] std::optional<opened_export<Backend>>
+open(std::shared_ptr<export_record<Backend>> r, [[maybe_unused]] const client& who,
+     [[maybe_unused]] open_purpose why, failure& failed) noexcept
 {
     std::optional<opened_export<Backend>> result;
-    why = transmission::outcome_of([&] {
+    failed = outcome_of([&] {
         if constexpr (has_open<Backend>) {
             [[maybe_unused]] const auto lock = r->lock_backend();
-            result.emplace(r, r->backend.open(who));
+            result.emplace(r, call_open(r->backend, who, why));
         } else {
             // Without the lock, which a call for another client may hold for long: the constructor
             // makes no call that needs it.
@@ -153,23 +168,24 @@ template <class Backend>
 }
 
 /// As `open`, for a backend whose `open` is awaited.
-/// *Cancellation*: that of the backend's `open`. *Lifetime*: `who` and `why` outlive the coroutine.
+/// *Cancellation*: that of the backend's `open`. *Lifetime*: `who` and `failed` outlive the
+/// coroutine.
 template <awaits_open Backend>
-[[nodiscard]] boost::asio::awaitable<
-    std::optional<opened_export<Backend>>,
-    typename decltype(std::declval<Backend&>().open(std::declval<const client&>()))::executor_type>
-async_open(std::shared_ptr<export_record<Backend>> r, const client& who, failure& why)
+[[nodiscard]] boost::asio::awaitable<std::optional<opened_export<Backend>>,
+                                     typename open_result<Backend>::executor_type>
+async_open(std::shared_ptr<export_record<Backend>> r, const client& who, open_purpose why,
+           failure& failed)
 {
-    using executor_type = typename decltype(r->backend.open(who))::executor_type;
+    using executor_type = typename open_result<Backend>::executor_type;
     std::optional<opened_export<Backend>> result;
     try {
         std::optional<async_lock> lock_of_calls;
         if constexpr (export_record<Backend>::serialises_long_calls)
             lock_of_calls.emplace(co_await lock<executor_type>(r->long_calls_mutex));
-        auto state = co_await r->backend.open(who);
+        auto state = co_await call_open(r->backend, who, why);
         result.emplace(r, std::move(state));
     } catch (...) {
-        why = transmission::current_failure();
+        failed = current_failure();
     }
     co_return result;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/exports/presence.hpp>
 #include <nbd/settings.hpp>
 
 #include <concepts>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -67,7 +69,19 @@ public:
     {
         return {};
     }
-    bool remove(std::string_view) { return false; }
+    bool remove(std::string_view, const removal& = {}) { return false; }
+    bool set_description(std::string_view, std::optional<std::string>) { return false; }
+    bool set_read_only(std::string_view, bool) { return false; }
+    backend_pointer find(std::string_view) const { return {}; }
+    bool contains(std::string_view) const { return false; }
+    template <class F>
+    void on_lookup(const F&)
+    {
+    }
+    template <class F>
+    void on_list(const F&)
+    {
+    }
     std::error_code resize(std::string_view, std::uint64_t) { return {}; }
     template <class Executor, class Token>
     anything async_resize(const Executor&, std::string_view, std::uint64_t, Token&&)

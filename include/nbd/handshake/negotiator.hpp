@@ -12,6 +12,7 @@
 #include <nbd/protocol/error_value.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/printable.hpp>
 
 #include <cstddef>
@@ -115,6 +116,13 @@ public:
     /// *Lifetime*: as the bytes that were processed last.
     [[nodiscard]] std::string_view requested_name() const noexcept { return requested_.name; }
 
+    [[nodiscard]] open_purpose purpose() const noexcept
+    {
+        const auto o = option().option;
+        return o == protocol::option::go || o == protocol::option::export_name
+            ? open_purpose::transmission
+            : open_purpose::information;
+    }
     /// Counts a call of the backend's `open`; call this before it. *Returns* false if the client
     /// has caused too many calls; then call export_refused with errc::too_many_options.
     [[nodiscard]] bool may_open() noexcept
@@ -139,18 +147,21 @@ public:
             return answer_info(e);
         }
     }
-    /// Answers the option with an error. EXPORT_NAME has no error reply (point 28).
+    /// Answers the option with an error, also LIST. EXPORT_NAME has no error reply (point 28).
     [[nodiscard]] action export_refused(std::error_code why)
     {
         if (why == errc::too_many_options)
             return close(errc::too_many_options);
         if (option().option == protocol::option::export_name)
             return close(errc::export_name_refused);
-        if (why == errc::unknown_export)
+        const bool lists = option().option == protocol::option::list;
+        if (why == errc::unknown_export && !lists)
             return error(protocol::option_reply::err_unknown,
                          "no export \"" + printable(requested_.name) + '"');
         if (protocol::to_error_value(why) == protocol::error_value::eperm)
-            return error(protocol::option_reply::err_policy, "the export may not be opened");
+            return error(protocol::option_reply::err_policy, "this is not permitted");
+        if (lists)
+            return error(protocol::option_reply::err_platform, "the exports cannot be listed");
         return error(protocol::option_reply::err_unknown, "the export does not open");
     }
 
@@ -313,20 +324,6 @@ private:
         append_info(reply_, o, requested_, e, terms);
         ack();
         return o == protocol::option::go ? action::transmit : action::receive;
-    }
-
-    static constexpr bool takes_no_data(protocol::option o) noexcept
-    {
-        using protocol::option;
-        return o == option::list || o == option::structured_reply || o == option::extended_headers
-            || o == option::starttls;
-    }
-    static constexpr bool supported(protocol::option o) noexcept
-    {
-        using protocol::option;
-        return o == option::abort || o == option::list || o == option::info || o == option::go
-            || o == option::structured_reply || o == option::extended_headers
-            || o == option::list_meta_context || o == option::set_meta_context;
     }
 
     const settings& limits_;

@@ -13,6 +13,22 @@
 
 namespace nbd::handshake {
 
+/// Whether an option with data is malformed.
+[[nodiscard]] constexpr bool takes_no_data(protocol::option o) noexcept
+{
+    using protocol::option;
+    return o == option::list || o == option::structured_reply || o == option::extended_headers
+        || o == option::starttls;
+}
+/// Whether the server has this option, which may be followed by data.
+[[nodiscard]] constexpr bool supported(protocol::option o) noexcept
+{
+    using protocol::option;
+    return o == option::abort || o == option::list || o == option::info || o == option::go
+        || o == option::structured_reply || o == option::extended_headers
+        || o == option::list_meta_context || o == option::set_meta_context;
+}
+
 /// Splits the bytes from a client into the client flags and options, within the limits of
 /// nbd::settings.
 class option_reader {

@@ -41,7 +41,7 @@ public:
 
     /// *Returns* nothing on failure, with the cause in `why`. `found`: a record of `Exports`.
     template <class Record>
-    task<std::optional<opened>> run(Record found, failure& why)
+    task<std::optional<opened>> run(Record found, open_purpose purpose, failure& why)
     {
         if constexpr (promises_cancellable<typename Exports::backend_type>) {
             // Nothing is received during the call, so the server checks the connection.
@@ -49,7 +49,7 @@ public:
             why = std::make_error_code(std::errc::not_enough_memory);  // if it does not complete
             call_.owner = this;
             boost::asio::co_spawn(
-                executor_, call(std::move(found), why),
+                executor_, call(std::move(found), purpose, why),
                 boost::asio::bind_cancellation_slot(
                     cancelled_.slot(),
                     io::tracked_completion{call_.begin([](io::handler_tracker& ended) {
@@ -66,7 +66,7 @@ public:
                 co_await changed_.wait();
             }
         } else {
-            co_await call(std::move(found), why);
+            co_await call(std::move(found), purpose, why);
         }
         co_return std::move(result_);
     }
@@ -81,10 +81,11 @@ private:
     };
 
     template <class Record>
-    task<void> call(Record found, failure& why)
+    task<void> call(Record found, open_purpose purpose, failure& why)
     {
         failure failed;
-        auto made = co_await Io::await(exports::async_open(std::move(found), c_.who, failed));
+        auto made =
+            co_await Io::await(exports::async_open(std::move(found), c_.who, purpose, failed));
         // A cancelled coroutine may not await anything otherwise.
         co_await boost::asio::this_coro::throw_if_cancelled(false);
         // The backend may have resumed this coroutine on another thread.

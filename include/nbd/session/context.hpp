@@ -3,6 +3,8 @@
 
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/exports/drain_order.hpp>
+#include <nbd/exports/presence.hpp>
 #include <nbd/session/buffers/client_memory.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/session/ending.hpp>
@@ -10,8 +12,12 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 namespace nbd::session {
 
@@ -38,11 +44,23 @@ struct context {
     session::ending ending{};
     /// Why the session ended, as it noticed; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
+    /// Constant, and for any thread to read, once `admitted` is true.
+    std::shared_ptr<const exports::presence> place{};
 
-    /// The handshake is over.
-    void admit(std::string_view name)
+    /// What is due when the client has left an export whose backend has `drain`; one at most.
+    std::list<exports::drain_order> order{};
+
+    /// Whether the client's export was removed, and its clients are to be disconnected.
+    [[nodiscard]] bool removed(exports::presence::clock::time_point now) const noexcept
+    {
+        return admitted.load(std::memory_order_acquire) && place != nullptr
+            && place->disconnects(now);
+    }
+    /// The handshake is over. `its_place`: that of the export in its set.
+    void admit(std::string_view name, std::shared_ptr<const exports::presence> its_place)
     {
         who.export_name = name;
+        place = std::move(its_place);
         admitted.store(true, std::memory_order_release);
     }
     /// For the next bytes of replies that the client has to take.
@@ -57,6 +75,28 @@ struct context {
                               errc::progress_timeout);
     }
 
+    /// Exists during a call of the program in the handshake, whose time is not that of the client.
+    /// `name`: the export that the call is about, for `who.export_name`.
+    class program_scope {
+    public:
+        explicit program_scope(context& c, std::string_view name = {})
+            : context_{c}, begun_{c.deadline.now()}
+        {
+            context_.who.export_name = name;
+            context_.waiting.store(false, std::memory_order_relaxed);
+        }
+        program_scope(const program_scope&) = delete;
+        program_scope& operator=(const program_scope&) = delete;
+        ~program_scope()
+        {
+            context_.who.export_name.clear();
+            context_.deadline.postpone_since(begun_);
+        }
+
+    private:
+        context& context_;
+        const std::uint64_t begun_;  ///< in ticks
+    };
     /// Sets `working` while it exists.
     class working_scope {
     public:

@@ -45,8 +45,8 @@ inline constexpr std::uint64_t second = ticker::ticks(std::chrono::seconds{1});
 /// The time by which a client must do what its session waits for. The session arms and disarms it
 /// around its waits. The server's sweeper asks `overdue` and then ends the connection, which ends
 /// the wait. It serves both kinds of I/O and needs no timer for each client.
-/// *Thread safety*: `arm`, `begin_transfer`, `moved` and `disarm` from the session; the rest from
-/// any thread.
+/// *Thread safety*: `arm`, `begin_transfer`, `moved`, `postpone_since` and `disarm` from the
+/// session; the rest from any thread.
 class deadline {
 public:
     static constexpr std::uint64_t never = std::numeric_limits<std::uint64_t>::max();
@@ -78,6 +78,13 @@ public:
         const auto now = clock_.now();
         arm_from(now, rate == 0 ? now : std::min(now, begun_ + in_ticks(moved_, rate)), patience,
                  otherwise);
+    }
+    [[nodiscard]] std::uint64_t now() const noexcept { return clock_.now(); }
+    /// Since the tick `begun` the client could not act: it gets that time in addition.
+    void postpone_since(std::uint64_t begun) noexcept
+    {
+        if (const auto due = due_.load(std::memory_order_relaxed); due != never)
+            due_.store(due + (now() - begun), std::memory_order_relaxed);
     }
     void disarm() noexcept
     {

@@ -7,6 +7,8 @@
 #include <nbd/protocol/constants.hpp>
 #include <nbd/session/awaited_open.hpp>
 #include <nbd/session/context.hpp>
+#include <nbd/session/program_call.hpp>
+#include <nbd/transmission/execution.hpp>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
@@ -18,6 +20,7 @@
 #include <system_error>
 #include <tuple>
 #include <utility>
+#include <variant>
 #include <vector>
 
 // GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
@@ -43,6 +46,7 @@ typename Io::template task<std::optional<typename Exports::opened>>
 negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, context<Observer>& c)
 {
     using handshake::action;
+    using backend_type = typename Exports::backend_type;
     constexpr std::size_t kept_bytes = 4096;
     const auto clear = [](std::vector<std::byte>& bytes) {
         bytes.clear();
@@ -54,32 +58,71 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
     std::size_t ahead = 0;  // bytes of the next header that are in `received` already
     // Kept until the client asks for another export: several options need the same one.
     std::optional<typename Exports::opened> opened;
+    auto opened_for = open_purpose::information;
     auto next = action::receive;
     c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
         if (next == action::list_exports) {
-            if (c.stopping.load(std::memory_order_relaxed))
+            const auto& position = negotiator.list_position();
+            const auto answer = [&](std::string_view name, std::string_view description) {
+                return negotiator.list_export(name, description);
+            };
+            if (c.stopping.load(std::memory_order_relaxed)) {
                 negotiator.shut_down();
-            next = negotiator.continue_list(
-                exports.visit_after(negotiator.list_position(),
-                                    [&](std::string_view name, std::string_view description) {
-                                        return negotiator.list_export(name, description);
-                                    }));
+                next = negotiator.continue_list(true);
+            } else if (const auto list = exports.list()) {
+                name_list page{position};
+                exports.visit_after(position, [&](std::string_view name, std::string_view text) {
+                    return page.add(name, text);
+                });
+                program_call<Io, Stream, std::monostate> call{stream};
+                const auto start = [&](const auto& on) { (*list)(on, call, page); };
+                {
+                    const typename context<Observer>::program_scope calls{c};
+                    co_await call.run(start);
+                }
+                if (call.why) {
+                    notify::at_option_error(c.observer, c.who, negotiator.option(), call.why);
+                    next = negotiator.export_refused(call.why.code);
+                } else {
+                    next = negotiator.continue_list(page.visit(answer) && !page.more());
+                }
+            } else {
+                next = negotiator.continue_list(exports.visit_after(position, answer));
+            }
         } else if (next == action::open_export) {
             failure why;
-            const auto found = exports.find(negotiator.requested_name());
-            if (opened && !opened->is(found))
+            auto found = exports.registered(negotiator.requested_name());
+            if (const auto lookup = found ? nullptr : exports.lookup()) {
+                const auto name = exports.name_to_look_up(negotiator.requested_name());
+                const typename context<Observer>::program_scope calls{c, name};
+                program_call<Io, Stream, found_export<backend_type>> call{stream};
+                const auto start = [&](const auto& on) { (*lookup)(on, call, name, c.who); };
+                co_await call.run(start);
+                why = std::move(call.why);
+                if (!why)
+                    why = outcome_of(
+                        [&] { found = exports.looked_up(name, std::move(call.result)); });
+            }
+            const auto purpose = negotiator.purpose();
+            if (opened
+                && (!opened->is(found)
+                    || (opens_for_purpose<backend_type> && purpose > opened_for)))
                 opened.reset();
-            if (!found) {
+            if (why) {
+                // The lookup has failed.
+            } else if (!found) {
                 why = errc::unknown_export;
             } else if (!opened && !negotiator.may_open()) {
                 why = errc::too_many_options;
             } else if (!opened) {
-                if constexpr (awaits_open<typename Exports::backend_type>) {
+                const typename context<Observer>::program_scope calls{c, found->name};
+                opened_for = purpose;
+                if constexpr (awaits_open<backend_type>) {
                     awaited_open<Io, Stream, Exports, Observer> call{stream, c};
-                    if (auto made = co_await call.run(found, why))
+                    if (auto made = co_await call.run(found, purpose, why))
                         opened.emplace(std::move(*made));
-                } else if (auto made = exports::open(found, c.who, why)) {
+                } else if (auto made = exports::open(found, c.who, purpose, why)) {
                     opened.emplace(std::move(*made));
                 }
             }
@@ -90,7 +133,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         }
 
         if (next == action::transmit)
-            c.admit(opened->info().name);
+            c.admit(opened->info().name, opened->place());
         auto& reply = negotiator.reply();
         c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {

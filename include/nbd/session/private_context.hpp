@@ -17,11 +17,61 @@
 
 namespace nbd::session {
 
-/// The session of one client of an asynchronous backend, with an io_context that the calling thread
-/// alone runs. It has `get()`, as a blocking task has. `run_leftovers` needs only this object.
-template <class Socket, class Exports, class Observer, class Policy>
-class on_private_context {
+/// An io_context that the calling thread alone runs, for one coroutine and what it leaves.
+class private_context {
+public:
     using executor_type = boost::asio::io_context::executor_type;
+
+    /// Runs what the backend has left on the context, such as a timer, until nothing is left or,
+    /// once `ending` is true, for about `patience`. The destructor destroys the rest.
+    void run_leftovers(const std::atomic<bool>& ending, std::chrono::milliseconds patience)
+    {
+        constexpr std::chrono::milliseconds slice{200};
+        own_.restart();
+        for (auto left = patience / slice; left > 0;) {
+            try {
+                own_.run_for(slice);
+            } catch (...) {  // from a handler of the backend
+            }
+            if (own_.stopped())
+                return;
+            if (ending)
+                --left;
+        }
+    }
+
+protected:
+    /// Returns when the coroutine is destroyed, however it ended.
+    template <class Coroutine>
+    void run(Coroutine coroutine)
+    {
+        end_of_coroutine end{own_};
+        boost::asio::co_spawn(own_, std::move(coroutine),
+                              io::tracked_completion{end.begin([](io::handler_tracker& t) {
+                                  static_cast<end_of_coroutine&>(t).own.stop();
+                              })});
+        for (;;) {
+            try {
+                own_.run();
+                return;
+            } catch (...) {  // from a handler of the backend; the coroutine continues
+            }
+        }
+    }
+
+    boost::asio::io_context own_{1};
+
+private:
+    struct end_of_coroutine : io::handler_tracker {
+        explicit end_of_coroutine(boost::asio::io_context& c) : own{c} {}
+        boost::asio::io_context& own;
+    };
+};
+
+/// The session of one client of an asynchronous backend. It has `get()`, as a blocking task has.
+/// `run_leftovers` needs only this object.
+template <class Socket, class Exports, class Observer, class Policy>
+class on_private_context : public private_context {
     using protocol_type = typename Socket::protocol_type;
 
 public:
@@ -41,45 +91,10 @@ public:
             std::ignore = stream.release(ignored);
         };
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
-        end_of_session end{own_};
-        boost::asio::co_spawn(
-            own_, serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_),
-            io::tracked_completion{end.begin([](io::handler_tracker& ended) {
-                static_cast<end_of_session&>(ended).own.stop();
-            })});
-        for (;;) {
-            try {
-                own_.run();
-                return;
-            } catch (...) {  // from a handler of the backend; the session continues
-            }
-        }
-    }
-    /// Runs what the backend has left on the context, such as a timer, until nothing is left or,
-    /// once `ending` is true, for about `patience`. The destructor destroys the rest.
-    void run_leftovers(const std::atomic<bool>& ending, std::chrono::milliseconds patience)
-    {
-        constexpr std::chrono::milliseconds slice{200};
-        own_.restart();
-        for (auto left = patience / slice; left > 0;) {
-            try {
-                own_.run_for(slice);
-            } catch (...) {  // from a handler of the backend
-            }
-            if (own_.stopped())
-                return;
-            if (ending)
-                --left;
-        }
+        run(serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_));
     }
 
 private:
-    struct end_of_session : io::handler_tracker {
-        explicit end_of_session(boost::asio::io_context& c) : own{c} {}
-        boost::asio::io_context& own;
-    };
-
-    boost::asio::io_context own_{1};
     Socket& socket_;
     Exports& exports_;
     context<Observer>& context_;

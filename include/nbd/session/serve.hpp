@@ -49,6 +49,8 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
         auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
         if (!chosen)
             co_return;
+        if constexpr (has_drain<typename Exports::backend_type>)
+            chosen->count_client(c.order);
         if constexpr (calls_back<backend_type>) {
             windowed_loop<Io, Stream, opened, Observer, callback_calls> loop{stream, *chosen,
                                                                              agreed, c};

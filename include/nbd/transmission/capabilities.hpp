@@ -39,6 +39,32 @@ template <class B>
     return static_cast<std::uint16_t>(flags);
 }
 
+/// *Returns* the flags of a type without those that a backend of it withholds at run time, and with
+/// read_only and rotational where it says so.
+[[nodiscard]] constexpr std::uint16_t available(std::uint16_t capabilities,
+                                                const abilities& now) noexcept
+{
+    using namespace protocol::transmission_flag;
+    unsigned flags = capabilities;
+    const auto keep = [&flags](bool kept, std::uint16_t flag) {
+        if (!kept)
+            flags &= ~unsigned{flag};
+    };
+    keep(now.flush, send_flush);
+    keep(now.flush && now.fua, send_fua);
+    keep(now.trim, send_trim);
+    keep(now.write_zeroes, send_write_zeroes);
+    keep(now.write_zeroes && now.fast_zero, send_fast_zero);
+    keep(now.cache, send_cache);
+    keep(now.resize, send_resize);
+    keep(now.multi_conn, can_multi_conn);
+    if (now.read_only)
+        flags |= read_only;
+    if (now.rotational)
+        flags |= rotational;
+    return static_cast<std::uint16_t>(flags);
+}
+
 /// The transmission flags that an export can withhold. An export cannot add one of them.
 inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_flush
     | protocol::transmission_flag::send_fua | protocol::transmission_flag::send_trim
@@ -46,7 +72,7 @@ inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_
     | protocol::transmission_flag::send_cache | protocol::transmission_flag::can_multi_conn;
 
 /// *Returns* the transmission flags for the clients of an export: the backend's, without those that
-/// the export withholds.
+/// the export withholds. A read-only backend or export offers no command that writes.
 [[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,
                                               const export_settings& e) noexcept
 {

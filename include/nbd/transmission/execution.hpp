@@ -2,59 +2,22 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
-#include <nbd/error.hpp>
 #include <nbd/protocol/request.hpp>
 #include <nbd/transmission/admission.hpp>
 #include <nbd/transmission/plan.hpp>
 #include <nbd/vocabulary/call.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <span>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 
 /// Makes the calls that a plan names. No exception of a backend leaves these functions.
 namespace nbd::transmission {
-
-/// *Returns* the exception that is being handled, as a failure with its text. Call it in a `catch
-/// (...)`.
-[[nodiscard]] inline failure current_failure() noexcept
-{
-    try {
-        throw;
-    } catch (const std::exception& e) {
-        failure f = current_error();
-        f.thrown = true;
-        try {
-            f.text = e.what();
-        } catch (...) {  // no memory for the text
-        }
-        return f;
-    } catch (...) {
-        return current_error();
-    }
-}
-
-/// Calls a member of a backend and returns its outcome. An exception becomes a failure.
-template <class F>
-[[nodiscard]] failure outcome_of(F&& member) noexcept
-{
-    try {
-        if constexpr (std::is_void_v<decltype(member())>) {
-            member();
-            return {};
-        } else {
-            return member();
-        }
-    } catch (...) {
-        return current_failure();
-    }
-}
 
 /// The memory of a request for the calls of its plan.
 struct request_data {

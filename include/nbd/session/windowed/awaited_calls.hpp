@@ -244,7 +244,7 @@ private:
                     }
                     outcome = co_await made(disk.backend(), *call, s.job.data());
                 } catch (...) {
-                    outcome = transmission::current_failure();
+                    outcome = current_failure();
                 }
                 // A backend may resume this coroutine on a thread of its own. A backend that never
                 // waits must not delay the other clients of this thread.

@@ -157,7 +157,7 @@ private:
         } catch (...) {
             // The completion was destroyed, unless the backend had stored it: then it still comes.
             if (s.at == progress::completed)
-                s.outcome = transmission::current_failure();
+                s.outcome = current_failure();
         }
         auto expected = progress::calling;
         return !s.at.compare_exchange_strong(expected, progress::waiting);

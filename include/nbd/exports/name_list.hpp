@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <nbd/protocol/option.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace nbd {
+
+/// A page of the names that LIST answers, for the function of export_set::on_list. It keeps the
+/// first names after a position, in bytewise order, as many as fit; the server asks for the next
+/// page then. The function may add all names, in any order. One that keeps its names in bytewise
+/// order saves time: it begins after `after()`, and ends when `add` returns false.
+/// *Thread safety*: one thread at a time.
+class name_list {
+public:
+    /// A page ends with the name that brings it to this size in bytes.
+    static constexpr std::size_t page_bytes = std::size_t{16} << 10;
+
+    /// For the names after `position`; nullopt: all names.
+    explicit name_list(std::optional<std::string> position) : position_{std::move(position)} {}
+    name_list(const name_list&) = delete;
+    name_list& operator=(const name_list&) = delete;
+
+    /// The position: names up to this one, and this one, were listed before. Empty at the
+    /// beginning.
+    [[nodiscard]] std::string_view after() const noexcept
+    {
+        return position_ ? std::string_view{*position_} : std::string_view{};
+    }
+    /// Adds a name and its description, or its description is the name. Names that are on the page,
+    /// that were listed before, or that NBD does not allow are ignored.
+    /// *Returns* false if this name, and every name after it, does not fit on the page.
+    bool add(std::string_view name, std::optional<std::string_view> description = std::nullopt)
+    {
+        if ((position_ && name <= *position_) || !protocol::valid_string(name))
+            return true;
+        if (is_full() && name > names_.rbegin()->first) {
+            more_ = true;
+            return false;
+        }
+        if (!description || !protocol::valid_string(*description))
+            description = name;
+        const auto [at, is_new] = names_.try_emplace(std::string{name}, *description);
+        if (is_new)
+            bytes_ += size_of(*at);
+        while (bytes_ - size_of(*names_.rbegin()) >= page_bytes) {
+            bytes_ -= size_of(*names_.rbegin());
+            names_.erase(std::prev(names_.end()));
+            more_ = true;
+        }
+        return true;
+    }
+
+    // --- for the sessions -----------------------------------------------------------------------
+
+    /// Whether names that were added do not fit on the page.
+    [[nodiscard]] bool more() const noexcept { return more_; }
+    /// Calls `f(name, description)` in bytewise order, until it returns false. *Returns* false if
+    /// `f` did.
+    template <class F>
+    bool visit(F&& f) const
+    {
+        return std::all_of(names_.begin(), names_.end(),
+                           [&f](const auto& e) { return f(e.first, e.second); });
+    }
+
+private:
+    using names_type = std::map<std::string, std::string, std::less<>>;
+
+    /// What a name takes in the reply and, about, in memory.
+    static std::size_t size_of(const names_type::value_type& e) noexcept
+    {
+        constexpr std::size_t reply_and_length = 24;
+        return reply_and_length + e.first.size() + e.second.size();
+    }
+    [[nodiscard]] bool is_full() const noexcept { return bytes_ >= page_bytes; }
+
+    const std::optional<std::string> position_;
+    names_type names_;
+    std::size_t bytes_ = 0;
+    bool more_ = false;
+};
+
+}  // namespace nbd
