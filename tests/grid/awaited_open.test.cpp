@@ -80,14 +80,7 @@ public:
     boost::asio::awaitable<State, Executor> open(const nbd::client&)
     {
         opens_->board.enter("open");
-        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                          boost::asio::wait_traits<std::chrono::steady_clock>,
-                                          Executor>
-            timer{co_await boost::asio::this_coro::executor};
-        do {
-            timer.expires_after(std::chrono::milliseconds{1});
-            co_await timer.async_wait(boost::asio::use_awaitable_t<Executor>{});
-        } while (opens_->board.waits(1));
+        co_await until_open<Executor>(opens_->board, 1);
         if (opens_->moves)
             co_await on_another_thread<Executor>();
         opens_->board.leave();
@@ -358,14 +351,7 @@ public:
     boost::asio::awaitable<Outcome, Executor> resize(std::uint64_t bytes)
     {
         opens_->board.enter("resize " + std::to_string(bytes / mib));
-        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                          boost::asio::wait_traits<std::chrono::steady_clock>,
-                                          Executor>
-            timer{co_await boost::asio::this_coro::executor};
-        do {
-            timer.expires_after(std::chrono::milliseconds{1});
-            co_await timer.async_wait(boost::asio::use_awaitable_t<Executor>{});
-        } while (opens_->board.waits(1));
+        co_await until_open<Executor>(opens_->board, 1);
         if (opens_->moves)
             co_await on_another_thread<Executor>();
         opens_->board.leave();

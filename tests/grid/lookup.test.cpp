@@ -137,14 +137,7 @@ struct running {
     boost::asio::awaitable<void, Executor> turn(std::string what)
     {
         board.enter(what);
-        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                          boost::asio::wait_traits<std::chrono::steady_clock>,
-                                          Executor>
-            timer{co_await boost::asio::this_coro::executor};
-        do {
-            timer.expires_after(std::chrono::milliseconds{1});
-            co_await timer.async_wait(boost::asio::use_awaitable_t<Executor>{});
-        } while (board.waits(1));
+        co_await until_open<Executor>(board, 1);
         board.leave();
     }
     template <class Executor>

@@ -77,7 +77,20 @@ struct switchboard {
     }
 };
 
-/// Awaits a timer repeatedly until the test opens the offset.
+/// Awaits a timer repeatedly until the offset is open.
+template <class Executor>
+boost::asio::awaitable<void, Executor> until_open(switchboard& board, std::uint64_t offset)
+{
+    boost::asio::basic_waitable_timer<std::chrono::steady_clock,
+                                      boost::asio::wait_traits<std::chrono::steady_clock>, Executor>
+        timer{co_await boost::asio::this_coro::executor};
+    do {
+        timer.expires_after(std::chrono::milliseconds{1});
+        co_await timer.async_wait(boost::asio::use_awaitable_t<Executor>{});
+    } while (board.waits(offset));
+}
+
+/// Its calls wait until the test opens their offset.
 template <class Executor>
 class awaiting_disk {
 public:
@@ -115,15 +128,8 @@ private:
     {
         board_->enter(what + ' ' + std::to_string(offset));
         std::error_code failed;
-        boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                          boost::asio::wait_traits<std::chrono::steady_clock>,
-                                          Executor>
-            timer{co_await boost::asio::this_coro::executor};
         try {
-            do {
-                timer.expires_after(std::chrono::milliseconds{1});
-                co_await timer.async_wait(boost::asio::use_awaitable_t<Executor>{});
-            } while (board_->waits(offset));
+            co_await until_open<Executor>(*board_, offset);
         } catch (const boost::system::system_error& e) {
             failed = e.code();
             const std::lock_guard lock{board_->mutex};
