@@ -76,7 +76,7 @@ public:
     bool change(std::string_view name, Edit edit)
     {
         const std::unique_lock lock{mutex_};
-        const auto at = find(name);
+        const auto at = find(*this, name);
         if (at == records_.end())
             return false;
         auto& now = at->second;
@@ -119,7 +119,7 @@ public:
     [[nodiscard]] std::shared_ptr<record> registered(std::string_view name) const
     {
         const std::shared_lock lock{mutex_};
-        const auto at = find(name);
+        const auto at = find(*this, name);
         return at == records_.end() ? nullptr : at->second;
     }
     /// *Returns* the name to look up: that of the default export instead of the empty name.
@@ -181,18 +181,13 @@ private:
         made->check();
         return made;
     }
-    [[nodiscard]] auto find(std::string_view name) const
+    /// `Table`: this class, constant or not.
+    template <class Table>
+    [[nodiscard]] static auto find(Table& table, std::string_view name)
     {
-        auto at = records_.find(name);
-        if (at == records_.end() && name.empty() && default_)
-            at = records_.find(*default_);
-        return at;
-    }
-    [[nodiscard]] auto find(std::string_view name)
-    {
-        auto at = records_.find(name);
-        if (at == records_.end() && name.empty() && default_)
-            at = records_.find(*default_);
+        auto at = table.records_.find(name);
+        if (at == table.records_.end() && name.empty() && table.default_)
+            at = table.records_.find(*table.default_);
         return at;
     }
 
