@@ -4,6 +4,7 @@
 #include <nbd/error.hpp>
 #include <nbd/exports/async_lock.hpp>
 #include <nbd/exports/export_record.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/awaitable.hpp>
 

@@ -9,7 +9,7 @@
 #include <nbd/protocol/terms.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/transmission/capabilities.hpp>
-#include <nbd/transmission/execution.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <algorithm>
 #include <atomic>

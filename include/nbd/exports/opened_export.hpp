@@ -10,7 +10,7 @@
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/protocol/terms.hpp>
 #include <nbd/transmission/block_status.hpp>
-#include <nbd/transmission/execution.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/awaitable.hpp>
 

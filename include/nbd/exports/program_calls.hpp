@@ -3,9 +3,9 @@
 
 #include <nbd/exports/name_list.hpp>
 #include <nbd/settings.hpp>
-#include <nbd/transmission/execution.hpp>
 #include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/failure.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/co_spawn.hpp>

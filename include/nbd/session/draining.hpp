@@ -11,7 +11,6 @@
 #include <nbd/io/handoff.hpp>
 #include <nbd/io/periodic_notifier.hpp>
 #include <nbd/session/private_context.hpp>
-#include <nbd/transmission/execution.hpp>
 #include <nbd/vocabulary/failure.hpp>
 #include <nbd/vocabulary/outcome_of.hpp>
 

@@ -8,7 +8,7 @@
 #include <nbd/session/awaited_open.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/program_call.hpp>
-#include <nbd/transmission/execution.hpp>
+#include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
