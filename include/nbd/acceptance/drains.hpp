@@ -152,9 +152,9 @@ private:
             const auto r = record_of(asked.front());
             // Otherwise there is nothing to do before the next client leaves.
             const bool unused = r->clients == 0;
-            if (unused && r->place->drains())
+            if (unused && r->in_set->drains())
                 begin(l, asked, drain_reason::export_removed);
-            else if (unused && !r->place->gone())
+            else if (unused && !r->in_set->gone())
                 begin(l, asked,
                       l.closing_ ? drain_reason::server_stopped : drain_reason::last_client_left);
         }
@@ -214,7 +214,7 @@ private:
                     notify::at_drain_error(l.state_->observer, std::string_view{r->name}, *next,
                                            failure{std::errc::timed_out});
                 else if (*next != drain_reason::last_client_left
-                         || (r->clients == 0 && !r->place->gone()))
+                         || (r->clients == 0 && !r->in_set->gone()))
                     launch(l, o, *next);
             }
             if (!o->runs && o->why != drain_reason::server_stopped)

@@ -46,7 +46,7 @@ struct export_record {
     /// *Errors*: the backend's.
     export_record(std::string n, export_settings e, std::shared_ptr<shared_backend<Backend>> b,
                   std::shared_ptr<presence> p)
-        : name{std::move(n)}, settings{std::move(e)}, shared{std::move(b)}, place{std::move(p)}
+        : name{std::move(n)}, settings{std::move(e)}, shared{std::move(b)}, in_set{std::move(p)}
     {
         shared->prepare();
     }
@@ -183,7 +183,7 @@ struct export_record {
     const std::string name;
     const export_settings settings;
     const std::shared_ptr<shared_backend<Backend>> shared;
-    const std::shared_ptr<presence> place;  ///< in its set
+    const std::shared_ptr<presence> in_set;
     // Members of `shared`.
     Backend& backend{*shared->backend};
     const std::vector<protocol::meta_context>& contexts{shared->contexts};

@@ -56,12 +56,12 @@ public:
         std::unique_lock lock{mutex_};
         if (const auto at = records_.find(name); at != records_.end()) {
             removed = std::move(at->second);
-            removed->place->remove(how);
+            removed->in_set->remove(how);
             if (default_ == at->first)
                 default_.reset();
             records_.erase(at);
         }
-        if ((looked_up = places_.take(name)))
+        if ((looked_up = presences_.take(name)))
             looked_up->remove(how);
         lock.unlock();
         if constexpr (has_drain<Backend>) {
@@ -82,7 +82,7 @@ public:
         auto& now = at->second;
         auto changed = now->settings;
         edit(changed);
-        now = std::make_shared<record>(now->name, std::move(changed), now->shared, now->place);
+        now = std::make_shared<record>(now->name, std::move(changed), now->shared, now->in_set);
         return true;
     }
     /// Sets the export that the empty name denotes.
@@ -148,9 +148,9 @@ public:
         if (!found.backend)
             return nullptr;
         std::unique_lock lock{mutex_};
-        auto place = places_.share(std::string{name});
+        auto in_set = presences_.share(std::string{name});
         lock.unlock();
-        return make(std::string{name}, std::move(found.settings), found.backend, std::move(place));
+        return make(std::string{name}, std::move(found.settings), found.backend, std::move(in_set));
     }
     /// Calls `f(name, description)` for each export that was added after the name `position`, or
     /// for all with nullopt, in bytewise order, until it returns false. `f` must not call members
@@ -171,13 +171,13 @@ public:
 private:
     [[nodiscard]] std::shared_ptr<record> make(std::string name, export_settings e,
                                                const std::shared_ptr<Backend>& backend,
-                                               std::shared_ptr<presence> place)
+                                               std::shared_ptr<presence> in_set)
     {
         std::unique_lock lock{mutex_};
         auto shared = backends_.share(backend.get(), backend);
         lock.unlock();
         auto made = std::make_shared<record>(std::move(name), std::move(e), std::move(shared),
-                                             std::move(place));
+                                             std::move(in_set));
         made->check();
         return made;
     }
@@ -198,7 +198,7 @@ private:
     bool default_chosen_ = false;  ///< set_default was called, so `add` sets no default
     /// The locks and the size of each backend, which all its exports share.
     weak_table<const Backend*, shared_backend<Backend>> backends_;
-    weak_table<std::string, presence> places_;  ///< of exports that were looked up
+    weak_table<std::string, presence> presences_;  ///< of exports that were looked up
     shared_function<lookup_function<Backend>> lookup_;
     shared_function<list_function> list_;
 };

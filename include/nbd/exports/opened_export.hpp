@@ -54,7 +54,7 @@ public:
     [[nodiscard]] bool is(const std::shared_ptr<record>& r) const noexcept
     {
         return r == record_
-            || (r && r->shared == record_->shared && r->place == record_->place
+            || (r && r->shared == record_->shared && r->in_set == record_->in_set
                 && r->settings == record_->settings);
     }
 
@@ -82,8 +82,11 @@ public:
             return record_->backend;
     }
     /// Whether the export was removed after it was opened.
-    [[nodiscard]] bool gone() const noexcept { return record_->place->gone(); }
-    [[nodiscard]] const std::shared_ptr<presence>& place() const noexcept { return record_->place; }
+    [[nodiscard]] bool gone() const noexcept { return record_->in_set->gone(); }
+    [[nodiscard]] const std::shared_ptr<presence>& in_set() const noexcept
+    {
+        return record_->in_set;
+    }
 
     /// Counts a client that enters transmission, for a backend with `drain`. When the client has
     /// left, the order in `to` is carried out if the count is zero.

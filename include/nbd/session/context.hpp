@@ -45,7 +45,7 @@ struct context {
     /// Why the session ended, as it noticed; empty after DISC, ABORT or a clean close.
     std::error_code ended{};
     /// Constant, and for any thread to read, once `admitted` is true.
-    std::shared_ptr<const exports::presence> place{};
+    std::shared_ptr<const exports::presence> in_set{};
 
     /// What is due when the client has left an export whose backend has `drain`; one at most.
     std::list<exports::drain_order> order{};
@@ -53,14 +53,14 @@ struct context {
     /// Whether the client's export was removed, and its clients are to be disconnected.
     [[nodiscard]] bool removed(exports::presence::clock::time_point now) const noexcept
     {
-        return admitted.load(std::memory_order_acquire) && place != nullptr
-            && place->disconnects(now);
+        return admitted.load(std::memory_order_acquire) && in_set != nullptr
+            && in_set->disconnects(now);
     }
-    /// The handshake is over. `its_place`: that of the export in its set.
-    void admit(std::string_view name, std::shared_ptr<const exports::presence> its_place)
+    /// The handshake is over. `its_presence`: that of the export.
+    void admit(std::string_view name, std::shared_ptr<const exports::presence> its_presence)
     {
         who.export_name = name;
-        place = std::move(its_place);
+        in_set = std::move(its_presence);
         admitted.store(true, std::memory_order_release);
     }
     /// For the next bytes of replies that the client has to take.

@@ -133,7 +133,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         }
 
         if (next == action::transmit)
-            c.admit(opened->info().name, opened->place());
+            c.admit(opened->info().name, opened->in_set());
         auto& reply = negotiator.reply();
         c.waiting.store(true, std::memory_order_relaxed);
         for (std::size_t sent = 0; sent < reply.size();) {
