@@ -53,11 +53,15 @@ struct settings {
     /// it never is. While places are free, an idle connection stays.
     std::chrono::milliseconds evict_idle_after{60'000};
 
-    /// The longest handshake; 0 = no limit. The default is that of qemu.
+    /// The longest handshake; 0 = no limit. The default is that of qemu. Calls of the program are
+    /// not counted: lookups, lists, and a backend's `open`. `options_per_handshake` limits their
+    /// number, so they prolong a handshake by that number times the longest call.
     std::chrono::milliseconds handshake_deadline{10'000};
     /// Options that a client may send; for more the connection is closed. Each export that LIST
     /// names adds as many (the rule of nbdkit). The same number limits how often a client can cause
-    /// a call of a backend's `open`; there each export that LIST names adds one.
+    /// a call of a backend's `open`; there each export that LIST names adds one. It also limits the
+    /// calls of on_lookup and on_list; there each export that LIST names adds four. Only the first
+    /// LIST adds to these limits.
     std::size_t options_per_handshake = 32;
     /// Data of one option, in bytes. A longer option is discarded and refused. Real clients need at
     /// most about 24 KiB.

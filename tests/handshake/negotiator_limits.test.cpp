@@ -4,6 +4,8 @@
 #include "support/negotiation.hpp"
 
 #include <string>
+#include <system_error>
+#include <tuple>
 
 using namespace nbd_test;
 using nbd::errc;
@@ -189,6 +191,38 @@ TEST_CASE("handshake/negotiator: malformed options and ABORT count as options")
         CHECK(h.answer_type(option(go)) == invalid);
     CHECK(h.say(option(2)) == action::close);
     CHECK(h.ended() == errc::too_many_options);
+}
+
+TEST_CASE("handshake/negotiator: the calls of the program are limited, four more for each export")
+{
+    const auto calls_after_lists = [](int lists) {
+        negotiation h{{.options_per_handshake = 3}};  // two exports
+        h.begun();
+        for (int i = 0; i < lists; ++i)
+            h.say(option(list));
+        int n = 0;
+        while (h.negotiator().may_call())
+            ++n;
+        return n;
+    };
+    CHECK(calls_after_lists(0) == 3);
+    CHECK(calls_after_lists(1) == 3 + 2 * 4);
+    CHECK(calls_after_lists(3) == 3 + 2 * 4);
+}
+
+TEST_CASE("handshake/negotiator: a LIST that fails is the first one")
+{
+    negotiation h{{.options_per_handshake = 3}};
+    h.begun();
+    for (int i = 0; i < 3; ++i) {
+        CHECK(h.negotiator().process(header(list, 0)) == action::list_exports);
+        CHECK(h.negotiator().list_export("disk", {}));
+        std::ignore = h.negotiator().export_refused(std::make_error_code(std::errc::io_error));
+    }
+    int n = 0;
+    while (h.say(option(99)) == action::receive)
+        ++n;
+    CHECK(n == 3);
 }
 
 TEST_CASE("handshake/negotiator: only the first LIST raises the limit of options, for each export")

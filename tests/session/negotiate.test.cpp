@@ -5,7 +5,9 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 using namespace nbd_test;
@@ -206,6 +208,38 @@ TEST_CASE("session/negotiate: a handshake causes a bounded number of opens")
         CHECK(counts.opened == 100);
     }
     CHECK(counts.open_now == 0);
+}
+
+TEST_CASE("session/negotiate: a handshake causes a bounded number of calls of the program")
+{
+    opening_disk::counts counts;
+    client c{{&counts}};
+    for (int i = 1; i < 100; ++i)
+        c.exports.add(std::to_string(i), {&counts});
+    int calls = 0;
+    c.exports.on_lookup([&](std::string_view, const nbd::client&) {
+        ++calls;
+        return std::shared_ptr<opening_disk>{};
+    });
+    auto said = client_flags();
+    SECTION("lookups: one for each option, and four more for each listed export")
+    {
+        said = said + option(list);
+        for (int i = 0; i < 3000; ++i)
+            said = said + option(info, info_data("nosuch"));
+        CHECK_FALSE(c.negotiate(said));
+        CHECK(calls == 432);
+        CHECK(c.ended() == errc::too_many_options);
+    }
+    SECTION("lists")
+    {
+        c.exports.on_list([&](nbd::name_list&) { ++calls; });
+        for (int i = 0; i < 3000; ++i)
+            said = said + option(list);
+        CHECK_FALSE(c.negotiate(said));
+        CHECK(calls == 432);
+        CHECK(c.ended() == errc::too_many_options);
+    }
 }
 
 TEST_CASE("session/negotiate: an export that fails to open is refused, and the observer gets the "

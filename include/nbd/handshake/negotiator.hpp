@@ -34,7 +34,8 @@ class negotiator {
 public:
     /// Puts the greeting into `reply()`.
     explicit negotiator(const settings& limits)
-        : limits_{limits}, reader_{limits}, opens_left_{limits.options_per_handshake}
+        : limits_{limits}, reader_{limits}, opens_left_{limits.options_per_handshake},
+          calls_left_{limits.options_per_handshake}
     {
         const auto room = append(reply_, protocol::greeting_bytes);
         protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);
@@ -94,9 +95,10 @@ public:
     {
         if (!listing_.add(reply_, name, description))
             return false;
-        if (!listed_before_) {
+        if (lists_ == 1) {
             reader_.allow_more(limits_.options_per_handshake);
             ++opens_left_;
+            calls_left_ += calls_per_export;
         }
         return true;
     }
@@ -107,7 +109,6 @@ public:
             return shutdown_error();
         if (!complete && !listing_.full())
             return action::list_exports;
-        listed_before_ = true;
         return ack();
     }
 
@@ -123,15 +124,11 @@ public:
             ? open_purpose::transmission
             : open_purpose::information;
     }
-    /// Counts a call of the backend's `open`; call this before it. *Returns* false if the client
-    /// has caused too many calls; then call export_refused with errc::too_many_options.
-    [[nodiscard]] bool may_open() noexcept
-    {
-        if (opens_left_ == 0)
-            return false;
-        --opens_left_;
-        return true;
-    }
+    /// Counts a call of the backend's `open`, or of the program's function that looks up or lists
+    /// exports; call this before it. *Returns* false if the client has caused too many calls; then
+    /// call export_refused with errc::too_many_options.
+    [[nodiscard]] bool may_open() noexcept { return opens_left_ != 0 && opens_left_-- != 0; }
+    [[nodiscard]] bool may_call() noexcept { return calls_left_ != 0 && calls_left_-- != 0; }
 
     /// Answers the option with the information about the export.
     [[nodiscard]] action export_opened(const export_info& e)
@@ -169,6 +166,9 @@ public:
     [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
 
 private:
+    /// Calls of the program for each export that was listed: clients that describe all exports
+    /// need three.
+    static constexpr std::size_t calls_per_export = 4;
     static constexpr std::uint16_t offered =
         protocol::handshake_flag::fixed_newstyle | protocol::handshake_flag::no_zeroes;
 
@@ -238,6 +238,7 @@ private:
             ack();
             return action::close;
         case option::list:
+            ++lists_;
             listing_.begin(limits_.exports_listed);
             return action::list_exports;
         case option::info:
@@ -340,8 +341,9 @@ private:
     context_selection selection_;
     agreement agreed_;
     std::size_t opens_left_;
+    std::size_t calls_left_;
     export_listing listing_;
-    bool listed_before_ = false;  ///< a LIST was answered completely
+    std::size_t lists_ = 0;
 };
 
 }  // namespace nbd::handshake

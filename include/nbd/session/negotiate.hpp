@@ -70,7 +70,9 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             if (c.stopping.load(std::memory_order_relaxed)) {
                 negotiator.shut_down();
                 next = negotiator.continue_list(true);
-            } else if (const auto list = exports.list()) {
+            } else if (const auto list = exports.list(); list && !negotiator.may_call()) {
+                next = negotiator.export_refused(errc::too_many_options);
+            } else if (list) {
                 name_list page{position};
                 exports.visit_after(position, [&](std::string_view name, std::string_view text) {
                     return page.add(name, text);
@@ -93,7 +95,10 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         } else if (next == action::open_export) {
             failure why;
             auto found = exports.registered(negotiator.requested_name());
-            if (const auto lookup = found ? nullptr : exports.lookup()) {
+            if (const auto lookup = found ? nullptr : exports.lookup();
+                lookup && !negotiator.may_call()) {
+                why = errc::too_many_options;
+            } else if (lookup) {
                 const auto name = exports.name_to_look_up(negotiator.requested_name());
                 const typename context<Observer>::program_scope calls{c, name};
                 program_call<Io, Stream, found_export<backend_type>> call{stream};
