@@ -137,7 +137,9 @@ struct settings {
     /// How long stop() waits for requests in flight before it closes their connections.
     std::chrono::milliseconds stop_grace{5'000};
     /// How long stop() then waits for `drain` of the backends, for all exports together. One that
-    /// is synchronous is waited for in any case. While the server runs, `drain` has no limit.
+    /// is synchronous is waited for in any case. At most 64 of these calls run at a time; one that
+    /// has not begun within this time is not made, and at_drain_error gets timed_out. While the
+    /// server runs, `drain` has no limit.
     std::chrono::milliseconds drain_grace{30'000};
 };
 

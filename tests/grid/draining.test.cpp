@@ -4,6 +4,7 @@
 #include "catch.hpp"
 #include "grid/program.hpp"
 #include "grid/server_fixture.hpp"
+#include <nbd/io/blocking.hpp>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/error.hpp>
@@ -11,9 +12,12 @@
 #include <boost/asio/this_coro.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
+#include <ctime>
 #include <future>
 #include <iostream>
 #include <memory>
@@ -58,6 +62,7 @@ class journal {
 public:
     enum class kind { quick, throws, waits, never, held };
     kind does = kind::quick;
+    std::atomic<bool> drops = false;  ///< see `dropping`
 
     void add(const std::string& line)
     {
@@ -110,6 +115,31 @@ public:
         std::unique_lock lock{mutex_};
         wait(lock, [&] { return released_; });
     }
+    /// Counts a call while it exists.
+    class call {
+    public:
+        explicit call(journal& j) : at_{j}
+        {
+            const std::lock_guard lock{at_.mutex_};
+            at_.most_ = std::max(at_.most_, ++at_.inside_);
+        }
+        call(const call&) = delete;
+        call& operator=(const call&) = delete;
+        ~call()
+        {
+            const std::lock_guard lock{at_.mutex_};
+            --at_.inside_;
+        }
+
+    private:
+        journal& at_;
+    };
+    /// Calls that ran at the same time.
+    [[nodiscard]] std::size_t most()
+    {
+        const std::lock_guard lock{mutex_};
+        return most_;
+    }
 
 private:
     template <class Condition>
@@ -126,6 +156,8 @@ private:
     std::condition_variable changed_;
     lines all_;
     int left_ = 0;
+    std::size_t inside_ = 0;
+    std::size_t most_ = 0;
     bool released_ = false;
 };
 
@@ -150,6 +182,7 @@ struct sync_drain : Base {
 
     void drain(drain_reason why)
     {
+        const journal::call running{*this->at};
         this->at->add(this->name + ": " + name_of(why));
         if (this->at->does == journal::kind::throws)
             throw std::system_error{std::make_error_code(std::errc::no_space_on_device)};
@@ -167,6 +200,9 @@ struct awaited_drain : Base {
     policy::awaitable<std::error_code> drain(drain_reason why)
     {
         auto* const to = this->at;  // a call that is left alone may outlive the test
+        std::optional<journal::call> running;
+        if (to->does == journal::kind::held)
+            running.emplace(*to);
         to->add(this->name + ": " + name_of(why));
         timer wait{co_await boost::asio::this_coro::executor};
         try {
@@ -226,6 +262,25 @@ struct watcher {
     }
 };
 
+/// Destroys a session instead of running it, or its task if the call is awaited, as without a
+/// thread or memory.
+class dropping : public nbd::per_client_threads {
+public:
+    explicit dropping(journal& j) : at_{&j} {}
+
+    template <class Session>
+    void launch(const executor_type& on, Session session) noexcept
+    {
+        if (!at_->drops)
+            return per_client_threads::launch(on, std::move(session));
+        if constexpr (!std::is_same_v<decltype(session()), nbd::io::blocking::task<void>>)
+            std::ignore = session();
+    }
+
+private:
+    journal* at_;
+};
+
 template <class Backend, class Policy>
 struct row {
     using backend = Backend;
@@ -263,6 +318,8 @@ struct row {
             return Policy{runs->context};
         } else if constexpr (std::is_same_v<Policy, nbd::strand_pool>) {
             return Policy{2};
+        } else if constexpr (std::is_same_v<Policy, dropping>) {
+            return Policy{at};
         } else {
             return {};
         }
@@ -290,6 +347,8 @@ using pool = row<Backend, nbd::strand_pool>;
 template <class Backend>
 using on_program = row<Backend, nbd::on_executor<>>;
 
+/// For calls that run at the same time.
+using side_by_side = sync_drain<plain, concurrency::parallel>;
 using blocking = sync_drain<plain, concurrency::parallel, true>;
 using cancellable = awaited_drain<awaited, concurrency::parallel, true>;
 using in_turn = awaited_drain<awaited, concurrency::serialize_all>;
@@ -425,8 +484,7 @@ TEMPLATE_TEST_CASE("draining: a call that does not end is left alone after drain
 
 TEMPLATE_TEST_CASE("draining: clients that come meanwhile do not wait for it", "", pool<blocking>,
                    pool<awaited_drain<awaited>>, per_client<awaited_drain<plain>>,
-                   (per_client<sync_drain<plain, concurrency::parallel>>),
-                   on_program<awaited_drain<awaited>>)
+                   per_client<side_by_side>, on_program<awaited_drain<awaited>>)
 {
     TestType r;
     r.at.does = journal::kind::held;
@@ -492,6 +550,76 @@ TEMPLATE_TEST_CASE("draining: servers that share an export", "", per_client<sync
     other->stop();
     other->wait();
     CHECK(r.at.all().size() == 2);
+}
+
+TEMPLATE_TEST_CASE("draining: a call that the policy does not make goes to the observer", "",
+                   (row<sync_drain<plain>, dropping>), (row<awaited_drain<plain>, dropping>))
+{
+    const auto dropped = std::make_error_code(std::errc::operation_canceled).message();
+    TestType r;
+    r.add("a");
+    auto client = r.join("a");
+    r.at.drops = true;
+    client.disconnect();
+    CHECK(r.at.first(1) == lines{"error of a, last client left: " + dropped});
+    r.at.drops = false;
+    r.join("a").disconnect();
+    CHECK(r.at.first(2)[1] == "a: last client left");
+    r.at.drops = true;
+    r.stop();
+    CHECK(r.at.all().size() == 3);
+    CHECK(r.at.all().back() == "error of a, stopped: " + dropped);
+}
+
+TEMPLATE_TEST_CASE("draining: at the end, at most 64 calls run at a time", "",
+                   per_client<side_by_side>, per_client<awaited_drain<plain>>,
+                   pool<awaited_drain<awaited>>, on_program<awaited_drain<awaited>>)
+{
+    TestType r;
+    r.at.does = journal::kind::held;
+    for (int i = 0; i < 200; ++i)
+        r.add(std::to_string(i));
+    std::thread stopping{[&] { r.stop(); }};
+    std::ignore = r.at.first(64);
+    r.at.release();
+    stopping.join();
+    CHECK(r.at.all().size() == 200);
+    CHECK(r.at.most() == 64);
+}
+
+TEST_CASE("draining: calls that drain_grace leaves no time for are not made")
+{
+    pool<cancellable> r{soon};
+    r.at.does = journal::kind::never;
+    for (int i = 0; i < 100; ++i)
+        r.add(std::to_string(i));
+    r.stop();
+    const auto all = r.at.all();
+    const auto ending_with = [&](std::string_view text) {
+        return std::count_if(all.begin(), all.end(),
+                             [&](const auto& line) { return line.ends_with(text); });
+    };
+    CHECK(ending_with(": timed out") == 100);
+    CHECK(ending_with(": stopped") == 64);
+}
+
+TEST_CASE("draining: the cost of the end is in proportion to the exports")
+{
+    const auto cost = [](int exports) {
+        pool<sync_drain<plain>> r;
+        for (int i = 0; i < exports; ++i)
+            r.add(std::to_string(i));
+        const auto before = std::clock();  // processor time
+        r.stop();
+        const auto after = std::clock();
+        CHECK(r.at.all().size() == static_cast<std::size_t>(exports));
+        return after - before;
+    };
+    std::ignore = cost(1'000);  // the first one is slower
+    const auto few = cost(1'000);
+    const auto many = cost(16'000);
+    CAPTURE(few, many);
+    CHECK(many < 64 * few);
 }
 
 TEST_CASE("draining: a server that was not started makes no call")

@@ -7,11 +7,14 @@
 #include <nbd/exports/export_record.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/session/draining.hpp>
+#include <nbd/vocabulary/failure.hpp>
+#include <nbd/vocabulary/intrusive_queue.hpp>
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,15 +25,13 @@
 namespace nbd::acceptance {
 
 /// A call of `drain`, for the policy to run as the session of a client. Its destructor tells the
-/// listener that the call has ended.
+/// listener that the call has ended, or that it was not made.
 template <class Listener>
 class drain_task {
 public:
-    using entry = std::list<exports::drain_order>::iterator;
-
-    drain_task(Listener& l, entry at) : self_{l.hold()}, at_{at} {}
+    drain_task(Listener& l, exports::drain_order& o) : self_{l.hold()}, order_{&o} {}
     drain_task(drain_task&& other) noexcept
-        : self_{std::exchange(other.self_, nullptr)}, at_{other.at_}
+        : self_{std::exchange(other.self_, nullptr)}, order_{other.order_}
     {
     }
     drain_task& operator=(drain_task&&) = delete;
@@ -38,33 +39,40 @@ public:
     {
         if (self_ == nullptr)
             return;
-        at_->runs = false;
+        self_->drains_.ended(*self_, *order_);
         self_->post(self_, [](Listener& self) { self.finish_if_empty(); });
     }
-    [[nodiscard]] auto operator()() { return self_->drains_.make(*self_, *at_); }
+    [[nodiscard]] auto operator()() { return self_->drains_.make(*self_, *order_); }
 
 private:
     typename Listener::hold_type self_;
-    entry at_;
+    exports::drain_order* order_;
 };
 
-/// Calls `drain` of the backends of a listener, one call at a time for each export.
-/// *Thread safety*: `left` and `removed` from any thread; the rest on the control executor.
+/// Calls `drain` of the backends of a listener, one call at a time for each backend. When the
+/// server stops, at most `most_at_end` calls run at a time, because each may take a thread.
+/// *Thread safety*: `left`, `removed` and `ended` from any thread; the rest on the control
+/// executor.
+/// *Complexity*: logarithmic in the number of exports, for each call.
 template <class Listener, class Exports>
 class drains {
     using order = exports::drain_order;
+    using orders = exports::drain_orders;
     using record = exports::export_record<typename Exports::backend_type>;
     static constexpr bool any = has_drain<typename Exports::backend_type>;
 
 public:
+    /// Calls with server_stopped.
+    static constexpr std::size_t most_at_end = 64;
+
     /// A client has left, with its `order`. *Returns* whether `settle` has to be called.
-    [[nodiscard]] bool left(std::list<order>& of_client) noexcept
+    [[nodiscard]] bool left(orders& of_client) noexcept
     {
         if constexpr (any) {
-            if (of_client.empty() || --record_of(of_client.front())->clients != 0)
+            if (of_client.empty() || --record_of(of_client.begin()->second).clients != 0)
                 return false;
             const std::lock_guard lock{mutex_};
-            asked_.splice(asked_.end(), of_client);
+            asked_.merge(of_client);
             return true;
         }
         return false;
@@ -87,50 +95,61 @@ public:
         if constexpr (any) {
             if (l.time_.now() >= end_)
                 over_ = true;
-            begin_asked(l);
+            take_ended();
+            take_asked(l);
             if (at_end && end_ == session::deadline::never)
-                begin_last(l);
-            go_on(l);
+                add_last(l);
+            launch_due(l);
             return !running();
         } else {
             return true;
         }
     }
-    [[nodiscard]] bool running() const noexcept
-    {
-        return std::any_of(orders_.begin(), orders_.end(),
-                           [](const order& o) { return o.runs || o.next; });
-    }
+    [[nodiscard]] bool running() const noexcept { return running_ != 0 || !due_.empty(); }
     /// *Returns* the task that makes a call.
     [[nodiscard]] auto make(Listener& l, order& o)
     {
         using policy = typename Listener::policy_type;
-        auto& observer = l.state_->observer;
+        auto shared = std::static_pointer_cast<record>(o.record);
         if constexpr (policy::blocking && session::drain_waits<record>)
-            return session::drain_on_private_context<
-                record, std::remove_reference_t<decltype(observer)>, policy>{
-                record_of(o), o.why, over_, observer, l.policy_};
+            return session::drain_on_private_context<record, policy>{std::move(shared), o.why,
+                                                                     over_, o.outcome, l.policy_};
         else
-            return session::drain<typename Listener::io_type>(record_of(o), o.why, over_, observer,
-                                                              l.policy_);
+            return session::drain<typename Listener::io_type>(std::move(shared), o.why, over_,
+                                                              o.outcome, l.policy_);
+    }
+    /// A call has ended, or its task was destroyed before.
+    void ended(Listener& l, order& o) noexcept
+    {
+        if (o.outcome)
+            report(l, o, o.outcome);
+        const std::lock_guard lock{mutex_};
+        ended_.push(o);
     }
 
 private:
-    using entry = typename drain_task<Listener>::entry;
-
-    [[nodiscard]] static std::shared_ptr<record> record_of(const order& o) noexcept
+    [[nodiscard]] static record& record_of(const order& o) noexcept
     {
-        return std::static_pointer_cast<record>(o.record);
+        return *static_cast<record*>(o.record.get());
+    }
+    static void report(Listener& l, const order& o, const failure& why) noexcept
+    {
+        notify::at_drain_error(l.state_->observer, std::string_view{record_of(o).name}, o.why, why);
+    }
+    [[nodiscard]] static orders order_for(const std::shared_ptr<record>& r)
+    {
+        orders made;
+        made.try_emplace(r->shared.get(), r);
+        return made;
     }
     /// *Returns* false without memory.
     [[nodiscard]] bool removed(Listener& l, const std::shared_ptr<record>& r) noexcept
     {
         try {
-            std::list<order> made;
-            made.emplace_back(r);
+            auto made = order_for(r);
             {
                 const std::lock_guard lock{mutex_};
-                asked_.splice(asked_.end(), made);
+                asked_.merge(made);
             }
             l.post(l.shared_from_this(), [](Listener& self) { self.finish_if_empty(); });
             return true;
@@ -139,92 +158,107 @@ private:
         }
     }
 
-    void begin_asked(Listener& l)
+    void take_ended() noexcept
+    {
+        intrusive_queue<order> ended;
+        {
+            const std::lock_guard lock{mutex_};
+            ended = std::exchange(ended_, {});
+        }
+        while (!ended.empty()) {
+            order& o = ended.pop();
+            o.runs = false;
+            --running_;
+            if (o.why == drain_reason::server_stopped)
+                --running_at_end_;
+            if (o.next)
+                due_.push(o);
+            else
+                forget(o);
+        }
+    }
+    void take_asked(Listener& l)
     {
         for (;;) {
-            std::list<order> asked;
+            orders::node_type asked;
             {
                 const std::lock_guard lock{mutex_};
                 if (asked_.empty())
                     return;
-                asked.splice(asked.end(), asked_, asked_.begin());
+                asked = asked_.extract(asked_.begin());
             }
-            const auto r = record_of(asked.front());
+            const auto& r = record_of(asked.mapped());
             // Otherwise there is nothing to do before the next client leaves.
-            const bool unused = r->clients == 0;
-            if (unused && r->in_set->drains())
-                begin(l, asked, drain_reason::export_removed);
-            else if (unused && !r->in_set->gone())
-                begin(l, asked,
-                      l.closing_ ? drain_reason::server_stopped : drain_reason::last_client_left);
+            const bool unused = r.clients == 0;
+            if (unused && r.in_set->drains())
+                add(std::move(asked), drain_reason::export_removed);
+            else if (unused && !r.in_set->gone())
+                add(std::move(asked),
+                    l.closing_ ? drain_reason::server_stopped : drain_reason::last_client_left);
         }
     }
-    void begin_last(Listener& l)
+    void add_last(Listener& l)
     {
         for (const auto& name : l.state_->exports->names()) {
             if (const auto r = l.state_->exports->registered(name)) {
-                std::list<order> made;
-                made.emplace_back(r);
-                begin(l, made, drain_reason::server_stopped);
+                auto made = order_for(r);
+                add(made.extract(made.begin()), drain_reason::server_stopped);
             }
         }
         end_ = l.time_.now() + session::ticker::ticks(l.state_->limits.drain_grace);
     }
-    /// Begins a call for the first of `made`, or notes that it follows the one that runs. An export
-    /// gets server_stopped once.
-    void begin(Listener& l, std::list<order>& made, drain_reason why)
+    /// Adds a call, or notes that it follows the one that runs. A backend gets server_stopped once.
+    void add(orders::node_type made, drain_reason why) noexcept
     {
-        auto at = std::find_if(orders_.begin(), orders_.end(), [&](const order& o) {
-            return record_of(o)->shared == record_of(made.front())->shared;
-        });
-        if (at == orders_.end()) {
-            orders_.splice(orders_.end(), made, made.begin());
-            at = std::prev(orders_.end());
-            launch(l, at, why);
+        auto at = orders_.find(made.key());
+        if (at == orders_.end())
+            at = orders_.insert(std::move(made)).position;
+        order& o = at->second;
+        if (o.why == drain_reason::server_stopped && o.why == why)
             return;
-        }
-        made.pop_front();
-        if (at->why == drain_reason::server_stopped && at->why == why)
-            return;
-        if (at->runs || at->next)
-            at->next = at->next ? std::max(*at->next, why) : why;
-        else
-            launch(l, at, why);
+        const bool is_queued = o.runs || o.next;
+        o.next = o.next ? std::max(*o.next, why) : why;
+        if (!is_queued)
+            due_.push(o);
     }
-    void launch(Listener& l, entry at, drain_reason why)
+    /// *Errors*: without memory, what is left is due at the next tick.
+    void launch_due(Listener& l)
     {
-        at->next = why;  // tried again if there is no memory
-        const auto on = l.policy_.next_executor();
-        at->next.reset();
-        at->why = why;
-        at->runs = true;
-        l.arm_tick();
-        l.policy_.launch(on, drain_task<Listener>{l, at});
-    }
-    /// Forgets the calls that have ended, and begins those that follow them.
-    void go_on(Listener& l)
-    {
-        for (auto at = orders_.begin(); at != orders_.end();) {
-            const auto o = at++;
-            if (o->runs)
-                continue;
-            const auto r = record_of(*o);
-            if (const auto next = std::exchange(o->next, std::nullopt)) {
-                if (over_)
-                    notify::at_drain_error(l.state_->observer, std::string_view{r->name}, *next,
-                                           failure{std::errc::timed_out});
-                else if (*next != drain_reason::last_client_left
-                         || (r->clients == 0 && !r->in_set->gone()))
-                    launch(l, o, *next);
+        while (!due_.empty() && (over_ || running_at_end_ < most_at_end)) {
+            l.arm_tick();
+            const auto on = l.policy_.next_executor();
+            order& o = due_.pop();
+            o.why = *std::exchange(o.next, std::nullopt);
+            const auto& r = record_of(o);
+            if (over_) {
+                report(l, o, std::errc::timed_out);
+                forget(o);
+            } else if (o.why == drain_reason::last_client_left
+                       && (r.clients != 0 || r.in_set->gone())) {
+                forget(o);
+            } else {
+                o.outcome = std::errc::operation_canceled;  // unless it ends
+                o.runs = true;
+                ++running_;
+                if (o.why == drain_reason::server_stopped)
+                    ++running_at_end_;
+                l.policy_.launch(on, drain_task<Listener>{l, o});
             }
-            if (!o->runs && o->why != drain_reason::server_stopped)
-                orders_.erase(o);
         }
+    }
+    void forget(order& o) noexcept
+    {
+        if (o.why != drain_reason::server_stopped)
+            orders_.erase(record_of(o).shared.get());
     }
 
     std::mutex mutex_;
-    std::list<order> asked_;                        ///< guarded by the mutex
-    std::list<order> orders_;                       ///< that run, or with server_stopped
+    std::multimap<const void*, order> asked_;  ///< guarded by the mutex
+    intrusive_queue<order> ended_;             ///< guarded by the mutex
+    orders orders_;                            ///< that run or are due, or with server_stopped
+    intrusive_queue<order> due_;               ///< those with `next` that do not run
+    std::size_t running_ = 0;
+    std::size_t running_at_end_ = 0;                ///< with server_stopped
     std::uint64_t end_ = session::deadline::never;  ///< of settings.drain_grace, in ticks
     std::atomic<bool> over_{false};
 };

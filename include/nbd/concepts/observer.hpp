@@ -28,7 +28,7 @@
 /// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when the whole reply was added to the outbox, before it is sent |
 /// | `at_error(const client&, const protocol::request&, const failure&)` | with the backend's failure, before `at_reply` |
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
-/// | `at_drain_error(std::string_view name, drain_reason, const failure&)` | when a backend's `drain` has failed, or timed out while the server stops; with the export's name |
+/// | `at_drain_error(std::string_view name, drain_reason, const failure&)` | when a backend's `drain` has failed, was not made or did not end (operation_canceled: no thread or no memory, or its context was destroyed), or timed out while the server stops; with the export's name |
 /// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused |
 ///
 /// `at_request` may return an object, a note. `at_reply` gets it as a fourth argument (`Note` or

@@ -15,7 +15,6 @@
 #include <boost/asio/awaitable.hpp>
 
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -90,9 +89,9 @@ public:
 
     /// Counts a client that enters transmission, for a backend with `drain`. When the client has
     /// left, the order in `to` is carried out if the count is zero.
-    void count_client(std::list<drain_order>& to)
+    void count_client(drain_orders& to)
     {
-        to.emplace_back(record_);
+        to.try_emplace(record_->shared.get(), record_);
         ++record_->clients;
     }
 

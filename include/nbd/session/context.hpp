@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <string_view>
 #include <system_error>
@@ -48,7 +47,7 @@ struct context {
     std::shared_ptr<const exports::presence> in_set{};
 
     /// What is due when the client has left an export whose backend has `drain`; one at most.
-    std::list<exports::drain_order> order{};
+    exports::drain_orders order{};
 
     /// Whether the client's export was removed, and its clients are to be disconnected.
     [[nodiscard]] bool removed(exports::presence::clock::time_point now) const noexcept

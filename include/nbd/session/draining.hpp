@@ -2,7 +2,6 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
-#include <nbd/concepts/observer.hpp>
 #include <nbd/concepts/threading_policy.hpp>
 #include <nbd/exports/async_lock.hpp>
 #include <nbd/io/async_event.hpp>
@@ -172,12 +171,12 @@ private:
     io::handoff<Executor, offloaded_drain> made_;
 };
 
-/// Calls `drain`; an error goes to the observer.
+/// Calls `drain`. `outcome` is set when the call has ended.
 /// *Lifetime*: the arguments outlive the task.
-template <class Io, class Record, class Observer, class Policy>
+template <class Io, class Record, class Policy>
 typename Io::template task<void> drain(std::shared_ptr<Record> r, drain_reason why,
                                        [[maybe_unused]] const std::atomic<bool>& over,
-                                       Observer& observer, [[maybe_unused]] Policy& policy)
+                                       failure& outcome, [[maybe_unused]] Policy& policy)
 {
     using served = served_t<typename Record::backend_type>;
     failure failed;
@@ -196,23 +195,22 @@ typename Io::template task<void> drain(std::shared_ptr<Record> r, drain_reason w
     } catch (...) {  // no memory, or no thread
         failed = current_failure();
     }
-    if (failed)
-        notify::at_drain_error(observer, std::string_view{r->name}, why, failed);
+    outcome = std::move(failed);
     co_return;
 }
 
 /// The same, for a policy whose threads block. It has `get()`, as a blocking task has.
-template <class Record, class Observer, class Policy>
+template <class Record, class Policy>
 class drain_on_private_context : public private_context {
 public:
     drain_on_private_context(std::shared_ptr<Record> r, drain_reason why,
-                             const std::atomic<bool>& over, Observer& observer, Policy& policy)
-        : record_{std::move(r)}, why_{why}, over_{over}, observer_{observer}, policy_{policy}
+                             const std::atomic<bool>& over, failure& outcome, Policy& policy)
+        : record_{std::move(r)}, why_{why}, over_{over}, outcome_{outcome}, policy_{policy}
     {
     }
     void get()
     {
-        run(drain<io::asynchronous<executor_type>>(std::move(record_), why_, over_, observer_,
+        run(drain<io::asynchronous<executor_type>>(std::move(record_), why_, over_, outcome_,
                                                    policy_));
     }
 
@@ -220,7 +218,7 @@ private:
     std::shared_ptr<Record> record_;
     const drain_reason why_;
     const std::atomic<bool>& over_;
-    Observer& observer_;
+    failure& outcome_;
     Policy& policy_;
 };
 
