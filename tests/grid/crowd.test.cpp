@@ -147,7 +147,7 @@ TEMPLATE_TEST_CASE("crowd: many clients that ask at the same time allocate nothi
 {
     // With the default budget 512 clients have calls on other threads; more wait for memory.
     const load l = GENERATE(load{16, 4, 4 * kib}, load{64, 1, 512}, load{128, 4, 64 * kib},
-                            load{16, 1, mib}, load{1000, 1, 4 * kib});
+                            load{8, 4, mib}, load{1000, 1, 4 * kib});
     CAPTURE(l.connections, l.depth, l.block);
     CHECK(counted<TestType>(l, 10) == none);
 }

@@ -108,24 +108,30 @@ public:
             return {boost::asio::error::would_block, 0};
         }
     }
-    /// As `try_send`, and waits until the stream takes some.
+    /// As `try_send`, and waits until the stream takes some; one at a time and without an
+    /// allocation. *Errors*: also asio::error::would_block, if the stream was only ready for a
+    /// moment: the caller repeats the call. *Lifetime*: `from` lives until it completes.
     template <class Stream, class Gathered>
-    [[nodiscard]] static task<transfer> send_some(Stream& stream, const Gathered& from)
+    [[nodiscard]] auto send_some(Stream& stream, const Gathered& from)
     {
-        if constexpr (socket<Stream>) {
-            for (;;) {
-                const auto result = try_send(stream, from);
-                if (std::get<0>(result) != boost::asio::error::would_block)
-                    co_return result;
-                const auto [error] = co_await make_operation([&stream](auto handler) {
-                    stream.async_wait(Stream::wait_write, std::move(handler));
-                });
-                if (error)
-                    co_return transfer{error, 0};
-            }
-        } else {
-            co_return co_await write_some(stream, from.pieces());
-        }
+        const auto bound = [this](auto handler) {
+            return boost::asio::bind_allocator(handler_memory::allocator<std::byte>{sending_},
+                                               std::move(handler));
+        };
+        if constexpr (socket<Stream>)
+            return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
+                stream.async_wait(Stream::wait_write,
+                                  bound([&stream, &from, handler = std::move(handler)](
+                                            const boost::system::error_code& error) mutable {
+                                      const auto [failed, n] =
+                                          error ? transfer{error, 0} : try_send(stream, from);
+                                      handler(failed, n);
+                                  }));
+            });
+        else
+            return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
+                stream.async_write_some(from.pieces(), bound(std::move(handler)));
+            });
     }
 
     /// Whether there are bytes to receive, now or within `time`. Checks every 5 ms, so it is for
@@ -179,6 +185,7 @@ private:
     loop_poller* poller_ = nullptr;  ///< found at the first receive
     /// Asio keeps the memory of a few operations for each thread, not for each of many clients.
     handler_memory receiving_;
+    handler_memory sending_;
 };
 
 }  // namespace nbd::io

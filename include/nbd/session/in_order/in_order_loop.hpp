@@ -66,7 +66,7 @@ public:
             while (!out().empty()) {
                 c.arm_sending();
                 auto result = io_.try_send(stream_, out());
-                if (std::get<0>(result) == boost::asio::error::would_block)
+                while (std::get<0>(result) == boost::asio::error::would_block)
                     result = co_await io_.send_some(stream_, out());
                 const auto [error, n] = result;
                 if (error) {
