@@ -5,10 +5,13 @@
 #include "grid/backends.hpp"
 #include "grid/program.hpp"
 #include "grid/server_fixture.hpp"
+#include <nbd/session/buffers/block.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -109,6 +112,7 @@ allocation_counts counted(const load& l, int rounds)
 
     nbd::settings limits;
     limits.max_connections = limits.places_per_peer = l.connections + 1;
+    limits.stall_grace = std::chrono::hours{1};  // the last client takes its replies late
     maker<typename Combination::policy> policy;
     nbd::server<nbd::unix_transport, typename Combination::backend, typename Combination::policy>
         server{somewhere<nbd::unix_transport>(), limits, policy.make()};
@@ -152,8 +156,34 @@ TEMPLATE_TEST_CASE("crowd: many clients that ask at the same time allocate nothi
     CHECK(counted<TestType>(l, 10) == none);
 }
 
+TEST_CASE("crowd: clients that pause for more than a second allocate nothing")
+{
+    using nbd::session::block;
+    nbd::server<nbd::unix_transport, nbd::mem_backend, nbd::per_client_threads> server{
+        somewhere<nbd::unix_transport>()};
+    server.exports().emplace("disk", {}, disk_size);
+    server.start();
+    const load l{4, 1, mib};
+    std::vector<reader> clients;
+    for (std::size_t i = 0; i < l.connections; ++i)
+        clients.emplace_back(server, l);
+    CHECK(steady_cost([&] {
+              for (auto& c : clients)
+                  c.ask();
+              for (auto& c : clients)
+                  c.receive();
+              // Each thread shares the memory of its request when it has been idle for a second.
+              const auto most = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+              while (block::in_shared_stock() < l.connections * l.block
+                     && std::chrono::steady_clock::now() < most)
+                  std::this_thread::sleep_for(std::chrono::milliseconds{1});
+          })
+          == none);
+}
+
 TEMPLATE_TEST_CASE("crowd: measures allocations", "[.][crowd-table]", ALL_COMBINATIONS)
 {
+    raw_client::patience_in_seconds = 300;
     for (const std::size_t connections : {1U, 16U, 64U, 256U, 1000U, 4000U})
         for (const std::size_t depth : {1U, 4U})
             for (const auto block : {kib / 2, 4 * kib, 64 * kib, mib}) {

@@ -31,7 +31,7 @@ namespace {
 struct no_stock {
     static constexpr std::chrono::milliseconds idle_after{1};
     static bool holds_much() { return false; }
-    static void free_stock() {}
+    static void share_stock() {}
 };
 blocking::task<int> gives(int value)
 {
@@ -235,11 +235,11 @@ struct full_stock {
     static constexpr std::chrono::milliseconds idle_after{1};
     static inline std::atomic<bool> full = true;
     static bool holds_much() { return full; }
-    static void free_stock() { full = false; }
+    static void share_stock() { full = false; }
 };
 }  // namespace
 
-TEST_CASE("io/blocking: a thread that has slept for a time frees its stock, and then receives")
+TEST_CASE("io/blocking: a thread that has slept for a time shares its stock, and then receives")
 {
     const auto budget = std::chrono::microseconds{GENERATE(0, 1000)};
     full_stock::full = true;

@@ -258,7 +258,8 @@ private:
         if (state_->stopping && !closing_)
             close_down();
         sweep();
-        if (!finish_if_empty() && (connections_.count() != 0 || drains_.running()))
+        const bool has_stock = session::block::in_shared_stock() != 0;
+        if (!finish_if_empty() && (connections_.count() != 0 || drains_.running() || has_stock))
             arm_tick();
     }
     void arm_tick()

@@ -107,7 +107,7 @@ public:
     }
 
     /// As above. Polls for a short time before the thread sleeps, where that pays. A thread whose
-    /// stock `holds_much()` calls `free_stock()` when it has slept for `Stock::idle_after`.
+    /// stock `holds_much()` calls `share_stock()` when it has slept for `Stock::idle_after`.
     template <class Stock, class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
                                                    busy_poll& poll)
@@ -117,7 +117,7 @@ public:
                 if (Stock::holds_much()
                     && !is_readable(stream.native_handle(),
                                     static_cast<int>(Stock::idle_after.count())))
-                    Stock::free_stock();
+                    Stock::share_stock();
                 return read_some(stream, to).await_resume();
             };
             if (poll.enabled()) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Each thread has its own stock, so every test here starts a thread, which has none yet.
+// Each thread has its own stock, so every test here starts a thread, which has none yet. It empties
+// the stock that all threads share before.
 #include "catch.hpp"
 #include "grid/allocation_count.hpp"
 #include <nbd/session/buffers/block.hpp>
@@ -25,9 +26,15 @@ constexpr std::size_t kib = 1024;
 constexpr std::size_t mib = 1024 * kib;
 
 template <class F>
-void on_a_thread(F f)
+void on_another_thread(F f)
 {
     std::thread{f}.join();
+}
+template <class F>
+void on_a_thread(F f)
+{
+    block::free_shared_stock();
+    on_another_thread(f);
 }
 
 /// The number of heap allocations of `f`.
@@ -172,8 +179,9 @@ TEST_CASE("session/buffers/block: a thread keeps what it has used, up to the lim
         // While there are more than 64 MiB, blocks are not kept.
         CHECK(take(2 * kept) == kept);
         held.clear();
-        CHECK(block::in_stock() <= 65 * mib);
-        CHECK(block::in_stock() >= 60 * mib);
+        const auto in_stock = block::in_stock() + block::in_shared_stock();
+        CHECK(in_stock <= 65 * mib);
+        CHECK(in_stock >= 60 * mib);
         // The budget of a server lets the threads keep more.
         block::keep_more(64 * mib);
         std::ignore = take(2 * kept);
@@ -201,8 +209,76 @@ TEST_CASE("session/buffers/block: what was not needed for a time is freed by hal
         held.clear();
         block::free_unused();
         CHECK(block::in_stock() == mib);
-        block::free_stock();
+    });
+}
+
+TEST_CASE("session/buffers/block: an idle thread gives its stock to the other threads")
+{
+    on_a_thread([] {
+        const auto take = [] {
+            const block first{mib};
+            const block second{mib};
+            const block small{4 * kib};
+        };
+        take();
+        CHECK(block::in_stock() == 2 * mib + 4 * kib);
+        block::share_stock();
         CHECK(block::in_stock() == 0);
+        CHECK(block::in_shared_stock() == 2 * mib + 4 * kib);
+        on_another_thread([&] {
+            std::ignore = block{8 * kib};  // creates the stock
+            CHECK(asked(take) == 0);
+            CHECK(block::in_shared_stock() == 0);
+            block::share_stock();
+        });
+        CHECK(asked(take) == 0);
+    });
+}
+
+TEST_CASE(
+    "session/buffers/block: where there are many blocks, the next thread finds those that are "
+    "given back")
+{
+    on_a_thread([] {
+        std::vector<block> held;
+        held.reserve(48);
+        for (int i = 0; i < 48; ++i)
+            held.emplace_back(mib);
+        held.clear();
+        CHECK(block::in_stock() <= 17 * mib);  // a quarter of what the program keeps
+        on_another_thread([&] {
+            CHECK(asked([&] {
+                      for (int i = 0; i < 30; ++i)
+                          held.emplace_back(mib);
+                  })
+                  == 0);
+        });
+    });
+}
+
+TEST_CASE("session/buffers/block: what nobody has taken from the shared stock for ten seconds is "
+          "freed")
+{
+    on_a_thread([] {
+        const auto share = [](std::size_t n) {
+            std::vector<block> held;
+            for (std::size_t i = 0; i < n; ++i)
+                held.emplace_back(mib);
+            held.clear();
+            block::share_stock();
+        };
+        auto now = block::seconds() + 1'000;
+        share(8);
+        block::look_at_shared_stock(now);  // ten seconds begin
+        block::look_at_shared_stock(now + 9);
+        CHECK(block::in_shared_stock() == 8 * mib);
+        share(5);  // from those eight
+        block::look_at_shared_stock(now + 10);
+        CHECK(block::in_shared_stock() == 5 * mib);
+        block::look_at_shared_stock(now + 19);
+        CHECK(block::in_shared_stock() == 5 * mib);
+        block::look_at_shared_stock(now + 20);
+        CHECK(block::in_shared_stock() == 0);
     });
 }
 
@@ -214,7 +290,8 @@ TEST_CASE("session/buffers/block: blocks for the longest payload are kept, large
             CAPTURE(n);
             CHECK(asked([n] { std::ignore = block{n}; }) == 1);
             CHECK(asked([n] { std::ignore = block{n}; }) == 0);
-            block::free_stock();
+            block::share_stock();
+            block::free_shared_stock();
         }
         CHECK(asked([] { std::ignore = block{33 * mib + 1}; }) == 1);
         CHECK(asked([] { std::ignore = block{33 * mib + 1}; }) == 1);
@@ -224,6 +301,7 @@ TEST_CASE("session/buffers/block: blocks for the longest payload are kept, large
 TEST_CASE("session/buffers/block: the stocks of all threads together keep 64 MiB and no more")
 {
     constexpr std::size_t threads = 12;
+    block::free_shared_stock();
     std::barrier together{threads + 1};
     std::vector<std::thread> filling;
     for (std::size_t i = 0; i < threads; ++i)
@@ -296,7 +374,7 @@ TEST_CASE("session/buffers/block: a block may be freed on another thread, which 
     on_a_thread([] {
         block taken{8 * kib};
         const auto* const at = taken.data();
-        on_a_thread([&taken, at] {
+        on_another_thread([&taken, at] {
             taken = {};
             const block again{8 * kib};
             CHECK(again.data() == at);
@@ -330,7 +408,9 @@ TEST_CASE("session/buffers/block: blocks that threads pass to each other keep th
     SUCCEED("all of them");
 }
 
-TEST_CASE("session/buffers/block: blocks made after the end of a thread's stock come from the heap")
+TEST_CASE(
+    "session/buffers/block: blocks made after the end of a thread's stock come from the shared "
+    "one")
 {
     std::size_t asked_for = 0;
     on_a_thread([&asked_for] {
@@ -350,7 +430,8 @@ TEST_CASE("session/buffers/block: blocks made after the end of a thread's stock 
                 == 0);
         ::pthread_setspecific(later, &asked_for);
     });
-    CHECK(asked_for == 3);
+    CHECK(asked_for == 1);
+    CHECK(block::in_shared_stock() == 4 * kib);
 }
 
 TEST_CASE("session/buffers/block: the first block of a thread is a single allocation")

@@ -63,7 +63,11 @@ public:
     }
     memory_budget(const memory_budget&) = delete;
     memory_budget& operator=(const memory_budget&) = delete;
-    ~memory_budget() { block::keep_less(for_stocks_); }
+    ~memory_budget()
+    {
+        block::keep_less(for_stocks_);
+        block::free_shared_stock();
+    }
 
     /// Bytes that the requests of one client may have; so also the largest charge.
     [[nodiscard]] std::size_t requests_of_a_client() const noexcept { return of_a_client_; }
@@ -141,9 +145,11 @@ public:
         stopped_ = true;
         serve_all();
     }
-    /// Wakes waiters that could not be woken for lack of memory. The server calls it now and then.
+    /// Wakes waiters that could not be woken for lack of memory, and frees blocks that nobody uses.
+    /// The server calls it now and then.
     void retry() noexcept
     {
+        block::look_at_shared_stock();
         if (!waited_for(pool::working) && !waited_for(pool::requests))
             return;
         const std::lock_guard lock{mutex_};
