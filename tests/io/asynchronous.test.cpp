@@ -12,7 +12,11 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 
+#include <array>
+#include <cstddef>
 #include <exception>
+#include <tuple>
+#include <utility>
 
 using namespace nbd_test;
 namespace asio = boost::asio;
@@ -38,6 +42,26 @@ struct sockets {
         asio::read(client, asio::dynamic_buffer(all), eof);
         return all;
     }
+};
+
+/// A stream over a socket, as a layer such as TLS is one.
+struct layer {
+    using executor_type = executor;
+    socket_type& next;
+
+    executor get_executor() { return next.get_executor(); }
+    template <class Buffers, class Handler>
+    void async_write_some(const Buffers& from, Handler&& handler)
+    {
+        next.async_write_some(from, std::forward<Handler>(handler));
+    }
+};
+/// What is sent.
+struct gathered {
+    std::array<asio::const_buffer, 1> all;
+    [[nodiscard]] const std::array<asio::const_buffer, 1>& pieces() const { return all; }
+    [[nodiscard]] bool file_follows() const { return false; }
+    [[nodiscard]] nbd::session::lent_data file() const { return {}; }
 };
 
 }  // namespace
@@ -102,4 +126,37 @@ TEST_CASE("io/asynchronous: the end of the stream and errors are values")
     CHECK(read_error == asio::error::eof);
     CHECK(got == 0);
     CHECK(write_error == asio::error::broken_pipe);
+}
+
+TEMPLATE_TEST_CASE("io/asynchronous: a send waits until the stream takes some bytes", "",
+                   socket_type&, layer)
+{
+    sockets pair;
+    TestType stream{pair.server};
+    const bytes said = pattern(1 << 20);
+    std::size_t done = 0;
+    const auto task = [&]() -> io_type::task<void> {
+        io_type io;
+        while (done != said.size()) {
+            const gathered rest{{asio::buffer(said.data() + done, said.size() - done)}};
+            auto result = io.try_send(stream, rest);
+            while (std::get<0>(result) == asio::error::would_block)
+                result = co_await io.send_some(stream, rest);
+            CHECK_FALSE(std::get<0>(result));
+            done += std::get<1>(result);
+        }
+        pair.server.close();
+    };
+    asio::co_spawn(pair.context, task(), [](std::exception_ptr e) { CHECK(e == nullptr); });
+    pair.context.poll();
+    CHECK(done < said.size());  // it waits for the client
+    bytes heard;
+    bytes part(10'000);
+    boost::system::error_code eof;
+    while (!eof) {
+        const auto n = pair.client.read_some(asio::buffer(part), eof);
+        heard.insert(heard.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(n));
+        pair.context.poll();
+    }
+    CHECK((heard == said));
 }
