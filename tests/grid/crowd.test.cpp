@@ -187,7 +187,8 @@ TEMPLATE_TEST_CASE("crowd: measures allocations", "[.][crowd-table]", ALL_COMBIN
     for (const std::size_t connections : {1U, 16U, 64U, 256U, 1000U, 4000U})
         for (const std::size_t depth : {1U, 4U})
             for (const auto block : {kib / 2, 4 * kib, 64 * kib, mib}) {
-                const auto rounds = connections * depth * block > 256 * mib ? 3 : 20;
+                const auto size = connections * depth * block;
+                const auto rounds = size > 2048 * mib ? 1 : size > 256 * mib ? 2 : 10;
                 const auto c = counted<TestType>({connections, depth, block}, rounds);
                 const auto requests =
                     static_cast<double>(connections * depth) * static_cast<double>(rounds);
@@ -195,6 +196,7 @@ TEMPLATE_TEST_CASE("crowd: measures allocations", "[.][crowd-table]", ALL_COMBIN
                             Catch::getResultCapture().getCurrentTestName().c_str(), connections,
                             depth, block, static_cast<double>(c.allocations) / requests,
                             static_cast<double>(c.mappings) / requests);
+                std::fflush(stdout);
             }
     SUCCEED("measured");
 }
