@@ -12,8 +12,9 @@ namespace nbd {
 
 /// Why a connection ended, or why a member of the server or of its export set failed. Observers get
 /// the first kind in `at_disconnect`. For a client that was never served (admission_refused,
-/// too_many_connections) they get it in `at_accept_error`. Errors of the operating system keep
-/// their own category.
+/// too_many_connections, no_place; server_stopped while it waited for a place) they get it in
+/// `at_accept_error`. too_many_exports is given to `at_option_error`, and ends nothing. Errors of
+/// the operating system keep their own category.
 enum class errc {
     /// The client sent bytes that are no option, or no request, where one was expected.
     bad_option_magic = 1,
@@ -53,7 +54,11 @@ enum class errc {
     /// All places are taken, the peer has its share of them (settings.places_per_peer), and too
     /// many connections wait.
     too_many_connections,
+    /// All places were taken until the new connection had waited for settings.handshake_deadline.
+    no_place,
 
+    /// There are more exports than settings.exports_listed: LIST has named the first ones.
+    too_many_exports,
     /// There is no export with the requested name.
     unknown_export,
 
@@ -114,6 +119,10 @@ public:
             return "the server's program refused the connection";
         case errc::too_many_connections:
             return "the peer has too many connections";
+        case errc::no_place:
+            return "no place became free in time";
+        case errc::too_many_exports:
+            return "there are more exports than LIST may name";
         case errc::unknown_export:
             return "there is no such export";
         case errc::already_started:

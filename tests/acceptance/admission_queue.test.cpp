@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 using nbd::acceptance::admission_queue;
 using nbd::session::ticker;
@@ -36,7 +37,7 @@ TEST_CASE("acceptance/admission_queue: free places are given in the order of arr
     limits.max_connections = 2;
     admission_queue<int, int> queue{limits};
     connections c;
-    const auto refuse = [] { FAIL("refused"); };
+    const auto refuse = [](int, nbd::errc) { FAIL("refused"); };
     CHECK_FALSE(queue.next(c, 0, refuse));
     queue.push(1, 7);
     queue.push(2, 0);
@@ -63,7 +64,11 @@ TEST_CASE("acceptance/admission_queue: peers that have their share wait behind t
     admission_queue<int, int> queue{limits};
     connections c{.connected = 2};
     int refused = 0;
-    const auto refuse = [&] { ++refused; };
+    const auto refuse = [&](int peer, nbd::errc why) {
+        ++refused;
+        CHECK(peer == 7);
+        CHECK(why == nbd::errc::too_many_connections);
+    };
     for (int i = 0; i < 16; ++i) {
         CHECK(queue.accepts());
         queue.push(i, 7);
@@ -91,8 +96,12 @@ TEST_CASE("acceptance/admission_queue: a connection waits as long as a handshake
     limits.max_connections = 1;
     connections c{.connected = 1};
     int refused = 0;
-    const auto refuse = [&] { ++refused; };
     const int peer = GENERATE(1, 7);
+    const auto refuse = [&](int whose, nbd::errc why) {
+        ++refused;
+        CHECK(whose == peer);
+        CHECK(why == nbd::errc::no_place);
+    };
     const auto wait = ticker::ticks(limits.handshake_deadline);
     SECTION("the default")
     {
@@ -125,6 +134,24 @@ TEST_CASE("acceptance/admission_queue: 0 is no limit")
     admission_queue<int, int> queue{limits};
     connections c{.connected = 100'000};
     queue.push(1, 7);
-    CHECK(queue.next(c, 0, [] {}));
+    CHECK(queue.next(c, 0, [](int, nbd::errc) {}));
     CHECK(c.asked == 0);
+}
+
+TEST_CASE("acceptance/admission_queue: when the server stops, each that waits is refused")
+{
+    nbd::settings limits;
+    limits.max_connections = 1;
+    admission_queue<int, int> queue{limits};
+    connections c{.connected = 1};
+    queue.push(1, 7);
+    CHECK_FALSE(queue.next(c, 10, [](int, nbd::errc) { FAIL("refused"); }));
+    queue.push(2, 1);  // has not waited yet
+    std::vector<int> refused;
+    queue.clear([&](int peer, nbd::errc why) {
+        refused.push_back(peer);
+        CHECK(why == nbd::errc::server_stopped);
+    });
+    CHECK(refused == std::vector{7, 1});
+    CHECK(queue.empty());
 }

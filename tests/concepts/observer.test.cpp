@@ -43,6 +43,14 @@ struct hears_all {
     }
     void at_accept_error(std::error_code) { heard.push_back("accept_error"); }
 };
+struct hears_peer {
+    std::string heard;
+    void at_accept_error(std::error_code why, std::string_view peer)
+    {
+        heard.append(peer) += ": " + why.message();
+    }
+};
+static_assert(nbd::diagnosis::observer_is_sound<hears_peer>());
 struct hears_one {
     int connects = 0;
     void at_connect(const nbd::client&) { ++connects; }
@@ -82,6 +90,11 @@ TEST_CASE("concepts/observer: existing hooks are called, and missing ones are op
     CHECK(one.connects == 1);
     nbd::silent none;
     tell_everything(none);
+    hears_peer peer;
+    nbd::notify::at_accept_error(peer, std::make_error_code(std::errc::io_error), "p");
+    CHECK(peer.heard == "p: Input/output error");
+    tell_everything(peer);
+    CHECK(peer.heard == "p: Input/output error: Success");
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,7 +61,6 @@ TEST_CASE("name_list: names after the position, in bytewise order, each once")
         CHECK(page.add(name));
     CHECK(on_page(page) == names{"c", "d"});
     CHECK_FALSE(page.more());
-    CHECK(nbd::name_list{std::nullopt}.after().empty());
 }
 
 TEST_CASE("name_list: the empty name is one of all, and is not listed again")
@@ -72,6 +72,8 @@ TEST_CASE("name_list: the empty name is one of all, and is not listed again")
     second.add("");
     second.add("a");
     CHECK(on_page(second) == names{"a"});
+    CHECK(first.after() == std::nullopt);
+    CHECK(second.after() == "");
 }
 
 TEST_CASE("name_list: descriptions; the name where there is none, or one that is not allowed")
@@ -126,6 +128,7 @@ TEST_CASE("name_list: ten thousand names, page by page, whatever their order")
 TEST_CASE("name_list: a store in bytewise order begins after the position and ends when told")
 {
     auto sorted = many();
+    sorted.emplace_back();  // also a name is empty
     std::sort(sorted.begin(), sorted.end());
     std::size_t added = 0;
     std::size_t pages = 0;
@@ -141,6 +144,13 @@ TEST_CASE("name_list: a store in bytewise order begins after the position and en
               &pages)
           == sorted);
     CHECK(added == sorted.size() + pages - 1);  // each page but the last refuses one name
+
+    const std::set<std::string, std::less<>> same{sorted.begin(), sorted.end()};
+    CHECK(paged([&](auto& to) {
+              for (auto at = same.upper_bound(to.after()); at != same.end() && to.add(*at); ++at) {
+              }
+          })
+          == sorted);
 }
 
 TEST_CASE("name_list: a page holds its memory, however long the names are")

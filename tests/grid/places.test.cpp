@@ -7,6 +7,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -14,6 +15,8 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -28,13 +31,15 @@ struct end_recorder {
         std::mutex mutex;
         std::condition_variable more;
         std::vector<std::error_code> refused;
+        std::string refused_peer;  ///< the last one
         std::vector<std::pair<std::uint64_t, std::error_code>> ends;
     };
     std::shared_ptr<record> kept = std::make_shared<record>();
 
-    void at_accept_error(std::error_code why) const
+    void at_accept_error(std::error_code why, std::string_view peer) const
     {
         const std::lock_guard lock{kept->mutex};
+        kept->refused_peer = peer;
         kept->refused.push_back(why);
         kept->more.notify_all();
     }
@@ -122,11 +127,54 @@ TEMPLATE_TEST_CASE("places: a peer may have more than its share while there are 
         waiting.push_back(connect(s.server));
     CHECK(waiting.front().closed());
     CHECK(s.server.observer().refused(nbd::errc::too_many_connections));
+    CHECK(s.server.observer().kept->refused_peer == s.server.connections().front().peer);
     for (auto& c : clients)
         CHECK(c.read(0, 512));
     clients.clear();
     waiting.back().go("disk");
     CHECK(waiting.back().read(0, 512));
+}
+
+TEMPLATE_TEST_CASE("places: a connection that gets no place is told to the observer, once", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    auto limits = few_places(1, 32, std::chrono::hours{1});
+    limits.handshake_deadline = std::chrono::milliseconds{300};
+    served<TestType> s{limits};
+    auto first = s.idle_client();
+    auto waiting = connect(s.server);
+    CHECK(waiting.closed());
+    CHECK(s.server.observer().refused(nbd::errc::no_place));
+    {
+        const std::lock_guard lock{s.server.observer().kept->mutex};
+        CHECK(s.server.observer().kept->refused.size() == 1);
+        CHECK(s.server.observer().kept->refused_peer == s.server.connections().front().peer);
+    }
+    CHECK(first.read(0, 512));
+}
+
+TEMPLATE_TEST_CASE("places: a connection that waits when the server stops is told to the observer",
+                   "", nbd::per_client_threads, nbd::strand_pool)
+{
+    std::atomic<int> admitted{0};
+    nbd::server<nbd::unix_transport, nbd::mem_backend, TestType, end_recorder> server{
+        {.listen = somewhere<nbd::unix_transport>(),
+         .settings = few_places(1, 0, std::chrono::hours{1}),
+         .admit = [&](const auto&) {
+             admitted.fetch_add(1);
+             admitted.notify_all();
+             return true;
+         }}};
+    server.exports().add("disk", nbd::mem_backend{1 << 20});
+    server.start();
+    auto first = connect(server);
+    first.go("disk");
+    auto waiting = connect(server);
+    admitted.wait(1);
+    server.stop();
+    CHECK(server.observer().refused(nbd::errc::server_stopped));
+    CHECK(server.observer().kept->ends.size() == 1);
+    CHECK(waiting.closed());
 }
 
 TEMPLATE_TEST_CASE("places: a peer that has its share replaces an idle connection of its own", "",

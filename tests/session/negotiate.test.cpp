@@ -382,14 +382,28 @@ TEST_CASE("session/negotiate: the handshake has one deadline from its start to i
     }
 }
 
-TEST_CASE("session/negotiate: no more exports are listed than the settings allow")
+TEST_CASE("session/negotiate: no more exports are listed than the settings allow, and the "
+          "observer is told that some are not")
 {
     opening_disk::counts counts;
     client c{{&counts}};
-    for (int i = 0; i < 5; ++i)
-        c.exports.add("z" + std::to_string(i), {&counts});
+    const int more = GENERATE(1, 2, 5);  // one fewer than LIST names; as many; more
+    const auto names = [more](auto add) {
+        for (int i = 0; i < more; ++i)
+            add("z" + std::to_string(i));
+    };
+    if (GENERATE(false, true))
+        c.exports.on_list([&](nbd::name_list& to) { names([&](const auto& n) { to.add(n); }); });
+    else
+        names([&](const auto& n) { c.exports.add(n, {&counts}); });
     c.limits.exports_listed = 3;
     c.negotiate(client_flags() + option(list));
+    auto told = words{"script option 3 of 0"};
+    if (more > 2)
+        told.push_back("option 3 refused: there are more exports than LIST may name");
+    CHECK(c.observer.heard == told);
+    if (more < 2)
+        return;
     CHECK(c.heard()
           == shown(hex("4e42444d41474943 49484156454f5054 0003")
                    + option_reply(list, 2,

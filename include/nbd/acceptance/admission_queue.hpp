@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/error.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
@@ -48,12 +49,18 @@ public:
     {
         queue_.push_back({.socket = std::move(socket), .peer = std::move(peer)});
     }
-    void clear() noexcept { queue_.clear(); }
+    /// Closes all, because the server stops. For `refused`, see next().
+    template <class Refused>
+    void clear(Refused refused)
+    {
+        close_older_than(0, 0, session::deadline::never, errc::server_stopped, refused);
+    }
 
     /// *Returns* the next connection, if there is a place for it. Otherwise one of `connected` may
     /// be closed for it. Connections of peers that have their share wait behind the others. Those
     /// that have waited for settings.handshake_deadline are closed, or for a second when
-    /// `most_waiting` peers with their share wait; `refused()` is called for each. `now`: in ticks.
+    /// `most_waiting` peers with their share wait. `refused(peer, why)` is called for each. `now`:
+    /// in ticks.
     template <class Connections, class Refused>
     [[nodiscard]] std::optional<arrival> next(Connections& connected, std::uint64_t now,
                                               Refused refused)
@@ -68,7 +75,8 @@ public:
         }
         for (auto& waiting : queue_)
             waiting.since = std::min(waiting.since, now);
-        close_older_than(longest_wait_, longest_wait_ != 0 ? 0 : no_limit, now, refused);
+        close_older_than(longest_wait_, longest_wait_ != 0 ? 0 : no_limit, now, errc::no_place,
+                         refused);
         if (queue_.empty())
             return std::nullopt;
         const auto first = std::find_if(queue_.begin(), queue_.end(), [&](const arrival& a) {
@@ -78,7 +86,8 @@ public:
         if (entitled_) {
             queue_.splice(queue_.begin(), queue_, first);
         } else {
-            close_older_than(session::second, most_waiting - 1, now, refused);
+            close_older_than(session::second, most_waiting - 1, now, errc::too_many_connections,
+                             refused);
         }
         connected.make_room(queue_.front().peer, share_, now, idle_grace_, stall_grace_);
         return std::nullopt;
@@ -91,15 +100,15 @@ private:
 
     /// Closes connections that have waited for `ticks`, while more than `least` wait.
     template <class Refused>
-    void close_older_than(std::uint64_t ticks, std::size_t least, std::uint64_t now,
+    void close_older_than(std::uint64_t ticks, std::size_t least, std::uint64_t now, errc why,
                           Refused& refused)
     {
         for (auto at = queue_.begin(); at != queue_.end() && queue_.size() > least;) {
             if (now < at->since + ticks) {
                 ++at;
             } else {
+                refused(std::as_const(at->peer), why);
                 at = queue_.erase(at);
-                refused();
             }
         }
     }

@@ -208,8 +208,8 @@ private:
         if (const auto failed = assign(socket, std::move(connected), protocol))
             return accept_failed(failed);
         auto peer = state_->transport.peer(socket);
-        if (!state_->admits(peer))
-            return accept_failed(errc::admission_refused);
+        if (closing_ || !state_->admits(peer))
+            return state_->refuse(peer, closing_ ? errc::server_stopped : errc::admission_refused);
         state_->transport.prepare(socket);
         waiting_.push(std::move(socket), std::move(peer));
         admit_waiting();
@@ -220,7 +220,7 @@ private:
         ends_matter_ = true;
         while (!state_->stopping) {
             auto next = waiting_.next(connections_, time_.now(),
-                                      [this] { accept_failed(errc::too_many_connections); });
+                                      [this](auto& peer, errc why) { state_->refuse(peer, why); });
             if (!next)
                 break;
             launch(std::move(*next));
@@ -280,7 +280,7 @@ private:
             return;
         accepting_.close();
         state_->transport.close();
-        waiting_.clear();
+        waiting_.clear([this](auto& peer, errc why) { state_->refuse(peer, why); });
         time_.advance();
         grace_end_ = time_.now() + session::ticker::ticks(state_->limits.stop_grace);
         // Each session answers the requests that it has received, then reads the end of its stream.

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <nbd/acceptance/control.hpp>
+#include <nbd/concepts/observer.hpp>
+#include <nbd/error.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -40,6 +43,19 @@ struct server_state {
             return !admit || admit(peer);
         } catch (...) {
             return false;
+        }
+    }
+
+    /// Tells the observer that a new connection is not served; without memory, not whose it is.
+    void refuse(const typename Transport::peer_type& peer, errc why) noexcept
+    {
+        if constexpr (notify::names_at_accept_error<Observer>) {
+            std::string text;
+            try {
+                text = peer.text();
+            } catch (...) {
+            }
+            notify::at_accept_error(observer, why, text);
         }
     }
 

@@ -23,13 +23,13 @@
 /// | `at_connect(const client&)` | after a client was accepted, before its handshake |
 /// | `at_option(const client&, const protocol::option_header&)` | for each option of the handshake |
 /// | `at_export_opened(const client&, std::string_view name, const protocol::export_terms&)` | when a client enters transmission |
-/// | `at_option_error(const client&, const protocol::option_header&, const failure&)` | with the cause, before an option is refused because the export does not open |
-/// | `at_request(const client&, const protocol::request&)` | when the header of a request has arrived, before it is checked; also for DISC |
+/// | `at_option_error(const client&, const protocol::option_header&, const failure&)` | with the cause, before each option is refused whose export does not open or whose list fails; errc::too_many_exports: LIST is answered, without the exports that settings.exports_listed leaves out |
+/// | `at_request(const client&, const protocol::request&)` | when the header of a request has arrived, before it is checked; also for DISC, which has no reply |
 /// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when the whole reply was added to the outbox, before it is sent |
 /// | `at_error(const client&, const protocol::request&, const failure&)` | with the backend's failure, before `at_reply` |
 /// | `at_disconnect(const client&, std::error_code why)` | when a client has left; no `why` after DISC, ABORT or a clean close |
 /// | `at_drain_error(std::string_view name, drain_reason, const failure&)` | when a backend's `drain` has failed, was not made or did not end (operation_canceled: no thread or no memory, or its context was destroyed), or timed out while the server stops; with the export's name |
-/// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused |
+/// | `at_accept_error(std::error_code)` | when accept(2) failed, or a new connection was refused; or `(std::error_code, std::string_view peer)`, with the text of nbd::client::peer, which is empty if accept(2) failed |
 ///
 /// `at_request` may return an object, a note. `at_reply` gets it as a fourth argument (`Note` or
 /// `const Note&`), so that a latency needs no search for the request:
@@ -40,6 +40,9 @@
 ///
 /// A note is copied with its request, and is dropped without `at_reply` if the client leaves before
 /// its reply was made. It can be default-constructed and copied.
+///
+/// A connection gets at_connect and later at_disconnect, or at_accept_error, each once; none if
+/// memory for it runs out, or if it waits for a place when the program's context is destroyed.
 ///
 /// Requests of one client can be replied to in another order. `client.export_name` is set from
 /// `at_export_opened` on. Names and texts can come from a client: pass them through nbd::printable
@@ -79,8 +82,26 @@ NBD_NOTIFY(at_export_opened)
 NBD_NOTIFY(at_error)
 NBD_NOTIFY(at_disconnect)
 NBD_NOTIFY(at_drain_error)
-NBD_NOTIFY(at_accept_error)
 #undef NBD_NOTIFY
+
+NBD_NAMES_MEMBER(every_event, at_accept_error)
+template <class O>
+concept takes_peer =
+    requires(O& observer, const std::error_code& why, const std::string_view& peer) {
+        observer.at_accept_error(why, peer);
+    };
+template <class O>
+concept hears_at_accept_error = takes_peer<O>
+    || requires(O& observer, const std::error_code& why) { observer.at_accept_error(why); };
+/// `peer`: its text, or empty if there is no peer.
+template <class O>
+void at_accept_error(O& observer, std::error_code why, std::string_view peer = {}) noexcept
+{
+    if constexpr (takes_peer<O>)
+        observer.at_accept_error(why, peer);
+    else if constexpr (hears_at_accept_error<O>)
+        observer.at_accept_error(why);
+}
 
 NBD_NAMES_MEMBER(every_event, at_request)
 NBD_NAMES_MEMBER(every_event, at_reply)
@@ -228,10 +249,11 @@ consteval bool observer_is_sound()
                       "at_drain_error(std::string_view name, nbd::drain_reason, const "
                       "nbd::failure&)`");
         return false;
-    } else if constexpr (names_at_accept_error<O> && !hears_at_accept_error<O, std::error_code>) {
+    } else if constexpr (names_at_accept_error<O> && !hears_at_accept_error<O>) {
         static_assert(!Explain,
                       "nbd: this observer's at_accept_error has the wrong shape; expected `void "
-                      "at_accept_error(std::error_code)`");
+                      "at_accept_error(std::error_code)`, and a second parameter "
+                      "`std::string_view peer` if it wants one");
         return false;
     } else {
         return true;

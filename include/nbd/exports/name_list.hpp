@@ -16,9 +16,10 @@
 namespace nbd {
 
 /// A page of the names that LIST answers, for the function of export_set::on_list. It keeps the
-/// first names after a position, in bytewise order, as many as fit; the server asks for the next
-/// page then. The function may add all names, in any order. One that keeps its names in bytewise
-/// order saves time: it begins after `after()`, and ends when `add` returns false.
+/// first names after a position, in bytewise order, as many as fit. The server asks for the next
+/// page then, until settings.exports_listed names are sent. The function may add all names, in any
+/// order. One that keeps its names in bytewise order saves time: it begins after `after()`, and
+/// ends when `add` returns false.
 /// *Thread safety*: one thread at a time.
 class name_list {
 public:
@@ -30,14 +31,12 @@ public:
     name_list(const name_list&) = delete;
     name_list& operator=(const name_list&) = delete;
 
-    /// The position: names up to this one, and this one, were listed before. Empty at the
-    /// beginning.
-    [[nodiscard]] std::string_view after() const noexcept
-    {
-        return position_ ? std::string_view{*position_} : std::string_view{};
-    }
-    /// Adds a name and its description, or its description is the name. Names that are on the page,
-    /// that were listed before, or that NBD does not allow are ignored.
+    /// The position: names up to this one, and this one, were listed before; nullopt at the
+    /// beginning. It can be given to `upper_bound` of a set, a map or a sorted vector of names.
+    [[nodiscard]] std::optional<std::string_view> after() const noexcept { return position_; }
+    /// Adds a name and its description, or its description is the name. Names that are on the page
+    /// or were listed before are ignored. So are those that no client can ask for: names that are
+    /// no UTF-8, contain a zero byte or are longer than 4096 bytes.
     /// *Returns* false if this name, and every name after it, does not fit on the page.
     bool add(std::string_view name, std::optional<std::string_view> description = std::nullopt)
     {

@@ -67,6 +67,12 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             const auto answer = [&](std::string_view name, std::string_view description) {
                 return negotiator.list_export(name, description);
             };
+            const auto end_page = [&](bool complete) {
+                next = negotiator.continue_list(complete);
+                if (!complete && next != action::list_exports)
+                    notify::at_option_error(c.observer, c.who, negotiator.option(),
+                                            failure{errc::too_many_exports});
+            };
             if (c.stopping.load(std::memory_order_relaxed)) {
                 negotiator.shut_down();
                 next = negotiator.continue_list(true);
@@ -87,10 +93,10 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                     notify::at_option_error(c.observer, c.who, negotiator.option(), call.why);
                     next = negotiator.export_refused(call.why.code);
                 } else {
-                    next = negotiator.continue_list(page.visit(answer) && !page.more());
+                    end_page(page.visit(answer) && !page.more());
                 }
             } else {
-                next = negotiator.continue_list(exports.visit_after(position, answer));
+                end_page(exports.visit_after(position, answer));
             }
         } else if (next == action::open_export) {
             failure why;
