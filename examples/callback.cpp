@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A disk that is one function. It gets every request with its command, flags, cookie, offset and
-// length, and answers it.
+// length, and answers it. (completion.cpp has a member for each command, and completes requests
+// later, by callbacks.)
 //     callback SOCKET
 #include <nbd/backend/callback_backend.hpp>
 #include <nbd/server.hpp>

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-// How long requests take: an observer with a histogram for each export and command, without a lock.
+// How long clients wait: an observer with a histogram for each export and command, without a lock.
+//
+// It measures from the arrival of a request's header until its whole reply is in the send buffer.
+// This is not the time of the backend: it contains the receipt of a large payload, and the wait for
+// locks, for memory, and for a client that is slow to take earlier replies.
 //
 //     latency /tmp/nbd.sock &
 //     nbdcopy --no-extents 'nbd+unix:///fast?socket=/tmp/nbd.sock' null:
@@ -32,23 +36,32 @@ using histogram = std::array<std::array<std::atomic<std::uint64_t>, 32>, 9>;
 using histograms = std::map<std::string, histogram, std::less<>>;
 
 struct latency {
-    histograms* of;
+    /// Kept with a request until its reply.
+    struct note {
+        histogram* of = nullptr;
+        steady_clock::time_point begun;
+    };
+    histograms* all;
 
-    auto at_request(const nbd::client&, const nbd::protocol::request&)
+    note at_request(const nbd::client& c, const nbd::protocol::request& r)
     {
-        return steady_clock::now();
+        if (r.command == nbd::protocol::command::disc)
+            return {};  // it has no reply
+        const auto found = all->find(c.export_name);
+        return {found == all->end() ? nullptr : &found->second, steady_clock::now()};
     }
-    void at_reply(const nbd::client& c, const nbd::protocol::request& r, nbd::protocol::error_value,
-                  steady_clock::time_point begun)
+    void at_reply(const nbd::client&, const nbd::protocol::request& r, nbd::protocol::error_value,
+                  const note& n)
     {
         const auto took =
-            std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun);
+            std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - n.begun);
         const auto bucket =
             static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(took.count())));
-        const auto found = of->find(c.export_name);
         const auto command = static_cast<std::size_t>(r.command);
-        if (found != of->end() && command < found->second.size())
-            ++found->second[command][std::min(bucket, found->second[command].size() - 1)];
+        if (n.of != nullptr && command < n.of->size()) {
+            auto& counts = (*n.of)[command];
+            ++counts[std::min(bucket, counts.size() - 1)];
+        }
     }
 };
 

@@ -53,10 +53,11 @@ struct client_log {
                 "reply to cookie " + std::to_string(r.cookie) + ": error value "
                     + named(static_cast<std::uint32_t>(error), nbd::protocol::name_of(error)));
     }
-    void at_option_error(const nbd::client& c, const nbd::protocol::option_header&,
+    void at_option_error(const nbd::client& c, const nbd::protocol::option_header& o,
                          const nbd::failure& why)
     {
-        failed(c, "the export does not open", why);
+        const auto name = nbd::protocol::name_of(o.option);
+        failed(c, "option " + std::string{name.empty() ? "unknown" : name}, why);
     }
     void at_error(const nbd::client& c, const nbd::protocol::request& r, const nbd::failure& why)
     {
@@ -66,10 +67,10 @@ struct client_log {
     {
         say(c, why ? "disconnected: " + why.message() : "disconnected");
     }
-    void at_accept_error(std::error_code why)
+    void at_accept_error(std::error_code why, std::string_view peer)
     {
         if (to != nullptr)
-            to->line("nbd-serve: accept: " + why.message());
+            to->line("nbd-serve: accept" + in_brackets(std::string{peer}) + ": " + why.message());
     }
 
 private:

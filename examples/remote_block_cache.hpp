@@ -33,6 +33,15 @@ public:
     /// The size of the disk, after connect().
     [[nodiscard]] std::uint64_t size() const { return pool_.size(); }
 
+    /// Bytes that are written to and that the store has not confirmed.
+    [[nodiscard]] std::size_t dirty_bytes() const
+    {
+        std::size_t sum = 0;
+        for (const auto& b : blocks_)
+            sum += b.is_dirty() ? b.data.size() : 0;
+        return sum;
+    }
+
     task<std::error_code> connect()
     {
         return pool_.use([](connection& c) { return c.sync(); });

@@ -45,12 +45,12 @@ class Store:
 
 
 @contextlib.contextmanager
-def cached_store(policy, size=SIZE, patience=PATIENCE):
+def cached_store(policy, size=SIZE, patience=PATIENCE, grace=30):
     """A store, and a server for it."""
     with directory() as where:
         store = Store(where, size)
         try:
-            command = [CACHE, f"127.0.0.1:{store.port}", f"{where}/s", policy, str(MEMORY), str(patience)]
+            command = [CACHE, f"127.0.0.1:{store.port}", f"{where}/s", policy, str(MEMORY), str(patience), str(grace)]
             with started(command, where=where) as server:
                 yield store, server
         finally:
@@ -194,7 +194,22 @@ def test_end(policy):
         server.expected_status = 1
         server.stop()
         assert "not written back" in server.told
+        assert f"; {BLOCK} bytes are not stored" in server.told, server.told
         store.start()
+
+
+@on_each_policy
+def test_slow_store(policy):
+    """A write-back that takes longer than the server waits for it: the server says so and ends, and nothing is lost."""
+    with cached_store(policy, grace=SHORT) as (store, server):
+        handle = connected(server)
+        handle.pwrite(block(7), BLOCK)
+        store.process.process.send_signal(signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: f"timed out; {BLOCK} bytes are not stored" in server.stderr(), "a drain that times out")
+        store.process.process.send_signal(signal.SIGCONT)
+        server.stop()
+        assert store.content()[BLOCK:2 * BLOCK] == block(7)
 
 
 @on_each_policy

@@ -3,8 +3,8 @@
 """readme.py COMPILE_COMMANDS FILE: checks README.md and docs/*.md.
 
 All C++ in them compiles, with the command that compiles FILE. A piece that begins with an #include is a whole program. A
-piece that begins with `class` or `struct` is compiled in a namespace of its file. Any other piece is the body of a
-function, in which `my_disk` is the last class with a `read` before it.
+piece that begins with `class`, `struct` or `template` is compiled in a namespace of its file. Any other piece is the body
+of a function, in which `my_disk` is the last class with a `read` before it.
 No cell of a table is longer than two lines of text, and every relative link leads to a file.
 """
 import json
@@ -18,8 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HEADERS = ["algorithm", "atomic", "chrono", "nbd/server.hpp", "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp",
-           "boost/asio/io_context.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
+HEADERS = ["algorithm", "atomic", "chrono", "csignal", "iostream", "nbd/forward.hpp", "nbd/server.hpp",
+           "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp", "boost/asio/detached.hpp", "boost/asio/io_context.hpp",
+           "boost/asio/signal_set.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
 LONGEST_CELL = 160  # characters: two lines
 
 
@@ -34,6 +35,8 @@ def sources():
             place = f'#line {text.count(chr(10), 0, fence.start(1)) + 1} "{name}"\n'
             if code.startswith("#include"):
                 yield place + code
+            elif code.startswith("template"):
+                pieces += place + code
             elif named := re.match(r"(?:class|struct) (\w+)", code):
                 pieces += place + code
                 if " read(" in code or my_disk and f"public {my_disk}" in code:
