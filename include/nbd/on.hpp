@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/owned_context.hpp>
+
+#include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/execution/context.hpp>
+#include <boost/asio/query.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include <type_traits>
@@ -27,7 +31,8 @@ namespace nbd {
 /// *Cancellation*: none. The task runs to its end, also where the backend is `cancellable` and the
 /// client has left.
 /// *Lifetime*: what the call refers to, such as the span of a READ, stays valid until the task has
-/// ended. `executor` must be run until then.
+/// ended. `executor` must be run until then. If the server has ended before the task, the coroutine
+/// is not resumed: it is destroyed when the task ends or is destroyed.
 /// *Cost*: two coroutine frames, and two handlers that are posted.
 ///
 /// The result is an awaitable of the task's executor type. Where the coroutine that awaits it has
@@ -42,10 +47,17 @@ on(Executor executor, boost::asio::awaitable<T, TaskExecutor> task)
         "nbd: nbd::on(executor, task) needs a task whose awaitable names the type of that "
         "executor, or one that it converts to");
     using home = std::conditional_t<std::is_void_v<Home>, TaskExecutor, Home>;
-    co_return co_await boost::asio::co_spawn(
-        executor, std::move(task),
-        boost::asio::bind_cancellation_slot(boost::asio::cancellation_slot{},
-                                            boost::asio::use_awaitable_t<home>{}));
+    const home here = co_await boost::asio::this_coro::executor;
+    auto owner = owned_context::of(boost::asio::query(here, boost::asio::execution::context));
+    constexpr boost::asio::use_awaitable_t<home> resumes{};
+    co_return co_await boost::asio::async_initiate<const boost::asio::use_awaitable_t<home>,
+                                                   typename end_of_task<T>::signature>(
+        [&](auto handler) {
+            boost::asio::co_spawn(executor, std::move(task),
+                                  resume_at_home<decltype(handler), home>{std::move(handler), here,
+                                                                          std::move(owner)});
+        },
+        resumes);
 }
 
 }  // namespace nbd

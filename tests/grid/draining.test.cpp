@@ -5,9 +5,13 @@
 #include "grid/program.hpp"
 #include "grid/server_fixture.hpp"
 #include <nbd/io/blocking.hpp>
+#include <nbd/on.hpp>
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/error.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 
@@ -647,4 +651,75 @@ TEST_CASE("draining: the backend that has `open`")
     CHECK(at.first(1) == lines{"a: last client left"});
     server.stop();
     CHECK(at.all().back() == "a: stopped");
+}
+
+namespace {
+
+/// An executor of the program that runs nothing until it is told to.
+struct late_store {
+    boost::asio::io_context context{1};
+};
+/// `drain` waits on an executor that resumes it after the end of the server, if at all.
+struct drains_elsewhere : base {
+    using executor = policy::executor_type;
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    late_store* store = nullptr;
+
+    static policy::awaitable<void> line(journal* at)
+    {
+        at->add("stored");
+        co_return;
+    }
+    policy::awaitable<void> read(std::uint64_t, std::span<std::byte>) { co_return; }
+    policy::awaitable<void> drain(drain_reason)
+    {
+        auto* const to = at;
+        to->add("drain");
+        co_await nbd::on(store->context.get_executor(), line(to));
+        to->add("resumed");
+    }
+};
+/// What it leaves on its client's executor waits there.
+struct leaves_elsewhere : base {
+    late_store* store = nullptr;
+
+    policy::awaitable<void> read(std::uint64_t, std::span<std::byte>)
+    {
+        const auto left = [](journal* to, late_store* on) -> policy::awaitable<void> {
+            to->add("left");
+            co_await nbd::on(on->context.get_executor(), drains_elsewhere::line(to));
+            to->add("resumed");
+        };
+        boost::asio::co_spawn(co_await boost::asio::this_coro::executor, left(at, store),
+                              boost::asio::detached);
+    }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("draining: what waits on another executor may outlive the server", "",
+                   pool<drains_elsewhere>, per_client<drains_elsewhere>, pool<leaves_elsewhere>,
+                   per_client<leaves_elsewhere>)
+{
+    constexpr bool drains = std::is_same_v<typename TestType::backend, drains_elsewhere>;
+    late_store store;
+    journal at;  // outlives the server
+    const bool answers = GENERATE(true, false);
+    {
+        TestType r{soon};
+        typename TestType::backend disk;
+        disk.at = &at;
+        disk.name = "a";
+        disk.store = &store;
+        r.exports->add("a", std::move(disk));
+        r.join("a").disconnect();
+        std::ignore = at.first(1);
+        r.stop();
+        r.server.reset();
+    }
+    CHECK(at.all() == lines{drains ? "drain" : "left"});
+    if (answers) {
+        store.context.run();
+        CHECK(at.all().back() == "stored");
+    }
 }

@@ -40,7 +40,7 @@ ROOMS = {
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],
-    "on.hpp": [],
+    "on.hpp": ["vocabulary"],
     "forward.hpp": ["vocabulary", "concepts", *BASICS],
     # floor 5
     "exports": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", *BASICS],

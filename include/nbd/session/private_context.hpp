@@ -4,6 +4,7 @@
 #include <nbd/io/asynchronous.hpp>
 #include <nbd/io/handler_tracker.hpp>
 #include <nbd/session/serve.hpp>
+#include <nbd/vocabulary/owned_context.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -22,18 +23,25 @@ class private_context {
 public:
     using executor_type = boost::asio::io_context::executor_type;
 
+    private_context() = default;
+    private_context(const private_context&) = delete;
+    private_context& operator=(const private_context&) = delete;
+    ~private_context() { own_->leave(); }
+
     /// Runs what the backend has left on the context, such as a timer, until nothing is left or,
     /// once `ending` is true, for about `patience`. The destructor destroys the rest.
     void run_leftovers(const std::atomic<bool>& ending, std::chrono::milliseconds patience)
     {
         constexpr std::chrono::milliseconds slice{200};
-        own_.restart();
+        const owned_context::scope runs{*own_};
+        auto& context = own_->context;
+        context.restart();
         for (auto left = patience / slice; left > 0;) {
             try {
-                own_.run_for(slice);
+                context.run_for(slice);
             } catch (...) {  // from a handler of the backend
             }
-            if (own_.stopped())
+            if (context.stopped())
                 return;
             if (ending)
                 --left;
@@ -45,21 +53,23 @@ protected:
     template <class Coroutine>
     void run(Coroutine coroutine)
     {
-        end_of_coroutine end{own_};
-        boost::asio::co_spawn(own_, std::move(coroutine),
+        const owned_context::scope runs{*own_};
+        auto& context = own_->context;
+        end_of_coroutine end{context};
+        boost::asio::co_spawn(context, std::move(coroutine),
                               io::tracked_completion{end.begin([](io::handler_tracker& t) {
                                   static_cast<end_of_coroutine&>(t).own.stop();
                               })});
         for (;;) {
             try {
-                own_.run();
+                context.run();
                 return;
             } catch (...) {  // from a handler of the backend; the coroutine continues
             }
         }
     }
 
-    boost::asio::io_context own_{1};
+    const std::shared_ptr<owned_context> own_ = std::make_shared<owned_context>();
 
 private:
     struct end_of_coroutine : io::handler_tracker {
@@ -85,7 +95,7 @@ public:
     {
         // The same descriptor: the server closes the connection through `socket_`.
         boost::asio::basic_stream_socket<protocol_type, executor_type> stream{
-            own_, socket_.local_endpoint().protocol(), socket_.native_handle()};
+            own_->context, socket_.local_endpoint().protocol(), socket_.native_handle()};
         const auto release = [&stream](void*) {
             boost::system::error_code ignored;
             std::ignore = stream.release(ignored);

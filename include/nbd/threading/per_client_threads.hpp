@@ -28,7 +28,8 @@ namespace nbd {
 ///
 /// What an awaited backend leaves on its client's executor, such as a timer or a detached
 /// coroutine, runs on that thread until it ends. When the server stops, it has one more second.
-/// Then it is destroyed; it must not be waiting for another thread at that time.
+/// Then it is destroyed, or, if it waits on another executor by nbd::on, when its task has ended.
+/// It must not be waiting for another thread in another way.
 class per_client_threads : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;

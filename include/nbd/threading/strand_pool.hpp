@@ -5,6 +5,7 @@
 #include <nbd/threading/awaiting.hpp>
 #include <nbd/threading/call_threads.hpp>
 #include <nbd/threading/launch.hpp>
+#include <nbd/vocabulary/owned_context.hpp>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -31,7 +32,8 @@ namespace nbd {
 ///
 /// What a backend leaves on its client's executor, such as a timer or a detached coroutine, runs
 /// until the server ends. When the last session has ended, it has one more second. Then it is
-/// destroyed; it must not be waiting for another thread at that time.
+/// destroyed, or, if it waits on another executor by nbd::on, when its task has ended. It must not
+/// be waiting for another thread in another way.
 class strand_pool : public threading::awaiting<boost::asio::io_context::executor_type> {
 public:
     using executor_type = boost::asio::io_context::executor_type;
@@ -70,7 +72,7 @@ public:
     {
         if (next_ == workers_.end())
             next_ = workers_.begin();
-        return (next_++)->context.get_executor();
+        return (next_++)->executor();
     }
 
     template <class Session>
@@ -82,7 +84,7 @@ public:
     [[nodiscard]] bool runs_here()
     {
         return calls_->runs_here() || std::any_of(workers_.begin(), workers_.end(), [](worker& w) {
-                   return w.context.get_executor().running_in_this_thread();
+                   return w.executor().running_in_this_thread();
                });
     }
 
@@ -112,20 +114,28 @@ private:
         [[nodiscard]] auto operator()() { return session(); }
     };
     struct worker {
-        boost::asio::io_context context{1};
-        boost::asio::executor_work_guard<executor_type> guard{context.get_executor()};
+        std::shared_ptr<owned_context> own = std::make_shared<owned_context>();
+        boost::asio::executor_work_guard<executor_type> guard{executor()};
         // Creates the context's descriptors now, while start() can still report an error.
-        boost::asio::posix::basic_stream_descriptor<executor_type> first_user{context};
+        boost::asio::posix::basic_stream_descriptor<executor_type> first_user{own->context};
         std::promise<void> ended;
         std::thread thread;
+
+        worker() = default;
+        worker(const worker&) = delete;
+        worker& operator=(const worker&) = delete;
+        ~worker() { own->leave(); }
+
+        [[nodiscard]] executor_type executor() const { return own->context.get_executor(); }
 
         void start()
         {
             thread = std::thread{[this] {
                 threading::block_sigpipe();
+                const owned_context::scope runs{*own};
                 for (;;) {
                     try {
-                        context.run();
+                        own->context.run();
                         break;
                     } catch (...) {  // from a handler of a backend; the clients continue
                     }
@@ -139,7 +149,7 @@ private:
             if (!thread.joinable())
                 return;
             if (ended.get_future().wait_until(end) != std::future_status::ready)
-                context.stop();
+                own->context.stop();
             thread.join();
         }
     };
