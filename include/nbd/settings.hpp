@@ -68,7 +68,8 @@ struct settings {
     std::size_t option_bytes = std::size_t{64} << 10;
     /// Data of all options of one handshake, in bytes. For more the connection is closed.
     std::size_t handshake_bytes = std::size_t{1} << 20;
-    /// The most exports that the answer to LIST names.
+    /// The most exports that the answer to LIST names. If there are more, the observer is told
+    /// (errc::too_many_exports), and the client is not.
     std::size_t exports_listed = 10'000;
 
     /// Block descriptors in one reply to BLOCK_STATUS; the specification allows at most 2^20.
