@@ -54,6 +54,13 @@ enum class errc {
     /// many connections wait.
     too_many_connections,
 
+    /// The server, or the export, is only for clients that have started TLS.
+    tls_required,
+    /// The client sent many TLS messages in a row that carry no data.
+    tls_flood,
+    /// nbd::tls_transport has no credentials, and its mode is not tls_mode::none.
+    no_tls_credentials,
+
     /// There is no export with the requested name.
     unknown_export,
 
@@ -114,6 +121,12 @@ public:
             return "the server's program refused the connection";
         case errc::too_many_connections:
             return "the peer has too many connections";
+        case errc::tls_required:
+            return "the client did not start TLS";
+        case errc::tls_flood:
+            return "the client sent too many TLS messages without data";
+        case errc::no_tls_credentials:
+            return "TLS needs a certificate or a file of keys";
         case errc::unknown_export:
             return "there is no such export";
         case errc::already_started:

@@ -160,6 +160,9 @@ struct export_settings {
     /// Allows clients to change the size by the RESIZE command, if the backend has `resize`; see
     /// "extension-resize" of the specification.
     bool allow_resize = false;
+    /// Only clients that have started TLS can open the export, or see it in LIST. With
+    /// tls_mode::none, and without nbd::tls_transport, nobody can.
+    bool tls_only = false;
 
     friend bool operator==(const export_settings&, const export_settings&) = default;
 };

@@ -36,7 +36,8 @@ ROOMS = {
     "transmission": ["protocol", "vocabulary", "concepts", *BASICS],
     # floor 3: their own concept, and not each other
     "backend": ["protocol", "vocabulary", "concepts/backend.hpp", *BASICS],
-    "transport": ["protocol", "vocabulary", "concepts/transport.hpp", *BASICS],
+    "transport": ["protocol", "vocabulary", "concepts/transport.hpp", "tls", *BASICS],
+    "tls": ["vocabulary", *BASICS],  # and OpenSSL
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],

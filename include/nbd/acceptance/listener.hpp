@@ -307,9 +307,11 @@ private:
     [[nodiscard]] auto serve(entry at)
     {
         if constexpr (policy_type::blocking && awaits)
-            return session::on_private_context{at->socket, *state_->exports, at->session, policy_};
+            return session::on_private_context{at->socket, *state_->exports, at->session, policy_,
+                                               std::as_const(state_->transport)};
         else
-            return session::serve<io_type>(at->socket, *state_->exports, at->session, policy_);
+            return session::serve<io_type>(at->socket, *state_->exports, at->session, policy_,
+                                           std::as_const(state_->transport));
     }
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept

@@ -25,8 +25,11 @@ public:
     /// A page ends with the name that brings it to this size in bytes.
     static constexpr std::size_t page_bytes = std::size_t{16} << 10;
 
-    /// For the names after `position`; nullopt: all names.
-    explicit name_list(std::optional<std::string> position) : position_{std::move(position)} {}
+    /// For the names after `position`; nullopt: all names. `secured`: the client uses TLS.
+    explicit name_list(std::optional<std::string> position, bool secured = false)
+        : position_{std::move(position)}, secured_{secured}
+    {
+    }
     name_list(const name_list&) = delete;
     name_list& operator=(const name_list&) = delete;
 
@@ -36,6 +39,9 @@ public:
     {
         return position_ ? std::string_view{*position_} : std::string_view{};
     }
+    /// Whether the client has started TLS. To others, names of exports with `tls_only` should not
+    /// be told.
+    [[nodiscard]] bool secured() const noexcept { return secured_; }
     /// Adds a name and its description, or its description is the name. Names that are on the page,
     /// that were listed before, or that NBD does not allow are ignored.
     /// *Returns* false if this name, and every name after it, does not fit on the page.
@@ -85,6 +91,7 @@ private:
     [[nodiscard]] bool is_full() const noexcept { return bytes_ >= page_bytes; }
 
     const std::optional<std::string> position_;
+    const bool secured_;
     names_type names_;
     std::size_t bytes_ = 0;
     bool more_ = false;
