@@ -94,8 +94,7 @@ TEST_CASE("handshake/negotiator: nothing negotiated before TLS counts inside (T0
         inside.say(option(go, info_data("disk")));
         CHECK(inside.negotiator().agreed().style == nbd::protocol::reply_style::simple);
         CHECK(inside.negotiator().agreed().contexts.empty());
-        CHECK((inside.negotiator().agreed().terms.flags
-               & nbd::protocol::transmission_flag::send_df)
+        CHECK((inside.negotiator().agreed().terms.flags & nbd::protocol::transmission_flag::send_df)
               == 0);
     }
 }

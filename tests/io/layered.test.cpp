@@ -132,13 +132,14 @@ TEST_CASE("io/layered: blocking I/O waits for the socket of the layer")
 
     CHECK(nbd::io::blocking::write_some(p.stream, asio::buffer("block", 5)).await_resume()
           == transfer{boost::system::error_code{}, 5});
-    CHECK(nbd::io::blocking::try_send(p.stream, gathered{{asio::buffer("de", 2),
-                                                          asio::buffer("vice", 4)}})
+    CHECK(nbd::io::blocking::try_send(p.stream,
+                                      gathered{{asio::buffer("de", 2), asio::buffer("vice", 4)}})
           == transfer{boost::system::error_code{}, 6});
     CHECK(p.peer_gets(11) == "blockdevice");
 }
 
-TEST_CASE("io/layered: the polling receive finds bytes, and frees the stock of a thread that sleeps")
+TEST_CASE(
+    "io/layered: the polling receive finds bytes, and frees the stock of a thread that sleeps")
 {
     for (const int budget : {0, 1000}) {
         pair p;

@@ -11,8 +11,8 @@ enum class action {
     /// Open the export `requested_name()`, then call `export_opened` or `export_refused`.
     open_export,
     start_tls,  ///< perform the TLS handshake, then go on with `inside_tls()`
-    transmit,  ///< begin the transmission phase with the export that was opened last
-    close,     ///< close the connection; `close_reason()` is empty after ABORT
+    transmit,   ///< begin the transmission phase with the export that was opened last
+    close,      ///< close the connection; `close_reason()` is empty after ABORT
 };
 
 }  // namespace nbd::handshake

@@ -21,7 +21,8 @@ namespace nbd::handshake {
 /// errors, and the rules of TLS.
 class option_answers {
 protected:
-    option_answers(const settings& limits, tls_mode tls) : limits_{limits}, reader_{limits}, tls_{tls}
+    option_answers(const settings& limits, tls_mode tls)
+        : limits_{limits}, reader_{limits}, tls_{tls}
     {
     }
     /// Inside TLS, after `plain`.

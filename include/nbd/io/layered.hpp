@@ -107,10 +107,11 @@ public:
             return wait();
         auto executor = stream_->get_executor();
         auto allocator = get_allocator();
-        boost::asio::post(executor, boost::asio::bind_allocator(
-                                        allocator, [handler = std::move(handler_), result]() mutable {
-                                            handler(std::get<0>(result), std::get<1>(result));
-                                        }));
+        boost::asio::post(executor,
+                          boost::asio::bind_allocator(
+                              allocator, [handler = std::move(handler_), result]() mutable {
+                                  handler(std::get<0>(result), std::get<1>(result));
+                              }));
     }
     void operator()(boost::system::error_code failed)
     {

@@ -92,7 +92,8 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                     next = negotiator.continue_list(page.visit(answer) && !page.more());
                 }
             } else {
-                next = negotiator.continue_list(exports.visit_after(position, answer, negotiator.secured()));
+                next = negotiator.continue_list(
+                    exports.visit_after(position, answer, negotiator.secured()));
             }
         } else if (next == action::open_export) {
             failure why;

@@ -79,6 +79,7 @@ public:
     /// What the application data of an SSL object point to.
     struct connection_data {
         std::string psk_identity{};  ///< that the client has claimed, and that has a key
+        std::size_t messages = 0;    ///< that carry no data, since data were received
     };
 
 private:
@@ -108,10 +109,14 @@ private:
         ::SSL_CTX_set_num_tickets(c, 0);
         constexpr unsigned char id[] = {'n', 'b', 'd'};  // for pre-shared keys with verify_peer
         ::SSL_CTX_set_session_id_context(c, id, sizeof(id));
-        ::SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-        SSL_CTX_clear_mode(c, SSL_MODE_AUTO_RETRY);  // so that messages without data are counted
-        SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
-                                | SSL_MODE_RELEASE_BUFFERS);
+        ::SSL_CTX_set_options(c,
+                              SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION
+                                  | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+        SSL_CTX_clear_mode(c,
+                           SSL_MODE_AUTO_RETRY);  // so that a flood of messages without data ends
+        SSL_CTX_set_mode(c,
+                         SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+                             | SSL_MODE_RELEASE_BUFFERS);
         SSL_CTX_set_read_ahead(c, 1);
         ::SSL_CTX_set_default_read_buffer_len(c, read_buffer);
         SSL_CTX_set_dh_auto(c, 1);
@@ -119,13 +124,14 @@ private:
         const char* const suites = files.psk.empty()
             ? "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
             : "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
-        // Of TLS 1.2 only what has forward secrecy and an AEAD.
+        // Of TLS 1.2 only what has forward secrecy and an AEAD. A client that offers a suite with a
+        // pre-shared key has one, and perhaps no certificate.
         if (SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) != 1
             || ::SSL_CTX_set_ciphersuites(c, suites) != 1
             || ::SSL_CTX_set_cipher_list(c,
-                                         "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-PSK-CHACHA20-POLY1305:"
-                                         "DHE-PSK-AES128-GCM-SHA256:DHE-PSK-AES256-GCM-SHA384:"
-                                         "DHE-PSK-CHACHA20-POLY1305")
+                                         "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES128-GCM-SHA256:"
+                                         "DHE-PSK-AES256-GCM-SHA384:DHE-PSK-CHACHA20-POLY1305:"
+                                         "ECDHE+AESGCM:ECDHE+CHACHA20")
                 != 1)
             return fails(why, "OpenSSL does not have the ciphers of TLS 1.2 and 1.3");
         return true;
@@ -163,12 +169,13 @@ private:
         if (!file)
             return false;
         const auto from = bio_of(*file);
-        const certificate own{::PEM_read_bio_X509_AUX(from.get(), nullptr, &no_passphrase, nullptr)};
+        const certificate own{
+            ::PEM_read_bio_X509_AUX(from.get(), nullptr, &no_passphrase, nullptr)};
         if (!own)
             return fails(why, path + ": expected a certificate in PEM");
         if (::SSL_CTX_use_certificate(get(), own.get()) != 1)
-            return fails(why, path + ": expected a stronger key or signature: "
-                                  + take_error().message());
+            return fails(
+                why, path + ": expected a stronger key or signature: " + take_error().message());
         while (certificate next{::PEM_read_bio_X509(from.get(), nullptr, &no_passphrase, nullptr)})
             if (SSL_CTX_add0_chain_cert(get(), next.get()) == 1)
                 next.release();
@@ -258,8 +265,7 @@ private:
         if (key.empty() || key.size() > room)
             return 0;
         try {
-            static_cast<connection_data*>(SSL_get_app_data(connection))->psk_identity =
-                identity;
+            static_cast<connection_data*>(SSL_get_app_data(connection))->psk_identity = identity;
         } catch (...) {  // no memory
             return 0;
         }

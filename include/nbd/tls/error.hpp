@@ -32,15 +32,15 @@ namespace nbd::tls {
     return category;
 }
 
-/// *Returns* the first error in OpenSSL's queue of this thread, and empties the queue; EPROTO if it
-/// is empty or is not about TLS.
+/// *Returns* the last error in OpenSSL's queue of this thread, and empties the queue; EPROTO if it
+/// is empty or is not about TLS. Earlier errors have the details of the last one.
 [[nodiscard]] inline std::error_code take_error() noexcept
 {
-    const auto first = ERR_get_error();
+    const auto last = ERR_peek_last_error();
     ERR_clear_error();
-    if (first == 0 || ERR_SYSTEM_ERROR(first))
+    if (last == 0 || ERR_SYSTEM_ERROR(last))
         return std::make_error_code(std::errc::protocol_error);
-    return {static_cast<int>(first), error_category()};
+    return {static_cast<int>(last), error_category()};
 }
 
 }  // namespace nbd::tls

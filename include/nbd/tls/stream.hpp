@@ -49,6 +49,8 @@ public:
         auto* const bio = wire_.bio();
         ::SSL_set_bio(ssl(), bio, bio);
         SSL_set_app_data(ssl(), &data_);
+        ::SSL_set_msg_callback(ssl(), &count);
+        SSL_set_msg_callback_arg(ssl(), &data_);
         ::SSL_set_accept_state(ssl());
     }
     stream(const stream&) = delete;
@@ -69,6 +71,7 @@ public:
         for (;;) {
             begin();
             const int result = ::SSL_do_handshake(ssl());
+            data_.messages = 0;
             if (result == 1)
                 return {};
             if (const auto error = outcome(result))
@@ -90,7 +93,9 @@ public:
             if (::SSL_read_ex(ssl(), static_cast<char*>(to.data()) + total, to.size() - total, &n)
                 == 1) {
                 total += n;
-                messages_ = 0;
+                if (floods())
+                    received_all_ = std::error_code{errc::tls_flood};
+                data_.messages = 0;
                 if (::SSL_has_pending(ssl()) == 0)
                     break;
                 continue;
@@ -153,16 +158,18 @@ public:
 private:
     static constexpr std::size_t record_bytes = SSL3_RT_MAX_PLAIN_LENGTH;
     /// Messages without data in a row, such as KeyUpdate, that a client may send.
-    static constexpr int most_messages = 64;
+    static constexpr std::size_t most_messages = 64;
 
     /// A position in a sequence of buffers.
     template <class Buffers>
     class cursor {
-        using iterator = decltype(boost::asio::buffer_sequence_begin(std::declval<const Buffers&>()));
+        using iterator =
+            decltype(boost::asio::buffer_sequence_begin(std::declval<const Buffers&>()));
 
     public:
         explicit cursor(const Buffers& all)
-            : at_{boost::asio::buffer_sequence_begin(all)}, end_{boost::asio::buffer_sequence_end(all)}
+            : at_{boost::asio::buffer_sequence_begin(all)},
+              end_{boost::asio::buffer_sequence_end(all)}
         {
         }
         /// *Returns* the next `n` bytes, or all if there are fewer: those of a buffer where they
@@ -206,6 +213,14 @@ private:
         std::ignore = wire_.take_blocked();
     }
 
+    /// For OpenSSL, which calls it for each message and each header of a record.
+    static void count(int, int, int type, const void*, std::size_t, ::SSL*, void* data) noexcept
+    {
+        if (type != SSL3_RT_HEADER && type != SSL3_RT_INNER_CONTENT_TYPE)
+            ++static_cast<context::connection_data*>(data)->messages;
+    }
+    [[nodiscard]] bool floods() const noexcept { return data_.messages > most_messages; }
+
     [[nodiscard]] ::SSL* ssl() const noexcept { return connection_.get(); }
 
     /// What it means that a function of OpenSSL has failed with `result`. No error: call it again.
@@ -221,9 +236,8 @@ private:
             }
             if (wire_.ended())
                 return std::error_code{errc::cut_short};
-            return ++messages_ <= most_messages
-                ? boost::system::error_code{}
-                : boost::system::error_code{std::error_code{errc::tls_flood}};
+            return floods() ? boost::system::error_code{std::error_code{errc::tls_flood}}
+                            : boost::system::error_code{};
         case SSL_ERROR_ZERO_RETURN:
             return boost::asio::error::eof;
         default:
@@ -234,7 +248,8 @@ private:
             return {wire_.failure(), boost::system::system_category()};
         const auto refused = ::SSL_get_verify_result(ssl());
         const auto error = take_error();
-        if (refused != X509_V_OK && ERR_GET_REASON(static_cast<unsigned long>(error.value()))
+        if (refused != X509_V_OK
+            && ERR_GET_REASON(static_cast<unsigned long>(error.value()))
                 == SSL_R_CERTIFICATE_VERIFY_FAILED)
             return std::error_code{-static_cast<int>(refused), error_category()};
         return error;
@@ -246,7 +261,6 @@ private:
     wire wire_;
     owned<::SSL, &::SSL_free> connection_;
     std::size_t unsent_ = 0;  ///< the length of the record that the socket did not take
-    int messages_ = 0;        ///< without data, in a row
     bool wants_write_ = false;
     bool broken_ = false;                     ///< OpenSSL allows no further calls
     boost::system::error_code received_all_;  ///< the end of what can be received
