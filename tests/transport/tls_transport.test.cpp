@@ -309,7 +309,8 @@ TEMPLATE_TEST_CASE("TLS: T14 renegotiation is refused, and floods end", "", EVER
     CHECK(serves_others(place));
 }
 
-TEMPLATE_TEST_CASE("TLS: T15 and T17 data in records of every size", "", EVERY_PLACE)
+TEMPLATE_TEST_CASE("TLS: T15 and T17 data in records of every size", "", EVERY_PLACE,
+                   grid::pool_place, grid::private_place)
 {
     TestType place;
     const auto client = place.ready();

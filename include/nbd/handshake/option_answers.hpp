@@ -139,7 +139,7 @@ private:
     {
         return tls_ == tls_mode::selective && !secured_;
     }
-    /// The export needs TLS. Only INFO and GO may say so (point 73), and not without TLS (point 71).
+    /// The export needs TLS. Only INFO and GO may say so (point 73), if there is TLS (point 71).
     action refuse_without_tls(protocol::option o)
     {
         if (o == protocol::option::export_name)

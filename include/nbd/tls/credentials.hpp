@@ -16,9 +16,9 @@ namespace nbd {
 ///
 ///     nbd::tls_credentials credentials{{.certificates = "/etc/pki/nbd"}};
 ///
-/// The files with secrets, `server-key.pem` and that of the pre-shared keys, must belong to the user
-/// of this process or to root. Others must have no access, except that a group may read a file that
-/// belongs to root.
+/// The files with secrets, `server-key.pem` and that of the pre-shared keys, must belong to the
+/// user of this process or to root. Others must have no access, except that a group may read a file
+/// that belongs to root.
 /// *Thread safety*: any thread.
 class tls_credentials {
 public:

@@ -113,8 +113,8 @@ public:
     }
 
     /// Sends the first bytes of `from`, a sequence of buffers, as records of 16 KiB, until about
-    /// `most` bytes are sent or the socket takes no more. Small buffers share a record. *Errors*: as
-    /// above. After asio::error::would_block, the next call must begin with the same bytes.
+    /// `most` bytes are sent or the socket takes no more. Small buffers share a record. *Errors*:
+    /// as above. After asio::error::would_block, the next call must begin with the same bytes.
     template <class Buffers>
     [[nodiscard]] transfer send_now(const Buffers& from, std::size_t most) noexcept
     {

@@ -12,9 +12,9 @@
 
 namespace nbd::tls {
 
-/// The socket as OpenSSL sees it. OpenSSL's own one calls read(2) and write(2), which wait where the
-/// socket is blocking, and raise SIGPIPE. This one does neither, and it tells the end of the stream
-/// from a socket that has no bytes.
+/// The socket as OpenSSL sees it. OpenSSL's own one calls read(2) and write(2), which wait where
+/// the socket is blocking, and raise SIGPIPE. This one does neither, and it tells the end of the
+/// stream from a socket that has no bytes.
 /// *Lifetime*: it must not move, and outlives the object that `bio` returns.
 class wire {
 public:

@@ -56,7 +56,7 @@ public:
         next_.prepare(socket);
     }
     template <class Socket>
-    [[nodiscard]] peer_type peer(const Socket& socket) const
+    [[nodiscard]] peer_type peer(Socket& socket) const
     {
         return next_.peer(socket);
     }
