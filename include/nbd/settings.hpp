@@ -23,8 +23,8 @@ namespace nbd {
 ///     + 64 MiB             free blocks; more of them only while less of server_memory is used
 ///
 /// This does not include the stacks of threads (per_client_threads: one for each client), the
-/// system's socket and pipe buffers, memory that a backend or an observer allocates, and memory
-/// that a backend lends.
+/// system's socket and pipe buffers, memory that a backend or an observer allocates, memory that a
+/// backend lends, and what OpenSSL allocates (tls_transport).
 struct settings {
     /// The number of places: connections at a time; 0 = no limit. The default is that of qemu.
     ///
