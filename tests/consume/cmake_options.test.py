@@ -107,6 +107,12 @@ class Options(unittest.TestCase):
         self.assertIn("nbd::nbd links: Boost::headers;Threads::Threads.", said)
         self.assertIn("nbd::tls links: nbd::nbd;OpenSSL::SSL;OpenSSL::Crypto.", said)
 
+    def test_tls_in_a_folder(self):
+        fine, said = self.consumer("add_subdirectory(%s nbd-headers)\nif(TARGET nbd::tls)\n"
+                                   "file(WRITE ${CMAKE_BINARY_DIR}/main.cpp \"int main() {}\")\nadd_executable(mine ${CMAKE_BINARY_DIR}/main.cpp)\n"
+                                   "target_link_libraries(mine nbd::tls)\nendif()\n" % PROJECT)
+        self.assertTrue(fine, said)
+
     def test_a_package_without_tls(self):
         prefix = self.install("-D", "NBD_TLS=OFF")
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS tls)\n", prefix)
