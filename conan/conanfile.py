@@ -18,8 +18,9 @@ class NbdConan(ConanFile):
     topics = ("nbd", "network-block-device", "block-device", "server", "asio", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
-    options = {"with_liburing": [True, False]}  # for uring_file_backend: the target nbd::uring
-    default_options = {"with_liburing": False}
+    # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls
+    options = {"with_liburing": [True, False], "with_openssl": [True, False]}
+    default_options = {"with_liburing": False, "with_openssl": False}
     no_copy_source = True
 
     def set_version(self):
@@ -44,6 +45,8 @@ class NbdConan(ConanFile):
         self.requires("boost/[>=1.81 <2]")
         if self.options.with_liburing:
             self.requires("liburing/[>=2.2 <3]")
+        if self.options.with_openssl:
+            self.requires("openssl/[>=3 <4]")
 
     def package_id(self):
         self.info.clear()
@@ -80,3 +83,11 @@ class NbdConan(ConanFile):
             uring.bindirs = []
             uring.libdirs = []
             uring.requires = ["nbd", "liburing::liburing"]
+        if self.options.with_openssl:
+            tls = self.cpp_info.components["tls"]
+            tls.set_property("cmake_target_name", "nbd::tls")
+            tls.set_property("pkg_config_name", "nbd-tls")
+            tls.includedirs = []
+            tls.bindirs = []
+            tls.libdirs = []
+            tls.requires = ["nbd", "openssl::ssl", "openssl::crypto"]

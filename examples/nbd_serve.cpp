@@ -4,6 +4,7 @@
 #include "nbd_serve_listening.hpp"
 #include "nbd_serve_log.hpp"
 #include "nbd_serve_system.hpp"
+#include "nbd_serve_tls.hpp"
 #include <nbd/backend/file_backend.hpp>
 #include <nbd/backend/null_backend.hpp>
 #include <nbd/server.hpp>
@@ -19,6 +20,7 @@
 #include <csignal>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -51,6 +53,7 @@ struct arguments {
     std::string block_size;
     std::string lock = "exclusive";
     nbd::settings limits;
+    tls_arguments tls;
     bool verbose = false;
 };
 
@@ -91,10 +94,20 @@ template <class Backend, class Policy, class... Args>
 void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e,
            Policy policy(std::size_t), const Args&... made_from)
 {
+    auto tls = set_up(a.tls);
     boost::asio::io_context program;
     boost::asio::signal_set signals{program};
     for (const int number : ending_signals())
         signals.add(number);
+    boost::asio::signal_set reloads{program, SIGUSR1};
+    const std::function<void()> await_reload = [&] {
+        reloads.async_wait([&](const boost::system::error_code& cancelled, int) {
+            if (cancelled)
+                return;
+            reload(tls);
+            await_reload();
+        });
+    };
 
     const auto exports = std::make_shared<nbd::export_set<Backend>>();
     try {
@@ -116,7 +129,7 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
         log.emplace();
     {
         servers<Backend, Policy> all{exports, a.limits, [&] { return policy(a.threads); },
-                                     client_log{log ? &*log : nullptr}};
+                                     client_log{log ? &*log : nullptr}, tls};
         std::vector<std::string> uris;
         if (!a.unix_path.empty())
             uris.push_back(all.listen_unix(a.unix_path, a.name));
@@ -126,7 +139,8 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
             std::cout << "serving " << uri << '\n';
         std::cout.flush();
 
-        signals.async_wait([](auto, int) {});
+        await_reload();
+        signals.async_wait([&](auto, int) { reloads.cancel(); });
         program.run();
     }
     // Blocks a second signal, which would kill the process while it ends. This is the only thread
@@ -308,11 +322,26 @@ int main(int argc, char** argv)
         ->capture_default_str()
         ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 40))
         ->type_name("BYTES-PER-SECOND");
+    app.add_option("--tls", a.tls.mode,
+                   "off; on: clients may start TLS; require: they must. SIGUSR1 loads certificates "
+                   "and keys again")
+        ->check(CLI::IsMember({"off", "on", "require"}))
+        ->type_name("off|on|require");
+    app.add_option("--tls-certificates", a.tls.certificates,
+                   "a folder with server-cert.pem and server-key.pem; with ca-cert.pem and, if "
+                   "there is one, ca-crl.pem for --tls-verify-peer")
+        ->type_name("DIR");
+    app.add_option("--tls-psk", a.tls.psk,
+                   "a file of pre-shared keys, as psktool of GnuTLS writes it")
+        ->type_name("FILE");
+    app.add_flag("--tls-verify-peer", a.tls.verify_peer,
+                 "clients need a certificate that ca-cert.pem has signed, or a pre-shared key");
     app.add_flag("--verbose", a.verbose, "log to stderr what each client does");
 
     try {
         app.parse(argc, argv);
-        for (const std::string argument : {"--create", "--unix", "--tcp", "--block-size"})
+        for (const std::string argument :
+             {"--create", "--unix", "--tcp", "--block-size", "--tls-certificates", "--tls-psk"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         a.limits.busy_poll = std::chrono::microseconds{busy_poll};

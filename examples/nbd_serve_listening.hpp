@@ -5,6 +5,7 @@
 #include "nbd_serve_arguments.hpp"
 #include "nbd_serve_log.hpp"
 #include "nbd_serve_system.hpp"
+#include "nbd_serve_tls.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -50,15 +51,17 @@ class servers {
 
 public:
     servers(std::shared_ptr<nbd::export_set<Backend>> exports, nbd::settings limits,
-            std::function<Policy()> policy, client_log log)
-        : exports_{std::move(exports)}, limits_{limits}, policy_{std::move(policy)}, log_{log}
+            std::function<Policy()> policy, client_log log, tls_setup tls)
+        : exports_{std::move(exports)}, limits_{limits}, policy_{std::move(policy)}, log_{log},
+          tls_{std::move(tls)}
     {
     }
 
     /// *Returns* the URI of an export.
     std::string listen_unix(const std::string& path, const std::string& name)
     {
-        if (const auto failed = start(on_unix_, nbd::unix_transport::settings{.path = path}))
+        if (const auto failed =
+                start(on_unix_, with_tls<nbd::unix_transport>({.path = path}, tls_)))
             throw std::runtime_error{"--unix " + path + ": " + text_of(failed)};
         return on_unix_.back().uri(name);
     }
@@ -76,7 +79,8 @@ public:
         const auto port = on_tcp_.front().local_endpoint().port();
         return addresses.size() == 1
             ? on_tcp_.front().uri(name)
-            : nbd::protocol::tcp_uri(host.address + ':' + std::to_string(port), name);
+            : nbd::protocol::tcp_uri(host.address + ':' + std::to_string(port), name,
+                                     is_off(tls_) ? "nbd" : "nbds");
     }
 
 private:
@@ -102,7 +106,7 @@ private:
         for (auto at : addresses) {
             if (!on_tcp_.empty())
                 at.port = on_tcp_.front().local_endpoint().port();
-            const auto failed = start(on_tcp_, at);
+            const auto failed = start(on_tcp_, with_tls<nbd::tcp_transport>(at, tls_));
             if (failed.value() == EADDRNOTAVAIL || failed.value() == EAFNOSUPPORT) {
                 absent = failed;
             } else if (failed) {
@@ -117,6 +121,7 @@ private:
     nbd::settings limits_;
     std::function<Policy()> policy_;
     client_log log_;
-    std::list<server<nbd::unix_transport>> on_unix_;
-    std::list<server<nbd::tcp_transport>> on_tcp_;
+    tls_setup tls_;
+    std::list<server<secured<nbd::unix_transport>>> on_unix_;
+    std::list<server<secured<nbd::tcp_transport>>> on_tcp_;
 };

@@ -28,6 +28,8 @@ struct client_log {
     void at_export_opened(const nbd::client& c, std::string_view name,
                           const nbd::protocol::export_terms& t)
     {
+        if (to != nullptr && c.tls)
+            say(c, describe(*c.tls));
         if (to != nullptr)
             say(c,
                 "export \"" + nbd::printable(name) + "\" of " + std::to_string(t.size)
@@ -85,6 +87,15 @@ private:
             say(c,
                 what + ": " + why.message()
                     + (why.text.empty() ? "" : " (" + why.code.message() + ")"));
+    }
+    static std::string describe(const nbd::tls_info& tls)
+    {
+        auto text = tls.version + " with " + tls.cipher;
+        if (!tls.psk_identity.empty())
+            text += ", identity \"" + nbd::printable(tls.psk_identity) + '"';
+        if (!tls.subject.empty())
+            text += ", certificate of \"" + nbd::printable(tls.subject) + '"';
+        return text;
     }
     static std::string named(std::uint32_t number, std::string_view name)
     {

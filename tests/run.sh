@@ -45,6 +45,8 @@ catch2           /usr/include/catch2
 libbenchmark-dev /usr/include/benchmark
 libcli11-dev     /usr/include/CLI
 liburing-dev     /usr/include/liburing.h
+libssl-dev       /usr/include/openssl/ssl.h
+openssl          openssl
 libnbd-bin       nbdinfo
 file             file
 python3-libnbd   /usr/lib/python3/dist-packages/nbd.py

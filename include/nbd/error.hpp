@@ -59,6 +59,14 @@ enum class errc {
 
     /// There are more exports than settings.exports_listed: LIST has named the first ones.
     too_many_exports,
+
+    /// The server, or the export, is only for clients that have started TLS.
+    tls_required,
+    /// The client sent many TLS messages in a row that carry no data.
+    tls_flood,
+    /// nbd::tls_transport has no credentials, and its mode is not tls_mode::none.
+    no_tls_credentials,
+
     /// There is no export with the requested name.
     unknown_export,
 
@@ -123,6 +131,12 @@ public:
             return "no place became free in time";
         case errc::too_many_exports:
             return "there are more exports than LIST may name";
+        case errc::tls_required:
+            return "the client did not start TLS";
+        case errc::tls_flood:
+            return "the client sent too many TLS messages without data";
+        case errc::no_tls_credentials:
+            return "TLS needs a certificate or a file of keys";
         case errc::unknown_export:
             return "there is no such export";
         case errc::already_started:

@@ -23,8 +23,8 @@ namespace nbd {
 ///     + 64 MiB             free blocks; more of them only while less of server_memory is used
 ///
 /// This does not include the stacks of threads (per_client_threads: one for each client), the
-/// system's socket and pipe buffers, memory that a backend or an observer allocates, and memory
-/// that a backend lends.
+/// system's socket and pipe buffers, memory that a backend or an observer allocates, memory that a
+/// backend lends, and what OpenSSL allocates (tls_transport).
 struct settings {
     /// The number of places: connections at a time; 0 = no limit. The default is that of qemu.
     ///
@@ -167,6 +167,9 @@ struct export_settings {
     /// Allows clients to change the size by the RESIZE command, if the backend has `resize`; see
     /// "extension-resize" of the specification.
     bool allow_resize = false;
+    /// Only clients that have started TLS can open the export, or see it in LIST. With
+    /// tls_mode::none, and without nbd::tls_transport, nobody can.
+    bool tls_only = false;
 
     friend bool operator==(const export_settings&, const export_settings&) = default;
 };

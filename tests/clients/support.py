@@ -229,7 +229,7 @@ def serve(device, *options, transport="unix", policy=None, at=None):
     """Starts nbd-serve with these arguments, on a new UNIX socket or a free TCP port unless `at` is given."""
     with directory() as where:
         at = at or (f"{where}/s" if transport == "unix" else "127.0.0.1:0")
-        command = [require_program("NBD_SERVE"), device, f"--{transport}", at, *options]
+        command = [require_program("NBD_SERVE"), device, f"--{transport}", at, *map(str, options)]
         if policy:
             command += ["--policy", policy]
         with started(command, where=where) as server:

@@ -62,10 +62,15 @@ class Options(unittest.TestCase):
         self.assertFalse(fine, said)
         self.assertIn("NBD_URING=ON needs liburing (Debian: liburing-dev), which was not found", said)
 
+    def test_openssl_that_is_asked_for_is_needed(self):
+        fine, said = self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_TLS=ON", "-D", "CMAKE_DISABLE_FIND_PACKAGE_OpenSSL=ON")
+        self.assertFalse(fine, said)
+        self.assertIn("NBD_TLS=ON needs OpenSSL 3 (Debian: libssl-dev), which was not found", said)
+
     def test_an_unknown_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nonsense)\n")
         self.assertFalse(fine, said)
-        self.assertIn("nbd has no component 'nonsense'; it has 'nbd' and 'uring'", said)
+        self.assertIn("nbd has no component 'nonsense'; it has 'nbd', 'uring' and 'tls'", said)
 
     def test_an_optional_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nbd OPTIONAL_COMPONENTS nonsense)\n"
@@ -90,6 +95,29 @@ class Options(unittest.TestCase):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS uring)\n", prefix)
         self.assertFalse(fine, said)
         self.assertIn("the component 'uring' is missing: nbd was installed with NBD_URING=OFF", said)
+
+    def test_the_component_tls(self):
+        if not self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_TLS=ON")[0]:
+            self.skipTest("OpenSSL 3 is not installed")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS tls)\n"
+                                   "get_target_property(linked nbd::nbd INTERFACE_LINK_LIBRARIES)\n"
+                                   "get_target_property(tls nbd::tls INTERFACE_LINK_LIBRARIES)\n"
+                                   "message(STATUS \"nbd::nbd links: ${linked}. nbd::tls links: ${tls}.\")\n")
+        self.assertTrue(fine, said)
+        self.assertIn("nbd::nbd links: Boost::headers;Threads::Threads.", said)
+        self.assertIn("nbd::tls links: nbd::nbd;OpenSSL::SSL;OpenSSL::Crypto.", said)
+
+    def test_tls_in_a_folder(self):
+        fine, said = self.consumer("add_subdirectory(%s nbd-headers)\nif(TARGET nbd::tls)\n"
+                                   "file(WRITE ${CMAKE_BINARY_DIR}/main.cpp \"int main() {}\")\nadd_executable(mine ${CMAKE_BINARY_DIR}/main.cpp)\n"
+                                   "target_link_libraries(mine nbd::tls)\nendif()\n" % PROJECT)
+        self.assertTrue(fine, said)
+
+    def test_a_package_without_tls(self):
+        prefix = self.install("-D", "NBD_TLS=OFF")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS tls)\n", prefix)
+        self.assertFalse(fine, said)
+        self.assertIn("the component 'tls' is missing: nbd was installed with NBD_TLS=OFF", said)
 
     def test_a_parent_project_with_a_target_nbd(self):
         fine, said = self.consumer("add_library(nbd INTERFACE)\nadd_subdirectory(%s nbd-headers)\n"

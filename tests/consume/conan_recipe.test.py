@@ -140,6 +140,9 @@ class Recipe(unittest.TestCase):
         self.recipe.options.with_liburing = True
         self.recipe.requirements()
         self.assertEqual(self.recipe.required[2:], ["liburing/[>=2.2 <3]"])
+        self.recipe.options.with_openssl = True
+        self.recipe.requirements()
+        self.assertEqual(self.recipe.required[5:], ["openssl/[>=3 <4]"])
 
     def test_validate(self):
         for good in (settings(), settings(compiler="clang", version="14"), settings(version="13.2", cppstd="23")):
@@ -185,6 +188,15 @@ class Recipe(unittest.TestCase):
         self.assertEqual(uring.requires, ["nbd", "liburing::liburing"])
         self.assertEqual(uring.properties, {"cmake_target_name": "nbd::uring", "pkg_config_name": "nbd-uring"})
         # Who links nbd::nbd does not get liburing.
+        self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
+
+    def test_package_info_with_openssl(self):
+        self.recipe.options.with_openssl = True
+        self.recipe.package_info()
+        tls = self.recipe.cpp_info.components["tls"]
+        self.assertEqual(tls.includedirs, [])
+        self.assertEqual(tls.requires, ["nbd", "openssl::ssl", "openssl::crypto"])
+        self.assertEqual(tls.properties, {"cmake_target_name": "nbd::tls", "pkg_config_name": "nbd-tls"})
         self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
 
     def test_the_test_package_is_python(self):

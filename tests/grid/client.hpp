@@ -21,6 +21,7 @@
 
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 namespace grid {
@@ -60,7 +61,7 @@ public:
     explicit raw_client(int fd) noexcept : fd_{fd} {}
     raw_client(raw_client&& other) noexcept : fd_{std::exchange(other.fd_, -1)} {}
     raw_client& operator=(raw_client&&) = delete;
-    ~raw_client() { close(); }
+    virtual ~raw_client() { close(); }
 
     [[nodiscard]] int fd() const noexcept { return fd_; }
     void close() noexcept
@@ -81,7 +82,7 @@ public:
     void send(std::span<const std::byte> all)
     {
         while (!all.empty()) {
-            const auto n = ::send(fd_, all.data(), all.size(), MSG_NOSIGNAL);
+            const auto n = put(all);
             if (n <= 0)
                 throw std::system_error{errno, std::system_category(), "send"};
             all = all.subspan(static_cast<std::size_t>(n));
@@ -90,7 +91,7 @@ public:
     void receive(std::span<std::byte> all)
     {
         while (!all.empty()) {
-            const auto n = ::recv(fd_, all.data(), all.size(), 0);
+            const auto n = take(all);
             if (n < 0)
                 throw std::system_error{errno, std::system_category(), "receive"};
             if (n == 0)
@@ -109,7 +110,7 @@ public:
     {
         bytes rest(std::min(n, std::size_t{64} << 10));
         for (std::size_t got = 0; got < n;) {
-            const auto more = ::recv(fd_, rest.data(), rest.size(), 0);
+            const auto more = take(rest);
             if (more == 0 || (more < 0 && (errno == ECONNRESET || errno == EPIPE)))
                 return true;
             if (more < 0)
@@ -245,6 +246,17 @@ public:
         return receive(static_cast<std::size_t>(length));
     }
     void disconnect() { send_request({.command = proto::command::disc}); }
+
+protected:
+    /// As send(2) and recv(2). A layer such as TLS overrides them.
+    virtual ::ssize_t put(std::span<const std::byte> some)
+    {
+        return ::send(fd_, some.data(), some.size(), MSG_NOSIGNAL);
+    }
+    virtual ::ssize_t take(std::span<std::byte> room)
+    {
+        return ::recv(fd_, room.data(), room.size(), 0);
+    }
 
 private:
     int fd_;

@@ -36,7 +36,8 @@ ROOMS = {
     "transmission": ["protocol", "vocabulary", "concepts", *BASICS],
     # floor 3: their own concept, and not each other
     "backend": ["protocol", "vocabulary", "concepts/backend.hpp", *BASICS],
-    "transport": ["protocol", "vocabulary", "concepts/transport.hpp", *BASICS],
+    "transport": ["protocol", "vocabulary", "concepts/transport.hpp", "tls", *BASICS],
+    "tls": ["vocabulary", *BASICS],  # and OpenSSL
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],
@@ -89,9 +90,17 @@ TESTED_ELSEWHERE = {
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
     "vocabulary/outcome_of.hpp": "tests/transmission/execution_outcome.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
+    "vocabulary/tls.hpp": "tests/handshake/negotiator_tls.test.cpp",
+    # parts of credentials and stream
+    "tls/context.hpp": "tests/tls/credentials.test.cpp",
+    "tls/secret_file.hpp": "tests/tls/credentials.test.cpp",
+    "tls/error.hpp": "tests/tls/stream.test.cpp",
+    "tls/wire.hpp": "tests/tls/stream.test.cpp",
+    "tls/peer_info.hpp": "tests/transport/tls_transport.test.cpp",
     # an enumeration, a plain type, and parts of negotiator and export_set
     "handshake/action.hpp": "tests/handshake/negotiator.test.cpp",
     "handshake/export_info.hpp": "tests/exports/export_set.test.cpp",
+    "handshake/option_answers.hpp": "tests/handshake/negotiator_refusals.test.cpp",
     "handshake/export_listing.hpp": "tests/session/negotiate.test.cpp",
     "exports/async_resize.hpp": "tests/grid/awaited_open.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",

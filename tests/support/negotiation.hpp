@@ -29,7 +29,15 @@ public:
         : limits_{std::move(limits)}, exports_{std::move(exports)}, negotiator_{limits_}
     {
     }
-    negotiation(const negotiation&) = delete;
+    explicit negotiation(nbd::tls_mode tls) : exports_{default_exports()}, negotiator_{limits_, tls}
+    {
+    }
+    /// What goes on inside TLS.
+    explicit negotiation(const negotiation& plain)
+        : limits_{plain.limits_}, exports_{plain.exports_},
+          negotiator_{plain.negotiator_.inside_tls()}
+    {
+    }
     negotiation& operator=(const negotiation&) = delete;
 
     /// Exchanges greeting and client flags, and discards the server's bytes.
@@ -83,7 +91,10 @@ public:
     /// Whether the stream is in step: an unknown option gets ERR_UNSUP.
     bool in_step() { return answer_type(option(0x4711)) == 0x80000001 && !over(); }
 
-    bool over() const { return last_ == action::close || last_ == action::transmit; }
+    bool over() const
+    {
+        return last_ == action::close || last_ == action::transmit || last_ == action::start_tls;
+    }
     std::error_code ended() const { return negotiator_.close_reason(); }
     std::size_t longest_step() const { return longest_step_; }
     std::size_t opens() const { return opens_; }

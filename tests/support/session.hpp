@@ -216,7 +216,9 @@ public:
     bool negotiate(bytes input, pace p = {})
     {
         begin(std::move(input), p);
-        return nbd::session::negotiate<nbd::io::blocking>(*stream, exports, agreed, *context)
+        nbd::handshake::negotiator negotiator{context->limits};
+        return nbd::session::negotiate<nbd::io::blocking>(*stream, exports, negotiator, agreed,
+                                                          *context)
             .get()
             .has_value();
     }

@@ -18,8 +18,8 @@
 #include <nbd/settings.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/error.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -45,9 +45,7 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using peer_type = typename State::transport_type::peer_type;
     using control_executor = typename State::control_type::executor_type;
     using clock_type = std::chrono::steady_clock;
-    using timer_type =
-        boost::asio::basic_waitable_timer<clock_type, boost::asio::wait_traits<clock_type>,
-                                          control_executor>;
+    using timer_type = boost::asio::steady_timer::rebind_executor<control_executor>::other;
     using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
     using connections_type = connections<socket_type, peer_type, typename State::observer_type>;
@@ -307,10 +305,12 @@ private:
 
     [[nodiscard]] auto serve(entry at)
     {
+        auto& exports = *state_->exports;
+        auto& secures = state_->transport;
         if constexpr (policy_type::blocking && awaits)
-            return session::on_private_context{at->socket, *state_->exports, at->session, policy_};
+            return session::on_private_context{at->socket, exports, at->session, policy_, secures};
         else
-            return session::serve<io_type>(at->socket, *state_->exports, at->session, policy_);
+            return session::serve<io_type>(at->socket, exports, at->session, policy_, secures);
     }
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/tls.hpp>
+
 #include <concepts>
 #include <string>
 #include <string_view>
@@ -81,6 +83,19 @@ concept transport =
     transport_has::settings<T> && transport_has::protocol_type<T> && transport_has::peer_type<T>
     && transport_has::listen<T> && transport_has::prepare<T> && transport_has::peer<T>
     && transport_has::uri<T> && transport_has::where<T> && transport_has::close<T>;
+
+/// A transport that can secure a connection with TLS, see nbd::tls_transport. It has two more
+/// members, for any thread:
+///
+///     tls_mode tls() const                     which clients must use TLS
+///     Stream upgrade(socket&) const            the stream for a client that has sent STARTTLS. It
+///                                              is an io::layered stream with
+///                                              `error_code handshake_now()`, `tls_info info()` and
+///                                              `void close_now()`, which do not wait.
+template <class T>
+concept securing_transport = requires(const T& t) {
+    { t.tls() } -> std::same_as<tls_mode>;
+};
 
 namespace diagnosis {
 

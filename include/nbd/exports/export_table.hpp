@@ -154,15 +154,17 @@ public:
     }
     /// Calls `f(name, description)` for each export that was added after the name `position`, or
     /// for all with nullopt, in bytewise order, until it returns false. `f` must not call members
-    /// of the set.
+    /// of the set. `secured`: also those with `tls_only`.
     /// *Returns* false if `f` did.
     template <class F>
-    bool visit_after(const std::optional<std::string>& position, F&& f) const
+    bool visit_after(const std::optional<std::string>& position, F&& f, bool secured = true) const
     {
         const std::shared_lock lock{mutex_};
-        return std::all_of(
-            position ? records_.upper_bound(*position) : records_.begin(), records_.end(),
-            [&f](const auto& e) { return f(std::string_view{e.first}, e.second->description()); });
+        return std::all_of(position ? records_.upper_bound(*position) : records_.begin(),
+                           records_.end(), [&f, secured](const auto& e) {
+                               return (e.second->settings.tls_only && !secured)
+                                   || f(std::string_view{e.first}, e.second->description());
+                           });
     }
 
     /// For the servers: those are told of a removal that call `drain`.

@@ -26,14 +26,20 @@ public:
     /// A page ends with the name that brings it to this size in bytes.
     static constexpr std::size_t page_bytes = std::size_t{16} << 10;
 
-    /// For the names after `position`; nullopt: all names.
-    explicit name_list(std::optional<std::string> position) : position_{std::move(position)} {}
+    /// For the names after `position`; nullopt: all names. `secured`: the client uses TLS.
+    explicit name_list(std::optional<std::string> position, bool secured = false)
+        : position_{std::move(position)}, secured_{secured}
+    {
+    }
     name_list(const name_list&) = delete;
     name_list& operator=(const name_list&) = delete;
 
     /// The position: names up to this one, and this one, were listed before; nullopt at the
     /// beginning. It can be given to `upper_bound` of a set, a map or a sorted vector of names.
     [[nodiscard]] std::optional<std::string_view> after() const noexcept { return position_; }
+    /// Whether the client has started TLS. To others, names of exports with `tls_only` should not
+    /// be told.
+    [[nodiscard]] bool secured() const noexcept { return secured_; }
     /// Adds a name and its description, or its description is the name. Names that are on the page
     /// or were listed before are ignored. So are those that no client can ask for: names that are
     /// no UTF-8, contain a zero byte or are longer than 4096 bytes.
@@ -84,6 +90,7 @@ private:
     [[nodiscard]] bool is_full() const noexcept { return bytes_ >= page_bytes; }
 
     const std::optional<std::string> position_;
+    const bool secured_;
     names_type names_;
     std::size_t bytes_ = 0;
     bool more_ = false;

@@ -10,8 +10,9 @@ enum class action {
     list_exports,  ///< call `list_export` for exports after `list_position()`, then `continue_list`
     /// Open the export `requested_name()`, then call `export_opened` or `export_refused`.
     open_export,
-    transmit,  ///< begin the transmission phase with the export that was opened last
-    close,     ///< close the connection; `close_reason()` is empty after ABORT
+    start_tls,  ///< perform the TLS handshake, then go on with `inside_tls()`
+    transmit,   ///< begin the transmission phase with the export that was opened last
+    close,      ///< close the connection; `close_reason()` is empty after ABORT
 };
 
 }  // namespace nbd::handshake

@@ -7,13 +7,13 @@
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/handshake/export_listing.hpp>
 #include <nbd/handshake/meta_context.hpp>
+#include <nbd/handshake/option_answers.hpp>
 #include <nbd/handshake/option_reader.hpp>
 #include <nbd/handshake/option_replies.hpp>
-#include <nbd/protocol/error_value.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/vocabulary/client.hpp>
-#include <nbd/vocabulary/printable.hpp>
+#include <nbd/vocabulary/tls.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -30,16 +30,24 @@ namespace nbd::handshake {
 /// The session receives `bytes_needed()` bytes, calls `process`, and carries out the action.
 /// *Lifetime*: `limits` outlives the negotiator. Received bytes stay unchanged until the next
 /// `process`, because names are views into them.
-class negotiator {
+class negotiator : option_answers {
 public:
     /// Puts the greeting into `reply()`.
-    explicit negotiator(const settings& limits)
-        : limits_{limits}, reader_{limits}, opens_left_{limits.options_per_handshake},
+    explicit negotiator(const settings& limits, tls_mode tls = tls_mode::none)
+        : option_answers{limits, tls}, opens_left_{limits.options_per_handshake},
           calls_left_{limits.options_per_handshake}
     {
         const auto room = append(reply_, protocol::greeting_bytes);
         protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);
     }
+
+    /// *Returns* the negotiator that goes on inside TLS, after action::start_tls. It has the client
+    /// flags, and what is left of the limits. Nothing that was negotiated is kept (point 32).
+    [[nodiscard]] negotiator inside_tls() const { return negotiator{*this, inside{}}; }
+    /// Whether the last action was start_tls.
+    [[nodiscard]] bool starts_tls() const noexcept { return starts_tls_; }
+    /// Whether this is inside TLS.
+    [[nodiscard]] bool secured() const noexcept { return secured_; }
 
     /// *Returns* the number of bytes that `process` takes next.
     [[nodiscard]] std::size_t bytes_needed() const noexcept { return reader_.bytes_needed(); }
@@ -67,10 +75,7 @@ public:
     }
 
     /// The option whose header was processed last.
-    [[nodiscard]] const protocol::option_header& option() const noexcept
-    {
-        return reader_.option();
-    }
+    using option_answers::option;
     /// Whether the next byte begins an option. Otherwise, a closed connection was cut short.
     [[nodiscard]] bool between_options() const noexcept { return reader_.between_options(); }
     /// Whether no byte was processed.
@@ -145,22 +150,7 @@ public:
         }
     }
     /// Answers the option with an error, also LIST. EXPORT_NAME has no error reply (point 28).
-    [[nodiscard]] action export_refused(std::error_code why)
-    {
-        if (why == errc::too_many_options)
-            return close(errc::too_many_options);
-        if (option().option == protocol::option::export_name)
-            return close(errc::export_name_refused);
-        const bool lists = option().option == protocol::option::list;
-        if (why == errc::unknown_export && !lists)
-            return error(protocol::option_reply::err_unknown,
-                         "no export \"" + printable(requested_.name) + '"');
-        if (protocol::to_error_value(why) == protocol::error_value::eperm)
-            return error(protocol::option_reply::err_policy, "this is not permitted");
-        if (lists)
-            return error(protocol::option_reply::err_platform, "the exports cannot be listed");
-        return error(protocol::option_reply::err_unknown, "the export does not open");
-    }
+    [[nodiscard]] action export_refused(std::error_code why) { return refuse_export(why); }
 
     /// *Returns* the result of the negotiation, after action::transmit.
     [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
@@ -172,32 +162,11 @@ private:
     static constexpr std::uint16_t offered =
         protocol::handshake_flag::fixed_newstyle | protocol::handshake_flag::no_zeroes;
 
-    action close(errc why) noexcept
+    negotiator(const negotiator& plain, inside in)
+        : option_answers{plain, in}, fixed_newstyle_{plain.fixed_newstyle_},
+          no_zeroes_{plain.no_zeroes_}, shutting_down_{plain.shutting_down_},
+          opens_left_{plain.opens_left_}, calls_left_{plain.calls_left_}
     {
-        close_reason_ = why;
-        return action::close;
-    }
-    action ack()
-    {
-        append_reply(reply_, option().option, protocol::option_reply::ack, std::string_view{});
-        return action::receive;
-    }
-    action error(protocol::option_reply type, std::string_view text)
-    {
-        append_reply(reply_, option().option, type, text);
-        return action::receive;
-    }
-    action invalid(std::string_view text)
-    {
-        return error(protocol::option_reply::err_invalid, text);
-    }
-    action unsupported()
-    {
-        return error(protocol::option_reply::err_unsup, "the option is not supported");
-    }
-    action shutdown_error()
-    {
-        return error(protocol::option_reply::err_shutdown, "the server is shutting down");
     }
 
     // "Client flags": a flag that was not offered MUST end the session (point 14).
@@ -214,9 +183,11 @@ private:
     {
         if (option().option == protocol::option::set_meta_context)
             selection_.clear();
-        if (option().option == protocol::option::abort || shutting_down_ || !fixed_newstyle_)
+        const bool starts_tls = option().option == protocol::option::starttls;
+        if (option().option == protocol::option::abort || shutting_down_ || !fixed_newstyle_
+            || (must_start_tls() && !starts_tls))
             return answer_option({});
-        if (!supported(option().option))
+        if (!supported(option().option) && !(starts_tls && tls_ != tls_mode::none))
             return unsupported();
         return error(protocol::option_reply::err_too_big, "the option has too much data");
     }
@@ -229,6 +200,8 @@ private:
             return o == option::export_name ? close(errc::server_stopped) : shutdown_error();
         if (!fixed_newstyle_ && o != option::export_name && o != option::abort)
             return invalid("the client did not negotiate fixed newstyle");  // point 16
+        if (must_start_tls() && o != option::starttls && o != option::abort)
+            return refuse_before_tls();
         if (!data.empty() && takes_no_data(o))
             return invalid("the option takes no data");
         switch (o) {
@@ -244,6 +217,8 @@ private:
         case option::info:
         case option::go:
             return answer_info_request(data);
+        case option::starttls:
+            return answer_starttls();
         case option::structured_reply:
             return answer_structured_reply();
         case option::extended_headers:  // point 44
@@ -327,17 +302,12 @@ private:
         return o == protocol::option::go ? action::transmit : action::receive;
     }
 
-    const settings& limits_;
-    option_reader reader_;
-    reply_bytes reply_;
-    std::error_code close_reason_;
     bool fixed_newstyle_ = false;
     bool no_zeroes_ = false;
     bool shutting_down_ = false;
 
     protocol::reply_style style_ = protocol::reply_style::simple;
-    protocol::info_request requested_;  ///< views into the bytes that were processed last
-    protocol::meta_request meta_;       ///< the same
+    protocol::meta_request meta_;  ///< views into the bytes that were processed last
     context_selection selection_;
     agreement agreed_;
     std::size_t opens_left_;

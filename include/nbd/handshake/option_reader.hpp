@@ -20,7 +20,7 @@ namespace nbd::handshake {
     return o == option::list || o == option::structured_reply || o == option::extended_headers
         || o == option::starttls;
 }
-/// Whether the server has this option, which may be followed by data.
+/// Whether every server has this option, which may be followed by data.
 [[nodiscard]] constexpr bool supported(protocol::option o) noexcept
 {
     using protocol::option;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/at_once.hpp>
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/gather.hpp>
 #include <nbd/io/handler_memory.hpp>
+#include <nbd/io/layered.hpp>
 #include <nbd/io/loop_poller.hpp>
 #include <nbd/io/operation.hpp>
 #include <nbd/io/send_file.hpp>
@@ -59,7 +61,7 @@ public:
     [[nodiscard]] static auto read_some(Stream& stream, const Buffers& to)
     {
         return make_operation<std::size_t>(
-            [&stream, to](auto handler) { stream.async_read_some(to, std::move(handler)); });
+            [&stream, to](auto handler) { begin_read(stream, to, std::move(handler)); });
     }
 
     /// As above, one at a time and without an allocation. The event loop polls during the wait
@@ -78,10 +80,9 @@ public:
             }
         }
         return make_operation<std::size_t>([this, &stream, to](auto handler) {
-            stream.async_read_some(
-                to,
-                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{receiving_},
-                                            std::move(handler)));
+            begin_read(stream, to,
+                       boost::asio::bind_allocator(handler_memory::allocator<std::byte>{receiving_},
+                                                   std::move(handler)));
         });
     }
 
@@ -89,8 +90,14 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static auto write_some(Stream& stream, const Buffers& from)
     {
-        return make_operation<std::size_t>(
-            [&stream, from](auto handler) { stream.async_write_some(from, std::move(handler)); });
+        return make_operation<std::size_t>([&stream, from](auto handler) {
+            if constexpr (layered<Stream>)
+                attempts{stream, [&stream, from] { return write_at_once(stream, from); },
+                         std::move(handler)}
+                    .start();
+            else
+                stream.async_write_some(from, std::move(handler));
+        });
     }
 
     /// Sends some of the gathered data, see send_next, without waiting. *Errors*: also
@@ -104,6 +111,8 @@ public:
             if (!stream.native_non_blocking())  // sendfile(2) has no flag for it
                 stream.native_non_blocking(true, ignored);
             return send_next(stream.native_handle(), from, MSG_DONTWAIT);
+        } else if constexpr (layered<Stream>) {
+            return stream.send_now(from.pieces(), at_a_time);
         } else {
             return {boost::asio::error::would_block, 0};
         }
@@ -118,20 +127,31 @@ public:
             return boost::asio::bind_allocator(handler_memory::allocator<std::byte>{sending_},
                                                std::move(handler));
         };
-        if constexpr (socket<Stream>)
+        if constexpr (on_socket<Stream>)
             return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
-                stream.async_wait(Stream::wait_write,
-                                  bound([&stream, &from, handler = std::move(handler)](
-                                            const boost::system::error_code& error) mutable {
-                                      const auto [failed, n] =
-                                          error ? transfer{error, 0} : try_send(stream, from);
-                                      handler(failed, n);
-                                  }));
+                auto sends = bound([&stream, &from, handler = std::move(handler)](
+                                       const boost::system::error_code& error) mutable {
+                    const auto [failed, n] = error ? transfer{error, 0} : try_send(stream, from);
+                    handler(failed, n);
+                });
+                if constexpr (layered<Stream>)
+                    async_wait_ready(stream, std::move(sends));
+                else
+                    stream.async_wait(Stream::wait_write, std::move(sends));
             });
         else
             return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
                 stream.async_write_some(from.pieces(), bound(std::move(handler)));
             });
+    }
+
+    /// Waits until the socket of a layered stream is ready for the operation that would have
+    /// blocked.
+    template <layered Stream>
+    [[nodiscard]] static auto wait_ready(Stream& stream)
+    {
+        return make_operation(
+            [&stream](auto handler) { async_wait_ready(stream, std::move(handler)); });
     }
 
     /// Whether there are bytes to receive, now or within `time`. Checks every 5 ms, so it is for
@@ -144,14 +164,14 @@ public:
             stream.get_executor()};
         const auto end = clock::now() + time;
         boost::system::error_code error;
-        while (stream.available(error) == 0 && !error && clock::now() < end) {
+        while (available(stream, error) == 0 && !error && clock::now() < end) {
             pause.expires_after(std::chrono::milliseconds{5});
             const auto [failed] = co_await make_operation(
                 [&pause](auto handler) { pause.async_wait(std::move(handler)); });
             if (failed)
                 break;
         }
-        co_return !error && stream.available(error) != 0;
+        co_return !error && available(stream, error) != 0;
     }
 
     /// Whether the next receive will wait, so that memory should be released before it.
@@ -159,7 +179,7 @@ public:
     [[nodiscard]] static bool must_wait(Stream& stream)
     {
         boost::system::error_code error;
-        return stream.available(error) == 0 && !error;
+        return available(stream, error) == 0 && !error;
     }
 
     /// Lets other clients of this thread run.
@@ -182,6 +202,27 @@ public:
     }
 
 private:
+    /// Largest number of bytes for one send through a layer, so that progress is seen.
+    static constexpr std::size_t at_a_time = std::size_t{1} << 20;
+
+    template <class Stream>
+    [[nodiscard]] static std::size_t available(Stream& stream, boost::system::error_code& error)
+    {
+        if constexpr (layered<Stream>)
+            return stream.has_pending() ? 1 : stream.next_layer().available(error);
+        else
+            return stream.available(error);
+    }
+    template <class Stream, class Buffers, class Handler>
+    static void begin_read(Stream& stream, const Buffers& to, Handler handler)
+    {
+        if constexpr (layered<Stream>)
+            attempts{stream, [&stream, to] { return stream.receive_now(to); }, std::move(handler)}
+                .start();
+        else
+            stream.async_read_some(to, std::move(handler));
+    }
+
     loop_poller* poller_ = nullptr;  ///< found at the first receive
     /// Asio keeps the memory of a few operations for each thread, not for each of many clients.
     handler_memory receiving_;

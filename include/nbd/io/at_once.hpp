@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/io/gather.hpp>
+#include <nbd/io/layered.hpp>
 #include <nbd/io/send_file.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -18,7 +19,7 @@
 namespace nbd::io {
 
 /// Receives some bytes without waiting, and without the event loop. *Errors*:
-/// asio::error::would_block where there are none, and for a stream that is not a socket;
+/// asio::error::would_block where there are none, and for a stream that is on no socket;
 /// asio::error::eof; those of recv.
 template <class Stream>
 [[nodiscard]] transfer read_at_once(Stream& stream, boost::asio::mutable_buffer to) noexcept
@@ -32,7 +33,10 @@ template <class Stream>
         if (errno != EAGAIN && errno != EINTR)
             return {boost::system::error_code{errno, boost::system::system_category()}, 0};
     }
-    return {boost::asio::error::would_block, 0};
+    if constexpr (layered<Stream>)
+        return stream.receive_now(to);
+    else
+        return {boost::asio::error::would_block, 0};
 }
 
 /// Sends some bytes in the same way. *Errors*: those of send_gathered.
@@ -41,18 +45,20 @@ template <class Stream>
 {
     if constexpr (socket<Stream>)
         return send_gathered(stream.native_handle(), std::array{from}, MSG_DONTWAIT);
+    else if constexpr (layered<Stream>)
+        return stream.send_now(std::array{from}, no_limit);
     else
         return {boost::asio::error::would_block, 0};
 }
 
 /// Whether nothing that is sent can reach the peer any more. Over a UNIX socket that is known when
 /// the peer closes; over TCP when it has answered something with a reset. False for a peer that has
-/// closed its sending side only, and for a stream that is not a socket.
+/// closed its sending side only, and for a stream that is on no socket.
 template <class Stream>
 [[nodiscard]] bool is_hung_up(Stream& stream) noexcept
 {
-    if constexpr (socket<Stream>) {
-        ::pollfd end{.fd = stream.native_handle(), .events = 0, .revents = 0};
+    if constexpr (on_socket<Stream>) {
+        ::pollfd end{.fd = descriptor_of(stream), .events = 0, .revents = 0};
         return ::poll(&end, 1, 0) > 0 && (end.revents & (POLLHUP | POLLERR)) != 0;
     } else {
         return false;

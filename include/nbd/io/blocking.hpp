@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/io/at_once.hpp>
 #include <nbd/io/busy_poll.hpp>
 #include <nbd/io/gather.hpp>
+#include <nbd/io/layered.hpp>
 #include <nbd/io/send_file.hpp>
 #include <nbd/io/wakeup.hpp>
 
@@ -10,7 +12,6 @@
 #include <boost/asio/error.hpp>
 #include <boost/system/error_code.hpp>
 
-#include <cerrno>
 #include <chrono>
 #include <coroutine>
 #include <cstddef>
@@ -103,7 +104,11 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to)
     {
-        return ready<transfer>{retried([&](auto& failed) { return stream.read_some(to, failed); })};
+        if constexpr (layered<Stream>)
+            return ready<transfer>{when_ready(stream, [&] { return stream.receive_now(to); })};
+        else
+            return ready<transfer>{
+                retried([&](auto& failed) { return stream.read_some(to, failed); })};
     }
 
     /// As above. Polls for a short time before the thread sleeps, where that pays. A thread whose
@@ -112,26 +117,25 @@ public:
     [[nodiscard]] static ready<transfer> read_some(Stream& stream, const Buffers& to,
                                                    busy_poll& poll)
     {
-        if constexpr (socket<Stream>) {
+        if constexpr (on_socket<Stream>) {
             const auto sleeps = [&] {
                 if (Stock::holds_much()
-                    && !is_readable(stream.native_handle(),
-                                    static_cast<int>(Stock::idle_after.count())))
+                    && !is_readable(stream, static_cast<int>(Stock::idle_after.count())))
                     Stock::share_stock();
                 return read_some(stream, to).await_resume();
             };
             if (poll.enabled()) {
                 const auto begun = busy_poll::clock::now();
-                std::optional<transfer> received;
+                transfer received{boost::asio::error::would_block, 0};
                 const auto receives = [&] {
-                    if (!poll.asks_first() || is_readable(stream.native_handle(), 0))
-                        received = receive_now(stream.native_handle(), to.data(), to.size());
-                    return received.has_value();
+                    if (!poll.asks_first() || is_readable(stream, 0))
+                        received = read_at_once(stream, to);
+                    return std::get<0>(received) != boost::asio::error::would_block;
                 };
                 if (!poll.pays() || !poll.look(receives))
                     received = poll.while_asleep(sleeps);
                 poll.waited(busy_poll::clock::now() - begun);
-                return ready<transfer>{*received};
+                return ready<transfer>{received};
             }
             return ready<transfer>{sleeps()};
         } else {
@@ -143,8 +147,11 @@ public:
     template <class Stream, class Buffers>
     [[nodiscard]] static ready<transfer> write_some(Stream& stream, const Buffers& from)
     {
-        return ready<transfer>{
-            retried([&](auto& failed) { return stream.write_some(from, failed); })};
+        if constexpr (layered<Stream>)
+            return ready<transfer>{when_ready(stream, [&] { return write_at_once(stream, from); })};
+        else
+            return ready<transfer>{
+                retried([&](auto& failed) { return stream.write_some(from, failed); })};
     }
 
     /// Sends some of the gathered data, see send_next. A stream that is not a socket always returns
@@ -163,6 +170,8 @@ public:
                 ::pollfd wanted{.fd = stream.native_handle(), .events = POLLOUT, .revents = 0};
                 ::poll(&wanted, 1, -1);
             }
+        } else if constexpr (layered<Stream>) {
+            return when_ready(stream, [&] { return stream.send_now(from.pieces(), at_a_time); });
         } else {
             return {boost::asio::error::would_block, 0};
         }
@@ -171,10 +180,20 @@ public:
     template <class Stream, class Gathered>
     [[nodiscard]] static ready<transfer> send_some(Stream& stream, const Gathered& from)
     {
-        if constexpr (socket<Stream>)
+        if constexpr (on_socket<Stream>)
             return ready<transfer>{try_send(stream, from)};
         else
             return write_some(stream, from.pieces());
+    }
+
+    /// Waits until the socket of a layered stream is ready for the operation that would have
+    /// blocked.
+    template <layered Stream>
+    [[nodiscard]] static ready<std::tuple<boost::system::error_code>>
+    wait_ready(Stream& stream) noexcept
+    {
+        block_until_ready(stream);
+        return ready<std::tuple<boost::system::error_code>>{{}};
     }
 
     /// Whether there are bytes to receive, now or within `time`. True for a stream that has no
@@ -182,8 +201,8 @@ public:
     template <class Stream>
     [[nodiscard]] static ready<bool> readable_within(Stream& stream, std::chrono::milliseconds time)
     {
-        if constexpr (socket<Stream>) {
-            return ready<bool>{is_readable(stream.native_handle(), static_cast<int>(time.count()))};
+        if constexpr (on_socket<Stream>) {
+            return ready<bool>{is_readable(stream, static_cast<int>(time.count()))};
         } else {
             return ready<bool>{true};
         }
@@ -205,24 +224,16 @@ public:
     }
 
 private:
-    [[nodiscard]] static bool is_readable(int descriptor, int milliseconds) noexcept
+    /// Repeats an operation of a layered stream until it does not wait.
+    template <class Stream, class Operation>
+    [[nodiscard]] static transfer when_ready(Stream& stream, Operation operation) noexcept
     {
-        ::pollfd wanted{.fd = descriptor, .events = POLLIN, .revents = 0};
-        return ::poll(&wanted, 1, milliseconds) > 0;
-    }
-
-    /// Receives without waiting. *Returns* nothing if no bytes are available.
-    [[nodiscard]] static std::optional<transfer> receive_now(int descriptor, void* to,
-                                                             std::size_t n) noexcept
-    {
-        const auto received = ::recv(descriptor, to, n, MSG_DONTWAIT);
-        if (received > 0)
-            return transfer{boost::system::error_code{}, static_cast<std::size_t>(received)};
-        if (received == 0)
-            return transfer{boost::asio::error::eof, 0};
-        if (errno == EAGAIN || errno == EINTR)
-            return std::nullopt;
-        return transfer{boost::system::error_code{errno, boost::system::system_category()}, 0};
+        for (;;) {
+            const transfer result = operation();
+            if (std::get<0>(result) != boost::asio::error::would_block)
+                return result;
+            block_until_ready(stream);
+        }
     }
 
     /// Largest number of bytes for one call, so that the progress of a slow client is seen.

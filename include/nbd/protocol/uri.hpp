@@ -26,10 +26,11 @@ namespace nbd::protocol {
     return encoded;
 }
 
-/// *Returns* `nbd://authority/name` (doc/uri.md; points 93 and 94).
-[[nodiscard]] inline std::string tcp_uri(std::string_view authority, std::string_view name)
+/// *Returns* `nbd://authority/name` (doc/uri.md; points 93 and 94). `scheme`: "nbds" with TLS.
+[[nodiscard]] inline std::string tcp_uri(std::string_view authority, std::string_view name,
+                                         std::string_view scheme = "nbd")
 {
-    return "nbd://" + std::string{authority} + '/' + percent_encode(name);
+    return std::string{scheme} + "://" + std::string{authority} + '/' + percent_encode(name);
 }
 
 /// *Returns* `nbd+unix:///name?socket=path`. The path of an abstract socket begins with NUL (point

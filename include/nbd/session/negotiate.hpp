@@ -37,13 +37,14 @@ namespace nbd::session {
 /// option, because nothing else can follow them. What can be sent or received at once takes no turn
 /// of the event loop.
 /// *Returns* the export that the client chose, and in `agreed` what was negotiated; or nullopt, and
-/// in `c.ended` the reason.
+/// in `c.ended` the reason, unless `negotiator.starts_tls()`.
 /// *Cost*: memory for one option's data (settings.option_bytes) and one reply, which is at most
 /// export_listing::piece_bytes and one export's name and description, or the names of a backend's
 /// contexts. Between options at most kept_bytes of each.
 template <class Io, class Stream, class Exports, class Observer>
 typename Io::template task<std::optional<typename Exports::opened>>
-negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, context<Observer>& c)
+negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
+          handshake::agreement& agreed, context<Observer>& c)
 {
     using handshake::action;
     using backend_type = typename Exports::backend_type;
@@ -53,14 +54,14 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
         if (bytes.capacity() > kept_bytes)
             bytes = std::vector<std::byte>{};  // `= {}` would keep the memory
     };
-    handshake::negotiator negotiator{c.limits};
     std::vector<std::byte> received;
     std::size_t ahead = 0;  // bytes of the next header that are in `received` already
     // Kept until the client asks for another export: several options need the same one.
     std::optional<typename Exports::opened> opened;
     auto opened_for = open_purpose::information;
     auto next = action::receive;
-    c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
+    if (!negotiator.secured())
+        c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
         if (next == action::list_exports) {
             const auto& position = negotiator.list_position();
@@ -79,10 +80,13 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             } else if (const auto list = exports.list(); list && !negotiator.may_call()) {
                 next = negotiator.export_refused(errc::too_many_options);
             } else if (list) {
-                name_list page{position};
-                exports.visit_after(position, [&](std::string_view name, std::string_view text) {
-                    return page.add(name, text);
-                });
+                name_list page{position, negotiator.secured()};
+                exports.visit_after(
+                    position,
+                    [&](std::string_view name, std::string_view text) {
+                        return page.add(name, text);
+                    },
+                    negotiator.secured());
                 program_call<Io, Stream, std::monostate> call{stream};
                 const auto start = [&](const auto& on) { (*list)(on, call, page); };
                 {
@@ -96,7 +100,7 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                     end_page(page.visit(answer) && !page.more());
                 }
             } else {
-                end_page(exports.visit_after(position, answer));
+                end_page(exports.visit_after(position, answer, negotiator.secured()));
             }
         } else if (next == action::open_export) {
             failure why;
@@ -124,6 +128,8 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
                 // The lookup has failed.
             } else if (!found) {
                 why = errc::unknown_export;
+            } else if (found->settings.tls_only && !negotiator.secured()) {
+                why = errc::tls_required;
             } else if (!opened && !negotiator.may_open()) {
                 why = errc::too_many_options;
             } else if (!opened) {
@@ -172,6 +178,8 @@ negotiate(Stream& stream, Exports& exports, handshake::agreement& agreed, contex
             c.ended = negotiator.close_reason();
             co_return std::nullopt;
         }
+        if (next == action::start_tls)
+            co_return std::nullopt;
         if (next == action::transmit) {
             c.deadline.disarm();
             agreed = negotiator.agreed();

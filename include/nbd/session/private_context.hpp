@@ -80,13 +80,14 @@ private:
 
 /// The session of one client of an asynchronous backend. It has `get()`, as a blocking task has.
 /// `run_leftovers` needs only this object.
-template <class Socket, class Exports, class Observer, class Policy>
+template <class Socket, class Exports, class Observer, class Policy, class Transport>
 class on_private_context : public private_context {
     using protocol_type = typename Socket::protocol_type;
 
 public:
-    on_private_context(Socket& socket, Exports& exports, context<Observer>& c, Policy& policy)
-        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}
+    on_private_context(Socket& socket, Exports& exports, context<Observer>& c, Policy& policy,
+                       const Transport& transport)
+        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}, transport_{transport}
     {
     }
 
@@ -101,7 +102,8 @@ public:
             std::ignore = stream.release(ignored);
         };
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
-        run(serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_));
+        run(serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_,
+                                                         transport_));
     }
 
 private:
@@ -109,6 +111,7 @@ private:
     Exports& exports_;
     context<Observer>& context_;
     Policy& policy_;
+    const Transport& transport_;
 };
 
 }  // namespace nbd::session

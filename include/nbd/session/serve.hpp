@@ -2,6 +2,9 @@
 #pragma once
 
 #include <nbd/concepts/threading_policy.hpp>
+#include <nbd/concepts/transport.hpp>
+#include <nbd/handshake/negotiator.hpp>
+#include <nbd/io/layered.hpp>
 #include <nbd/session/buffers/memory_wait.hpp>
 #include <nbd/session/in_order/in_order_loop.hpp>
 #include <nbd/session/negotiate.hpp>
@@ -10,7 +13,10 @@
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
 
+#include <boost/asio/error.hpp>
+
 #include <memory>
+#include <tuple>
 #include <utility>
 
 // GCC 12 reports the operators new and delete of Asio's coroutine promise as a mismatch.
@@ -21,21 +27,62 @@
 
 namespace nbd::session {
 
-/// The session of one client on an accepted stream: its handshake, then its transmission. The kind
-/// of the backend selects the loop: in order for calls that return at once, windowed for the
-/// others.
+/// The negotiation of one client, then its transmission. The kind of the backend selects the loop:
+/// in order for calls that return at once, windowed for the others. `c.ended` says why it ended,
+/// unless `negotiator.starts_tls()`.
+template <class Io, class Stream, class Exports, class Observer, class Policy>
+typename Io::template task<void> converse(Stream& stream, Exports& exports,
+                                          handshake::negotiator& negotiator, context<Observer>& c,
+                                          [[maybe_unused]] Policy& policy)
+{
+    using opened = typename Exports::opened;
+    using backend_type = typename opened::backend_type;
+    handshake::agreement agreed;
+    auto chosen = co_await negotiate<Io>(stream, exports, negotiator, agreed, c);
+    if (!chosen)
+        co_return;
+    if constexpr (has_drain<typename Exports::backend_type>)
+        chosen->count_client(c.order);
+    if constexpr (calls_back<backend_type>) {
+        windowed_loop<Io, Stream, opened, Observer, callback_calls> loop{stream, *chosen, agreed,
+                                                                         c};
+        co_await loop.run();
+    } else if constexpr (asynchronous<backend_type>) {
+        const auto disk = std::make_shared<opened>(std::move(*chosen));
+        windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *disk, agreed, c,
+                                                                        disk};
+        co_await loop.run();
+    } else if constexpr (promises_blocks<backend_type> && offloads<Policy>) {
+        windowed_loop<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{
+            stream, *chosen, agreed, c, policy};
+        co_await loop.run();
+    } else {
+        in_order_loop<Io, Stream, opened, Observer> loop{stream, *chosen, agreed, c};
+        co_await loop.run();
+    }
+}
+
+/// A transport without TLS.
+struct unsecured {};
+inline constexpr unsecured no_tls{};
+
+/// The session of one client on an accepted stream: its handshake, then its transmission.
 ///
 /// A client that closes its sending side without a DISC (half-close) gets a reply to each of its
 /// requests; then the connection is closed. If nothing could be sent to it for ten seconds, it
 /// counts as gone. The windowed loop makes no further calls for READs of a client that has closed
 /// its connection, so that such clients take no time from others.
-/// *Lifetime*: stream, exports, context and policy outlive the task.
-template <class Io, class Stream, class Exports, class Observer, class Policy>
+///
+/// Where the transport secures streams (securing_transport), STARTTLS ends the first negotiation. A
+/// second one, which knows nothing of the first, goes on inside TLS. The handshake deadline covers
+/// both, and the TLS handshake between them.
+/// *Lifetime*: stream, exports, context, policy and transport outlive the task.
+template <class Io, class Stream, class Exports, class Observer, class Policy,
+          class Transport = unsecured>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,
-                                       [[maybe_unused]] Policy& policy)
+                                       Policy& policy,
+                                       [[maybe_unused]] const Transport& transport = no_tls)
 {
-    using opened = typename Exports::opened;
-    using backend_type = typename opened::backend_type;
     try {
         if (!c.memory.begin_work()) {
             const typename context<Observer>::working_scope works{c};
@@ -45,28 +92,29 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
             if (!wait.granted())
                 co_return;
         }
-        handshake::agreement agreed;
-        auto chosen = co_await negotiate<Io>(stream, exports, agreed, c);
-        if (!chosen)
-            co_return;
-        if constexpr (has_drain<typename Exports::backend_type>)
-            chosen->count_client(c.order);
-        if constexpr (calls_back<backend_type>) {
-            windowed_loop<Io, Stream, opened, Observer, callback_calls> loop{stream, *chosen,
-                                                                             agreed, c};
-            co_await loop.run();
-        } else if constexpr (asynchronous<backend_type>) {
-            const auto disk = std::make_shared<opened>(std::move(*chosen));
-            windowed_loop<Io, Stream, opened, Observer, awaited_calls> loop{stream, *disk, agreed,
-                                                                            c, disk};
-            co_await loop.run();
-        } else if constexpr (promises_blocks<backend_type> && offloads<Policy>) {
-            windowed_loop<Io, Stream, opened, Observer, offloading<Policy>::template calls> loop{
-                stream, *chosen, agreed, c, policy};
-            co_await loop.run();
+        if constexpr (securing_transport<Transport>) {
+            handshake::negotiator negotiator{c.limits, transport.tls()};
+            co_await converse<Io>(stream, exports, negotiator, c, policy);
+            if (!negotiator.starts_tls())
+                co_return;
+            auto secured = transport.upgrade(stream);
+            auto failed = secured.handshake_now();
+            while (failed == boost::asio::error::would_block) {
+                std::tie(failed) = co_await Io::wait_ready(secured);
+                if (!failed)
+                    failed = secured.handshake_now();
+            }
+            if (failed) {
+                c.ended = failed;
+            } else {
+                c.who.tls = secured.info();
+                auto inside = negotiator.inside_tls();
+                co_await converse<Io>(secured, exports, inside, c, policy);
+            }
+            secured.close_now();
         } else {
-            in_order_loop<Io, Stream, opened, Observer> loop{stream, *chosen, agreed, c};
-            co_await loop.run();
+            handshake::negotiator negotiator{c.limits};
+            co_await converse<Io>(stream, exports, negotiator, c, policy);
         }
     } catch (...) {  // most likely no memory; only this client is disconnected
         c.ended = current_error();

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/tls.hpp>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace nbd {
@@ -14,6 +17,8 @@ struct client {
     /// default export. During the handshake it is empty, except in a backend's `open` and in a
     /// lookup: there it is the export that is about to be opened, or the name that is looked up.
     std::string export_name{};
+    /// Empty until the client has started TLS.
+    std::optional<tls_info> tls{};
 };
 
 /// Why a backend's `open` is called.

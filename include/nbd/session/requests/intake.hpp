@@ -3,7 +3,7 @@
 
 #include <nbd/handshake/agreement.hpp>
 #include <nbd/io/busy_poll.hpp>
-#include <nbd/io/send_file.hpp>
+#include <nbd/io/layered.hpp>
 #include <nbd/session/buffers/inbox.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/requests/replies.hpp>
@@ -73,7 +73,7 @@ public:
         } else if (idle) {
             arm_idle();
         }
-        if constexpr (io::socket<Stream>) {
+        if constexpr (io::on_socket<Stream>) {
             if (in_.holds_much() && (context_.memory.scarce() || io.must_wait(stream)))
                 shrink();
         }

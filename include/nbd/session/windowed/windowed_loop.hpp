@@ -181,7 +181,8 @@ private:
                 const auto [error, n] = co_await in().begin_receive(io_, stream_, window_.empty());
                 if (!in().end_receive(error, n)) {
                     hung_up_ = failed() || io::is_hung_up(stream_);
-                    co_return error == boost::asio::error::eof && !hung_up_;  // see serve.hpp
+                    // See serve.hpp. A server that stops ends the stream itself.
+                    co_return (error == boost::asio::error::eof || c_.stopping) && !hung_up_;
                 }
                 if (!c_.memory.begin_work()) {
                     const typename context<Observer>::working_scope works{c_};
