@@ -94,7 +94,7 @@ struct pair {
 struct stock {
     static constexpr std::chrono::milliseconds idle_after{1};
     static bool holds_much() { return true; }
-    static void free_stock() { ++freed; }
+    static void share_stock() { ++freed; }
     static inline int freed = 0;
 };
 
@@ -207,18 +207,18 @@ TEST_CASE("io/layered: asynchronous I/O waits for the socket of the layer")
 TEST_CASE("io/layered: an asynchronous send waits until the socket takes some")
 {
     pair p;
-    using asynchronous = nbd::io::asynchronous<executor>;
+    nbd::io::asynchronous<executor> io;
     const std::vector<char> much(std::size_t{4} << 20, 'x');
     std::size_t sent = 0;
     run(p, [&]() -> asio::awaitable<void, executor> {
         const gathered all{{asio::buffer(much), {}}};
         for (bool drained = false;;) {
-            const auto [error, n] = asynchronous::try_send(p.stream, all);
+            const auto [error, n] = io.try_send(p.stream, all);
             if (error == asio::error::would_block) {
                 if (std::exchange(drained, true))
                     break;
                 asio::post(p.context, [&] { std::ignore = p.peer_gets(sent); });
-                const auto [failed, more] = co_await asynchronous::send_some(p.stream, all);
+                const auto [failed, more] = co_await io.send_some(p.stream, all);
                 CHECK_FALSE(failed);
                 CHECK(more != 0);
             } else {
