@@ -63,7 +63,7 @@ TEST_CASE("owned_context: a handler is resumed on it until it is left")
     {
         resume first{keeps{kept, &calls}, own->context.get_executor(), own};
         first();
-        own->context.run();
+        own->context.poll();
         CHECK(calls == 1);
         CHECK(kept.use_count() == 1);
     }
