@@ -19,7 +19,6 @@
 #include <boost/asio/async_result.hpp>
 #include <boost/system/error_code.hpp>
 
-#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -47,11 +46,7 @@ namespace nbd {
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
     requires acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>
 class server<Transport, Backend, ThreadingPolicy, Observer>
-    : acceptance::wrong_arguments<Transport, ThreadingPolicy, Observer,
-                                  server_options<Transport, Backend, ThreadingPolicy, Observer>> {
-    using wrong_arguments =
-        acceptance::wrong_arguments<Transport, ThreadingPolicy, Observer,
-                                    server_options<Transport, Backend, ThreadingPolicy, Observer>>;
+    : acceptance::wrong_arguments<server_options<Transport, Backend, ThreadingPolicy, Observer>> {
     static constexpr bool hosted = acceptance::hosted<ThreadingPolicy>;
     using state_type =
         acceptance::server_state<Transport, ThreadingPolicy, export_set<Backend>, Observer>;
@@ -69,8 +64,12 @@ public:
     static constexpr bool locks_backend = export_set_type::locks;
     using options = server_options<Transport, Backend, ThreadingPolicy, Observer>;
 
-    // Constructors for arguments that do not fit, with compile errors that say why.
+    // For arguments that do not fit: compile errors that say why, in the comment if deleted.
+    using wrong_arguments = acceptance::wrong_arguments<options>;
     using wrong_arguments::wrong_arguments;
+    server() = delete;  // nbd: a server needs the settings of its transport: {{.path = ...}}
+    template <class = void>
+    server(...) = delete;  // nbd: a wrong member in braces; `server::options{...}` says which
 
     /// *Errors*: std::system_error if the system has no more descriptors.
     explicit server(options o)
@@ -85,7 +84,7 @@ public:
     /// The short form, with the most used options.
     explicit server(typename Transport::settings listen, settings limits = {},
                     ThreadingPolicy policy = default_policy<ThreadingPolicy>(),
-                    Observer observer = {})
+                    Observer observer = default_observer<Observer>())
         : server{options{.listen = std::move(listen),
                          .settings = std::move(limits),
                          .policy = std::move(policy),
@@ -96,7 +95,7 @@ public:
     template <class Where>
         requires acceptance::where_it_runs<Where, ThreadingPolicy>
     server(Where&& where, typename Transport::settings listen, settings limits = {},
-           Observer observer = {})
+           Observer observer = default_observer<Observer>())
         : server{std::move(listen), std::move(limits), ThreadingPolicy{std::forward<Where>(where)},
                  std::move(observer)}
     {
@@ -233,6 +232,7 @@ public:
         wait();
     }
 
+    using wrong_arguments::async_run, wrong_arguments::async_stop;
     /// As start(). Completes when the server has stopped and every client is disconnected.
     ///
     /// `token`: a completion token for `void(boost::system::error_code)`. Its handler runs on its

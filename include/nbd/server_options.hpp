@@ -14,12 +14,26 @@ namespace nbd {
 template <class ThreadingPolicy>
 [[nodiscard]] ThreadingPolicy default_policy()
 {
-    static_assert(std::default_initializable<ThreadingPolicy>,
+    constexpr bool fits = std::default_initializable<ThreadingPolicy>;
+    static_assert(fits,
                   "nbd: this policy cannot be made without arguments: pass it to the server. "
                   "nbd::on_executor needs an executor: `server{io.get_executor(), {.path = ...}}`, "
                   "or `{.listen = ..., .policy = nbd::on_executor{io.get_executor()}}`");
-    if constexpr (std::default_initializable<ThreadingPolicy>)
+    if constexpr (fits)
         return ThreadingPolicy{};
+    else
+        throw 0;
+}
+/// *Returns* an observer for a server that was given none.
+template <class Observer>
+[[nodiscard]] Observer default_observer()
+{
+    constexpr bool fits = std::default_initializable<Observer>;
+    static_assert(fits,
+                  "nbd: this observer cannot be made without arguments: pass it to the server, for "
+                  "example `{.listen = ..., .observer = my_observer{...}}`");
+    if constexpr (fits)
+        return Observer{};
     else
         throw 0;
 }
@@ -37,7 +51,7 @@ struct server_options {
     std::shared_ptr<export_set<Backend>> exports{};
     nbd::settings settings{};
     ThreadingPolicy policy = default_policy<ThreadingPolicy>();
-    Observer observer{};
+    Observer observer = default_observer<Observer>();
     /// Asked once for each connection, before anything else is done for it; false, or an exception,
     /// closes it. It runs on the server's own thread, or on the program's executor, and must not
     /// block.

@@ -22,11 +22,11 @@
 // expect ABILITES: nbd: this backend has a member with a name similar to `abilities`
 // expect DRIAN: nbd: this backend has a member with a name similar to `drain`
 // expect ASYNC_FUSH: nbd: this backend has a member with a name similar to `async_write`,
-// expect NO_FLUSH: nbd: nbd::offers lists an ability that this backend does not have
-// expect NO_PROMISE: nbd: nbd::offers lists an ability that this backend does not have
-// expect MORE_THAN_OFFERED: nbd: this backend has an ability that nbd::offers does not list
-// expect SIZE_THAT_CHANGES: nbd: this backend has an ability that nbd::offers does not list
-// expect ABILITIES_NOT_LISTED: nbd: this backend has an ability that nbd::offers does not list
+// expect NO_FLUSH: nbd: nbd::offers lists `flush`, and this backend does not have it
+// expect NO_PROMISE: nbd: nbd::offers lists `multi_conn`, and this backend does not have it
+// expect MORE_THAN_OFFERED: nbd: this backend has `lend`, and nbd::offers does not list it
+// expect SIZE_THAT_CHANGES: nbd: this backend has `refresh_size`, and nbd::offers does not list it
+// expect ABILITIES_NOT_LISTED: nbd: this backend has `abilities`, and nbd::offers does not list it
 // expect OFFERS_OF_AN_UNSOUND_BACKEND: nbd: this backend's flush has the wrong shape; expected
 #include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>

@@ -17,6 +17,8 @@
 // expect LIST_BY_VALUE: nbd: a listing is called with an nbd::name_list&, and returns void
 // expect UNSOUND_BACKEND: nbd: this backend's flush has the wrong shape; expected
 // expect SHARED_WITH_A_SERVER: nbd: this backend's flush has the wrong shape; expected
+// expect UNKNOWN_SETTING: nbd: a wrong member in braces; `export_settings{...}` says which
+// expect UNKNOWN_SETTING_OF_EMPLACE: nbd: a wrong member in braces; `export_settings{...}` says it
 // expect REFERENCE: nbd: a backend is a class that is not const
 #include <nbd/server.hpp>
 
@@ -101,6 +103,12 @@ int main()
     };
     const auto set = std::make_shared<nbd::export_set<wrong>>();
     nbd::server<nbd::unix_transport, wrong> server{{.listen = {.path = "s"}, .exports = set}};
+#elif defined UNKNOWN_SETTING
+    nbd::export_set<disk> set;
+    set.add("disk", disk{}, {.readonly = true});
+#elif defined UNKNOWN_SETTING_OF_EMPLACE
+    nbd::export_set<disk> set;
+    set.emplace("disk", {.readonly = true});
 #elif defined REFERENCE
     nbd::export_set<disk&> set;
     set.add("disk", disk{});

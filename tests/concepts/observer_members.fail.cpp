@@ -15,7 +15,22 @@
 // expect NO_EVENT: nbd: this observer has none of the at_... members
 // expect REFERENCE: nbd: an observer is a class that is not const
 // expect POINTER: nbd: an observer is a class that is not const
+// expect ATOMIC: nbd: an observer must be movable
+// expect MUTEX: nbd: an observer must be movable
+// expect LIKE_AT_CONNECT: nbd: this observer has a member with a name similar to `at_connect`
+// expect LIKE_AT_OPTION: nbd: this observer has a member with a name similar to `at_option`
+// expect LIKE_AT_OPTION_ERROR: nbd: this observer has a member with a name similar to `at_option_error`
+// expect LIKE_AT_EXPORT_OPENED: nbd: this observer has a member with a name similar to `at_export_opened`
+// expect LIKE_AT_REQUEST: nbd: this observer has a member with a name similar to `at_request`
+// expect LIKE_AT_REPLY: nbd: this observer has a member with a name similar to `at_reply`
+// expect LIKE_AT_ERROR: nbd: this observer has a member with a name similar to `at_error`
+// expect LIKE_AT_DISCONNECT: nbd: this observer has a member with a name similar to `at_disconnect`
+// expect LIKE_AT_DRAIN_ERROR: nbd: this observer has a member with a name similar to `at_drain_error`
+// expect LIKE_AT_ACCEPT_ERROR: nbd: this observer has a member with a name similar to `at_accept_error`
 #include <nbd/server.hpp>
+
+#include <atomic>
+#include <mutex>
 
 #if defined AT_CONNECT
 struct listener {
@@ -74,7 +89,7 @@ struct listener {
 };
 #elif defined NO_EVENT
 struct listener {
-    void at_conect(const nbd::client&) {}
+    void connected(const nbd::client&) {}
 };
 #elif defined REFERENCE
 struct counter {
@@ -86,6 +101,66 @@ struct counter {
     void at_connect(const nbd::client&) {}
 };
 using listener = counter*;
+#elif defined ATOMIC
+struct listener {
+    std::atomic<int> count{0};
+    void at_connect(const nbd::client&) { ++count; }
+};
+#elif defined MUTEX
+struct listener {
+    std::mutex lock;
+    void at_connect(const nbd::client&) {}
+};
+#elif defined LIKE_AT_CONNECT
+struct listener {
+    void at_disconnect(const nbd::client&, std::error_code) {}
+    void at_connected(const nbd::client&) {}
+};
+#elif defined LIKE_AT_OPTION
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_options(const nbd::client&) {}
+};
+#elif defined LIKE_AT_OPTION_ERROR
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_option_errors(const nbd::client&) {}
+};
+#elif defined LIKE_AT_EXPORT_OPENED
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_export_open(const nbd::client&) {}
+};
+#elif defined LIKE_AT_REQUEST
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_requests(const nbd::client&) {}
+};
+#elif defined LIKE_AT_REPLY
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_replies(const nbd::client&) {}
+};
+#elif defined LIKE_AT_ERROR
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_errors(const nbd::client&) {}
+};
+#elif defined LIKE_AT_DISCONNECT
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_disconect(const nbd::client&) {}
+};
+#elif defined LIKE_AT_DRAIN_ERROR
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_drain_errors(const nbd::client&) {}
+};
+#elif defined LIKE_AT_ACCEPT_ERROR
+struct listener {
+    void at_connect(const nbd::client&) {}
+    void at_accept_errors(const nbd::client&) {}
+};
 #else
 struct listener {
     void at_connect(const nbd::client&) {}

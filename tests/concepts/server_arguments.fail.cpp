@@ -24,6 +24,21 @@
 // expect CONTEXT_WITHOUT_POLICY: nbd: a server takes an executor as its first argument only with
 // expect EXECUTOR_WITHOUT_POLICY: nbd: a server takes an executor as its first argument only with
 // expect EXECUTOR_OF_THREADS: nbd: this executor has several threads; use a strand
+// expect NOTHING: nbd: a server needs the settings of its transport
+// expect UNKNOWN_OPTION: nbd: a wrong member in braces; `server::options{...}` says which
+// expect UNKNOWN_SETTING: nbd: a wrong member in braces; `server::options{...}` says which
+// expect UNKNOWN_SETTING_IN_SHORT: nbd: a wrong member in braces; `server::options{...}` says which
+// expect SETTING_OF_ANOTHER_TYPE: nbd: a wrong member in braces; `server::options{...}` says which
+// expect NUMBER_FOR_A_TIME: nbd: a wrong member in braces; `server::options{...}` says which
+// expect PATH_FOR_TCP: nbd: a wrong member in braces; `server::options{...}` says which
+// expect ADMIT_OF_NOTHING: nbd: a wrong member in braces; `server::options{...}` says which
+// expect ADMIT_OF_ANOTHER_PEER: nbd: a wrong member in braces; `server::options{...}` says which
+// expect EXPORTS_OF_ANOTHER_BACKEND: nbd: a wrong member in braces; `server::options{...}` says which
+// expect EXPORTS_BY_VALUE: nbd: a wrong member in braces; `server::options{...}` says which
+// expect NO_OBSERVER: nbd: this observer cannot be made without arguments: pass it
+// expect TOKEN_OF_RUN: nbd: the argument of async_run is a completion token
+// expect TOKEN_OF_STOP: nbd: the argument of async_stop is a completion token
+// expect RUN_WITHOUT_TOKEN: nbd: the argument of async_run is a completion token
 #include <nbd/server.hpp>
 
 #include <boost/asio/any_io_executor.hpp>
@@ -35,6 +50,10 @@ struct disk {
     void read(std::uint64_t, std::span<std::byte>) {}
 };
 struct counter {
+    void at_connect(const nbd::client&) {}
+};
+struct reporter {
+    explicit reporter(int) {}
     void at_connect(const nbd::client&) {}
 };
 using simple = nbd::server<nbd::unix_transport, disk>;
@@ -116,6 +135,40 @@ int main()
     boost::asio::thread_pool pool{2};
     nbd::server<nbd::unix_transport, disk, nbd::on_executor<executor>> server{pool.get_executor(),
                                                                               {.path = "s"}};
+#elif defined NOTHING
+    simple server;
+#elif defined UNKNOWN_OPTION
+    simple server{{.listen = {.path = "s"}, .limits = {}}};
+#elif defined UNKNOWN_SETTING
+    simple server{{.listen = {.path = "s"}, .settings = {.max_clients = 5}}};
+#elif defined UNKNOWN_SETTING_IN_SHORT
+    simple server{{.path = "s"}, {.max_clients = 5}};
+#elif defined SETTING_OF_ANOTHER_TYPE
+    simple server{{.listen = {.path = "s"}, .settings = {.max_connections = "5"}}};
+#elif defined NUMBER_FOR_A_TIME
+    simple server{{.listen = {.path = "s"}, .settings = {.idle_timeout = 5}}};
+#elif defined PATH_FOR_TCP
+    nbd::server<nbd::tcp_transport, disk> server{{.path = "s"}};
+#elif defined ADMIT_OF_NOTHING
+    simple server{{.listen = {.path = "s"}, .admit = [](const nbd::unix_peer&) {}}};
+#elif defined ADMIT_OF_ANOTHER_PEER
+    simple server{{.listen = {.path = "s"}, .admit = [](const nbd::tcp_peer&) { return true; }}};
+#elif defined EXPORTS_OF_ANOTHER_BACKEND
+    const auto set = std::make_shared<nbd::export_set<nbd::mem_backend>>();
+    simple server{{.listen = {.path = "s"}, .exports = set}};
+#elif defined EXPORTS_BY_VALUE
+    simple server{{.listen = {.path = "s"}, .exports = nbd::export_set<disk>{}}};
+#elif defined NO_OBSERVER
+    nbd::server<nbd::unix_transport, disk, nbd::strand_pool, reporter> server{{.path = "s"}};
+#elif defined TOKEN_OF_RUN
+    simple server{{.path = "s"}};
+    server.async_run([] {});
+#elif defined TOKEN_OF_STOP
+    simple server{{.path = "s"}};
+    server.async_stop([](int*) {});
+#elif defined RUN_WITHOUT_TOKEN
+    simple server{{.path = "s"}};
+    server.async_run();
 #else
     // Right arguments, each as the compiler sees it; no more than parsed in this program.
     boost::asio::io_context io;

@@ -3,16 +3,20 @@
 """compile_fail.py COMPILE_COMMANDS FILE: checks that a program does not compile, with the expected message.
 
 FILE has lines `// expect MACRO: SENTENCE`. With MACRO defined, the compiler must print one error, which contains
-SENTENCE. Without a macro, FILE must compile, which proves that nothing else is wrong with it. All variants are compiled at
-once, each in a namespace, because most of the time goes into the headers. In the mean, a variant may cause MAX_LINES lines.
+SENTENCE, or names a deleted function whose line has SENTENCE as a comment. Without a macro, FILE must compile, which
+proves that nothing else is wrong with it. All variants are compiled at once, each in a namespace, because most of the time
+goes into the headers. In the mean, a variant may cause MAX_LINES lines.
 
 compile_fail.py COMPILE_COMMANDS FILE --precompile HEADER: compiles HEADER as FILE is compiled. The tests of files that
 begin with it are faster then.
+
+--compiler CXX: with another compiler than that of the build; skipped (status 77) if it is not installed, or the same.
 """
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,15 +48,22 @@ def main():
         sys.exit(f"{file}: is not in {database}; configure again")
     command = shlex.split(entry["command"])
     out = command.index("-o")
-    folder = os.path.join(os.path.dirname(database), "precompiled")
     del command[out:out + 2]
+    compiler = next(i for i, part in enumerate(command) if re.search(r"(\+\+|cc|clang)(-[\d.]+)?$", part))
+    if "--compiler" in sys.argv:
+        other = shutil.which(sys.argv[sys.argv.index("--compiler") + 1])
+        if other is None or ("clang" in command[compiler]) == ("clang" in other):
+            print("that compiler is not installed, or is that of the build")
+            sys.exit(77)
+        command[compiler] = other
+    folder = os.path.join(os.path.dirname(database), "precompiled", os.path.basename(command[compiler]))
     if sys.argv[3:4] == ["--precompile"]:
         header = os.path.join(folder, sys.argv[4])
         os.makedirs(os.path.dirname(header), exist_ok=True)
         with open(header, "w") as only:
             only.write(f"#include <{sys.argv[4]}>\n")
         command[command.index(entry["file"])] = header
-        command[1:1] = ["-x", "c++-header"]
+        command[compiler + 1:compiler + 1] = ["-x", "c++-header"]
         sys.exit(subprocess.run([*command, "-o", header + ".gch"], cwd=entry["directory"]).returncode)
 
     source = open(file).read()
@@ -64,7 +75,7 @@ def main():
         sys.exit(f"{file}: has no line '// expect MACRO: SENTENCE'")
 
     command += ["-fsyntax-only"]
-    if any("clang" in os.path.basename(part) for part in command[:2]):
+    if "clang" in os.path.basename(command[compiler]):
         command += ["-ferror-limit=0"]
     lines = source.splitlines()
     includes = [line for line in lines if line.startswith("#include")]
@@ -84,7 +95,12 @@ def main():
         wrong += [f"namespace of_{macro} {{", *variant(rest, macro), "}"]
     wrong = [line.replace("int main()", "void run()") for line in wrong]
     refused = compiled(wrong)
-    errors = re.findall(r"^\S.*\berror:.*", refused.stdout, re.M)
+    errors = []
+    for line in refused.stdout.splitlines():
+        if re.match(r"\S.*\berror:", line):
+            errors.append(line)
+        elif errors and "= delete;" in line:
+            errors[-1] += line
     for macro, sentence in expected:
         said = next((error for error in errors if sentence in error), None)
         if said:
@@ -92,7 +108,8 @@ def main():
         else:
             faults.append(f"{macro}: the compiler does not say: {sentence}")
     faults += [f"the compiler also says: {error}" for error in errors]
-    length = len(refused.stdout.splitlines())
+    length = sum(1 for line in refused.stdout.splitlines()
+                 if folder not in line and not re.match(r"\d+ errors? generated", line))
     if length > MAX_LINES * len(expected):
         faults.append(f"the compiler prints {length} lines for {len(expected)} errors; {MAX_LINES} for each are allowed")
     print(f"{len(expected)} errors, {length} lines")

@@ -42,6 +42,9 @@ public:
         any policy{}, observer{}, admit{};
     };
 
+    unfit_server() = default;
+    template <class = void>
+    unfit_server(...) = delete;  // nbd: a wrong member in braces
     explicit unfit_server(options) {}
     template <class... Args>
     explicit unfit_server(listen_type, const Args&...)

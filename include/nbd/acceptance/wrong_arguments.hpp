@@ -3,7 +3,9 @@
 
 #include <nbd/settings.hpp>
 
+#include <boost/asio/async_result.hpp>
 #include <boost/asio/execution_context.hpp>
+#include <boost/system/error_code.hpp>
 
 #include <concepts>
 #include <type_traits>
@@ -26,10 +28,22 @@ template <class Policy, class Observer, class First = settings, class... Rest>
 inline constexpr bool follow_listen =
     std::convertible_to<First, settings> && follow_settings<Policy, Observer, Rest...>;
 
-/// Constructors of a server for arguments that do not fit: each is a compile error of one sentence.
-/// Without them, the compiler would list all constructors and why each does not fit.
-template <class Transport, class Policy, class Observer, class Options>
-class wrong_arguments {
+/// Whether these are the arguments of `async_run` and `async_stop`.
+template <class... Args>
+inline constexpr bool fit_token = false;
+template <class Token>
+inline constexpr bool fit_token<Token> =
+    boost::asio::completion_token_for<Token, void(boost::system::error_code)>;
+
+/// Constructors and operations of a server for arguments that do not fit: each is a compile error
+/// of one sentence. Without them, the compiler would list all constructors and why each does not
+/// fit. Arguments in braces have no type: they reach a deleted constructor of the server instead.
+template <class Options>
+class wrong_arguments;
+template <template <class, class, class, class> class OptionsOf, class Transport, class Backend,
+          class Policy, class Observer>
+class wrong_arguments<OptionsOf<Transport, Backend, Policy, Observer>> {
+    using Options = OptionsOf<Transport, Backend, Policy, Observer>;
     using listen_type = typename Transport::settings;
 
     template <class T>
@@ -83,6 +97,23 @@ public:
     {
         static_assert(!std::is_void_v<Unused>,
                       "nbd: the settings of the transport come first, then nbd::settings");
+    }
+
+    template <class... Args>
+        requires(!fit_token<Args...>)
+    void async_run(Args&&...)
+    {
+        static_assert(fit_token<Args...>,
+                      "nbd: the argument of async_run is a completion token, such as a function "
+                      "that takes a boost::system::error_code");
+    }
+    template <class... Args>
+        requires(!fit_token<Args...>)
+    void async_stop(Args&&...)
+    {
+        static_assert(fit_token<Args...>,
+                      "nbd: the argument of async_stop is a completion token, such as a function "
+                      "that takes a boost::system::error_code");
     }
 };
 

@@ -28,6 +28,8 @@ consteval bool class_is_sound()
                       "nbd: a backend is a class that is not const; the server stores it by value, "
                       "so a reference or a pointer is not a backend: use a class that holds one");
         return false;
+    } else if constexpr (!std::is_final_v<B> && !inheritable<B>) {
+        return false;
     } else if constexpr (!has_open<B> && names_open<B>) {
         static_assert(!Explain,
                       "nbd: this backend's open has the wrong shape; expected `state open(const "

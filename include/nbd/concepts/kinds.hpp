@@ -70,7 +70,7 @@ consteval bool kinds_are_sound()
         static_assert(!Explain,
                       "nbd: either all members of a backend return boost::asio::awaitable, or none "
                       "does; with callbacks all are called async_read, async_write and so on, and "
-                      "take an nbd::completion; resize may be synchronous in each");
+                      "take an nbd::completion; resize, open and drain may be synchronous in each");
         return false;
     } else if constexpr (!has_write<B> && !has_handle<B>
                          && (has_trim<B> || has_write_zeroes<B> || has_lend_for_write<B>)) {

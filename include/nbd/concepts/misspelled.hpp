@@ -3,8 +3,8 @@
 
 #include <nbd/concepts/names_member.hpp>
 
-/// Common misspellings of the members and promises of a backend. A word that a class may well use
-/// for something else is not among them.
+/// Common misspellings of the members and promises of a backend, and of the members of an observer.
+/// A word that a class may well use for something else is not among them.
 namespace nbd::diagnosis {
 
 struct misspelled {
@@ -203,5 +203,141 @@ concept misspells_async = inheritable<T> && !requires {
     &with_misspelled<T>::async_extens;
     &with_misspelled<T>::async_cahce;
 };
+
+// --- The events of an observer -------------------------------------------------------------------
+
+struct misspelled_event {
+    int at_conect, at_connet, at_conenct, at_conncet, at_connec, at_connects, at_connected,
+        at_connection, at_opton, at_opion, at_optoin, at_otpion, at_optin, at_options,
+        at_option_errors, at_option_eror, at_option_erorr, at_opton_error, at_options_error,
+        at_optionerror, at_option_failure, at_export_open, at_export_opend, at_export_openend,
+        at_export_openned, at_exprot_opened, at_exports_opened, at_exportopened, at_export, at_open,
+        at_opened, at_requests, at_reqest, at_requst, at_reques, at_requets, at_reuqest,
+        at_resquest, at_rquest, at_requested, at_replies, at_replys, at_repy, at_rely, at_repyl,
+        at_rpely, at_repply, at_replied, at_response, at_errors, at_eror, at_errror, at_erorr,
+        at_erro, at_err, at_failure, at_disconect, at_disconnet, at_diconnect, at_dissconnect,
+        at_disconenct, at_disconncet, at_disconnec, at_disconnects, at_disconnected,
+        at_disconnection, at_drain_errors, at_drain_eror, at_drain_erorr, at_drian_error,
+        at_drains_error, at_drainerror, at_drain_failure, at_accept_errors, at_accept_eror,
+        at_accept_erorr, at_acept_error, at_accpet_error, at_accepterror, at_accept_failure;
+};
+template <class T>
+using with_misspelled_event = inherits_both<T, misspelled_event>;
+
+template <class T>
+concept misspells_at_connect = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_conect;
+    &with_misspelled_event<T>::at_connet;
+    &with_misspelled_event<T>::at_conenct;
+    &with_misspelled_event<T>::at_conncet;
+    &with_misspelled_event<T>::at_connec;
+    &with_misspelled_event<T>::at_connects;
+    &with_misspelled_event<T>::at_connected;
+    &with_misspelled_event<T>::at_connection;
+};
+template <class T>
+concept misspells_at_option = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_opton;
+    &with_misspelled_event<T>::at_opion;
+    &with_misspelled_event<T>::at_optoin;
+    &with_misspelled_event<T>::at_otpion;
+    &with_misspelled_event<T>::at_optin;
+    &with_misspelled_event<T>::at_options;
+};
+template <class T>
+concept misspells_at_option_error = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_option_errors;
+    &with_misspelled_event<T>::at_option_eror;
+    &with_misspelled_event<T>::at_option_erorr;
+    &with_misspelled_event<T>::at_opton_error;
+    &with_misspelled_event<T>::at_options_error;
+    &with_misspelled_event<T>::at_optionerror;
+    &with_misspelled_event<T>::at_option_failure;
+};
+template <class T>
+concept misspells_at_export_opened = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_export_open;
+    &with_misspelled_event<T>::at_export_opend;
+    &with_misspelled_event<T>::at_export_openend;
+    &with_misspelled_event<T>::at_export_openned;
+    &with_misspelled_event<T>::at_exprot_opened;
+    &with_misspelled_event<T>::at_exports_opened;
+    &with_misspelled_event<T>::at_exportopened;
+    &with_misspelled_event<T>::at_export;
+    &with_misspelled_event<T>::at_open;
+    &with_misspelled_event<T>::at_opened;
+};
+template <class T>
+concept misspells_at_request = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_requests;
+    &with_misspelled_event<T>::at_reqest;
+    &with_misspelled_event<T>::at_requst;
+    &with_misspelled_event<T>::at_reques;
+    &with_misspelled_event<T>::at_requets;
+    &with_misspelled_event<T>::at_reuqest;
+    &with_misspelled_event<T>::at_resquest;
+    &with_misspelled_event<T>::at_rquest;
+    &with_misspelled_event<T>::at_requested;
+};
+template <class T>
+concept misspells_at_reply = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_replies;
+    &with_misspelled_event<T>::at_replys;
+    &with_misspelled_event<T>::at_repy;
+    &with_misspelled_event<T>::at_rely;
+    &with_misspelled_event<T>::at_repyl;
+    &with_misspelled_event<T>::at_rpely;
+    &with_misspelled_event<T>::at_repply;
+    &with_misspelled_event<T>::at_replied;
+    &with_misspelled_event<T>::at_response;
+};
+template <class T>
+concept misspells_at_error = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_errors;
+    &with_misspelled_event<T>::at_eror;
+    &with_misspelled_event<T>::at_errror;
+    &with_misspelled_event<T>::at_erorr;
+    &with_misspelled_event<T>::at_erro;
+    &with_misspelled_event<T>::at_err;
+    &with_misspelled_event<T>::at_failure;
+};
+template <class T>
+concept misspells_at_disconnect = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_disconect;
+    &with_misspelled_event<T>::at_disconnet;
+    &with_misspelled_event<T>::at_diconnect;
+    &with_misspelled_event<T>::at_dissconnect;
+    &with_misspelled_event<T>::at_disconenct;
+    &with_misspelled_event<T>::at_disconncet;
+    &with_misspelled_event<T>::at_disconnec;
+    &with_misspelled_event<T>::at_disconnects;
+    &with_misspelled_event<T>::at_disconnected;
+    &with_misspelled_event<T>::at_disconnection;
+};
+template <class T>
+concept misspells_at_drain_error = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_drain_errors;
+    &with_misspelled_event<T>::at_drain_eror;
+    &with_misspelled_event<T>::at_drain_erorr;
+    &with_misspelled_event<T>::at_drian_error;
+    &with_misspelled_event<T>::at_drains_error;
+    &with_misspelled_event<T>::at_drainerror;
+    &with_misspelled_event<T>::at_drain_failure;
+};
+template <class T>
+concept misspells_at_accept_error = inheritable<T> && !requires {
+    &with_misspelled_event<T>::at_accept_errors;
+    &with_misspelled_event<T>::at_accept_eror;
+    &with_misspelled_event<T>::at_accept_erorr;
+    &with_misspelled_event<T>::at_acept_error;
+    &with_misspelled_event<T>::at_accpet_error;
+    &with_misspelled_event<T>::at_accepterror;
+    &with_misspelled_event<T>::at_accept_failure;
+};
+template <class T>
+concept misspells_any_event = misspells_at_connect<T> || misspells_at_option<T>
+    || misspells_at_option_error<T> || misspells_at_export_opened<T> || misspells_at_request<T>
+    || misspells_at_reply<T> || misspells_at_error<T> || misspells_at_disconnect<T>
+    || misspells_at_drain_error<T> || misspells_at_accept_error<T>;
 
 }  // namespace nbd::diagnosis

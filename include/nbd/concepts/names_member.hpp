@@ -39,15 +39,21 @@ consteval bool is_of_template()
     return name.find('<', name.find("T = ")) != name.npos;
 }
 
+template <class T, class All>
+struct inherits_both : T, All {};
+
+struct no_other_name {
+    int nbd_no_member_of_a_program;
+};
+/// Whether a class can be inherited from. A class whose definition is an error cannot: the compiler
+/// has said why, and a sentence of the library about its members would be wrong.
 template <class T>
-concept inheritable = std::is_class_v<T> && !std::is_final_v<T>;
+concept inheritable = std::is_class_v<T> && !std::is_final_v<T>
+    && requires { &inherits_both<T, no_other_name>::nbd_no_member_of_a_program; };
 template <class T>
 concept plain_class = inheritable<T> && !is_of_template<T>();
 template <class T>
 concept final_or_template = std::is_class_v<T> && !plain_class<T>;
-
-template <class T, class All>
-struct inherits_both : T, All {};
 
 /// Arguments that convert to any parameter, for calls that are not evaluated.
 struct any_value {

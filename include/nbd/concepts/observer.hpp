@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/concepts/backend.hpp>
+#include <nbd/concepts/misspelled.hpp>
 #include <nbd/concepts/names_member.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/request.hpp>
@@ -15,8 +16,9 @@
 #include <utility>
 
 /// An Observer is notified of the events of a server: a class with any number, including zero, of
-/// these members. An event whose member is absent costs nothing. A misspelled member counts as
-/// absent; a member of one of these names with other parameters is a compile error.
+/// these members. An event whose member is absent costs nothing. A member
+/// of one of these names with other parameters is a compile error, and so are common misspellings
+/// (concepts/misspelled.hpp). A member with another name counts as absent.
 ///
 /// | member | called |
 /// |---|---|
@@ -180,7 +182,14 @@ consteval bool observer_is_sound()
             "nbd: an observer is a class that is not const; the server stores it by value, so a "
             "reference or a pointer is not an observer: use a class that holds one");
         return false;
-    } else if constexpr (!std::same_as<O, silent> && !hears_anything<O>) {
+    } else if constexpr (!std::move_constructible<O>) {
+        static_assert(
+            !Explain,
+            "nbd: an observer must be movable, because the server stores it by value: keep mutexes "
+            "and std::atomic outside, in an object that the observer points to");
+        return false;
+    } else if constexpr (!std::same_as<O, silent> && !hears_anything<O>
+                         && !misspells_any_event<O>) {
         static_assert(
             !Explain,
             "nbd: this observer has none of the at_... members of nbd/concepts/observer.hpp");
@@ -254,6 +263,56 @@ consteval bool observer_is_sound()
                       "nbd: this observer's at_accept_error has the wrong shape; expected `void "
                       "at_accept_error(std::error_code)`, and a second parameter "
                       "`std::string_view peer` if it wants one");
+        return false;
+    } else if constexpr (misspells_at_connect<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_connect`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_option<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_option`; correct "
+                      "or change it");
+        return false;
+    } else if constexpr (misspells_at_option_error<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_option_error`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_export_opened<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_export_opened`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_request<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_request`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_reply<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_reply`; correct "
+                      "or change it");
+        return false;
+    } else if constexpr (misspells_at_error<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_error`; correct "
+                      "or change it");
+        return false;
+    } else if constexpr (misspells_at_disconnect<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_disconnect`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_drain_error<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_drain_error`; "
+                      "correct or change it");
+        return false;
+    } else if constexpr (misspells_at_accept_error<O>) {
+        static_assert(!Explain,
+                      "nbd: this observer has a member with a name similar to `at_accept_error`; "
+                      "correct or change it");
         return false;
     } else {
         return true;

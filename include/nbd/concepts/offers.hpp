@@ -6,7 +6,7 @@
 #include <nbd/concepts/promises.hpp>
 
 #include <cstddef>
-#include <optional>
+#include <utility>
 
 namespace nbd {
 
@@ -106,43 +106,148 @@ template <class Backend, can Ability>
 
 namespace diagnosis {
 
-/// *Returns* the first ability that is listed and absent, or present and not listed.
+/// The abilities that are listed and absent, or present and not listed.
+struct differences {
+    can abilities[std::size_t(can::fills_reads) + 1]{};
+    std::size_t count = 0;
+};
 template <class Backend, can... Listed>
-consteval std::optional<can> first_difference()
+consteval differences find_differences()
 {
-    std::optional<can> found;
-    const auto differs = [&found](can ability, bool present) {
-        if (!found && present != ((ability == Listed) || ...))
-            found = ability;
+    differences found;
+    const auto compare = [&found](can ability, bool present) {
+        if (present != ((ability == Listed) || ...))
+            found.abilities[found.count++] = ability;
     };
     [&]<std::size_t... I>(std::index_sequence<I...>) {
-        (differs(can{I}, has_ability<Backend, can{I}>()), ...);
+        (compare(can{I}, has_ability<Backend, can{I}>()), ...);
     }(std::make_index_sequence<std::size_t(can::fills_reads) + 1>{});
     return found;
 }
 
-/// A compile error about an ability.
-template <class Backend, can Ability>
-consteval bool explain_difference()
+/// A compile error about an ability that is listed and absent, or present and not listed.
+template <can Ability, bool Present>
+consteval void explain_difference()
 {
-    constexpr bool present = has_ability<Backend, Ability>();
-    static_assert(present,
-                  "nbd: nbd::offers lists an ability that this backend does not have: see "
-                  "`Ability` in this message");
-    static_assert(!present,
-                  "nbd: this backend has an ability that nbd::offers does not list: see `Ability` "
-                  "in this message");
-    return present;
+    using enum can;
+    constexpr auto absent = Present ? can{99} : Ability;
+    constexpr auto unlisted = Present ? Ability : can{99};
+    static_assert(absent != write,
+                  "nbd: nbd::offers lists `write`, and this backend does not have it");
+    static_assert(unlisted != write,
+                  "nbd: this backend has `write`, and nbd::offers does not list it");
+    static_assert(absent != fua, "nbd: nbd::offers lists `fua`, and this backend does not have it");
+    static_assert(unlisted != fua, "nbd: this backend has `fua`, and nbd::offers does not list it");
+    static_assert(absent != flush,
+                  "nbd: nbd::offers lists `flush`, and this backend does not have it");
+    static_assert(unlisted != flush,
+                  "nbd: this backend has `flush`, and nbd::offers does not list it");
+    static_assert(absent != trim,
+                  "nbd: nbd::offers lists `trim`, and this backend does not have it");
+    static_assert(unlisted != trim,
+                  "nbd: this backend has `trim`, and nbd::offers does not list it");
+    static_assert(absent != write_zeroes,
+                  "nbd: nbd::offers lists `write_zeroes`, and this backend does not have it");
+    static_assert(unlisted != write_zeroes,
+                  "nbd: this backend has `write_zeroes`, and nbd::offers does not list it");
+    static_assert(absent != cache,
+                  "nbd: nbd::offers lists `cache`, and this backend does not have it");
+    static_assert(unlisted != cache,
+                  "nbd: this backend has `cache`, and nbd::offers does not list it");
+    static_assert(absent != extents,
+                  "nbd: nbd::offers lists `extents`, and this backend does not have it");
+    static_assert(unlisted != extents,
+                  "nbd: this backend has `extents`, and nbd::offers does not list it");
+    static_assert(absent != meta_contexts,
+                  "nbd: nbd::offers lists `meta_contexts`, and this backend does not have it");
+    static_assert(unlisted != meta_contexts,
+                  "nbd: this backend has `meta_contexts`, and nbd::offers does not list it");
+    static_assert(absent != lend,
+                  "nbd: nbd::offers lists `lend`, and this backend does not have it");
+    static_assert(unlisted != lend,
+                  "nbd: this backend has `lend`, and nbd::offers does not list it");
+    static_assert(absent != lend_file,
+                  "nbd: nbd::offers lists `lend_file`, and this backend does not have it");
+    static_assert(unlisted != lend_file,
+                  "nbd: this backend has `lend_file`, and nbd::offers does not list it");
+    static_assert(absent != lend_for_write,
+                  "nbd: nbd::offers lists `lend_for_write`, and this backend does not have it");
+    static_assert(unlisted != lend_for_write,
+                  "nbd: this backend has `lend_for_write`, and nbd::offers does not list it");
+    static_assert(absent != block_sizes,
+                  "nbd: nbd::offers lists `block_sizes`, and this backend does not have it");
+    static_assert(unlisted != block_sizes,
+                  "nbd: this backend has `block_sizes`, and nbd::offers does not list it");
+    static_assert(absent != abilities,
+                  "nbd: nbd::offers lists `abilities`, and this backend does not have it");
+    static_assert(unlisted != abilities,
+                  "nbd: this backend has `abilities`, and nbd::offers does not list it");
+    static_assert(absent != drain,
+                  "nbd: nbd::offers lists `drain`, and this backend does not have it");
+    static_assert(unlisted != drain,
+                  "nbd: this backend has `drain`, and nbd::offers does not list it");
+    static_assert(absent != resize,
+                  "nbd: nbd::offers lists `resize`, and this backend does not have it");
+    static_assert(unlisted != resize,
+                  "nbd: this backend has `resize`, and nbd::offers does not list it");
+    static_assert(absent != refresh_size,
+                  "nbd: nbd::offers lists `refresh_size`, and this backend does not have it");
+    static_assert(unlisted != refresh_size,
+                  "nbd: this backend has `refresh_size`, and nbd::offers does not list it");
+    static_assert(absent != open,
+                  "nbd: nbd::offers lists `open`, and this backend does not have it");
+    static_assert(unlisted != open,
+                  "nbd: this backend has `open`, and nbd::offers does not list it");
+    static_assert(absent != handle,
+                  "nbd: nbd::offers lists `handle`, and this backend does not have it");
+    static_assert(unlisted != handle,
+                  "nbd: this backend has `handle`, and nbd::offers does not list it");
+    static_assert(absent != serialize_client,
+                  "nbd: nbd::offers lists `serialize_client`, and this backend does not have it");
+    static_assert(unlisted != serialize_client,
+                  "nbd: this backend has `serialize_client`, and nbd::offers does not list it");
+    static_assert(absent != parallel,
+                  "nbd: nbd::offers lists `parallel`, and this backend does not have it");
+    static_assert(unlisted != parallel,
+                  "nbd: this backend has `parallel`, and nbd::offers does not list it");
+    static_assert(absent != blocks,
+                  "nbd: nbd::offers lists `blocks`, and this backend does not have it");
+    static_assert(unlisted != blocks,
+                  "nbd: this backend has `blocks`, and nbd::offers does not list it");
+    static_assert(absent != cancellable,
+                  "nbd: nbd::offers lists `cancellable`, and this backend does not have it");
+    static_assert(unlisted != cancellable,
+                  "nbd: this backend has `cancellable`, and nbd::offers does not list it");
+    static_assert(absent != multi_conn,
+                  "nbd: nbd::offers lists `multi_conn`, and this backend does not have it");
+    static_assert(unlisted != multi_conn,
+                  "nbd: this backend has `multi_conn`, and nbd::offers does not list it");
+    static_assert(absent != rotational,
+                  "nbd: nbd::offers lists `rotational`, and this backend does not have it");
+    static_assert(unlisted != rotational,
+                  "nbd: this backend has `rotational`, and nbd::offers does not list it");
+    static_assert(absent != fast_zero,
+                  "nbd: nbd::offers lists `fast_zero`, and this backend does not have it");
+    static_assert(unlisted != fast_zero,
+                  "nbd: this backend has `fast_zero`, and nbd::offers does not list it");
+    static_assert(absent != fills_reads,
+                  "nbd: nbd::offers lists `fills_reads`, and this backend does not have it");
+    static_assert(unlisted != fills_reads,
+                  "nbd: this backend has `fills_reads`, and nbd::offers does not list it");
 }
 
 template <class Backend, can... Listed>
-consteval bool explain_offer()
+inline constexpr differences differing = find_differences<Backend, Listed...>();
+
+template <class Backend, can... Listed, std::size_t... I>
+consteval bool explain_offer(std::index_sequence<I...>)
 {
     constexpr auto broken = first_broken<Backend>();
     if constexpr (broken != rules::none) {
         using reasons [[maybe_unused]] = explained_backend<Backend, broken>;
-    } else if constexpr (constexpr auto difference = first_difference<Backend, Listed...>()) {
-        explain_difference<Backend, *difference>();
+    } else {
+        constexpr auto found = differing<Backend, Listed...>;
+        (explain_difference<found.abilities[I], has_ability<Backend, found.abilities[I]>()>(), ...);
     }
     return true;
 }
@@ -156,9 +261,10 @@ consteval bool explain_offer()
 ///     static_assert(nbd::offers<my_disk, nbd::can::write, nbd::can::flush, nbd::can::parallel>);
 ///
 /// For a backend that can only be read, and promises nothing: `nbd::offers<my_disk>`. With `open`,
-/// the list is about the object that it returns. It is always true: a backend that is not as listed
-/// is a compile error with a sentence of its own.
+/// list `open`, the `drain` beside it, and what the object has that `open` returns. It is always
+/// true: for each difference there is a compile error with a sentence of its own.
 template <class Backend, can... Listed>
-inline constexpr bool offers = diagnosis::explain_offer<Backend, Listed...>();
+inline constexpr bool offers = diagnosis::explain_offer<Backend, Listed...>(
+    std::make_index_sequence<diagnosis::differing<Backend, Listed...>.count>{});
 
 }  // namespace nbd

@@ -101,14 +101,16 @@ public:
                       "`add(\"disk\", my_disk{...}, {.description = \"...\"})`");
         return {};
     }
+    template <class = void>
+    void add(...) = delete;  // nbd: a wrong member in braces; `export_settings{...}` says which
 
     /// As `add`, for a backend that is constructed in place from `args`.
     template <class... Args>
     std::shared_ptr<Backend> emplace(std::string name, export_settings e, Args&&... args)
     {
-        static_assert(std::constructible_from<Backend, Args...>,
-                      "nbd: this backend has no constructor that takes these arguments");
-        if constexpr (std::constructible_from<Backend, Args...>) {
+        constexpr bool fits = std::constructible_from<Backend, Args...>;
+        static_assert(fits, "nbd: this backend has no constructor that takes these arguments");
+        if constexpr (fits) {
             auto made = std::make_shared<Backend>(std::forward<Args>(args)...);
             table::add(std::move(name), std::move(e), made);
             return made;
@@ -126,6 +128,8 @@ public:
                       "the backend's constructor: `emplace(\"disk\", {}, ...)`");
         return {};
     }
+    template <class = void>
+    void emplace(...) = delete;  // nbd: a wrong member in braces; `export_settings{...}` says it
 
     /// Removes an export. New clients cannot open it. Requests of clients that have it open are
     /// answered with ESHUTDOWN; `how` can also disconnect them:
@@ -196,11 +200,12 @@ public:
     template <class F>
     void on_lookup(F f)
     {
-        static_assert(exports::looks_up<F, Backend>,
+        constexpr bool fits = exports::looks_up<F, Backend>;
+        static_assert(fits,
                       "nbd: a lookup is called with a std::string_view and a const nbd::client&, "
                       "and returns std::shared_ptr<Backend>, nbd::found_export<Backend>, or "
                       "boost::asio::awaitable of one");
-        if constexpr (exports::looks_up<F, Backend>)
+        if constexpr (fits)
             table::set(std::make_shared<const exports::lookup_function<Backend>>(
                 exports::erased<found_export<Backend>, std::string_view, const client&>(
                     std::move(f))));
@@ -217,10 +222,11 @@ public:
     template <class F>
     void on_list(F f)
     {
-        static_assert(exports::lists<F>,
+        constexpr bool fits = exports::lists<F>;
+        static_assert(fits,
                       "nbd: a listing is called with an nbd::name_list&, and returns void or "
                       "boost::asio::awaitable<void>");
-        if constexpr (exports::lists<F>)
+        if constexpr (fits)
             table::set(std::make_shared<const exports::list_function>(
                 exports::erased<std::monostate, name_list&>(std::move(f))));
     }

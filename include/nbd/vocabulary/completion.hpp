@@ -33,6 +33,7 @@ public:
 
     explicit completion(receiver& to) noexcept : to_{&to} {}
     completion(completion&& other) noexcept : to_{std::exchange(other.to_, nullptr)} {}
+    completion(const completion&) = delete;  // nbd: a completion is not copied; use std::move
     completion& operator=(completion&& other) noexcept
     {
         std::swap(to_, other.to_);
