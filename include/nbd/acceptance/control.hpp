@@ -3,6 +3,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 
 #include <memory>
@@ -12,6 +13,10 @@
 #include <utility>
 
 namespace nbd::acceptance {
+
+/// A timer on an executor.
+template <class Executor>
+using control_timer = typename boost::asio::steady_timer::rebind_executor<Executor>::other;
 
 /// The context of a listener's handlers, and its thread, where the policy has threads of its own.
 /// The thread also runs completion handlers of the program that have no executor, so it lives until

@@ -4,6 +4,7 @@
 #include <nbd/acceptance/accept_loop.hpp>
 #include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
+#include <nbd/acceptance/control.hpp>
 #include <nbd/acceptance/drains.hpp>
 #include <nbd/acceptance/operation.hpp>
 #include <nbd/acceptance/server_state.hpp>
@@ -19,7 +20,6 @@
 
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/error.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -45,7 +45,7 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using peer_type = typename State::transport_type::peer_type;
     using control_executor = typename State::control_type::executor_type;
     using clock_type = std::chrono::steady_clock;
-    using timer_type = boost::asio::steady_timer::rebind_executor<control_executor>::other;
+    using timer_type = control_timer<control_executor>;
     using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
     using connections_type = connections<socket_type, peer_type, typename State::observer_type>;

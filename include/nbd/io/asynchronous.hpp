@@ -130,8 +130,8 @@ public:
         if constexpr (on_socket<Stream>)
             return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
                 auto sends = bound([&stream, &from, handler = std::move(handler)](
-                                       const boost::system::error_code& error) mutable {
-                    const auto [failed, n] = error ? transfer{error, 0} : try_send(stream, from);
+                                       const boost::system::error_code& waited) mutable {
+                    const auto [failed, n] = waited ? transfer{waited, 0} : try_send(stream, from);
                     handler(failed, n);
                 });
                 if constexpr (layered<Stream>)
