@@ -6,7 +6,6 @@
 #include <nbd/tls/secret_file.hpp>
 #include <nbd/vocabulary/failure.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -14,7 +13,6 @@
 #include <new>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 

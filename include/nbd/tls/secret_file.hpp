@@ -4,12 +4,15 @@
 #include <nbd/vocabulary/failure.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <fcntl.h>
 #include <openssl/crypto.h>

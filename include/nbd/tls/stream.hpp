@@ -13,10 +13,10 @@
 #include <boost/asio/socket_base.hpp>
 #include <boost/system/error_code.hpp>
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <system_error>
