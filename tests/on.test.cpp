@@ -81,6 +81,15 @@ TEST_CASE("on: the task runs on the other executor, and its awaiter resumes on i
     CHECK(both);
 }
 
+TEST_CASE("on: a context in place of its executor")
+{
+    elsewhere there;
+    CHECK(run([](elsewhere& e) -> task<std::thread::id> {
+              co_return co_await nbd::on(e.context, where<executor>());
+          }(there))
+          == there.thread.get_id());
+}
+
 TEST_CASE("on: executors of other types")
 {
     elsewhere there;
