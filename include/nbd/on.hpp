@@ -51,8 +51,8 @@ boost::asio::awaitable<T, Home> await_elsewhere(Executor there,
 /// *Cancellation*: none. The task runs to its end, also where the backend is `cancellable` and the
 /// client has left.
 /// *Lifetime*: what the call refers to, such as the span of a READ, stays valid until the task has
-/// ended. The executor must be run until then. If the server has ended before the task, the coroutine
-/// is not resumed: it is destroyed when the task ends or is destroyed.
+/// ended. The executor must be run until then. If the server has ended before the task, the
+/// coroutine is not resumed: it is destroyed when the task ends or is destroyed.
 /// *Cost*: two coroutine frames, and two handlers that are posted.
 ///
 /// The result is an awaitable of the task's executor type. Where the coroutine that awaits it has

@@ -24,7 +24,7 @@ task<Executor> five()
     co_return 5;
 }
 
-void call(boost::asio::io_context& there)
+void call([[maybe_unused]] boost::asio::io_context& there)
 {
 #if defined NO_EXECUTOR
     std::ignore = nbd::on(std::string{"there"}, five<io_executor>());
