@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Runs each program of bench/ for a moment, to see that it works. The figures are meaningless."""
 import json
+import os
 import re
 import socket
 import struct
@@ -14,8 +15,8 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "clients"))
-from support import (GRID, M, PATIENCE, POLICIES, Skip, directory, for_each, require_program, run, run_cases, serve, started,
-                     wait_until)
+from support import (GRID, M, PATIENCE, POLICIES, Skip, directory, for_each, require_program, require_tool, run, run_cases, serve,
+                     started, wait_until)
 
 BUILD = Path(require_program("NBD_BUILD"))
 LOAD = require_program("NBD_LOAD")
@@ -237,6 +238,20 @@ def test_idle():
     done = run(sys.executable, HERE / "idle.py", "--build", BUILD, "--connections", "20", "--seconds", "0.2",
                "--settle", "0", "--policy", "both")
     assert done.stdout.count("after the handshake") == len(POLICIES), done.stdout
+
+
+def test_tls():
+    if "NBD_TLS_STREAMS" not in os.environ:
+        raise Skip("built without OpenSSL")
+    for tool in ("openssl", "nbdcopy", "fio"):
+        require_tool(tool, tool)
+    with directory() as where:
+        run("sh", HERE.parent / "examples" / "make-certificates.sh", f"{where}/pki")
+        done = run(os.environ["NBD_TLS_STREAMS"], f"{where}/pki/server", "--rounds", "1", "--seconds", "0.05")
+        assert done.stdout.count("ratio") == 2, done.stdout
+        assert "nowhere" in run(os.environ["NBD_TLS_STREAMS"], "/nowhere", status=1).stderr
+    done = run(sys.executable, HERE / "tls.py", "--build", BUILD, "--rounds", "1", "--seconds", "0.1", "--size", "8")
+    assert done.stdout.count("\n") >= 7 and "handshakes/s" in done.stdout, done.stdout
 
 
 GROWTH_GROUPS = ("exports", "size", "extents", "flight", "clients")
