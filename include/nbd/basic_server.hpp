@@ -4,6 +4,7 @@
 // clang-format off
 #include <nbd/requirements.hpp>  // first
 // clang-format on
+#include <nbd/acceptance/adoption.hpp>
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/acceptance/end_waiter.hpp>
 #include <nbd/acceptance/listener.hpp>
@@ -15,6 +16,7 @@
 #include <nbd/exports/export_set.hpp>
 #include <nbd/server_options.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <boost/asio/async_result.hpp>
 #include <boost/system/error_code.hpp>
@@ -111,8 +113,7 @@ public:
         begin_stop();
         if constexpr (!hosted) {
             const bool here = runs_here();
-            if (!here)
-                wait();
+            wait();
             state_->control.end(here);
         }
     }
@@ -170,19 +171,23 @@ public:
     /// is no such socket. *Thread safety*: any thread.
     void adopt(int connected_socket, std::error_code& error)
     {
-        owned_descriptor owned{connected_socket};
-        endpoint_type local;
-        error = acceptance::check_socket(owned.get(), false, local);
-        const auto running = listener_.lock();
-        if (!error && (!running || !state_->running || state_->stopping))
-            error = errc::not_running;
-        if (!error)
-            running->adopt(std::move(owned), local);
+        error = acceptance::adopt(*state_, listener_.lock(), connected_socket);
     }
     void adopt(int connected_socket)
     {
-        check([=, this](auto& failed) { this->adopt(connected_socket, failed); },
-              "nbd: cannot serve this socket");
+        check([=, this](auto& failed) { this->adopt(connected_socket, failed); }, adopting);
+    }
+    /// As above, for a connection whose handshake is over, as that of the kernel's block device: it
+    /// begins with transmission. The export is looked up and opened as for GO. Where that fails,
+    /// the connection is closed; at_option_error, at_disconnect and `begun.opened` get the reason.
+    void adopt(int connected_socket, established begun, std::error_code& error)
+    {
+        error = acceptance::adopt(*state_, listener_.lock(), connected_socket,
+                                  std::make_unique<established>(std::move(begun)));
+    }
+    void adopt(int connected_socket, established begun)
+    {
+        check([&](auto& failed) { adopt(connected_socket, std::move(begun), failed); }, adopting);
     }
 
     /// The present connections, oldest first. *Thread safety*: any thread. *Complexity*: linear.
@@ -297,14 +302,9 @@ public:
 private:
     using listener_type = acceptance::listener<state_type>;
 
-    template <class Call>
-    static void check(Call call, const std::string& what)
-    {
-        std::error_code failed;
-        call(failed);
-        if (failed)
-            throw std::system_error{failed, what};
-    }
+    static constexpr const char* adopting = "nbd: cannot serve this socket";
+    static constexpr auto check = acceptance::check;
+
     template <class Open>
     [[nodiscard]] std::error_code start_with(Open open)
     {

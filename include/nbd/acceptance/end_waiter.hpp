@@ -70,7 +70,8 @@ public:
         } else if (auto& listener = *listener_; !listener.finished()) {
             listener.wait_for_end(std::move(*this));
         } else {
-            result_ = listener.result();
+            result_ = listener.cancelled() ? boost::asio::error::operation_aborted
+                                           : boost::system::error_code{};
             listener_.reset();
             delivered_ = true;
             const auto executor = work_.get_executor();

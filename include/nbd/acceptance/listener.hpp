@@ -17,12 +17,12 @@
 #include <nbd/session/private_context.hpp>
 #include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/error.hpp>
+#include <boost/system/error_code.hpp>
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <system_error>
@@ -44,7 +44,6 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using protocol_type = typename State::transport_type::protocol_type;
     using peer_type = typename State::transport_type::peer_type;
     using control_executor = typename State::control_type::executor_type;
-    using clock_type = std::chrono::steady_clock;
     using timer_type = control_timer<control_executor>;
     using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
@@ -85,7 +84,9 @@ public:
             policy_.start();
             drains_.watch(*this, *state_->exports);
             accepting_.run();
-            if constexpr (!on_program)
+            if constexpr (on_program)  // owns the listener where it does not accept
+                end_.async_wait([self = this->shared_from_this()](auto) {});
+            else
                 state_->control.start(state_.share(), [self = this->shared_from_this()]() mutable {
                     self->policy_.join();
                     self->state_->control.run_ready();
@@ -123,11 +124,14 @@ public:
         });
     }
     /// Serves a connected socket as if the server had accepted it.
-    void adopt(owned_descriptor connected, typename protocol_type::endpoint local) noexcept
+    /// `begun`: as in session::context.
+    void adopt(owned_descriptor connected, typename protocol_type::endpoint local,
+               std::unique_ptr<const established> begun) noexcept
     {
-        post(this->shared_from_this(), [fd = std::move(connected), local](listener& self) mutable {
-            self.receive(std::move(fd), local.protocol());
-        });
+        post(this->shared_from_this(),
+             [fd = std::move(connected), local, b = std::move(begun)](listener& self) mutable {
+                 self.receive(std::move(fd), local.protocol(), std::move(b));
+             });
     }
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
     bool disconnect(std::uint64_t id) noexcept { return connections_.cut(id, errc::disconnected); }
@@ -144,11 +148,7 @@ public:
     [[nodiscard]] const control_executor& control() const noexcept { return control_; }
     /// The server has stopped and no client is left.
     [[nodiscard]] bool finished() const noexcept { return finished_; }
-    [[nodiscard]] boost::system::error_code result() const noexcept
-    {
-        return state_->cancelled ? boost::asio::error::operation_aborted
-                                 : boost::system::error_code{};
-    }
+    [[nodiscard]] bool cancelled() const noexcept { return state_->cancelled; }
     template <class Handler>
     void wait_for_end(Handler handler)
     {
@@ -200,7 +200,8 @@ private:
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
     /// Takes a new connection, unless the program's `admit` refuses it.
-    void receive(owned_descriptor connected, const protocol_type& protocol)
+    void receive(owned_descriptor connected, const protocol_type& protocol,
+                 std::unique_ptr<const established> begun = nullptr)
     {
         socket_type socket{policy_.next_executor()};
         if (const auto failed = assign(socket, std::move(connected), protocol))
@@ -209,7 +210,7 @@ private:
         if (closing_ || !state_->admits(peer))
             return state_->refuse(peer, closing_ ? errc::server_stopped : errc::admission_refused);
         state_->transport.prepare(socket);
-        waiting_.push(std::move(socket), std::move(peer));
+        waiting_.push(std::move(socket), std::move(peer), std::move(begun));
         admit_waiting();
     }
     /// Starts sessions of waiting clients while places are free.
@@ -233,6 +234,7 @@ private:
             connections_.add(state_->limits.places_per_peer, std::move(client.socket),
                              std::move(client.peer), state_->limits, state_->observer,
                              next_client_id(), time_.clock(), state_->stopping, memory_);
+        at->session.begun = std::move(client.begun);
         session_task session{*this, at};
         if constexpr (policy_type::blocking && !awaits)
             at->limit_blocking_sends();
@@ -337,7 +339,7 @@ private:
     control_executor control_{state_->control.executor()};
     accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
     timer_type tick_{control_};
-    timer_type end_{control_, clock_type::time_point::max()};
+    timer_type end_{control_, timer_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
     io::handler_memory stop_memory_;
     std::uint64_t grace_end_ = 0;  ///< in ticks

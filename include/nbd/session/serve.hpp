@@ -12,6 +12,7 @@
 #include <nbd/session/windowed/callback_calls.hpp>
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
+#include <nbd/vocabulary/tls.hpp>
 
 #include <boost/asio/error.hpp>
 
@@ -39,6 +40,8 @@ typename Io::template task<void> converse(Stream& stream, Exports& exports,
     using backend_type = typename opened::backend_type;
     handshake::agreement agreed;
     auto chosen = co_await negotiate<Io>(stream, exports, negotiator, agreed, c);
+    if (const auto begun = std::move(c.begun); begun && begun->opened)
+        begun->opened(c.ended, agreed.terms);
     if (!chosen)
         co_return;
     if constexpr (has_drain<typename Exports::backend_type>)
@@ -66,7 +69,8 @@ typename Io::template task<void> converse(Stream& stream, Exports& exports,
 struct unsecured {};
 inline constexpr unsecured no_tls{};
 
-/// The session of one client on an accepted stream: its handshake, then its transmission.
+/// The session of one client on an accepted stream: its handshake, unless `c.begun`, then its
+/// transmission.
 ///
 /// A client that closes its sending side without a DISC (half-close) gets a reply to each of its
 /// requests; then the connection is closed. If nothing could be sent to it for ten seconds, it
@@ -93,7 +97,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
                 co_return;
         }
         if constexpr (securing_transport<Transport>) {
-            handshake::negotiator negotiator{c.limits, transport.tls()};
+            handshake::negotiator negotiator{c.limits, transport.tls(), c.begun.get()};
             co_await converse<Io>(stream, exports, negotiator, c, policy);
             if (!negotiator.starts_tls())
                 co_return;
@@ -113,7 +117,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
             }
             secured.close_now();
         } else {
-            handshake::negotiator negotiator{c.limits};
+            handshake::negotiator negotiator{c.limits, tls_mode::none, c.begun.get()};
             co_await converse<Io>(stream, exports, negotiator, c, policy);
         }
     } catch (...) {  // most likely no memory; only this client is disconnected
