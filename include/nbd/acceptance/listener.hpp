@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/acceptance/accept_loop.hpp>
+#include <nbd/acceptance/accept_loops.hpp>
+#include <nbd/acceptance/addresses.hpp>
 #include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
 #include <nbd/acceptance/control.hpp>
@@ -19,10 +20,10 @@
 #include <nbd/settings.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/error.hpp>
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <system_error>
@@ -65,8 +66,7 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not
-    /// accept.
+    /// `open(accepting)` makes an accept_loops listen, unless the server does not accept.
     template <class Open>
     [[nodiscard]] std::error_code start(Open open)
     {
@@ -74,14 +74,10 @@ public:
             return errc::already_started;
         if (state_->stopping)
             return errc::server_stopped;
-        auto& acceptor = accepting_.acceptor();
-        if (const std::error_code failed = open(acceptor))
-            return failed;
         try {
-            if (acceptor.is_open()) {
-                acceptor.native_non_blocking(true);
-                state_->endpoint = acceptor.local_endpoint();
-            }
+            if (const std::error_code failed = open(accepting_))
+                return failed;
+            state_->listening = accepting_.prepare();
             policy_.start();
             drains_.watch(*this, *state_->exports);
             accepting_.run();
@@ -123,10 +119,10 @@ public:
         });
     }
     /// Serves a connected socket as if the server had accepted it.
-    void adopt(owned_descriptor connected, typename protocol_type::endpoint local) noexcept
+    void adopt(owned_descriptor connected, listening_at<typename State::endpoint_type> at) noexcept
     {
-        post(this->shared_from_this(), [fd = std::move(connected), local](listener& self) mutable {
-            self.receive(std::move(fd), local.protocol());
+        post(this->shared_from_this(), [fd = std::move(connected), at](listener& self) mutable {
+            self.receive(std::move(fd), at.endpoint.protocol(), at.address);
         });
     }
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
@@ -144,11 +140,7 @@ public:
     [[nodiscard]] const control_executor& control() const noexcept { return control_; }
     /// The server has stopped and no client is left.
     [[nodiscard]] bool finished() const noexcept { return finished_; }
-    [[nodiscard]] boost::system::error_code result() const noexcept
-    {
-        return state_->cancelled ? boost::asio::error::operation_aborted
-                                 : boost::system::error_code{};
-    }
+    [[nodiscard]] boost::system::error_code result() const noexcept { return state_->result(); }
     template <class Handler>
     void wait_for_end(Handler handler)
     {
@@ -186,10 +178,7 @@ private:
         try {
             if (state_->stopping && !closing_)
                 close_down();
-            if (!accepting_.pending() && accepts()) {
-                accept_failed(std::make_error_code(std::errc::not_enough_memory));
-                accepting_.pause();
-            }
+            accepting_.recover();
             if (!ticking_)
                 tick();
         } catch (...) {  // the next handler tries again
@@ -200,15 +189,15 @@ private:
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
     /// Takes a new connection, unless the program's `admit` refuses it.
-    void receive(owned_descriptor connected, const protocol_type& protocol)
+    void receive(owned_descriptor connected, const protocol_type& protocol, std::size_t address)
     {
         socket_type socket{policy_.next_executor()};
         if (const auto failed = assign(socket, std::move(connected), protocol))
             return accept_failed(failed);
-        auto peer = state_->transport.peer(socket);
+        auto peer = peer_of(state_->transport, socket, address);
         if (closing_ || !state_->admits(peer))
             return state_->refuse(peer, closing_ ? errc::server_stopped : errc::admission_refused);
-        state_->transport.prepare(socket);
+        prepare(state_->transport, socket, address);
         waiting_.push(std::move(socket), std::move(peer));
         admit_waiting();
     }
@@ -223,7 +212,7 @@ private:
                 break;
             launch(std::move(*next));
         }
-        ends_matter_ = !waiting_.empty();
+        ends_matter_ = !waiting_.empty() || accepting_.without_acceptor();
     }
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
@@ -250,6 +239,7 @@ private:
             connections_.cut_all(errc::server_stopped);
         admit_waiting();
         accepting_.run();
+        end_if_alone();
     }
     void tick()
     {
@@ -287,6 +277,13 @@ private:
         if (!finish_if_empty())
             arm_tick();
     }
+    /// A server that listens nowhere stops when the client of its transport has left.
+    void end_if_alone()
+    {
+        if (accepting_.exhausted() && connections_.count() == 0 && waiting_.empty()
+            && !state_->stopping.exchange(true))
+            close_down();
+    }
     /// Also calls `drain` of the backends.
     bool finish_if_empty()
     {
@@ -308,9 +305,11 @@ private:
         auto& exports = *state_->exports;
         auto& secures = state_->transport;
         if constexpr (policy_type::blocking && awaits)
-            return session::on_private_context{at->socket, exports, at->session, policy_, secures};
+            return session::on_private_context{at->socket, exports, at->session,
+                                               policy_,    secures, at->peer};
         else
-            return session::serve<io_type>(at->socket, exports, at->session, policy_, secures);
+            return session::serve<io_type>(at->socket, exports, at->session, policy_, secures,
+                                           at->peer);
     }
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept
@@ -323,6 +322,7 @@ private:
             post(hold(), [](listener& self) {
                 self.admit_waiting();
                 self.accepting_.run();
+                self.end_if_alone();
                 self.finish_if_empty();
             });
     }
@@ -335,7 +335,7 @@ private:
     drains<listener, exports_type> drains_;
 
     control_executor control_{state_->control.executor()};
-    accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
+    accept_loops<listener, protocol_type, control_executor> accepting_{*this, control_};
     timer_type tick_{control_};
     timer_type end_{control_, clock_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
