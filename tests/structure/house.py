@@ -123,6 +123,7 @@ TESTED_ELSEWHERE = {
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # parts of a server, tested with a whole server
     "acceptance/adoption.hpp": "tests/grid/adopted.test.cpp",
+    "acceptance/serving.hpp": "tests/grid/adopted.test.cpp",
     "acceptance/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
     "session/requests/observed_request.hpp": "tests/session/requests/replies.test.cpp",

@@ -70,8 +70,7 @@ public:
         } else if (auto& listener = *listener_; !listener.finished()) {
             listener.wait_for_end(std::move(*this));
         } else {
-            result_ = listener.cancelled() ? boost::asio::error::operation_aborted
-                                           : boost::system::error_code{};
+            result_ = listener.result();
             listener_.reset();
             delivered_ = true;
             const auto executor = work_.get_executor();

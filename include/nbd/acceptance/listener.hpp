@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/acceptance/accept_loop.hpp>
+#include <nbd/acceptance/accept_loops.hpp>
+#include <nbd/acceptance/addresses.hpp>
 #include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
 #include <nbd/acceptance/control.hpp>
 #include <nbd/acceptance/drains.hpp>
 #include <nbd/acceptance/operation.hpp>
 #include <nbd/acceptance/server_state.hpp>
+#include <nbd/acceptance/serving.hpp>
 #include <nbd/acceptance/sockets.hpp>
 #include <nbd/acceptance/sweeper.hpp>
 #include <nbd/error.hpp>
-#include <nbd/io/asynchronous.hpp>
-#include <nbd/io/blocking.hpp>
 #include <nbd/io/handler_memory.hpp>
-#include <nbd/session/private_context.hpp>
-#include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/vocabulary/established.hpp>
 
@@ -23,6 +21,7 @@
 #include <boost/system/error_code.hpp>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <system_error>
@@ -51,10 +50,6 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using entry = typename connections_type::entry;
     static constexpr bool on_program = hosted<policy_type>;
     using hold_type = std::conditional_t<on_program, std::shared_ptr<listener>, listener*>;
-    static constexpr bool awaits = asynchronous<typename exports_type::opened::backend_type>;
-    using io_type =
-        std::conditional_t<policy_type::blocking, io::blocking,
-                           io::asynchronous<executor_type, promises_polls<policy_type>>>;
 
 public:
     listener(std::shared_ptr<State> state, policy_type policy)
@@ -64,8 +59,7 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not
-    /// accept.
+    /// `open(accepting)` makes an accept_loops listen, unless the server does not accept.
     template <class Open>
     [[nodiscard]] std::error_code start(Open open)
     {
@@ -73,14 +67,10 @@ public:
             return errc::already_started;
         if (state_->stopping)
             return errc::server_stopped;
-        auto& acceptor = accepting_.acceptor();
-        if (const std::error_code failed = open(acceptor))
-            return failed;
         try {
-            if (acceptor.is_open()) {
-                acceptor.native_non_blocking(true);
-                state_->endpoint = acceptor.local_endpoint();
-            }
+            if (const std::error_code failed = open(accepting_))
+                return failed;
+            state_->listening = accepting_.prepare();
             policy_.start();
             drains_.watch(*this, *state_->exports);
             accepting_.run();
@@ -125,12 +115,12 @@ public:
     }
     /// Serves a connected socket as if the server had accepted it.
     /// `begun`: as in session::context.
-    void adopt(owned_descriptor connected, typename protocol_type::endpoint local,
+    void adopt(owned_descriptor connected, listening_at<typename State::endpoint_type> at,
                std::unique_ptr<const established> begun) noexcept
     {
         post(this->shared_from_this(),
-             [fd = std::move(connected), local, b = std::move(begun)](listener& self) mutable {
-                 self.receive(std::move(fd), local.protocol(), std::move(b));
+             [fd = std::move(connected), at, b = std::move(begun)](listener& self) mutable {
+                 self.receive(std::move(fd), at.endpoint.protocol(), at.address, std::move(b));
              });
     }
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
@@ -148,7 +138,7 @@ public:
     [[nodiscard]] const control_executor& control() const noexcept { return control_; }
     /// The server has stopped and no client is left.
     [[nodiscard]] bool finished() const noexcept { return finished_; }
-    [[nodiscard]] bool cancelled() const noexcept { return state_->cancelled; }
+    [[nodiscard]] boost::system::error_code result() const noexcept { return state_->result(); }
     template <class Handler>
     void wait_for_end(Handler handler)
     {
@@ -186,10 +176,7 @@ private:
         try {
             if (state_->stopping && !closing_)
                 close_down();
-            if (!accepting_.pending() && accepts()) {
-                accept_failed(std::make_error_code(std::errc::not_enough_memory));
-                accepting_.pause();
-            }
+            accepting_.recover();
             if (!ticking_)
                 tick();
         } catch (...) {  // the next handler tries again
@@ -200,16 +187,16 @@ private:
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
     /// Takes a new connection, unless the program's `admit` refuses it.
-    void receive(owned_descriptor connected, const protocol_type& protocol,
+    void receive(owned_descriptor connected, const protocol_type& protocol, std::size_t address,
                  std::unique_ptr<const established> begun = nullptr)
     {
         socket_type socket{policy_.next_executor()};
         if (const auto failed = assign(socket, std::move(connected), protocol))
             return accept_failed(failed);
-        auto peer = state_->transport.peer(socket);
+        auto peer = peer_of(state_->transport, socket, address);
         if (closing_ || !state_->admits(peer))
             return state_->refuse(peer, closing_ ? errc::server_stopped : errc::admission_refused);
-        state_->transport.prepare(socket);
+        prepare(state_->transport, socket, address);
         waiting_.push(std::move(socket), std::move(peer), std::move(begun));
         admit_waiting();
     }
@@ -224,7 +211,7 @@ private:
                 break;
             launch(std::move(*next));
         }
-        ends_matter_ = !waiting_.empty();
+        ends_matter_ = !waiting_.empty() || accepting_.without_acceptor();
     }
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
@@ -236,8 +223,6 @@ private:
                              next_client_id(), time_.clock(), state_->stopping, memory_);
         at->session.begun = std::move(client.begun);
         session_task session{*this, at};
-        if constexpr (policy_type::blocking && !awaits)
-            at->limit_blocking_sends();
         notify::at_connect(state_->observer, at->session.who);
         arm_tick();
         policy_.launch(executor, std::move(session));
@@ -252,6 +237,7 @@ private:
             connections_.cut_all(errc::server_stopped);
         admit_waiting();
         accepting_.run();
+        end_if_alone();
     }
     void tick()
     {
@@ -289,6 +275,13 @@ private:
         if (!finish_if_empty())
             arm_tick();
     }
+    /// A server that listens nowhere stops when the client of its transport has left.
+    void end_if_alone()
+    {
+        if (accepting_.exhausted() && connections_.count() == 0 && waiting_.empty()
+            && !state_->stopping.exchange(true))
+            close_down();
+    }
     /// Also calls `drain` of the backends.
     bool finish_if_empty()
     {
@@ -305,15 +298,7 @@ private:
 
     // --- on a thread of the session -------------------------------------------------------------
 
-    [[nodiscard]] auto serve(entry at)
-    {
-        auto& exports = *state_->exports;
-        auto& secures = state_->transport;
-        if constexpr (policy_type::blocking && awaits)
-            return session::on_private_context{at->socket, exports, at->session, policy_, secures};
-        else
-            return session::serve<io_type>(at->socket, exports, at->session, policy_, secures);
-    }
+    [[nodiscard]] auto serve(entry at) { return acceptance::serve(*state_.share(), policy_, *at); }
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept
     {
@@ -325,6 +310,7 @@ private:
             post(hold(), [](listener& self) {
                 self.admit_waiting();
                 self.accepting_.run();
+                self.end_if_alone();
                 self.finish_if_empty();
             });
     }
@@ -337,7 +323,7 @@ private:
     drains<listener, exports_type> drains_;
 
     control_executor control_{state_->control.executor()};
-    accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
+    accept_loops<listener, protocol_type, control_executor> accepting_{*this, control_};
     timer_type tick_{control_};
     timer_type end_{control_, timer_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace nbd::acceptance {
 
@@ -71,6 +72,7 @@ public:
     any get_executor() const { return {}; }
     any connections() const { return {}; }
     std::string uri(std::string_view) const { return {}; }
+    std::vector<std::string> uris(std::string_view) const { return {}; }
     bool disconnect(std::uint64_t) { return false; }
     void start() {}
     void start(std::error_code&) {}

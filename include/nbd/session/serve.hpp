@@ -80,12 +80,13 @@ inline constexpr unsecured no_tls{};
 /// Where the transport secures streams (securing_transport), STARTTLS ends the first negotiation. A
 /// second one, which knows nothing of the first, goes on inside TLS. The handshake deadline covers
 /// both, and the TLS handshake between them.
-/// *Lifetime*: stream, exports, context, policy and transport outlive the task.
+/// *Lifetime*: stream, exports, context, policy, transport and peer outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy,
-          class Transport = unsecured>
+          class Transport = unsecured, class Peer = unsecured>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,
                                        Policy& policy,
-                                       [[maybe_unused]] const Transport& transport = no_tls)
+                                       [[maybe_unused]] const Transport& transport = no_tls,
+                                       [[maybe_unused]] const Peer& peer = no_tls)
 {
     try {
         if (!c.memory.begin_work()) {
@@ -97,11 +98,11 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
                 co_return;
         }
         if constexpr (securing_transport<Transport>) {
-            handshake::negotiator negotiator{c.limits, transport.tls(), c.begun.get()};
+            handshake::negotiator negotiator{c.limits, transport.tls(peer), c.begun.get()};
             co_await converse<Io>(stream, exports, negotiator, c, policy);
             if (!negotiator.starts_tls())
                 co_return;
-            auto secured = transport.upgrade(stream);
+            auto secured = transport.upgrade(stream, peer);
             auto failed = secured.handshake_now();
             while (failed == boost::asio::error::would_block) {
                 std::tie(failed) = co_await Io::wait_ready(secured);
