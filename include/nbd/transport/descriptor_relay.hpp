@@ -120,8 +120,8 @@ private:
                 {.fd = reads ? in.get() : -1, .events = POLLIN, .revents = 0},
                 {.fd = out.get(), .events = when(!replies_.empty(), POLLOUT), .revents = 0},
                 {.fd = receives || !requests_.empty() ? socket.get() : -1,
-                 .events = static_cast<short>(when(receives, POLLIN)
-                                              | when(!requests_.empty(), POLLOUT)),
+                 .events =
+                     static_cast<short>(when(receives, POLLIN) | when(!requests_.empty(), POLLOUT)),
                  .revents = 0}};
             constexpr int patience = 5000;  // milliseconds
             const int ready = ::poll(look, 3, replies_.ended() ? patience : -1);

@@ -72,8 +72,8 @@ public:
                 && errno != ENOTSOCK)
                 return last_error();
         }
-        const bool is_one = S_ISSOCK(in.st_mode) && in.st_dev == out.st_dev
-            && in.st_ino == out.st_ino;
+        const bool is_one =
+            S_ISSOCK(in.st_mode) && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
         int pair[2] = {-1, -1};
         if (!is_one && ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
             return last_error();
