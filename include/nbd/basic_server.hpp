@@ -286,9 +286,11 @@ public:
     {
         return state_->listening.empty() ? endpoint_type{} : state_->listening.front().endpoint;
     }
+    /// All of them, in the order of the settings.
+    [[nodiscard]] std::vector<endpoint_type> local_endpoints() const { return state_->endpoints(); }
 
-    /// The NBD URIs of an export, for clients: one for each address that the server listens on, in
-    /// the order of the settings. *Errors*: std::logic_error before start().
+    /// The NBD URIs of an export, for clients: one for each address that the server listens on.
+    /// *Errors*: std::logic_error before start().
     [[nodiscard]] std::vector<std::string> uris(std::string_view export_name) const
     {
         return state_->uris(export_name);

@@ -133,6 +133,8 @@ TESTED_ELSEWHERE = {
     "basic_server.hpp": "tests/server.test.cpp",
     "server_options.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/accept_loop.hpp": "tests/grid/lifetime.test.cpp",
+    "acceptance/accept_loops.hpp": "tests/grid/any_of.test.cpp",
+    "acceptance/addresses.hpp": "tests/grid/any_of.test.cpp",
     "acceptance/connection_info.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/end_waiter.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/parts_fit.hpp": "tests/concepts/server_arguments.fail.cpp",

@@ -67,6 +67,13 @@ struct server_state {
         }
     }
 
+    [[nodiscard]] std::vector<endpoint_type> endpoints() const
+    {
+        std::vector<endpoint_type> all;
+        for (const auto& at : listening)
+            all.push_back(at.endpoint);
+        return all;
+    }
     /// The NBD URIs of an export, for each address. *Errors*: std::logic_error before start().
     [[nodiscard]] std::vector<std::string> uris(std::string_view export_name) const
     {

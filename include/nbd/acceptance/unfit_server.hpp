@@ -69,6 +69,7 @@ public:
     exports::unfit_exports<Backend>& exports() { return exports_; }
     any observer() { return {}; }
     any local_endpoint() const { return {}; }
+    std::vector<any> local_endpoints() const { return {}; }
     any get_executor() const { return {}; }
     any connections() const { return {}; }
     std::string uri(std::string_view) const { return {}; }

@@ -23,6 +23,16 @@
 
 namespace nbd {
 
+/// Whether a transport can be part of any_of: its members take an acceptor and a socket of
+/// stream_protocol.
+template <class T>
+concept any_of_member =
+    requires(T& t, stream_protocol::acceptor& acceptor, stream_protocol::socket& socket) {
+        t.listen(acceptor);
+        t.prepare(socket);
+        t.peer(socket);
+    };
+
 /// The client's end of a connection of any_of.
 template <class... Peers>
 struct any_peer {
@@ -65,8 +75,8 @@ struct any_peer {
 ///                         .over = {.address = "::"}, .credentials = credentials}}}};
 ///
 /// The limits of nbd::settings are for all clients together. Sessions are compiled once: all have
-/// one type of socket. A transport of any_of has templates for the acceptor and the socket of
-/// `listen`, `prepare` and `peer`, as those of this library do.
+/// one type of socket. The members `listen`, `prepare` and `peer` of the transports must take any
+/// acceptor or socket (any_of_member), as those of this library do.
 template <transport... Ts>
     requires(sizeof...(Ts) != 0)
 class any_of {
@@ -77,6 +87,9 @@ class any_of {
                   "addresses of one");
     static_assert((!several_addresses<Ts> && ...),
                   "nbd: a transport of any_of is not an any_of itself");
+    static_assert(((several_addresses<Ts> || any_of_member<Ts>)&&...),
+                  "nbd: a transport of any_of has templates for the acceptor and the socket of its "
+                  "members listen, prepare and peer: they are of nbd::stream_protocol");
 
 public:
     /// Where to listen: the settings of the transports, in any number and order. A class, because
