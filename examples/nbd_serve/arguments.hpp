@@ -22,6 +22,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
 #include <fcntl.h>
 
@@ -173,6 +174,13 @@ struct tls_arguments {
     bool verify_peer = false;
 };
 
+/// A stream socket of a service manager; a server takes it over.
+struct passed_socket {
+    int descriptor = -1;
+    int family = 0;
+    bool listens = false;  ///< otherwise it is connected
+};
+
 /// The command line, but for what parse_disk makes of DISK.
 struct arguments {
     std::string disk;
@@ -184,6 +192,8 @@ struct arguments {
     std::string tcp;
     std::string vsock;
     bool stdio = false;
+    bool socket_activation = false;
+    std::vector<passed_socket> passed;
     tls_arguments tls;
 
     std::string name;
@@ -195,6 +205,7 @@ struct arguments {
     std::size_t threads = 0;
     nbd::settings limits;
     bool verbose = false;
+    std::string run;
 };
 
 /// What the system permits for a file or a block device.

@@ -56,9 +56,10 @@ private:
 inline std::vector<std::pair<std::string, std::string>>
 variables_for(const std::string& uri, const std::string& unix_socket, const std::string& name)
 {
+    const bool is_file = !unix_socket.empty() && unix_socket.front() != '@';
     return {{"uri", uri},
             {"nbd", uri},
-            {"unixsocket", unix_socket.empty() ? "" : std::filesystem::absolute(unix_socket)},
+            {"unixsocket", is_file ? std::filesystem::absolute(unix_socket).string() : unix_socket},
             {"exportname", name}};
 }
 

@@ -30,8 +30,17 @@ events::events(std::function<void()> reload) : reload_{std::move(reload)}
 void events::run()
 {
     await_reload();
-    ending_.async_wait([this](const boost::system::error_code&, int) { reloads_.cancel(); });
+    await_end();
     context_.run();
+}
+
+void events::start(const std::string& command, const captive_command::variables& set)
+{
+    command_.emplace(context_);
+    command_->start(command, set, [this] {
+        ending_.cancel();
+        reloads_.cancel();
+    });
 }
 
 void events::end()
@@ -49,6 +58,20 @@ void events::block_signals()
     for (const int number : ending_signals())
         sigaddset(&ending, number);
     ::pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+}
+
+void events::await_end()
+{
+    ending_.async_wait([this](const boost::system::error_code& cancelled, int number) {
+        if (cancelled)
+            return;
+        if (!command_) {
+            reloads_.cancel();
+            return;
+        }
+        command_->end(number);
+        await_end();
+    });
 }
 
 void events::await_reload()

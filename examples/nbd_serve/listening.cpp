@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include <sys/socket.h>
+
 namespace {
 
 using boost::asio::ip::tcp;
@@ -58,6 +60,19 @@ listening::listening(const arguments& a, const tls_setup& tls)
         all.emplace_back(with_tls<nbd::vsock_transport>(parse_vsock(a.vsock), tls));
     if (a.stdio)
         all.emplace_back(with_tls<nbd::fd_transport>({}, tls));
+    for (const auto& s : a.passed) {
+        if (s.listens)
+            sockets_.push_back(s.descriptor);
+        if (!s.listens)
+            all.emplace_back(
+                with_tls<nbd::fd_transport>({.in = s.descriptor, .out = s.descriptor}, tls));
+        else if (s.family == AF_UNIX)
+            all.emplace_back(with_tls<nbd::unix_transport>({}, tls));
+        else if (s.family == AF_VSOCK)
+            all.emplace_back(with_tls<nbd::vsock_transport>({}, tls));
+        else
+            all.emplace_back(with_tls<nbd::tcp_transport>({}, tls));
+    }
 }
 
 void listening::add_tcp(const std::string& text, const std::string& name, const tls_setup& tls)

@@ -24,6 +24,8 @@ public:
     listening(const arguments& a, const tls_setup& tls);
 
     [[nodiscard]] const transport::settings& settings() const noexcept { return settings_; }
+    /// *Returns* the listening sockets of a service manager, which take the place of the addresses.
+    [[nodiscard]] const std::vector<int>& sockets() const noexcept { return sockets_; }
     /// The port was chosen from those that were free, and may be in use by now.
     [[nodiscard]] bool port_was_chosen() const noexcept { return chosen_; }
     /// *Returns* one URI for each argument. `uris`: one for each address.
@@ -33,6 +35,7 @@ private:
     void add_tcp(const std::string& text, const std::string& name, const tls_setup& tls);
 
     transport::settings settings_;
+    std::vector<int> sockets_;
     bool chosen_ = false;
     std::size_t first_tcp_ = 0;  ///< the address of --tcp
     std::size_t count_tcp_ = 0;  ///< the number of addresses of --tcp

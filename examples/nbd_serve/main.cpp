@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // nbd-serve: a server for the command line. `nbd-serve --help` lists its arguments.
+#include "activation.hpp"
 #include "arguments.hpp"
+#include "captive.hpp"
 #include "serve.hpp"
 #include "system.hpp"
 
@@ -13,6 +15,7 @@
 #include <cstdint>
 #include <exception>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -25,13 +28,25 @@ namespace {
 /// four.
 constexpr std::size_t least_for_multi_conn = 8;
 
-/// Checks where to listen.
-void check_listening(arguments& a)
+/// Checks where to listen. `folder`: for the socket of --run.
+void check_listening(arguments& a, std::optional<private_folder>& folder)
 {
-    const bool listens = !a.unix_path.empty() || !a.tcp.empty() || !a.vsock.empty();
-    if (a.stdio && listens)
+    const char* const listens = !a.unix_path.empty() ? "--unix"
+        : !a.tcp.empty()                             ? "--tcp"
+        : !a.vsock.empty()                           ? "--vsock"
+                                                     : nullptr;
+    if (a.stdio && listens != nullptr)
         throw usage_error{"--stdio: expected without --unix, --tcp and --vsock"};
-    if (!a.stdio && !listens)
+    if (a.stdio && !a.run.empty())
+        throw usage_error{"--stdio: expected without --run"};
+    a.passed = take_sockets(a.socket_activation,
+                            a.stdio                  ? "--stdio"
+                                : listens != nullptr ? listens
+                                : !a.run.empty()     ? "--run"
+                                                     : nullptr);
+    if (listens == nullptr && !a.run.empty())
+        a.unix_path = folder.emplace().path() + "/socket";
+    else if (listens == nullptr && !a.stdio && a.passed.empty())
         a.tcp = "127.0.0.1:10809";
     if (!a.tcp.empty())
         std::ignore = parse_tcp(a.tcp);
@@ -43,7 +58,8 @@ void check_listening(arguments& a)
 /// *Returns* the exit status.
 int serve(arguments a)
 {
-    check_listening(a);
+    std::optional<private_folder> folder;
+    check_listening(a, folder);
     check_string("--name", a.name);
     check_string("--description", a.description);
     if (a.threads != 0 && a.policy != "pool")
@@ -143,6 +159,13 @@ void add_listening_options(CLI::App& app, arguments& a)
         ->type_name("CID:PORT");
     app.add_flag("--stdio", a.stdio,
                  "serve one client on stdin and stdout, a socket or two pipes, and end with it");
+    app.add_flag("--socket-activation", a.socket_activation,
+                 "demand sockets of a service manager (LISTEN_FDS); without this option they are "
+                 "used if there are any");
+    app.add_option("--run", a.run,
+                   "run sh -c COMMAND with $uri and $unixsocket set, serve until it ends, and end "
+                   "with its exit status; without an address, on a private UNIX socket")
+        ->type_name("COMMAND");
 }
 
 /// TLS.
@@ -248,7 +271,7 @@ int main(int argc, char** argv)
     try {
         app.parse(argc, argv);
         for (const std::string argument : {"--create", "--unix", "--tcp", "--vsock", "--block-size",
-                                           "--tls-certificates", "--tls-psk"})
+                                           "--tls-certificates", "--tls-psk", "--run"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         raise_descriptor_limit();

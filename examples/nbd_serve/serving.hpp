@@ -2,7 +2,9 @@
 // The life of a server of nbd-serve, for any kind of disk and policy.
 #pragma once
 
+#include "activation.hpp"
 #include "arguments.hpp"
+#include "captive.hpp"
 #include "events.hpp"
 #include "listening.hpp"
 #include "log.hpp"
@@ -24,6 +26,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 /// The text of a library error about `disk`, without the library's name and without a second path.
 inline std::string describe(const disk_arguments& disk, const std::exception& error)
@@ -81,10 +84,11 @@ Policy make_policy([[maybe_unused]] std::size_t threads)
     return Policy{};
 }
 
-/// Starts a server on the addresses of the arguments, and tells where it listens. `options()`: what
-/// it is made of, but for the addresses.
+/// Starts a server on the addresses of the arguments. `options()`: what it is made of, but for the
+/// addresses. *Returns* its URIs.
 template <class Server, class Options>
-void start(std::optional<Server>& server, const arguments& a, const tls_setup& tls, Options options)
+std::vector<std::string> start(std::optional<Server>& server, const arguments& a,
+                               const tls_setup& tls, Options options)
 {
     for (int tries = 1;; ++tries) {
         const listening at{a, tls};
@@ -92,7 +96,10 @@ void start(std::optional<Server>& server, const arguments& a, const tls_setup& t
         with.listen = at.settings();
         server.emplace(std::move(with));
         try {
-            server->start();
+            if (at.sockets().empty())
+                server->start();
+            else
+                server->start_on(at.sockets());
         } catch (const std::system_error& error) {
             if (error.code().value() == EADDRINUSE && at.port_was_chosen() && tries < 20)
                 continue;
@@ -101,10 +108,7 @@ void start(std::optional<Server>& server, const arguments& a, const tls_setup& t
                 text.erase(0, name.size());
             throw std::runtime_error{text + limit_of(error.code())};
         }
-        for (const auto& uri : at.uris_of_arguments(server->uris(a.name)))
-            std::cout << "serving " << uri << '\n';
-        std::cout.flush();
-        return;
+        return at.uris_of_arguments(server->uris(a.name));
     }
 }
 
@@ -122,21 +126,30 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
     add_export(*exports, a, disk, std::move(e));
 
     std::optional<server_type> server;
-    start(server, a, tls, [&] {
+    const auto uris = start(server, a, tls, [&] {
         return typename server_type::options{.exports = exports,
                                              .settings = a.limits,
                                              .policy = make_policy<Policy>(a.threads),
                                              .observer = {log ? &*log : nullptr}};
     });
+    if (a.run.empty()) {
+        for (const auto& uri : uris)
+            std::cout << "serving " << uri << '\n';
+        std::cout.flush();
+    } else {  // stdout belongs to the command
+        program.start(a.run, variables_for(uris.front(), a.unix_path, a.name));
+    }
+    tell_service_manager("READY=1\nSTATUS=serving " + (uris.empty() ? "a client" : uris.front()));
     // With --stdio, the server ends with its client.
     std::thread end_of_server{[&] {
         server->wait();
         program.end();
     }};
     program.run();
+    tell_service_manager("STOPPING=1");
     server->stop();
     end_of_server.join();
     server.reset();
     events::block_signals();
-    return 0;
+    return program.status();
 }

@@ -33,7 +33,9 @@ class Running:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdout.close()  # a process that is left may still have it open
+        self.process.stderr.close()
 
     def wait(self):
         return self.process.wait(PATIENCE)
@@ -80,6 +82,8 @@ def test_an_address_of_ones_own():
             said = captive(where, "mem:1M", "--unix", "s", "--run", show, cwd=elsewhere).stdout
             assert said == f"nbd+unix:///?socket={at}|{at}\n", said
             assert os.listdir(elsewhere) == []
+        name = f"@nbd-captive-{os.getpid()}"
+        assert captive(where, "mem:1M", "--unix", name, "--run", show).stdout.endswith(f"|{name}\n")
 
 
 @for_each([(0, "true"), (1, "false"), (3, "exit 3"), (255, "exit 255"), (127, "no-such-command-of-nbd"), (126, "/dev/null")])
@@ -150,6 +154,7 @@ def test_without_a_server_there_is_no_command():
             captive(where, *arguments, "--run", f"touch {mark}", status=1)
             assert not os.path.exists(mark)
         captive(where, "mem:1M", "--run", "", status=2)
+        captive(where, "mem:1M", "--stdio", "--run", f"touch {mark}", status=2)
         captive("/no/such/folder", "mem:1M", "--run", f"touch {mark}", status=1)
         assert not os.path.exists(mark)
 

@@ -111,7 +111,7 @@ def test_a_size_above_the_address_space():
 
 def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
-    for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--name", "--description", "--read-only", "--policy", "per-client",
+    for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
                  "SIGHUP", "--least-transfer-rate", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"
