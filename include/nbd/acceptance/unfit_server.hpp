@@ -5,6 +5,7 @@
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/exports/unfit_exports.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <concepts>
 #include <string>
@@ -89,6 +90,8 @@ public:
     void adopt(Args&&...)
     {
     }
+    void adopt(int, const established&) {}
+    void adopt(int, const established&, std::error_code&) {}
     void stop() {}
     void wait() {}
     void run() {}
