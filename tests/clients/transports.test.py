@@ -109,7 +109,7 @@ def test_vsock():
 
 @for_each(POLICIES)
 def test_stdio_as_a_command_of_libnbd(policy):
-    command = ["[", PROGRAM, "--stdio", "--policy", policy, "mem:1M", "]"]
+    command = ["--", "[", PROGRAM, "--stdio", "--policy", policy, "mem:1M", "]"]
     assert run(NBDINFO, "--size", *command).stdout.strip() == str(M)
     said = run(NBDINFO, *command)
     assert "export-size: 1048576" in said.stdout and not said.stderr, said
