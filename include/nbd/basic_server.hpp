@@ -4,24 +4,24 @@
 // clang-format off
 #include <nbd/requirements.hpp>  // first
 // clang-format on
+#include <nbd/acceptance/adoption.hpp>
 #include <nbd/acceptance/connection_info.hpp>
 #include <nbd/acceptance/end_waiter.hpp>
 #include <nbd/acceptance/listener.hpp>
 #include <nbd/acceptance/server_state.hpp>
-#include <nbd/acceptance/sockets.hpp>
 #include <nbd/acceptance/unfit_server.hpp>
 #include <nbd/acceptance/wrong_arguments.hpp>
 #include <nbd/error.hpp>
 #include <nbd/exports/export_set.hpp>
 #include <nbd/server_options.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <boost/asio/async_result.hpp>
 #include <boost/system/error_code.hpp>
 
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -54,7 +54,7 @@ class server<Transport, Backend, ThreadingPolicy, Observer>
 public:
     using export_set_type = export_set<Backend>;
     using endpoint_type = typename Transport::protocol_type::endpoint;
-    /// The client's end of a connection: nbd::tcp_peer or nbd::unix_peer.
+    /// The client's end of a connection, such as nbd::tcp_peer.
     using peer_type = typename Transport::peer_type;
     /// The executor of handlers that have none of their own: with on_executor the program's
     /// executor, otherwise that of the server's own thread.
@@ -111,8 +111,7 @@ public:
         begin_stop();
         if constexpr (!hosted) {
             const bool here = runs_here();
-            if (!here)
-                wait();
+            wait();
             state_->control.end(here);
         }
     }
@@ -126,33 +125,28 @@ public:
     /// and each later start() returns errc::already_started.
     void start(std::error_code& error)
     {
-        error = start_with([this](auto& acceptor) { return state_->transport.listen(acceptor); });
+        error = start_with([this](auto& accepting) { return accepting.listen(state_->transport); });
     }
     /// As above; throws std::system_error.
     void start()
     {
-        check([this](auto& failed) { this->start(failed); },
-              "nbd: cannot listen on " + state_->transport.where());
+        acceptance::check([this](auto& failed) { this->start(failed); },
+                          [this] { return "nbd: cannot listen on " + state_->transport.where(); });
     }
-    /// As start(), with a listening socket of the program, for example from a service manager. The
-    /// server owns the descriptor from the call on, but not the socket's file. For an acceptor of
-    /// Asio, pass `acceptor.release()`. *Errors*: also wrong_protocol_type and invalid_argument,
-    /// for a descriptor that is no such socket.
-    void start_on(int listening_socket, std::error_code& error)
+    /// As start(), with a listening socket of the program, or a std::vector<int> of them; see
+    /// <nbd/transport/activation.hpp> for those of a service manager. The server owns the
+    /// descriptor from the call on, but not the socket's file. For an acceptor of Asio, pass
+    /// `acceptor.release()`. *Errors*: also wrong_protocol_type and invalid_argument, for a
+    /// descriptor that is no such socket.
+    void start_on(acceptance::given_sockets listening, std::error_code& error)
     {
-        owned_descriptor owned{listening_socket};
-        error = start_with([&owned](auto& acceptor) -> std::error_code {
-            endpoint_type local;
-            if (const auto failed = acceptance::check_socket(owned.get(), true, local))
-                return failed;
-            return acceptance::assign(acceptor, std::move(owned), local.protocol());
-        });
+        error = start_with(
+            [&](auto& accepting) { return accepting.listen_on(state_->transport, listening.all); });
     }
-    /// As above; throws std::system_error.
-    void start_on(int listening_socket)
+    void start_on(acceptance::given_sockets listening)
     {
-        check([=, this](auto& failed) { this->start_on(listening_socket, failed); },
-              "nbd: cannot accept from this socket");
+        acceptance::check([&](auto& failed) { this->start_on(std::move(listening), failed); },
+                          [] { return "nbd: cannot accept from this socket"; });
     }
     /// As start(), for a server that does not listen. adopt() adds connections.
     void start_without_listening(std::error_code& error)
@@ -161,7 +155,8 @@ public:
     }
     void start_without_listening()
     {
-        check([this](auto& failed) { this->start_without_listening(failed); }, "nbd: cannot start");
+        acceptance::check([this](auto& failed) { this->start_without_listening(failed); },
+                          [] { return "nbd: cannot start"; });
     }
 
     /// Serves a connected socket of the program, with the limits of an accepted connection. The
@@ -170,19 +165,22 @@ public:
     /// is no such socket. *Thread safety*: any thread.
     void adopt(int connected_socket, std::error_code& error)
     {
-        owned_descriptor owned{connected_socket};
-        endpoint_type local;
-        error = acceptance::check_socket(owned.get(), false, local);
-        const auto running = listener_.lock();
-        if (!error && (!running || !state_->running || state_->stopping))
-            error = errc::not_running;
-        if (!error)
-            running->adopt(std::move(owned), local);
+        error = acceptance::adopt(*state_, listener_.lock(), connected_socket);
     }
     void adopt(int connected_socket)
     {
-        check([=, this](auto& failed) { this->adopt(connected_socket, failed); },
-              "nbd: cannot serve this socket");
+        acceptance::adopt_or_throw(*state_, listener_.lock(), connected_socket);
+    }
+    /// As above, for a connection whose handshake is over, as that of the kernel's block device: it
+    /// begins with transmission. The export is looked up and opened as for GO. Where that fails,
+    /// the connection is closed; at_option_error, at_disconnect and `begun.opened` get the reason.
+    void adopt(int connected_socket, established begun, std::error_code& error)
+    {
+        error = acceptance::adopt(*state_, listener_.lock(), connected_socket, std::move(begun));
+    }
+    void adopt(int connected_socket, established begun)
+    {
+        acceptance::adopt_or_throw(*state_, listener_.lock(), connected_socket, std::move(begun));
     }
 
     /// The present connections, oldest first. *Thread safety*: any thread. *Complexity*: linear.
@@ -283,28 +281,30 @@ public:
         }
     }
 
-    /// The address that the server listens on; for port 0, with the port chosen by start().
-    [[nodiscard]] const endpoint_type& local_endpoint() const noexcept { return state_->endpoint; }
+    /// The first address that the server listens on; for port 0, with the port chosen by start().
+    [[nodiscard]] endpoint_type local_endpoint() const
+    {
+        return state_->listening.empty() ? endpoint_type{} : state_->listening.front().endpoint;
+    }
+    /// All of them, in the order of the settings.
+    [[nodiscard]] std::vector<endpoint_type> local_endpoints() const { return state_->endpoints(); }
 
-    /// The NBD URI of an export, for clients. *Errors*: std::logic_error before start().
+    /// The NBD URIs of an export, for clients: one for each address that the server listens on.
+    /// *Errors*: std::logic_error before start().
+    [[nodiscard]] std::vector<std::string> uris(std::string_view export_name) const
+    {
+        return state_->uris(export_name);
+    }
+    /// The first of them; empty if the server does not listen.
     [[nodiscard]] std::string uri(std::string_view export_name) const
     {
-        if (!state_->started)
-            throw std::logic_error{"nbd: a server has no URI before start()"};
-        return state_->transport.uri(local_endpoint(), export_name);
+        const auto all = uris(export_name);
+        return all.empty() ? std::string{} : all.front();
     }
 
 private:
     using listener_type = acceptance::listener<state_type>;
 
-    template <class Call>
-    static void check(Call call, const std::string& what)
-    {
-        std::error_code failed;
-        call(failed);
-        if (failed)
-            throw std::system_error{failed, what};
-    }
     template <class Open>
     [[nodiscard]] std::error_code start_with(Open open)
     {

@@ -67,6 +67,9 @@ enum class errc {
     /// nbd::tls_transport has no credentials, and its mode is not tls_mode::none.
     no_tls_credentials,
 
+    /// The settings of nbd::any_of contain no address.
+    no_address,
+
     /// There is no export with the requested name.
     unknown_export,
 
@@ -137,6 +140,8 @@ public:
             return "the client sent too many TLS messages without data";
         case errc::no_tls_credentials:
             return "TLS needs a certificate or a file of keys";
+        case errc::no_address:
+            return "there is no address to listen at";
         case errc::unknown_export:
             return "there is no such export";
         case errc::already_started:

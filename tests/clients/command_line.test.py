@@ -98,7 +98,6 @@ def test_an_error_names_the_argument_and_what_was_expected():
                 ("--name: 4096 4097", "mem:1M", "--name", "x" * 4097),
                 ("--description: 4096", "mem:1M", "--description", "x" * 4097),
                 ("--name: UTF-8", "null:1M", "--name", os.fsdecode(b"\xff")),
-                ("--unix: abstract ./@name", "mem:1M", "--unix", "@name"),
         ):
             message = refused(*arguments, statuses=(1, 2))
             assert all(word in message for word in words.split()), message
@@ -112,7 +111,7 @@ def test_a_size_above_the_address_space():
 
 def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
-    for word in ("mem:", "null:", "--unix", "--tcp", "--name", "--description", "--read-only", "--policy", "per-client",
+    for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
                  "SIGHUP", "--least-transfer-rate", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"

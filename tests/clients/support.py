@@ -91,14 +91,15 @@ def wait_until(condition, what, seconds=PATIENCE):
 class Server:
     """A server process, made by serve(). stop() ends it and checks its exit status."""
 
-    def __init__(self, command, directory):
+    def __init__(self, command, directory, **how):
         self.command = command
         self.words = shortened(" ".join(command))
         self.stderr_path = tempfile.mkstemp(prefix="stderr.", dir=directory)[1]
         with open(self.stderr_path, "w") as stderr:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                            stderr=stderr, preexec_fn=end_with_parent)
+                                            stderr=stderr, preexec_fn=end_with_parent, **how)
         self.uris = []
+        self.owns_socket_file = True
         self.expected_status = 0
         self.told = ""  # its stderr, after it has ended
 
@@ -186,7 +187,7 @@ class Server:
         self.told = self.stderr()
         assert status == self.expected_status, f"the server ended with status {status}: {self.told}"
         assert not SANITIZER_REPORT.search(self.told), self.told
-        if self.uri.startswith("nbd+unix:") and status == 0:
+        if self.uri.startswith("nbd+unix:") and status == 0 and self.owns_socket_file:
             assert not os.path.exists(self.socket_path), "the socket file was not removed"
 
     def kill(self):
@@ -203,11 +204,11 @@ def directory():
 
 
 @contextlib.contextmanager
-def started(command, lines=1, where=None):
-    """Starts a process and yields it when it has printed `serving URI`."""
+def started(command, lines=1, where=None, **how):
+    """Starts a process and yields it when it has printed `serving URI`. `how`: for subprocess.Popen."""
     with contextlib.ExitStack() as stack:
         where = where or stack.enter_context(directory())
-        server = Server(command, where)
+        server = Server(command, where, **how)
         try:
             server.wait_for_serving_lines(lines)
             yield server
@@ -244,7 +245,11 @@ def why_no_uring():
 
 def greeted(server):
     """A raw connection whose handshake is over."""
-    connection = server.raw_connection()
+    return greet(server.raw_connection())
+
+
+def greet(connection):
+    """Chooses the default export."""
     connection.sendall(b"\0\0\0\3IHAVEOPT" + bytes.fromhex("00000001 00000000"))
     received = b""
     while len(received) < 18 + 10:

@@ -140,6 +140,11 @@ public:
                                                                : proto::option::structured_reply));
     }
 
+    /// A connection whose handshake is over.
+    chunk_client(raw_client connected, style_type style) : raw{std::move(connected)}, style_{style}
+    {
+    }
+
     [[nodiscard]] static bytes meta_data(std::string_view name,
                                          const std::vector<std::string>& queries)
     {

@@ -31,6 +31,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -407,6 +408,40 @@ TEMPLATE_TEST_CASE("embedding: a listening socket of the program is served", "",
     CHECK(error == std::errc::invalid_argument);
     CHECK(::fcntl(fd, F_GETFD) == -1);  // closed
     CHECK_THROWS_AS(unix_server<TestType>{{.path = "/not used"}}.start_on(-1), std::system_error);
+}
+
+TEST_CASE("embedding: several listening sockets of the program are served")
+{
+    using policy = nbd::per_client_threads;
+    asio::io_context io;
+    const std::array paths{somewhere<nbd::unix_transport>().path,
+                           somewhere<nbd::unix_transport>().path};
+    const auto listening = [&](const std::string& path) {
+        return unix_protocol::acceptor{io, unix_protocol::endpoint{path}}.release();
+    };
+    {
+        unix_server<policy> server{{.path = "/not used"}};
+        add_disk(server);
+        server.start_on(std::vector{listening(paths[0]), listening(paths[1])});
+        CHECK(server.uris("disk").size() == 2);
+        for (const auto& path : paths) {
+            raw_client c{unix_protocol::endpoint{path}};
+            c.go("disk");
+            CHECK(c.read(0, 512));
+        }
+    }
+    for (const auto& path : paths)
+        CHECK(::unlink(path.c_str()) == 0);
+
+    // One that is none: none is served.
+    const int good = listening(paths[0]);
+    asio::ip::tcp::acceptor other_protocol{io, {asio::ip::make_address("127.0.0.1"), 0}};
+    unix_server<policy> server{{.path = "/not used"}};
+    std::error_code error;
+    server.start_on(std::vector{good, other_protocol.release()}, error);
+    CHECK(error == std::errc::wrong_protocol_type);
+    CHECK(::fcntl(good, F_GETFD) == -1);  // closed
+    CHECK(::unlink(paths[0].c_str()) == 0);
 }
 
 TEMPLATE_TEST_CASE("embedding: connected sockets of the program are served", "",

@@ -87,6 +87,7 @@ TESTED_ELSEWHERE = {
     "concepts/promises.hpp": "tests/concepts/backend.test.cpp",
     # plain types, tested with their users
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
+    "vocabulary/established.hpp": "tests/handshake/negotiator_begun.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
     "vocabulary/outcome_of.hpp": "tests/transmission/execution_outcome.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
@@ -121,6 +122,8 @@ TESTED_ELSEWHERE = {
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
     # parts of a server, tested with a whole server
+    "acceptance/adoption.hpp": "tests/grid/adopted.test.cpp",
+    "acceptance/serving.hpp": "tests/grid/adopted.test.cpp",
     "acceptance/connection.hpp": "tests/server.test.cpp",
     "session/context.hpp": "tests/session/serve.test.cpp",
     "session/requests/observed_request.hpp": "tests/session/requests/replies.test.cpp",
@@ -130,6 +133,8 @@ TESTED_ELSEWHERE = {
     "basic_server.hpp": "tests/server.test.cpp",
     "server_options.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/accept_loop.hpp": "tests/grid/lifetime.test.cpp",
+    "acceptance/accept_loops.hpp": "tests/grid/any_of.test.cpp",
+    "acceptance/addresses.hpp": "tests/grid/any_of.test.cpp",
     "acceptance/connection_info.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/end_waiter.hpp": "tests/grid/embedding.test.cpp",
     "acceptance/parts_fit.hpp": "tests/concepts/server_arguments.fail.cpp",

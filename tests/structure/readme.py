@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = ["algorithm", "atomic", "chrono", "csignal", "iostream", "nbd/forward.hpp", "nbd/server.hpp",
-           "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp", "boost/asio/detached.hpp", "boost/asio/io_context.hpp",
-           "boost/asio/signal_set.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
+           "nbd/transport/any_of.hpp", "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp", "boost/asio/detached.hpp",
+           "boost/asio/io_context.hpp", "boost/asio/signal_set.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
 LONGEST_CELL = 160  # characters: two lines
 
 

@@ -4,12 +4,14 @@
 #include <nbd/error.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -23,6 +25,7 @@ public:
     struct arrival {
         Socket socket;
         Peer peer;
+        std::unique_ptr<const established> begun{};
         std::uint64_t since = session::deadline::never;  ///< the tick when it began to wait
     };
 
@@ -45,9 +48,9 @@ public:
         return !entitled_ && queue_.size() < most_waiting;
     }
     [[nodiscard]] bool empty() const noexcept { return queue_.empty(); }
-    void push(Socket socket, Peer peer)
+    void push(Socket socket, Peer peer, std::unique_ptr<const established> begun = nullptr)
     {
-        queue_.push_back({.socket = std::move(socket), .peer = std::move(peer)});
+        queue_.push_back({std::move(socket), std::move(peer), std::move(begun)});
     }
     /// Closes all, because the server stops. For `refused`, see next().
     template <class Refused>

@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <nbd/acceptance/accept_loop.hpp>
+#include <nbd/acceptance/accept_loops.hpp>
+#include <nbd/acceptance/addresses.hpp>
 #include <nbd/acceptance/admission_queue.hpp>
 #include <nbd/acceptance/connections.hpp>
 #include <nbd/acceptance/control.hpp>
 #include <nbd/acceptance/drains.hpp>
 #include <nbd/acceptance/operation.hpp>
 #include <nbd/acceptance/server_state.hpp>
+#include <nbd/acceptance/serving.hpp>
 #include <nbd/acceptance/sockets.hpp>
 #include <nbd/acceptance/sweeper.hpp>
 #include <nbd/error.hpp>
-#include <nbd/io/asynchronous.hpp>
-#include <nbd/io/blocking.hpp>
 #include <nbd/io/handler_memory.hpp>
-#include <nbd/session/private_context.hpp>
-#include <nbd/session/serve.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
-#include <boost/asio/error.hpp>
+#include <boost/system/error_code.hpp>
 
 #include <atomic>
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <system_error>
@@ -44,7 +43,6 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using protocol_type = typename State::transport_type::protocol_type;
     using peer_type = typename State::transport_type::peer_type;
     using control_executor = typename State::control_type::executor_type;
-    using clock_type = std::chrono::steady_clock;
     using timer_type = control_timer<control_executor>;
     using executor_type = typename policy_type::executor_type;
     using socket_type = boost::asio::basic_stream_socket<protocol_type, executor_type>;
@@ -52,10 +50,6 @@ class listener : public std::enable_shared_from_this<listener<State>> {
     using entry = typename connections_type::entry;
     static constexpr bool on_program = hosted<policy_type>;
     using hold_type = std::conditional_t<on_program, std::shared_ptr<listener>, listener*>;
-    static constexpr bool awaits = asynchronous<typename exports_type::opened::backend_type>;
-    using io_type =
-        std::conditional_t<policy_type::blocking, io::blocking,
-                           io::asynchronous<executor_type, promises_polls<policy_type>>>;
 
 public:
     listener(std::shared_ptr<State> state, policy_type policy)
@@ -65,8 +59,7 @@ public:
     listener& operator=(listener&&) = delete;
     ~listener() { state_->transport.close(); }
 
-    /// `open(acceptor)` makes the acceptor listen, or leaves it closed if the server does not
-    /// accept.
+    /// `open(accepting)` makes an accept_loops listen, unless the server does not accept.
     template <class Open>
     [[nodiscard]] std::error_code start(Open open)
     {
@@ -74,18 +67,16 @@ public:
             return errc::already_started;
         if (state_->stopping)
             return errc::server_stopped;
-        auto& acceptor = accepting_.acceptor();
-        if (const std::error_code failed = open(acceptor))
-            return failed;
         try {
-            if (acceptor.is_open()) {
-                acceptor.native_non_blocking(true);
-                state_->endpoint = acceptor.local_endpoint();
-            }
+            if (const std::error_code failed = open(accepting_))
+                return failed;
+            state_->listening = accepting_.prepare();
             policy_.start();
             drains_.watch(*this, *state_->exports);
             accepting_.run();
-            if constexpr (!on_program)
+            if constexpr (on_program)  // owns the listener where it does not accept
+                end_.async_wait([self = this->shared_from_this()](auto) {});
+            else
                 state_->control.start(state_.share(), [self = this->shared_from_this()]() mutable {
                     self->policy_.join();
                     self->state_->control.run_ready();
@@ -123,11 +114,14 @@ public:
         });
     }
     /// Serves a connected socket as if the server had accepted it.
-    void adopt(owned_descriptor connected, typename protocol_type::endpoint local) noexcept
+    /// `begun`: as in session::context.
+    void adopt(owned_descriptor connected, listening_at<typename State::endpoint_type> at,
+               std::unique_ptr<const established> begun) noexcept
     {
-        post(this->shared_from_this(), [fd = std::move(connected), local](listener& self) mutable {
-            self.receive(std::move(fd), local.protocol());
-        });
+        post(this->shared_from_this(),
+             [fd = std::move(connected), at, b = std::move(begun)](listener& self) mutable {
+                 self.receive(std::move(fd), at.endpoint.protocol(), at.address, std::move(b));
+             });
     }
     [[nodiscard]] std::vector<connection_info> list() const { return connections_.list(); }
     bool disconnect(std::uint64_t id) noexcept { return connections_.cut(id, errc::disconnected); }
@@ -144,11 +138,7 @@ public:
     [[nodiscard]] const control_executor& control() const noexcept { return control_; }
     /// The server has stopped and no client is left.
     [[nodiscard]] bool finished() const noexcept { return finished_; }
-    [[nodiscard]] boost::system::error_code result() const noexcept
-    {
-        return state_->cancelled ? boost::asio::error::operation_aborted
-                                 : boost::system::error_code{};
-    }
+    [[nodiscard]] boost::system::error_code result() const noexcept { return state_->result(); }
     template <class Handler>
     void wait_for_end(Handler handler)
     {
@@ -186,10 +176,7 @@ private:
         try {
             if (state_->stopping && !closing_)
                 close_down();
-            if (!accepting_.pending() && accepts()) {
-                accept_failed(std::make_error_code(std::errc::not_enough_memory));
-                accepting_.pause();
-            }
+            accepting_.recover();
             if (!ticking_)
                 tick();
         } catch (...) {  // the next handler tries again
@@ -200,16 +187,17 @@ private:
     void accept_failed(std::error_code why) { notify::at_accept_error(state_->observer, why); }
 
     /// Takes a new connection, unless the program's `admit` refuses it.
-    void receive(owned_descriptor connected, const protocol_type& protocol)
+    void receive(owned_descriptor connected, const protocol_type& protocol, std::size_t address,
+                 std::unique_ptr<const established> begun = nullptr)
     {
         socket_type socket{policy_.next_executor()};
         if (const auto failed = assign(socket, std::move(connected), protocol))
             return accept_failed(failed);
-        auto peer = state_->transport.peer(socket);
+        auto peer = peer_of(state_->transport, socket, address);
         if (closing_ || !state_->admits(peer))
             return state_->refuse(peer, closing_ ? errc::server_stopped : errc::admission_refused);
-        state_->transport.prepare(socket);
-        waiting_.push(std::move(socket), std::move(peer));
+        prepare(state_->transport, socket, address);
+        waiting_.push(std::move(socket), std::move(peer), std::move(begun));
         admit_waiting();
     }
     /// Starts sessions of waiting clients while places are free.
@@ -223,7 +211,7 @@ private:
                 break;
             launch(std::move(*next));
         }
-        ends_matter_ = !waiting_.empty();
+        ends_matter_ = !waiting_.empty() || accepting_.without_acceptor();
     }
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
@@ -233,9 +221,8 @@ private:
             connections_.add(state_->limits.places_per_peer, std::move(client.socket),
                              std::move(client.peer), state_->limits, state_->observer,
                              next_client_id(), time_.clock(), state_->stopping, memory_);
+        at->session.begun = std::move(client.begun);
         session_task session{*this, at};
-        if constexpr (policy_type::blocking && !awaits)
-            at->limit_blocking_sends();
         notify::at_connect(state_->observer, at->session.who);
         arm_tick();
         policy_.launch(executor, std::move(session));
@@ -250,6 +237,7 @@ private:
             connections_.cut_all(errc::server_stopped);
         admit_waiting();
         accepting_.run();
+        end_if_alone();
     }
     void tick()
     {
@@ -287,6 +275,13 @@ private:
         if (!finish_if_empty())
             arm_tick();
     }
+    /// A server that listens nowhere stops when the client of its transport has left.
+    void end_if_alone()
+    {
+        if (accepting_.exhausted() && connections_.count() == 0 && waiting_.empty()
+            && !state_->stopping.exchange(true))
+            close_down();
+    }
     /// Also calls `drain` of the backends.
     bool finish_if_empty()
     {
@@ -303,15 +298,7 @@ private:
 
     // --- on a thread of the session -------------------------------------------------------------
 
-    [[nodiscard]] auto serve(entry at)
-    {
-        auto& exports = *state_->exports;
-        auto& secures = state_->transport;
-        if constexpr (policy_type::blocking && awaits)
-            return session::on_private_context{at->socket, exports, at->session, policy_, secures};
-        else
-            return session::serve<io_type>(at->socket, exports, at->session, policy_, secures);
-    }
+    [[nodiscard]] auto serve(entry at) { return acceptance::serve(*state_.share(), policy_, *at); }
     /// Called when the session of a client has ended.
     void ended(entry at) noexcept
     {
@@ -323,6 +310,7 @@ private:
             post(hold(), [](listener& self) {
                 self.admit_waiting();
                 self.accepting_.run();
+                self.end_if_alone();
                 self.finish_if_empty();
             });
     }
@@ -335,9 +323,9 @@ private:
     drains<listener, exports_type> drains_;
 
     control_executor control_{state_->control.executor()};
-    accept_loop<listener, protocol_type, control_executor> accepting_{*this, control_};
+    accept_loops<listener, protocol_type, control_executor> accepting_{*this, control_};
     timer_type tick_{control_};
-    timer_type end_{control_, clock_type::time_point::max()};
+    timer_type end_{control_, timer_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
     io::handler_memory stop_memory_;
     std::uint64_t grace_end_ = 0;  ///< in ticks

@@ -1,18 +1,26 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/acceptance/addresses.hpp>
 #include <nbd/acceptance/control.hpp>
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
+#include <boost/asio/error.hpp>
+#include <boost/system/error_code.hpp>
+
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace nbd::acceptance {
 
@@ -59,12 +67,35 @@ struct server_state {
         }
     }
 
+    [[nodiscard]] std::vector<endpoint_type> endpoints() const
+    {
+        std::vector<endpoint_type> all;
+        for (const auto& at : listening)
+            all.push_back(at.endpoint);
+        return all;
+    }
+    /// The NBD URIs of an export, for each address. *Errors*: std::logic_error before start().
+    [[nodiscard]] std::vector<std::string> uris(std::string_view export_name) const
+    {
+        if (!started)
+            throw std::logic_error{"nbd: a server has no URI before start()"};
+        std::vector<std::string> all;
+        for (const auto& at : listening)
+            all.push_back(uri_of(transport, at, export_name));
+        return all;
+    }
+    /// Of async_run.
+    [[nodiscard]] boost::system::error_code result() const noexcept
+    {
+        return cancelled ? boost::asio::error::operation_aborted : boost::system::error_code{};
+    }
+
     const std::shared_ptr<Exports> exports;
     const settings limits;
     [[no_unique_address]] Observer observer;
     Transport transport;
-    const admission_type admit;  ///< may be empty
-    endpoint_type endpoint;      ///< where the server listens
+    const admission_type admit;                            ///< may be empty
+    std::vector<listening_at<endpoint_type>> listening{};  ///< set by start()
 
     std::atomic<bool> started{false};    ///< start() was called
     std::atomic<bool> running{false};    ///< start() succeeded
@@ -73,6 +104,16 @@ struct server_state {
     std::atomic<bool> ended{false};      ///< the listener is gone; may be waited for
     control_type control;
 };
+
+/// Calls `call(error)`. *Errors*: std::system_error with the text `what()`.
+template <class Call, class What>
+void check(Call call, What what)
+{
+    std::error_code failed;
+    call(failed);
+    if (failed)
+        throw std::system_error{failed, what()};
+}
 
 /// Marks the state as ended when it is destroyed.
 template <class State>

@@ -5,12 +5,14 @@
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/exports/unfit_exports.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <concepts>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace nbd::acceptance {
 
@@ -68,9 +70,11 @@ public:
     exports::unfit_exports<Backend>& exports() { return exports_; }
     any observer() { return {}; }
     any local_endpoint() const { return {}; }
+    std::vector<any> local_endpoints() const { return {}; }
     any get_executor() const { return {}; }
     any connections() const { return {}; }
     std::string uri(std::string_view) const { return {}; }
+    std::vector<std::string> uris(std::string_view) const { return {}; }
     bool disconnect(std::uint64_t) { return false; }
     void start() {}
     void start(std::error_code&) {}
@@ -86,6 +90,8 @@ public:
     void adopt(Args&&...)
     {
     }
+    void adopt(int, const established&) {}
+    void adopt(int, const established&, std::error_code&) {}
     void stop() {}
     void wait() {}
     void run() {}

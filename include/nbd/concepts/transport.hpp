@@ -1,14 +1,29 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/owned_descriptor.hpp>
 #include <nbd/vocabulary/tls.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <system_error>
 
 namespace nbd {
+
+/// A transport that listens at several addresses, see nbd::any_of. They are numbered from 0. It has
+/// one more member, and its members listen, prepare, peer and uri have one more argument, the
+/// number of the address:
+///
+///     std::size_t addresses() const
+///     std::optional<std::size_t> fitting(endpoint, int protocol) const
+///                                              the address whose rules apply to a socket of the
+///                                              program, by its local endpoint and its SO_PROTOCOL
+template <class T>
+concept several_addresses = requires(const T& t) {
+    { t.addresses() } -> std::same_as<std::size_t>;
+};
 
 /// The requirements of `transport`, one by one.
 namespace transport_has {
@@ -30,20 +45,40 @@ concept peer_type = requires(const typename T::peer_type& p) {
 template <class T>
 concept listen = requires(T& t, typename T::protocol_type::acceptor& a) {
     { t.listen(a) } -> std::convertible_to<std::error_code>;
-};
+} || (several_addresses<T> && requires(T& t, typename T::protocol_type::acceptor& a) {
+                     {
+                         t.listen(a, std::size_t{})
+                     } -> std::convertible_to<std::error_code>;
+                 });
 template <class T>
 concept prepare = requires(T& t, typename T::protocol_type::socket& s) {
     { t.prepare(s) } noexcept;
-};
+} || (several_addresses<T> && requires(T& t, typename T::protocol_type::socket& s) {
+                      {
+                          t.prepare(s, std::size_t{})
+                      } noexcept;
+                  });
 template <class T>
 concept peer = requires(const T& t, typename T::protocol_type::socket& s) {
     { t.peer(s) } -> std::same_as<typename T::peer_type>;
-};
+} || (several_addresses<T> && requires(const T& t, typename T::protocol_type::socket& s) {
+                   {
+                       t.peer(s, std::size_t{})
+                   } -> std::same_as<typename T::peer_type>;
+               });
 template <class T>
-concept uri = requires(const T& t, const typename T::protocol_type::endpoint& at,
-                       std::string_view export_name) {
-    { t.uri(at, export_name) } -> std::convertible_to<std::string>;
-};
+concept uri =
+    requires(const T& t, const typename T::protocol_type::endpoint& at,
+             std::string_view export_name) {
+        { t.uri(at, export_name) } -> std::convertible_to<std::string>;
+    }
+    || (several_addresses<T>
+        && requires(const T& t, const typename T::protocol_type::endpoint& at,
+                    std::string_view export_name) {
+               {
+                   t.uri(at, export_name, std::size_t{})
+               } -> std::convertible_to<std::string>;
+           });
 template <class T>
 concept where = requires(const T& t) {
     { t.where() } -> std::convertible_to<std::string>;
@@ -87,15 +122,29 @@ concept transport =
 /// A transport that can secure a connection with TLS, see nbd::tls_transport. It has two more
 /// members, for any thread:
 ///
-///     tls_mode tls() const                     which clients must use TLS
-///     Stream upgrade(socket&) const            the stream for a client that has sent STARTTLS. It
+///     tls_mode tls(peer) const                 whether this client must use TLS
+///     Stream upgrade(socket&, peer) const      the stream for a client that has sent STARTTLS. It
 ///                                              is an io::layered stream with
 ///                                              `error_code handshake_now()`, `tls_info info()` and
 ///                                              `void close_now()`, which do not wait.
 template <class T>
-concept securing_transport = requires(const T& t) {
-    { t.tls() } -> std::same_as<tls_mode>;
+concept securing_transport = requires(const T& t, const typename T::peer_type& p) {
+    { t.tls(p) } -> std::same_as<tls_mode>;
 };
+
+/// A transport whose client is connected already, see nbd::fd_transport. `listen` then leaves the
+/// acceptor closed, and one more member is called once after it. A server that listens nowhere
+/// stops when the last such client has left.
+///
+///     owned_descriptor connected()             the socket of the client
+template <class T>
+concept connected_transport = requires(T& t) {
+    { t.connected() } -> std::same_as<owned_descriptor>;
+} || (several_addresses<T> && requires(T& t) {
+                                  {
+                                      t.connected(std::size_t{})
+                                  } -> std::same_as<owned_descriptor>;
+                              });
 
 namespace diagnosis {
 

@@ -5,21 +5,25 @@
 #include <nbd/handshake/export_info.hpp>
 #include <nbd/handshake/option_replies.hpp>
 #include <nbd/protocol/meta_context.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace nbd::handshake {
 
-/// Whether the client can use a context. One with 64-bit status needs extended headers (point 85).
+/// Whether the client can use a context: with structured replies, and one with 64-bit status with
+/// extended headers (point 85).
 [[nodiscard]] inline bool usable(const protocol::meta_context& context,
                                  protocol::reply_style style) noexcept
 {
-    return !context.wide || style == protocol::reply_style::extended;
+    using protocol::reply_style;
+    return style == reply_style::extended || (style == reply_style::structured && !context.wide);
 }
 
 /// Whether the queries of a LIST or SET_META_CONTEXT name a context that the client can use.
@@ -60,6 +64,15 @@ public:
             selected_.push_back({id, std::string{e.contexts[i].name}});
             append_meta_context(to, o, id, e.contexts[i].name);
         }
+    }
+
+    /// Replaces the selection by what the client has selected elsewhere, for the export `name`.
+    void assume(std::string_view name, std::span<const established_context> contexts)
+    {
+        clear();
+        export_ = name;
+        for (const auto& c : contexts)
+            selected_.push_back({c.id, c.name});
     }
 
     /// *Returns* the selected contexts that the export has now, with the ids that the client was

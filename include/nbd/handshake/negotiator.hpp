@@ -13,6 +13,7 @@
 #include <nbd/protocol/option.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/vocabulary/client.hpp>
+#include <nbd/vocabulary/established.hpp>
 #include <nbd/vocabulary/tls.hpp>
 
 #include <cstddef>
@@ -32,11 +33,20 @@ namespace nbd::handshake {
 /// `process`, because names are views into them.
 class negotiator : option_answers {
 public:
-    /// Puts the greeting into `reply()`.
-    explicit negotiator(const settings& limits, tls_mode tls = tls_mode::none)
+    /// Puts the greeting into `reply()`. `begun`: if not null, the handshake is over: its export is
+    /// opened, then the action is transmit or close, without a byte received or sent.
+    /// *Lifetime*: `begun` until that action.
+    explicit negotiator(const settings& limits, tls_mode tls = tls_mode::none,
+                        const established* begun = nullptr)
         : option_answers{limits, tls}, opens_left_{limits.options_per_handshake},
-          calls_left_{limits.options_per_handshake}
+          calls_left_{limits.options_per_handshake}, begun_{begun}
     {
+        if (begun_ != nullptr) {
+            reader_.assume(protocol::option::go);
+            requested_.name = begun_->export_name;
+            style_ = begun_->style();
+            return;
+        }
         const auto room = append(reply_, protocol::greeting_bytes);
         protocol::encode_greeting(room.first<protocol::greeting_bytes>(), offered);
     }
@@ -49,6 +59,10 @@ public:
     /// Whether this is inside TLS.
     [[nodiscard]] bool secured() const noexcept { return secured_; }
 
+    [[nodiscard]] action first_action() const noexcept
+    {
+        return begun_ != nullptr ? action::open_export : action::receive;
+    }
     /// *Returns* the number of bytes that `process` takes next.
     [[nodiscard]] std::size_t bytes_needed() const noexcept { return reader_.bytes_needed(); }
 
@@ -75,6 +89,7 @@ public:
     }
 
     /// The option whose header was processed last.
+    using option_answers::needs_tls;
     using option_answers::option;
     /// Whether the next byte begins an option. Otherwise, a closed connection was cut short.
     [[nodiscard]] bool between_options() const noexcept { return reader_.between_options(); }
@@ -138,6 +153,8 @@ public:
     /// Answers the option with the information about the export.
     [[nodiscard]] action export_opened(const export_info& e)
     {
+        if (begun_ != nullptr)
+            return go_on(e);
         switch (option().option) {
         case protocol::option::list_meta_context:
             list_contexts(reply_, meta_, e, style_);
@@ -150,7 +167,10 @@ public:
         }
     }
     /// Answers the option with an error, also LIST. EXPORT_NAME has no error reply (point 28).
-    [[nodiscard]] action export_refused(std::error_code why) { return refuse_export(why); }
+    [[nodiscard]] action export_refused(std::error_code why)
+    {
+        return begun_ != nullptr ? close(why) : refuse_export(why);
+    }
 
     /// *Returns* the result of the negotiation, after action::transmit.
     [[nodiscard]] const agreement& agreed() const noexcept { return agreed_; }
@@ -302,6 +322,16 @@ private:
         return o == protocol::option::go ? action::transmit : action::receive;
     }
 
+    /// Goes on with what was negotiated before.
+    action go_on(const export_info& e)
+    {
+        selection_.assume(e.name, begun_->meta_contexts);
+        agreed_ = agree(e.terms, style_, selection_.resolve(e, style_));
+        if (agreed_.contexts.size() != begun_->meta_contexts.size())
+            return close(std::make_error_code(std::errc::invalid_argument));
+        return action::transmit;
+    }
+
     bool fixed_newstyle_ = false;
     bool no_zeroes_ = false;
     bool shutting_down_ = false;
@@ -314,6 +344,7 @@ private:
     std::size_t calls_left_;
     export_listing listing_;
     std::size_t lists_ = 0;
+    const established* begun_ = nullptr;
 };
 
 }  // namespace nbd::handshake

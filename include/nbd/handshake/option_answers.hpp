@@ -38,7 +38,7 @@ protected:
         return reader_.option();
     }
 
-    action close(errc why) noexcept
+    action close(std::error_code why) noexcept
     {
         close_reason_ = why;
         return action::close;
@@ -72,6 +72,11 @@ protected:
     [[nodiscard]] bool must_start_tls() const noexcept
     {
         return tls_ == tls_mode::forced && !secured_;
+    }
+    /// Whether the client can open an export only inside TLS. `only`: the export's tls_only.
+    [[nodiscard]] bool needs_tls(bool only) const noexcept
+    {
+        return must_start_tls() || (only && !secured_);
     }
     /// "NBD_OPT_STARTTLS" (points 71 and 72).
     action answer_starttls()

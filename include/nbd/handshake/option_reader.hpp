@@ -90,6 +90,8 @@ public:
     /// Whether the next byte begins an option.
     [[nodiscard]] bool between_options() const noexcept { return phase_ == phase::header; }
 
+    /// Makes `option()` the one that the client has sent to another program.
+    void assume(protocol::option o) noexcept { option_ = {.option = o, .length = 0}; }
     /// Allows `n` more options than the settings do.
     void allow_more(std::size_t n) noexcept { options_left_ += n; }
 

@@ -9,6 +9,7 @@
 #include <nbd/session/deadline.hpp>
 #include <nbd/session/ending.hpp>
 #include <nbd/settings.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -45,6 +46,9 @@ struct context {
     std::error_code ended{};
     /// Constant, and for any thread to read, once `admitted` is true.
     std::shared_ptr<const exports::presence> in_set{};
+
+    /// The handshake that was over before the server adopted the connection; null: there was none.
+    std::unique_ptr<const established> begun{};
 
     /// What is due when the client has left an export whose backend has `drain`; one at most.
     exports::drain_orders order{};

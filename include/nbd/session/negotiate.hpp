@@ -59,7 +59,7 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
     // Kept until the client asks for another export: several options need the same one.
     std::optional<typename Exports::opened> opened;
     auto opened_for = open_purpose::information;
-    auto next = action::receive;
+    auto next = negotiator.first_action();
     if (!negotiator.secured())
         c.deadline.arm(c.limits.handshake_deadline, errc::handshake_timeout);
     for (;;) {
@@ -128,7 +128,7 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                 // The lookup has failed.
             } else if (!found) {
                 why = errc::unknown_export;
-            } else if (found->settings.tls_only && !negotiator.secured()) {
+            } else if (negotiator.needs_tls(found->settings.tls_only)) {
                 why = errc::tls_required;
             } else if (!opened && !negotiator.may_open()) {
                 why = errc::too_many_options;

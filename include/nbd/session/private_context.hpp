@@ -80,14 +80,15 @@ private:
 
 /// The session of one client of an asynchronous backend. It has `get()`, as a blocking task has.
 /// `run_leftovers` needs only this object.
-template <class Socket, class Exports, class Observer, class Policy, class Transport>
+template <class Socket, class Exports, class Observer, class Policy, class Transport, class Peer>
 class on_private_context : public private_context {
     using protocol_type = typename Socket::protocol_type;
 
 public:
     on_private_context(Socket& socket, Exports& exports, context<Observer>& c, Policy& policy,
-                       const Transport& transport)
-        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}, transport_{transport}
+                       const Transport& transport, const Peer& peer)
+        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}, transport_{transport},
+          peer_{peer}
     {
     }
 
@@ -103,7 +104,7 @@ public:
         };
         const std::unique_ptr<void, decltype(release)> released{&stream, release};
         run(serve<io::asynchronous<executor_type, true>>(stream, exports_, context_, policy_,
-                                                         transport_));
+                                                         transport_, peer_));
     }
 
 private:
@@ -112,6 +113,7 @@ private:
     context<Observer>& context_;
     Policy& policy_;
     const Transport& transport_;
+    const Peer& peer_;
 };
 
 }  // namespace nbd::session

@@ -12,6 +12,7 @@
 #include <nbd/session/windowed/callback_calls.hpp>
 #include <nbd/session/windowed/offloaded_calls.hpp>
 #include <nbd/session/windowed/windowed_loop.hpp>
+#include <nbd/vocabulary/tls.hpp>
 
 #include <boost/asio/error.hpp>
 
@@ -39,6 +40,8 @@ typename Io::template task<void> converse(Stream& stream, Exports& exports,
     using backend_type = typename opened::backend_type;
     handshake::agreement agreed;
     auto chosen = co_await negotiate<Io>(stream, exports, negotiator, agreed, c);
+    if (const auto begun = std::move(c.begun); begun && begun->opened)
+        begun->opened(c.ended, agreed.terms);
     if (!chosen)
         co_return;
     if constexpr (has_drain<typename Exports::backend_type>)
@@ -66,7 +69,8 @@ typename Io::template task<void> converse(Stream& stream, Exports& exports,
 struct unsecured {};
 inline constexpr unsecured no_tls{};
 
-/// The session of one client on an accepted stream: its handshake, then its transmission.
+/// The session of one client on an accepted stream: its handshake, unless `c.begun`, then its
+/// transmission.
 ///
 /// A client that closes its sending side without a DISC (half-close) gets a reply to each of its
 /// requests; then the connection is closed. If nothing could be sent to it for ten seconds, it
@@ -76,12 +80,13 @@ inline constexpr unsecured no_tls{};
 /// Where the transport secures streams (securing_transport), STARTTLS ends the first negotiation. A
 /// second one, which knows nothing of the first, goes on inside TLS. The handshake deadline covers
 /// both, and the TLS handshake between them.
-/// *Lifetime*: stream, exports, context, policy and transport outlive the task.
+/// *Lifetime*: stream, exports, context, policy, transport and peer outlive the task.
 template <class Io, class Stream, class Exports, class Observer, class Policy,
-          class Transport = unsecured>
+          class Transport = unsecured, class Peer = unsecured>
 typename Io::template task<void> serve(Stream& stream, Exports& exports, context<Observer>& c,
                                        Policy& policy,
-                                       [[maybe_unused]] const Transport& transport = no_tls)
+                                       [[maybe_unused]] const Transport& transport = no_tls,
+                                       [[maybe_unused]] const Peer& peer = no_tls)
 {
     try {
         if (!c.memory.begin_work()) {
@@ -93,11 +98,11 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
                 co_return;
         }
         if constexpr (securing_transport<Transport>) {
-            handshake::negotiator negotiator{c.limits, transport.tls()};
+            handshake::negotiator negotiator{c.limits, transport.tls(peer), c.begun.get()};
             co_await converse<Io>(stream, exports, negotiator, c, policy);
             if (!negotiator.starts_tls())
                 co_return;
-            auto secured = transport.upgrade(stream);
+            auto secured = transport.upgrade(stream, peer);
             auto failed = secured.handshake_now();
             while (failed == boost::asio::error::would_block) {
                 std::tie(failed) = co_await Io::wait_ready(secured);
@@ -113,7 +118,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
             }
             secured.close_now();
         } else {
-            handshake::negotiator negotiator{c.limits};
+            handshake::negotiator negotiator{c.limits, tls_mode::none, c.begun.get()};
             co_await converse<Io>(stream, exports, negotiator, c, policy);
         }
     } catch (...) {  // most likely no memory; only this client is disconnected

@@ -102,10 +102,15 @@ public:
     }
 
     template <class Socket>
-    [[nodiscard]] peer_type peer(const Socket& socket) const
+    [[nodiscard]] peer_type peer(Socket& socket) const
     {
-        boost::system::error_code ignored;
-        return {tcp_peer::normalised(socket.remote_endpoint(ignored))};
+        // Not remote_endpoint(), which is of another type for a socket of any_of.
+        protocol_type::endpoint remote;
+        auto length = static_cast<::socklen_t>(remote.capacity());
+        if (::getpeername(socket.native_handle(), remote.data(), &length) != 0)
+            return {};
+        remote.resize(length);
+        return {tcp_peer::normalised(remote)};
     }
 
     [[nodiscard]] std::string uri(const protocol_type::endpoint& endpoint,

@@ -5,6 +5,7 @@
 #include <nbd/error.hpp>
 #include <nbd/tls/credentials.hpp>
 #include <nbd/tls/stream.hpp>
+#include <nbd/vocabulary/owned_descriptor.hpp>
 #include <nbd/vocabulary/tls.hpp>
 
 #include <string>
@@ -25,6 +26,10 @@ namespace nbd {
 /// docs/tls.md.
 template <transport Next>
 class tls_transport {
+    static_assert(!several_addresses<Next>,
+                  "nbd: TLS is added to each transport: any_of<tls_transport<A>, B>, not "
+                  "tls_transport<any_of<A, B>>");
+
 public:
     struct settings {
         /// Where to listen: the settings of `Next`.
@@ -73,12 +78,19 @@ public:
     [[nodiscard]] std::string where() const { return next_.where(); }
     void close() noexcept { next_.close(); }
 
+    /// See connected_transport.
+    [[nodiscard]] owned_descriptor connected()
+        requires connected_transport<Next>
+    {
+        return next_.connected();
+    }
+
     /// Which clients must use TLS. *Thread safety*: any thread.
-    [[nodiscard]] tls_mode tls() const noexcept { return mode_; }
+    [[nodiscard]] tls_mode tls(const peer_type&) const noexcept { return mode_; }
     /// *Returns* the stream for a client that has sent STARTTLS. *Errors*: std::bad_alloc.
     /// *Thread safety*: any thread.
     template <class Socket>
-    [[nodiscard]] tls::stream<Socket> upgrade(Socket& socket) const
+    [[nodiscard]] tls::stream<Socket> upgrade(Socket& socket, const peer_type&) const
     {
         return tls::stream<Socket>{socket, credentials_.current()};
     }

@@ -143,7 +143,11 @@ public:
                                   name);
     }
 
-    [[nodiscard]] std::string where() const { return settings_.path; }
+    /// *Returns* the path; "@name" for an abstract socket.
+    [[nodiscard]] std::string where() const
+    {
+        return settings_.path.starts_with('\0') ? '@' + settings_.path.substr(1) : settings_.path;
+    }
 
     /// Removes the socket file, if it is still the one that listen() created.
     void close() noexcept

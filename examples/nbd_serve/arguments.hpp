@@ -3,8 +3,14 @@
 #pragma once
 
 #include <nbd/backend/opened_file.hpp>
-#include <nbd/server.hpp>
+#include <nbd/concepts/facts.hpp>
+#include <nbd/protocol/option.hpp>
+#include <nbd/protocol/terms.hpp>
+#include <nbd/settings.hpp>
+#include <nbd/transport/tcp_transport.hpp>
+#include <nbd/transport/vsock_transport.hpp>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <chrono>
@@ -16,6 +22,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <vector>
 
 #include <fcntl.h>
 
@@ -125,13 +132,31 @@ inline nbd::tcp_transport::settings parse_tcp(const std::string& text)
     return at;
 }
 
-/// Checks the path of --unix.
-inline void check_unix(const std::string& path)
+/// *Returns* the path of --unix for unix_transport: "@name" is an abstract socket.
+inline std::string parse_unix(const std::string& text)
 {
-    if (path.starts_with('@'))
-        throw usage_error{"--unix: expected the path of a socket file, but got \"" + path
-                          + "\"; abstract sockets are not supported, and ./" + path
-                          + " is a file of that name"};
+    if (text == "@")
+        throw usage_error{"--unix: expected a name after @, but got \"@\""};
+    return text.starts_with('@') ? '\0' + text.substr(1) : text;
+}
+
+/// Parses CID:PORT, where CID may be "any".
+inline nbd::vsock_transport::settings parse_vsock(const std::string& text)
+{
+    nbd::vsock_transport::settings at;
+    const auto colon = std::min(text.find(':'), text.size());
+    const auto number = [](std::string_view from, std::uint32_t& to) {
+        const auto* const last = from.data() + from.size();
+        const auto [end, error] = std::from_chars(from.data(), last, to);
+        return error == std::errc{} && end == last && to != nbd::vsock_transport::any;
+    };
+    const auto cid = std::string_view{text}.substr(0, colon);
+    if (colon == text.size() || !number(std::string_view{text}.substr(colon + 1), at.port)
+        || (cid != "any" && !number(cid, at.cid)))
+        throw usage_error{"--vsock: expected CID:PORT, two numbers below 4294967295, or any:PORT, "
+                          "but got \""
+                          + text + '"'};
+    return at;
 }
 
 /// Checks a text that clients see.
@@ -141,6 +166,47 @@ inline void check_string(const std::string& argument, const std::string& text)
         throw usage_error{argument + ": expected UTF-8 of at most 4096 bytes, but got "
                           + std::to_string(text.size()) + " bytes"};
 }
+
+struct tls_arguments {
+    std::string mode = "off";
+    std::string certificates{};
+    std::string psk{};
+    bool verify_peer = false;
+};
+
+/// A stream socket of a service manager; a server takes it over.
+struct passed_socket {
+    int descriptor = -1;
+    int family = 0;
+    bool listens = false;  ///< otherwise it is connected
+};
+
+/// The command line, but for what parse_disk makes of DISK.
+struct arguments {
+    std::string disk;
+    std::string create;
+    bool direct = false;
+    std::string lock = "exclusive";
+
+    std::string unix_path;
+    std::string tcp;
+    std::string vsock;
+    bool stdio = false;
+    bool socket_activation = false;
+    std::vector<passed_socket> passed;
+    tls_arguments tls;
+
+    std::string name;
+    std::string description;
+    bool read_only = false;
+    std::string block_size;
+
+    std::string policy = "per-client";
+    std::size_t threads = 0;
+    nbd::settings limits;
+    bool verbose = false;
+    std::string run;
+};
 
 /// What the system permits for a file or a block device.
 struct permitted {

@@ -2,9 +2,16 @@
 // The log of nbd-serve --verbose: an observer that writes to stderr.
 #pragma once
 
-#include "nbd_serve_output.hpp"
+#include "output.hpp"
+#include <nbd/protocol/error_value.hpp>
 #include <nbd/protocol/names.hpp>
-#include <nbd/server.hpp>
+#include <nbd/protocol/option.hpp>
+#include <nbd/protocol/request.hpp>
+#include <nbd/protocol/terms.hpp>
+#include <nbd/vocabulary/client.hpp>
+#include <nbd/vocabulary/failure.hpp>
+#include <nbd/vocabulary/printable.hpp>
+#include <nbd/vocabulary/tls.hpp>
 
 #include <cstdint>
 #include <string>

@@ -2,8 +2,8 @@
 // TLS of nbd-serve: --tls and the options that go with it.
 #pragma once
 
-#include "nbd_serve_arguments.hpp"
-#include <nbd/server.hpp>
+#include "arguments.hpp"
+#include <nbd/transport/tcp_transport.hpp>
 #ifdef NBD_SERVE_TLS
 #include <nbd/transport/tls_transport.hpp>
 #endif
@@ -11,13 +11,7 @@
 #include <iostream>
 #include <stdexcept>
 #include <string>
-
-struct tls_arguments {
-    std::string mode = "off";
-    std::string certificates{};
-    std::string psk{};
-    bool verify_peer = false;
-};
+#include <utility>
 
 #ifdef NBD_SERVE_TLS
 

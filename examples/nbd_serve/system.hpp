@@ -22,14 +22,18 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/// *Returns* the text of an error, with the limit that it comes from.
-inline std::string text_of(const std::error_code& error)
+/// *Returns* the limit that an error comes from, to be added to its text.
+inline std::string limit_of(const std::error_code& error)
 {
     ::rlimit limit{};
     if (error.value() == EMFILE && ::getrlimit(RLIMIT_NOFILE, &limit) == 0)
-        return error.message() + "; the limit is " + std::to_string(limit.rlim_cur)
-            + ", see ulimit -n";
-    return error.message();
+        return "; the limit is " + std::to_string(limit.rlim_cur) + ", see ulimit -n";
+    return {};
+}
+/// *Returns* the text of an error, with the limit that it comes from.
+inline std::string text_of(const std::error_code& error)
+{
+    return error.message() + limit_of(error);
 }
 
 /// Makes each call once that nbd-serve cannot do without, so that a system that refuses one is

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#include "events.hpp"
+
+#include <boost/asio/post.hpp>
+
+#include <csignal>
+#include <utility>
+#include <vector>
+
+namespace {
+
+std::vector<int> ending_signals()
+{
+    std::vector<int> all{SIGINT, SIGTERM};
+    struct ::sigaction hangup {};
+    if (::sigaction(SIGHUP, nullptr, &hangup) != 0 || hangup.sa_handler != SIG_IGN)
+        all.push_back(SIGHUP);
+    return all;
+}
+
+}  // namespace
+
+events::events(std::function<void()> reload) : reload_{std::move(reload)}
+{
+    for (const int number : ending_signals())
+        ending_.add(number);
+    reloads_.add(SIGUSR1);
+}
+
+void events::run()
+{
+    await_reload();
+    await_end();
+    context_.run();
+}
+
+void events::start(const std::string& command, const captive_command::variables& set)
+{
+    command_.emplace(context_);
+    command_->start(command, set, [this] {
+        ending_.cancel();
+        reloads_.cancel();
+    });
+}
+
+void events::end()
+{
+    boost::asio::post(context_, [this] {
+        ending_.cancel();
+        reloads_.cancel();
+    });
+}
+
+void events::block_signals()
+{
+    ::sigset_t ending;
+    sigemptyset(&ending);
+    for (const int number : ending_signals())
+        sigaddset(&ending, number);
+    ::pthread_sigmask(SIG_BLOCK, &ending, nullptr);
+}
+
+void events::await_end()
+{
+    ending_.async_wait([this](const boost::system::error_code& cancelled, int number) {
+        if (cancelled)
+            return;
+        if (!command_) {
+            reloads_.cancel();
+            return;
+        }
+        command_->end(number);
+        await_end();
+    });
+}
+
+void events::await_reload()
+{
+    reloads_.async_wait([this](const boost::system::error_code& cancelled, int) {
+        if (cancelled)
+            return;
+        reload_();
+        await_reload();
+    });
+}

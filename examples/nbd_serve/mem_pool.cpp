@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+#include "serving.hpp"
+#include <nbd/backend/mem_backend.hpp>
+#include <nbd/threading/strand_pool.hpp>
+
+#include <utility>
+
+int serve_mem_pool(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
+{
+    return serve<nbd::mem_backend, nbd::strand_pool>(a, disk, std::move(e));
+}

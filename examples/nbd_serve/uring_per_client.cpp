@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+#include "serving.hpp"
+#include <nbd/backend/uring_file_backend.hpp>
+#include <nbd/threading/per_client_threads.hpp>
+
+#include <utility>
+
+int serve_uring_per_client(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
+{
+    return serve<nbd::uring_file_backend, nbd::per_client_threads>(a, disk, std::move(e));
+}
