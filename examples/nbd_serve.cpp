@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // nbd-serve: a server for the command line. `nbd-serve --help` lists its arguments.
+#include "nbd_serve_access.hpp"
 #include "nbd_serve_arguments.hpp"
 #include "nbd_serve_listening.hpp"
 #include "nbd_serve_log.hpp"
@@ -54,6 +55,7 @@ struct arguments {
     std::string lock = "exclusive";
     nbd::settings limits;
     tls_arguments tls;
+    access_arguments access;
     bool verbose = false;
 };
 
@@ -95,6 +97,7 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
            Policy policy(std::size_t), const Args&... made_from)
 {
     auto tls = set_up(a.tls);
+    const auto authorise = authorise_by(a.access, a.tls);
     boost::asio::io_context program;
     boost::asio::signal_set signals{program};
     for (const int number : ending_signals())
@@ -128,8 +131,9 @@ void serve(const arguments& a, const disk_arguments& disk, nbd::export_settings 
     if (a.verbose)
         log.emplace();
     {
-        servers<Backend, Policy> all{exports, a.limits, [&] { return policy(a.threads); },
-                                     client_log{log ? &*log : nullptr}, tls};
+        const auto make_policy = [&] { return policy(a.threads); };
+        servers<Backend, Policy> all{
+            exports, a.limits, make_policy, client_log{log ? &*log : nullptr}, tls, authorise};
         std::vector<std::string> uris;
         if (!a.unix_path.empty())
             uris.push_back(all.listen_unix(a.unix_path, a.name));
@@ -336,6 +340,7 @@ int main(int argc, char** argv)
         ->type_name("FILE");
     app.add_flag("--tls-verify-peer", a.tls.verify_peer,
                  "clients need a certificate that ca-cert.pem has signed, or a pre-shared key");
+    add_access_options(app, a.access);
     app.add_flag("--verbose", a.verbose, "log to stderr what each client does");
 
     try {

@@ -51,9 +51,10 @@ class servers {
 
 public:
     servers(std::shared_ptr<nbd::export_set<Backend>> exports, nbd::settings limits,
-            std::function<Policy()> policy, client_log log, tls_setup tls)
+            std::function<Policy()> policy, client_log log, tls_setup tls,
+            nbd::authorisation authorise)
         : exports_{std::move(exports)}, limits_{limits}, policy_{std::move(policy)}, log_{log},
-          tls_{std::move(tls)}
+          tls_{std::move(tls)}, authorise_{std::move(authorise)}
     {
     }
 
@@ -92,7 +93,8 @@ private:
                                  .exports = exports_,
                                  .settings = limits_,
                                  .policy = policy_(),
-                                 .observer = log_});
+                                 .observer = log_,
+                                 .authorise = authorise_});
         std::error_code error;
         all.back().start(error);
         if (error)
@@ -122,6 +124,7 @@ private:
     std::function<Policy()> policy_;
     client_log log_;
     tls_setup tls_;
+    nbd::authorisation authorise_;
     std::list<server<secured<nbd::unix_transport>>> on_unix_;
     std::list<server<secured<nbd::tcp_transport>>> on_tcp_;
 };

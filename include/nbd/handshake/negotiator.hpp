@@ -107,6 +107,8 @@ public:
         }
         return true;
     }
+    /// Goes on after an export that is not added, because the client must not see it.
+    void skip_export(std::string_view name) { listing_.skip(name); }
     /// Ends a piece of the list. `complete`: there are no more exports.
     [[nodiscard]] action continue_list(bool complete)
     {
