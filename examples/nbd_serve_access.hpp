@@ -31,11 +31,13 @@ void add_access_options(App& app, access_arguments& a)
 {
     app.add_option(
            "--allow", a.allow,
-           "serve only clients in this list, by commas: an address, or a prefix such as "
-           "10.0.0.0/8, of --tcp; uid:N, gid:N or user:NAME of --unix; psk:IDENTITY, "
-           "fingerprint:SHA256 or subject:TEXT of TLS. psk: and subject: reach to the end of their "
-           "list, because they may contain commas. To all others the server has no export; "
-           "--verbose says why. The option can be repeated. Default: all clients")
+           "serve only the clients of this list, with commas between its entries: an address, or a "
+           "prefix such as 10.0.0.0/8, for --tcp; uid:N, gid:N or user:NAME for --unix; "
+           "psk:IDENTITY, fingerprint:SHA256 or subject:TEXT for --tls. psk: and subject: extend "
+           "to "
+           "the end of their list, because they can contain commas. Other clients are told that "
+           "there is no export, and --verbose says why. The option can be repeated. Default: all "
+           "clients")
         ->allow_extra_args(false)
         ->type_name("LIST");
     app.add_option("--deny", a.deny, "do not serve these clients, even if --allow lists them")
@@ -100,10 +102,10 @@ inline void check_access_entry(const access_entry& entry, const std::string& opt
     const auto argument = option + ' ' + std::string{entry.word};
     const bool denies = option == "--deny";
     if (entry.of_tls && (denies ? tls.mode != "require" : tls.mode == "off"))
-        throw usage_error{argument + ": expected together with --tls "
+        throw usage_error{argument + " expected together with --tls "
                           + (denies ? "require" : "on or require") + ", but got --tls " + tls.mode};
     if (entry.of_certificate && !tls.verify_peer)
-        throw usage_error{argument + ": expected together with --tls-verify-peer"};
+        throw usage_error{argument + " expected together with --tls-verify-peer"};
 }
 
 inline std::vector<nbd::access_rule> parse_access(const std::string& option,
@@ -130,7 +132,8 @@ inline std::vector<nbd::access_rule> parse_access(const std::string& option,
                 std::string_view why = e.what();
                 if (why.starts_with("nbd: "))
                     why.remove_prefix(5);
-                throw usage_error{option + (is_address ? "" : ' ' + std::string{known->word}) + ": "
+                throw usage_error{option
+                                  + (is_address ? ": " : ' ' + std::string{known->word} + ' ')
                                   + std::string{why}};
             }
         }

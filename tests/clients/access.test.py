@@ -15,7 +15,7 @@ def served(server, uri=None):
     return False
 
 
-@for_each([(policy, *case) for policy in POLICIES for case in (
+@for_each([
     (True, "--allow", f"uid:{UID}"),
     (True, "--allow", f"user:root,uid:{UID}"),
     (True, "--allow", f"gid:{os.getgid()}"),
@@ -28,13 +28,13 @@ def served(server, uri=None):
     (False, "--deny", f"uid:{UID + 1},uid:{UID}"),
     (False, "--allow", f"uid:{UID}", "--deny", f"uid:{UID}"),  # deny wins
     (False, "--deny", f"uid:{UID}", "--allow", f"uid:{UID}"),
-)])
-def test_users(policy, expected, *options):
-    with serve("mem:1M", *options, policy=policy) as server:
+])
+def test_users(expected, *options):
+    with serve("mem:1M", *options) as server:
         assert served(server) is expected, options
 
 
-@for_each([(policy, *case) for policy in POLICIES for case in (
+@for_each([
     (True, "127.0.0.1:0", "--allow", "127.0.0.1"),
     (True, "127.0.0.1:0", "--allow", "10.0.0.0/8,127.0.0.0/8"),
     (True, "127.0.0.1:0", "--allow", "::ffff:127.0.0.0/104"),
@@ -45,10 +45,10 @@ def test_users(policy, expected, *options):
     (False, "127.0.0.1:0", "--deny", "127.0.0.0/8"),
     (True, "[::]:0", "--allow", "127.0.0.0/8"),  # the client's address is ::ffff:127.0.0.1
     (False, "[::]:0", "--deny", "127.0.0.0/8"),
-)])
-def test_addresses(policy, expected, at, *options):
+])
+def test_addresses(expected, at, *options):
     try:
-        with serve("mem:1M", *options, transport="tcp", policy=policy, at=at) as server:
+        with serve("mem:1M", *options, transport="tcp", at=at) as server:
             assert served(server, f"nbd://127.0.0.1:{server.address[1]}") is expected, options
     except AssertionError as failure:
         if at.startswith("[") and "Address family not supported" in str(failure):
@@ -56,8 +56,10 @@ def test_addresses(policy, expected, at, *options):
         raise
 
 
-def test_the_log_says_why():
-    with serve("mem:1M", "--name", "disk", "--verbose", "--allow", f"uid:{UID}", "--deny", f"uid:{UID}") as server:
+@for_each(POLICIES)
+def test_the_log_says_why(policy):
+    with serve("mem:1M", "--name", "disk", "--verbose", "--allow", f"uid:{UID}", "--deny", f"uid:{UID}",
+               policy=policy) as server:
         assert not served(server)
         assert run(NBDINFO, "--list", server.uri_of(""), status=None).stdout.find("disk") < 0
         wait_until(lambda: f'export "disk": in --deny: user {UID} (the client is not authorised)' in server.stderr(),
@@ -74,14 +76,14 @@ def test_the_log_says_why():
     ("--allow: address \"\"", "--allow", "127.0.0.1,"),
     ("--allow: address 127.0.0.1\"", "--allow", "::1, 127.0.0.1"),
     ("--allow: 10.0.0.0/8 \"10.0.0.1/8\"", "--allow", "10.0.0.1/8"),
-    ("--allow uid:: number \"x\"", "--allow", "uid:x"),
-    ("--allow uid:: number \"\"", "--allow", "uid:"),
-    ("--allow uid:: number \"-1\"", "--allow", "uid:-1"),
-    ("--allow uid:: number \"4294967295\"", "--allow", "uid:4294967295"),
-    ("--deny gid:: number \"1x\"", "--deny", "gid:1x"),
-    ("--deny user:: user \"no-such-user\"", "--deny", "user:no-such-user"),
-    ("--allow psk:: --tls", "--allow", "psk:alice"),
-    ("--allow subject:: --tls", "--allow", "subject:CN=a,O=b"),
+    ("--allow uid: number \"x\"", "--allow", "uid:x"),
+    ("--allow uid: number \"\"", "--allow", "uid:"),
+    ("--allow uid: number \"-1\"", "--allow", "uid:-1"),
+    ("--allow uid: number \"4294967295\"", "--allow", "uid:4294967295"),
+    ("--deny gid: number \"1x\"", "--deny", "gid:1x"),
+    ("--deny user: user \"no-such-user\"", "--deny", "user:no-such-user"),
+    ("--allow psk: --tls", "--allow", "psk:alice"),
+    ("--allow subject: --tls", "--allow", "subject:CN=a,O=b"),
 ])
 def test_bad_entries(words, *options):
     done = run(PROGRAM, "mem:1M", "--tcp", "127.0.0.1:0", *options, status=2, stdin=subprocess.DEVNULL)

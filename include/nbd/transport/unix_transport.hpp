@@ -31,7 +31,7 @@ namespace nbd {
 
 /// The process that created the client's end of a UNIX connection.
 struct unix_peer {
-    /// The user and the group of nobody, where the system does not report them.
+    /// No user and no group: the system does not report them.
     static constexpr auto unknown = static_cast<::uid_t>(-1);
 
     ::pid_t process = 0;  ///< 0 if it is outside of this process's PID namespace
