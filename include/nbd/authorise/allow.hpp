@@ -97,7 +97,7 @@ template <class Matches>
         if (entry.empty())
             throw std::invalid_argument{std::string{"nbd: expected a "} + kind
                                         + ", but got an empty text"};
-    return any_of(kind, std::move(entries), matches);
+    return lists::any_of(kind, std::move(entries), matches);
 }
 /// *Returns* a fingerprint as tls_info has it.
 [[nodiscard]] inline std::string fingerprint(const std::string& text)
