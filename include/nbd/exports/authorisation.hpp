@@ -33,7 +33,8 @@ concept authorises = requires(F& f, const client& who) { requires decides<declty
 /// server_options::authorise. Empty by default: every client may use every export.
 class authorisation {
 public:
-    authorisation() = default;
+    // noexcept: otherwise GCC 12 has an internal error at some default member initialisers.
+    authorisation() noexcept = default;
     /// `f`: a function `R(const nbd::client&)`, where R is bool, nbd::permission, nbd::decision, or
     /// boost::asio::awaitable of one. Other arguments: a compile error.
     template <class F>
