@@ -167,6 +167,12 @@ inline void check_string(const std::string& argument, const std::string& text)
                           + std::to_string(text.size()) + " bytes"};
 }
 
+/// The lists of --allow and --deny, one string for each time that the option is given.
+struct access_arguments {
+    std::vector<std::string> allow{};
+    std::vector<std::string> deny{};
+};
+
 struct tls_arguments {
     std::string mode = "off";
     std::string certificates{};
@@ -195,6 +201,7 @@ struct arguments {
     bool socket_activation = false;
     std::vector<passed_socket> passed;
     tls_arguments tls;
+    access_arguments access;
 
     std::string name;
     std::string description;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // nbd-serve: a server for the command line. `nbd-serve --help` lists its arguments.
+#include "access.hpp"
 #include "activation.hpp"
 #include "arguments.hpp"
 #include "captive.hpp"
@@ -264,6 +265,7 @@ int main(int argc, char** argv)
     add_disk_options(app, a);
     add_listening_options(app, a);
     add_tls_options(app, a);
+    add_access_options(app, a.access);
     add_export_options(app, a);
     add_limit_options(app, a);
     app.add_flag("--verbose", a.verbose, "log to stderr what each client does");

@@ -2,6 +2,7 @@
 // The life of a server of nbd-serve, for any kind of disk and policy.
 #pragma once
 
+#include "access.hpp"
 #include "activation.hpp"
 #include "arguments.hpp"
 #include "captive.hpp"
@@ -118,6 +119,7 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
 {
     using server_type = nbd::server<transport, Backend, Policy, client_log>;
     auto tls = set_up(a.tls);
+    const auto authorise = authorise_by(a.access, a.tls);
     events program{[&tls] { reload(tls); }};
     std::optional<log_output> log;
     if (a.verbose)
@@ -130,7 +132,8 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
         return typename server_type::options{.exports = exports,
                                              .settings = a.limits,
                                              .policy = make_policy<Policy>(a.threads),
-                                             .observer = {log ? &*log : nullptr}};
+                                             .observer = {log ? &*log : nullptr},
+                                             .authorise = authorise};
     });
     if (a.run.empty()) {
         for (const auto& uri : uris)

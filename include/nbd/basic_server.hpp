@@ -42,7 +42,7 @@ namespace nbd {
 /// signals; the program calls stop(). Exports can be added and removed at any time.
 ///
 /// *Thread safety*: exports(), stop(), async_stop() and wait() from any thread; after start() every
-/// member but the destructor, also from a backend, an observer or `admit`. Otherwise: one thread.
+/// member but the destructor, also inside a call of the program. Otherwise: one thread.
 template <class Transport, class Backend, class ThreadingPolicy, class Observer>
     requires acceptance::parts_fit<Transport, Backend, ThreadingPolicy, Observer>
 class server<Transport, Backend, ThreadingPolicy, Observer>
@@ -76,7 +76,7 @@ public:
         : state_{std::make_shared<state_type>(
             o.exports ? std::move(o.exports) : std::make_shared<export_set_type>(),
             std::move(o.settings), std::move(o.observer), Transport{std::move(o.listen)},
-            std::move(o.admit), o.policy)},
+            std::move(o.admit), std::move(o.authorise), o.policy)},
           unstarted_{std::make_shared<listener_type>(state_, std::move(o.policy))},
           listener_{unstarted_}
     {

@@ -72,6 +72,9 @@ enum class errc {
 
     /// There is no export with the requested name.
     unknown_export,
+    /// The program's `authorise` refused the export to the client, which is told that there is no
+    /// such export.
+    not_authorised,
 
     /// start() was called before, with or without success. A server can be started once.
     already_started,
@@ -144,6 +147,8 @@ public:
             return "there is no address to listen at";
         case errc::unknown_export:
             return "there is no such export";
+        case errc::not_authorised:
+            return "the client is not authorised";
         case errc::already_started:
             return "the server was already started";
         case errc::not_running:

@@ -15,6 +15,7 @@
 #include <nbd/acceptance/parts_fit.hpp>
 #include <nbd/acceptance/wrong_arguments.hpp>
 // clang-format on
+#include <nbd/authorise/allow.hpp>
 #include <nbd/backend/mem_backend.hpp>
 #include <nbd/basic_server.hpp>
 #include <nbd/concepts/offers.hpp>

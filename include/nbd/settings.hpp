@@ -54,8 +54,9 @@ struct settings {
     std::chrono::milliseconds evict_idle_after{60'000};
 
     /// The longest handshake; 0 = no limit. The default is that of qemu. Calls of the program are
-    /// not counted: lookups, lists, and a backend's `open`. `options_per_handshake` limits their
-    /// number, so they prolong a handshake by that number times the longest call.
+    /// not counted: `authorise`, lookups, lists, and a backend's `open`. `options_per_handshake`
+    /// limits their number, so they prolong a handshake by that number times the longest call; LIST
+    /// calls `authorise` for each export.
     std::chrono::milliseconds handshake_deadline{10'000};
     /// Options that a client may send; for more the connection is closed. Each export that LIST
     /// names adds as many (the rule of nbdkit). The same number limits how often a client can cause

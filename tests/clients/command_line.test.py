@@ -113,7 +113,7 @@ def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
     for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
-                 "SIGHUP", "--least-transfer-rate", *TIMES):
+                 "SIGHUP", "--least-transfer-rate", "--allow", "--deny", "uid:N", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"
 
 

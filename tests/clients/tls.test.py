@@ -163,6 +163,28 @@ def test_both(policy):
         assert "without TLS" in run(NBDINFO, server.uri.replace("nbds:", "nbd:")).stdout
 
 
+def test_who_is_allowed():
+    with certificates() as pki:
+        keys = pki / "server" / "keys.psk"
+        for by_certificate, by_key, *options in (
+                (True, True, "--allow", "subject:CN=client", "--allow", "psk:client"),
+                (True, False, "--allow", "subject:CN=client"),
+                (True, False, "--deny", "psk:client"),
+                (False, True, "--allow", "psk:client"),
+                (False, True, "--deny", "subject:CN=client"),
+                (False, False, "--allow", "subject:CN=clien,O=x", "--allow", "psk:clien"),
+                (False, False, "--allow", "127.0.0.0/8,subject:CN=client", "--deny", "127.0.0.1"),
+        ):
+            with serve("mem:1M", "--tls", "require", "--tls-certificates", pki / "server", "--tls-psk", keys,
+                       "--tls-verify-peer", *options, transport="tcp") as server:
+                for allowed, uri in ((by_certificate, x509(server, pki / "client")),
+                                     (by_key, psk(server, pki / "client" / "keys.psk", "client"))):
+                    if allowed:
+                        run(NBDINFO, uri)
+                    else:
+                        refused(uri)
+
+
 @for_each(POLICIES)
 def test_qemu_img(policy):
     qemu_img = find_tool("qemu-img")
@@ -221,6 +243,12 @@ def test_arguments():
         assert "--tls" in told("--tls-certificates", server, status=2)
         assert "--tls-verify-peer" in told("--tls", "on", "--tls-psk", server / "keys.psk", "--tls-verify-peer", status=2)
         assert "/nowhere/server-cert.pem: No such file" in told("--tls", "on", "--tls-certificates", "/nowhere", status=1)
+        keys = "--tls-psk", server / "keys.psk"
+        assert "--deny psk: expected together with --tls require" in told("--tls", "on", *keys, "--deny", "psk:a",
+                                                                          status=2)
+        assert "--tls-verify-peer" in told("--tls", "require", *keys, "--allow", "subject:CN=a", status=2)
+        assert '"ab"' in told("--tls", "require", "--tls-certificates", server, "--tls-verify-peer", "--allow",
+                              "fingerprint:ab", status=2)
         (server / "keys.psk").chmod(0o644)
         assert "expected 0600" in told("--tls", "on", "--tls-psk", server / "keys.psk", status=1)
         assert "make-certificates.sh" in run("sh", SCRIPT, pki, status=1).stderr

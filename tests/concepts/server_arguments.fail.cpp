@@ -33,6 +33,8 @@
 // expect PATH_FOR_TCP: nbd: a wrong member in braces; `server::options{...}` says which
 // expect ADMIT_OF_NOTHING: nbd: a wrong member in braces; `server::options{...}` says which
 // expect ADMIT_OF_ANOTHER_PEER: nbd: a wrong member in braces; `server::options{...}` says which
+// expect AUTHORISE_OF_NOTHING: nbd: `authorise` is called with a const nbd::client&, and returns bool
+// expect AUTHORISE_OF_A_PEER: nbd: `authorise` is called with a const nbd::client&, and returns bool
 // expect EXPORTS_OF_ANOTHER_BACKEND: nbd: a wrong member in braces; `server::options{...}` says which
 // expect EXPORTS_BY_VALUE: nbd: a wrong member in braces; `server::options{...}` says which
 // expect NO_OBSERVER: nbd: this observer cannot be made without arguments: pass it
@@ -153,6 +155,11 @@ int main()
     simple server{{.listen = {.path = "s"}, .admit = [](const nbd::unix_peer&) {}}};
 #elif defined ADMIT_OF_ANOTHER_PEER
     simple server{{.listen = {.path = "s"}, .admit = [](const nbd::tcp_peer&) { return true; }}};
+#elif defined AUTHORISE_OF_NOTHING
+    simple server{{.listen = {.path = "s"}, .authorise = [](const nbd::client&) {}}};
+#elif defined AUTHORISE_OF_A_PEER
+    simple server{
+        {.listen = {.path = "s"}, .authorise = [](const nbd::unix_peer&) { return true; }}};
 #elif defined EXPORTS_OF_ANOTHER_BACKEND
     const auto set = std::make_shared<nbd::export_set<nbd::mem_backend>>();
     simple server{{.listen = {.path = "s"}, .exports = set}};

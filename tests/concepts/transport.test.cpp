@@ -35,6 +35,23 @@ struct throwing_close : least {
     using least::least;
     void close() {}
 };
+struct plain_peer {
+    std::string text() const { return {}; }
+    friend bool same_origin(const plain_peer&, const plain_peer&) { return true; }
+};
+struct wrong_peer : plain_peer {
+    void describe(nbd::client&) {}
+};
+template <class Peer>
+struct with_peer : least {
+    using least::least;
+    using peer_type = Peer;
+    template <class Socket>
+    peer_type peer(Socket&) const
+    {
+        return {};
+    }
+};
 struct no_settings {
     using protocol_type = boost::asio::ip::tcp;
     std::string where() const { return {}; }
@@ -42,6 +59,8 @@ struct no_settings {
     void close() noexcept {}
 };
 static_assert(nbd::transport<least>);
+static_assert(nbd::transport<with_peer<plain_peer>>);
+static_assert(!nbd::transport<with_peer<wrong_peer>>);
 static_assert(!nbd::transport<throwing_close> && !nbd::transport<no_settings>);
 }  // namespace
 

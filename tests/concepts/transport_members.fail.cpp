@@ -7,6 +7,8 @@
 // expect NO_PEER_TYPE: nbd: a transport needs `using peer_type`, a type with `std::string text() const`
 // expect NO_TEXT: nbd: a transport needs `using peer_type`, a type with `std::string text() const`
 // expect NO_SAME_ORIGIN: nbd: a transport needs `using peer_type`, a type with `std::string text() const`
+// expect DESCRIBE_IS_NOT_CONST: nbd: the `describe` of a transport's peer_type has the wrong shape
+// expect DESCRIBE_OF_NOTHING: nbd: the `describe` of a transport's peer_type has the wrong shape
 // expect NO_LISTEN: nbd: a transport needs `std::error_code listen(acceptor&)`
 // expect NO_PREPARE: nbd: a transport needs `void prepare(socket&) noexcept`
 // expect THROWING_PREPARE: nbd: a transport needs `void prepare(socket&) noexcept`
@@ -30,6 +32,13 @@ struct protocol {
 struct client {
 #ifndef NO_TEXT
     std::string text() const;
+#endif
+#ifdef DESCRIBE_IS_NOT_CONST
+    void describe(nbd::client&);
+#elif defined DESCRIBE_OF_NOTHING
+    void describe() const;
+#else
+    void describe(nbd::client&) const;
 #endif
 };
 #ifndef NO_SAME_ORIGIN

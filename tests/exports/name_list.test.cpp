@@ -17,10 +17,8 @@ using names = std::vector<std::string>;
 names on_page(const nbd::name_list& page)
 {
     names all;
-    page.visit([&](const std::string& name, const std::string&) {
+    for (const auto& [name, text] : page.names())
         all.push_back(name);
-        return true;
-    });
     return all;
 }
 
@@ -84,11 +82,8 @@ TEST_CASE("name_list: descriptions; the name where there is none, or one that is
     page.add("c", "\xff");
     page.add("d", "");
     page.add("a", "a second time");
-    std::vector<std::pair<std::string, std::string>> all;
-    page.visit([&](const std::string& name, const std::string& text) {
-        all.emplace_back(name, text);
-        return true;
-    });
+    const std::vector<std::pair<std::string, std::string>> all(page.names().begin(),
+                                                               page.names().end());
     CHECK(all
           == std::vector<std::pair<std::string, std::string>>{
               {"a", "text"}, {"b", "b"}, {"c", "c"}, {"d", ""}});
@@ -159,10 +154,8 @@ TEST_CASE("name_list: a page holds its memory, however long the names are")
     std::size_t taken = 0;
     for (char c = 'z'; c >= 'a'; --c)
         page.add(std::string(4096, c), std::string(4096, c));
-    page.visit([&](const std::string& name, const std::string& text) {
+    for (const auto& [name, text] : page.names())
         taken += name.size() + text.size();
-        return true;
-    });
     CHECK(taken >= nbd::name_list::page_bytes - 8192);
     CHECK(taken < nbd::name_list::page_bytes + 8192);
     CHECK(page.more());

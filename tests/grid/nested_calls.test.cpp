@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every member of a server and of its export set, called from every callback of a backend, of an
-// observer and of `admit`: each returns, and the server serves its clients afterwards.
+// observer, and from `admit` and `authorise`: each returns, and the server serves its clients
+// afterwards.
 #include "catch.hpp"
 #include "grid/chunk_client.hpp"
 #include "grid/program.hpp"
@@ -217,8 +218,9 @@ constexpr std::array with_lock{"read",         "write", "flush",  "trim",
 /// Called while no other resize may run.
 constexpr std::array during_resize{"resize", "refresh_size", "block_sizes"};
 constexpr std::array without_lock{
-    "admit",    "at_connect",      "at_option",     "at_export_opened", "at_request", "at_reply",
-    "at_error", "at_option_error", "at_disconnect", "at_accept_error",  "lookup",     "list"};
+    "admit",    "at_connect", "at_option",       "at_export_opened", "at_request",
+    "at_reply", "at_error",   "at_option_error", "at_disconnect",    "at_accept_error",
+    "lookup",   "list",       "authorise"};
 
 template <class Backend, class Policy>
 struct row {
@@ -240,6 +242,10 @@ struct row {
             at.reached("admit");
             return !refuses;
         };
+        const auto authorise = [this](const nbd::client&) {
+            at.reached("authorise");
+            return true;
+        };
         if constexpr (hosted) {
             own.emplace();
             server.emplace(
@@ -247,12 +253,14 @@ struct row {
                                               .settings = limits,
                                               .policy = Policy{own->context.get_executor()},
                                               .observer = {&at, &last_client},
-                                              .admit = admit});
+                                              .admit = admit,
+                                              .authorise = authorise});
         } else {
             server.emplace(typename server_type::options{.listen = somewhere<nbd::unix_transport>(),
                                                          .settings = limits,
                                                          .observer = {&at, &last_client},
-                                                         .admit = admit});
+                                                         .admit = admit,
+                                                         .authorise = authorise});
         }
         add_exports();
         server->start();

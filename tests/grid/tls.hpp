@@ -151,6 +151,7 @@ struct tls_place {
         bool certificates = true;
         bool psk = false;
         nbd::settings limits{};
+        nbd::authorisation authorise{};
     };
     explicit tls_place(how h = {})
         : credentials{{.certificates = h.certificates ? pki.files.path() : std::string{},
@@ -163,7 +164,8 @@ struct tls_place {
             .listen = {.over = {.port = 0}, .mode = h.mode, .credentials = credentials},
             .settings = h.limits,
             .policy = policy(),
-            .observer = {&media}};
+            .observer = {&media},
+            .authorise = std::move(h.authorise)};
         server.emplace(std::move(o));
         server->exports().emplace("disk", {}, &media);
         server->exports().emplace("secret", {.tls_only = true}, &media);

@@ -189,3 +189,29 @@ TEST_CASE("handshake/negotiator: a server that stops starts no TLS (P24)")
     CHECK(h.answer_type(option(list)) == shutting_down);
     CHECK_FALSE(h.over());
 }
+
+TEST_CASE("handshake/negotiator: a client that is not authorised is told that there is no export")
+{
+    for (const auto tls : {tls_mode::none, tls_mode::selective}) {
+        for (const auto o : {info, go, list_meta, set_meta}) {
+            negotiation h{tls};
+            h.begun();
+            h.say(option(structured_reply));
+            const auto asks =
+                o == info || o == go ? option(o, info_data("disk")) : option(o, meta("disk"));
+            h.refuse_with(errc::unknown_export);
+            const auto absent = h.answer(asks);
+            h.refuse_with(errc::not_authorised);
+            CHECK(h.answer(asks) == absent);
+            CHECK(h.in_step());
+        }
+        for (const auto why : {errc::unknown_export, errc::not_authorised}) {
+            negotiation h{tls};
+            h.begun();
+            h.refuse_with(why);
+            CHECK(h.say(option(export_name, text("disk"))) == action::close);
+            CHECK(h.ended()
+                  == (tls == tls_mode::none ? errc::export_name_refused : errc::tls_required));
+        }
+    }
+}

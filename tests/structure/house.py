@@ -38,6 +38,7 @@ ROOMS = {
     "backend": ["protocol", "vocabulary", "concepts/backend.hpp", *BASICS],
     "transport": ["protocol", "vocabulary", "concepts/transport.hpp", "tls", *BASICS],
     "tls": ["vocabulary", *BASICS],  # and OpenSSL
+    "authorise": ["vocabulary", *BASICS],
     "threading": ["protocol", "vocabulary", "concepts/threading_policy.hpp", *BASICS],
     # floor 4: Boost.Asio only
     "io": [],
@@ -89,6 +90,8 @@ TESTED_ELSEWHERE = {
     "vocabulary/backend_types.hpp": "tests/concepts/backend.test.cpp",
     "vocabulary/established.hpp": "tests/handshake/negotiator_begun.test.cpp",
     "vocabulary/client.hpp": "tests/concepts/observer.test.cpp",
+    "vocabulary/permission.hpp": "tests/authorise/access_rule.test.cpp",
+    "vocabulary/ip_address.hpp": "tests/authorise/address_prefix.test.cpp",
     "vocabulary/outcome_of.hpp": "tests/transmission/execution_outcome.test.cpp",
     "vocabulary/offloaded_call.hpp": "tests/threading/call_threads.test.cpp",
     "vocabulary/tls.hpp": "tests/handshake/negotiator_tls.test.cpp",
@@ -103,6 +106,7 @@ TESTED_ELSEWHERE = {
     "handshake/export_info.hpp": "tests/exports/export_set.test.cpp",
     "handshake/option_answers.hpp": "tests/handshake/negotiator_refusals.test.cpp",
     "handshake/export_listing.hpp": "tests/session/negotiate.test.cpp",
+    "exports/authorisation.hpp": "tests/grid/authorise.test.cpp",
     "exports/async_resize.hpp": "tests/grid/awaited_open.test.cpp",
     "exports/export_record.hpp": "tests/exports/export_set.test.cpp",
     "exports/export_table.hpp": "tests/exports/export_set.test.cpp",
@@ -113,6 +117,7 @@ TESTED_ELSEWHERE = {
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/callback_calls.hpp": "tests/grid/callbacks.test.cpp",
     "session/windowed/offloaded_calls.hpp": "tests/grid/waiting.test.cpp",
+    "session/authorise_call.hpp": "tests/grid/authorise.test.cpp",
     "session/program_call.hpp": "tests/grid/lookup.test.cpp",
     "session/awaited_open.hpp": "tests/grid/awaited_open.test.cpp",
     "acceptance/drains.hpp": "tests/grid/draining.test.cpp",

@@ -120,6 +120,10 @@ static_assert(available(most, {.rotational = true}) == (most | rotational));
 static_assert(available(most | rotational, {.rotational = false}) == (most | rotational));
 static_assert(available(capabilities<disk<>>(), {.read_only = false}) == (has_flags | read_only));
 // the export offers no command that writes
+static_assert(nbd::transmission::without_writes(most)
+              == (has_flags | read_only | send_flush | send_cache | can_multi_conn));
+static_assert(nbd::transmission::without_writes(has_flags | rotational)
+              == (has_flags | read_only | rotational));
 static_assert(offered(available(most, {.read_only = true}), {.allow_resize = true})
               == (has_flags | read_only | send_flush | send_cache | can_multi_conn));
 

@@ -216,6 +216,64 @@ TEMPLATE_TEST_CASE("TLS: T11 clients that are refused never reach the disk", "",
     CHECK(place.media.opens == 1);
 }
 
+TEMPLATE_TEST_CASE("TLS: T11 CN not allowed: refused, and the backend is never opened", "",
+                   EVERY_PLACE)
+{
+    using tls_test::identity;
+    const std::string allowed = "CN=client,O=nbd\\, tests";
+    TestType place{{.verify_peer = true, .authorise = nbd::allow::subject(allowed)}};
+    const identity other{{.name = "other"}, &place.pki.authority};
+    const auto refused = [&](tls_client client) {
+        REQUIRE(client.start_tls());
+        for (const auto* const name : {"disk", "secret"}) {
+            const auto data = raw_client::info_data(name);
+            CHECK(client.ask(option::info, data).back().type == option_reply::err_unknown);
+            CHECK(client.ask(option::go, data).back().type == option_reply::err_unknown);
+        }
+        CHECK(client.ask(option::list).size() == 1);
+    };
+    refused(place.client({.certificate = &other}));
+    CHECK(place.media.opens == 0);
+    const auto client = place.ready({.certificate = &place.pki.client});
+    CHECK(client->read(0, 512));
+    CHECK(place.media.last->subject == allowed);
+    CHECK(place.media.opens == 1);
+}
+
+TEMPLATE_TEST_CASE("TLS: T11 identities of keys, and clients without TLS, that are not allowed", "",
+                   EVERY_PLACE)
+{
+    namespace allow = nbd::allow;
+    TestType place{{.mode = tls_mode::selective,
+                    .psk = true,
+                    .authorise = (allow::psk_identity("alice") && !allow::export_name("secret"))
+                        || (allow::psk_identity("bob") && allow::read_only())}};
+    const client_settings alice{.psk_identity = "alice", .psk = tls_test::psk_of_alice};
+    const client_settings bob{.psk_identity = "bob", .psk = tls_test::psk_of_bob};
+
+    auto plain = place.plain();
+    plain.greet();
+    CHECK(plain.ask(option::list).size() == 1);
+    const auto disk = raw_client::info_data("disk");
+    const auto answer = plain.ask(option::go, disk).back();
+    const auto absent = plain.ask(option::go, raw_client::info_data("none")).back();
+    CHECK(answer.type == option_reply::err_tls_reqd);
+    CHECK(absent.type == answer.type);
+    CHECK(absent.data == answer.data);
+    CHECK(place.media.opens == 0);
+
+    const auto writer = place.ready(alice);
+    CHECK(writer->write(0, pattern(512)) == error_value::none);
+    const auto reader = place.ready(bob, "secret");
+    CHECK(reader->read(0, 512));
+    CHECK(reader->write(0, pattern(512)) == error_value::eperm);
+    auto client = place.client(alice);
+    REQUIRE(client.start_tls());
+    CHECK(client.ask(option::list).size() == 2);
+    CHECK(client.go_inside("secret") == option_reply::err_unknown);
+    CHECK(place.media.opens == 2);
+}
+
 TEMPLATE_TEST_CASE("TLS: T12 the connection closes in the TLS handshake", "", EVERY_PLACE)
 {
     TestType place{{.verify_peer = true}};

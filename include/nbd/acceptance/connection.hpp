@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nbd/acceptance/connection_info.hpp>
+#include <nbd/exports/authorisation.hpp>
 #include <nbd/session/context.hpp>
 
 #include <algorithm>
@@ -37,7 +38,7 @@ class connection {
 public:
     connection(Socket s, Peer p, const settings& limits, Observer& observer, std::uint64_t id,
                const session::ticker& clock, const std::atomic<bool>& stopping,
-               session::memory_budget& memory)
+               session::memory_budget& memory, const authorisation* authorise = nullptr)
         : socket{std::move(s)}, peer{std::move(p)}, session{limits,
                                                             observer,
                                                             {.id = id, .peer = peer.text()},
@@ -47,6 +48,9 @@ public:
                                                             {memory}},
           accepted{clock.now()}, clock_{clock}
     {
+        session.authorise = authorise;
+        if constexpr (requires { peer.describe(session.who); })
+            peer.describe(session.who);
     }
 
     /// Closes the connection, which ends every wait of its session. For the reason that is kept,

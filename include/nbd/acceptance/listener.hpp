@@ -216,16 +216,15 @@ private:
     void launch(typename admission_queue<socket_type, peer_type>::arrival client)
     {
         time_.advance();
-        const auto executor = client.socket.get_executor();
-        const entry at =
-            connections_.add(state_->limits.places_per_peer, std::move(client.socket),
-                             std::move(client.peer), state_->limits, state_->observer,
-                             next_client_id(), time_.clock(), state_->stopping, memory_);
+        auto& s = *state_.share();
+        const entry at = connections_.add(
+            s.limits.places_per_peer, std::move(client.socket), std::move(client.peer), s.limits,
+            s.observer, next_client_id(), time_.clock(), s.stopping, memory_, s.authoriser());
         at->session.begun = std::move(client.begun);
         session_task session{*this, at};
         notify::at_connect(state_->observer, at->session.who);
         arm_tick();
-        policy_.launch(executor, std::move(session));
+        policy_.launch(at->socket.get_executor(), std::move(session));
     }
 
     void sweep()

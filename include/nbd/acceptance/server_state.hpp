@@ -5,6 +5,7 @@
 #include <nbd/acceptance/control.hpp>
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/exports/authorisation.hpp>
 #include <nbd/session/deadline.hpp>
 #include <nbd/settings.hpp>
 
@@ -38,9 +39,9 @@ struct server_state {
     using control_type = std::conditional_t<hosted<Policy>, hosted_control<Policy>, own_control>;
 
     server_state(std::shared_ptr<Exports> e, settings s, Observer o, Transport t, admission_type a,
-                 const Policy& p)
+                 authorisation by, const Policy& p)
         : exports{std::move(e)}, limits{std::move(s)}, observer{std::move(o)},
-          transport{std::move(t)}, admit{std::move(a)}, control{p}
+          transport{std::move(t)}, admit{std::move(a)}, authorise{std::move(by)}, control{p}
     {
     }
 
@@ -52,6 +53,12 @@ struct server_state {
         } catch (...) {
             return false;
         }
+    }
+
+    /// *Returns* the program's function, or null.
+    [[nodiscard]] const authorisation* authoriser() const noexcept
+    {
+        return authorise ? &authorise : nullptr;
     }
 
     /// Tells the observer that a new connection is not served; without memory, not whose it is.
@@ -95,6 +102,7 @@ struct server_state {
     [[no_unique_address]] Observer observer;
     Transport transport;
     const admission_type admit;                            ///< may be empty
+    const authorisation authorise;                         ///< may be empty
     std::vector<listening_at<endpoint_type>> listening{};  ///< set by start()
 
     std::atomic<bool> started{false};    ///< start() was called

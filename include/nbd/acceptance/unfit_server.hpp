@@ -41,7 +41,7 @@ public:
         listen_type listen{};
         any exports{};
         nbd::settings settings{};
-        any policy{}, observer{}, admit{};
+        any policy{}, observer{}, admit{}, authorise{};
     };
 
     unfit_server() = default;

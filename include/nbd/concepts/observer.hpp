@@ -25,7 +25,7 @@
 /// | `at_connect(const client&)` | after a client was accepted, before its handshake |
 /// | `at_option(const client&, const protocol::option_header&)` | for each option of the handshake |
 /// | `at_export_opened(const client&, std::string_view name, const protocol::export_terms&)` | when a client enters transmission |
-/// | `at_option_error(const client&, const protocol::option_header&, const failure&)` | with the cause, before each option is refused whose export does not open or whose list fails; errc::too_many_exports: LIST is answered, without the exports that settings.exports_listed leaves out |
+/// | `at_option_error(const client&, const protocol::option_header&, const failure&)` | with the cause, before each option is refused whose export does not open or is not authorised, or whose list fails; errc::too_many_exports: LIST is answered, without the exports that settings.exports_listed leaves out |
 /// | `at_request(const client&, const protocol::request&)` | when the header of a request has arrived, before it is checked; also for DISC, which has no reply |
 /// | `at_reply(const client&, const protocol::request&, protocol::error_value)` | when the whole reply was added to the outbox, before it is sent |
 /// | `at_error(const client&, const protocol::request&, const failure&)` | with the backend's failure, before `at_reply` |

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 #include <nbd/vocabulary/tls.hpp>
 
@@ -42,6 +43,11 @@ concept peer_type = requires(const typename T::peer_type& p) {
     { p.text() } -> std::convertible_to<std::string>;
     { same_origin(p, p) } -> std::convertible_to<bool>;
 };
+/// Optional, but not with another shape.
+template <class T>
+concept describe = requires(const typename T::peer_type& p, client& who) {
+    { p.describe(who) } -> std::same_as<void>;
+} || !requires { &T::peer_type::describe; };
 template <class T>
 concept listen = requires(T& t, typename T::protocol_type::acceptor& a) {
     { t.listen(a) } -> std::convertible_to<std::error_code>;
@@ -101,7 +107,10 @@ concept close = requires(T& t) {
 ///                                              `bool same_origin(const peer_type&,
 ///                                              const peer_type&)`, found by its arguments:
 ///                                              whether both count as one peer for
-///                                              settings.places_per_peer
+///                                              settings.places_per_peer; optionally
+///                                              `void describe(nbd::client&) const`, which sets
+///                                              the members of nbd::client that come from the
+///                                              transport: without it only `peer` is known
 ///     std::error_code listen(acceptor&)        opens, binds and listens; after an error, it has
 ///                                              closed and removed everything that it created
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket
@@ -114,10 +123,10 @@ concept close = requires(T& t) {
 /// `acceptor`, `socket` and `endpoint` are those of protocol_type, on any concrete executor.
 /// *Thread safety*: one thread at a time, except uri: any thread.
 template <class T>
-concept transport =
-    transport_has::settings<T> && transport_has::protocol_type<T> && transport_has::peer_type<T>
-    && transport_has::listen<T> && transport_has::prepare<T> && transport_has::peer<T>
-    && transport_has::uri<T> && transport_has::where<T> && transport_has::close<T>;
+concept transport = transport_has::settings<T> && transport_has::protocol_type<T>
+    && transport_has::peer_type<T> && transport_has::describe<T> && transport_has::listen<T>
+    && transport_has::prepare<T> && transport_has::peer<T> && transport_has::uri<T>
+    && transport_has::where<T> && transport_has::close<T>;
 
 /// A transport that can secure a connection with TLS, see nbd::tls_transport. It has two more
 /// members, for any thread:
@@ -167,6 +176,12 @@ consteval bool transport_is_sound()
         static_assert(!Explain,
                       "nbd: a transport needs `using peer_type`, a type with `std::string text() "
                       "const` and `bool same_origin(const peer_type&, const peer_type&)`");
+        return false;
+    } else if constexpr (!has::describe<T>) {
+        static_assert(
+            !Explain,
+            "nbd: the `describe` of a transport's peer_type has the wrong shape; expected "
+            "`void describe(nbd::client&) const`");
         return false;
     } else if constexpr (!has::listen<T>) {
         static_assert(!Explain,

@@ -69,14 +69,8 @@ public:
 
     /// Whether names that were added do not fit on the page.
     [[nodiscard]] bool more() const noexcept { return more_; }
-    /// Calls `f(name, description)` in bytewise order, until it returns false. *Returns* false if
-    /// `f` did.
-    template <class F>
-    bool visit(F&& f) const
-    {
-        return std::all_of(names_.begin(), names_.end(),
-                           [&f](const auto& e) { return f(e.first, e.second); });
-    }
+    /// The names and their descriptions, in bytewise order.
+    [[nodiscard]] const auto& names() const noexcept { return names_; }
 
 private:
     using names_type = std::map<std::string, std::string, std::less<>>;

@@ -32,9 +32,9 @@ struct found_export {
 
 }  // namespace nbd
 
-/// Calls of the functions of a program that look up and list exports. They may be awaited. Their
-/// types are erased, because the servers that share a set differ in their policies; they are not
-/// called for requests.
+/// Calls of the functions of a program that look up and list exports and that authorise clients.
+/// They may be awaited. Their types are erased, because the servers that share a set differ in
+/// their policies; they are not called for requests.
 namespace nbd::exports {
 
 /// The result of a call. *Lifetime*: until `complete` is called.
@@ -167,8 +167,9 @@ void run_on(const boost::asio::any_io_executor& on, boost::asio::awaitable<T, Ex
         boost::asio::co_spawn(*executor, std::move(call), std::move(done));
     else
         done.fail({std::errc::invalid_argument,
-                   "nbd: the function of on_lookup or on_list is awaited on an executor that the "
-                   "clients of this server do not have; boost::asio::awaitable<T> runs on any"});
+                   "nbd: the function of on_lookup, on_list or authorise is awaited on an executor "
+                   "that the clients of this server do not have; boost::asio::awaitable<T> runs on "
+                   "any"});
 }
 
 /// *Returns* `f` with its type erased.

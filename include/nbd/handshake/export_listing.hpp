@@ -40,6 +40,9 @@ public:
         return true;
     }
 
+    /// Goes on after an export that the client must not see.
+    void skip(std::string_view name) { position_ = name; }
+
 private:
     std::optional<std::string> position_;
     std::size_t left_ = 0;

@@ -89,8 +89,7 @@ public:
     }
 
     /// The option whose header was processed last.
-    using option_answers::needs_tls;
-    using option_answers::option;
+    using option_answers::needs_tls, option_answers::option;
     /// Whether the next byte begins an option. Otherwise, a closed connection was cut short.
     [[nodiscard]] bool between_options() const noexcept { return reader_.between_options(); }
     /// Whether no byte was processed.
@@ -98,8 +97,7 @@ public:
     /// *Returns* why the action was `close`; empty after ABORT.
     [[nodiscard]] std::error_code close_reason() const noexcept { return close_reason_; }
 
-    /// Makes the negotiator answer all later options except ABORT with ERR_SHUTDOWN (point 24), and
-    /// also a LIST whose answer is incomplete.
+    /// Makes all later options but ABORT, and an incomplete LIST, get ERR_SHUTDOWN (point 24).
     void shut_down() noexcept { shutting_down_ = true; }
 
     // --- after action::list_exports -------------------------------------------------------------
@@ -122,6 +120,8 @@ public:
         }
         return true;
     }
+    /// Goes on after an export that is not added, because the client must not see it.
+    void skip_export(std::string_view name) { listing_.skip(name); }
     /// Ends a piece of the list. `complete`: there are no more exports.
     [[nodiscard]] action continue_list(bool complete)
     {

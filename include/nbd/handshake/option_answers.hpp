@@ -105,6 +105,8 @@ protected:
         using protocol::option;
         using protocol::option_reply;
         const auto o = this->option().option;
+        if (why == errc::not_authorised)
+            why = errc::unknown_export;
         if (why == errc::too_many_options)
             return close(errc::too_many_options);
         if (why == errc::tls_required || (why == errc::unknown_export && hides_names()))

@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/observer.hpp>
 #include <nbd/error.hpp>
+#include <nbd/exports/authorisation.hpp>
 #include <nbd/exports/drain_order.hpp>
 #include <nbd/exports/presence.hpp>
 #include <nbd/session/buffers/client_memory.hpp>
@@ -52,6 +53,9 @@ struct context {
 
     /// What is due when the client has left an export whose backend has `drain`; one at most.
     exports::drain_orders order{};
+
+    /// The program's function; null: every client may use every export.
+    const authorisation* authorise = nullptr;
 
     /// Whether the client's export was removed, and its clients are to be disconnected.
     [[nodiscard]] bool removed(exports::presence::clock::time_point now) const noexcept

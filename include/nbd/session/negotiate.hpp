@@ -5,9 +5,12 @@
 #include <nbd/handshake/negotiator.hpp>
 #include <nbd/io/at_once.hpp>
 #include <nbd/protocol/constants.hpp>
+#include <nbd/session/authorise_call.hpp>
 #include <nbd/session/awaited_open.hpp>
 #include <nbd/session/context.hpp>
 #include <nbd/session/program_call.hpp>
+#include <nbd/transmission/capabilities.hpp>
+#include <nbd/vocabulary/failure.hpp>
 #include <nbd/vocabulary/outcome_of.hpp>
 
 #include <boost/asio/buffer.hpp>
@@ -79,7 +82,7 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                 next = negotiator.continue_list(true);
             } else if (const auto list = exports.list(); list && !negotiator.may_call()) {
                 next = negotiator.export_refused(errc::too_many_options);
-            } else if (list) {
+            } else if (list || c.authorise != nullptr) {
                 name_list page{position, negotiator.secured()};
                 exports.visit_after(
                     position,
@@ -87,29 +90,57 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                         return page.add(name, text);
                     },
                     negotiator.secured());
-                program_call<Io, Stream, std::monostate> call{stream};
-                const auto start = [&](const auto& on) { (*list)(on, call, page); };
-                {
+                failure why;
+                if (list) {
+                    program_call<Io, Stream, std::monostate> call{stream};
+                    const auto start = [&](const auto& on) { (*list)(on, call, page); };
                     const typename context<Observer>::program_scope calls{c};
                     co_await call.run(start);
+                    why = std::move(call.why);
                 }
-                if (call.why) {
-                    notify::at_option_error(c.observer, c.who, negotiator.option(), call.why);
-                    next = negotiator.export_refused(call.why.code);
+                if (why) {
+                    notify::at_option_error(c.observer, c.who, negotiator.option(), why);
+                    next = negotiator.export_refused(why.code);
                 } else {
-                    end_page(page.visit(answer) && !page.more());
+                    bool complete = !page.more();
+                    for (const auto& listed : page.names()) {
+                        if (c.authorise != nullptr) {
+                            authorise_call<Io, Stream, Observer> call{stream, c, listed.first};
+                            co_await call.decided();
+                            if (call.refusal()) {
+                                negotiator.skip_export(listed.first);
+                                continue;
+                            }
+                        }
+                        if (!answer(listed.first, listed.second)) {
+                            complete = false;
+                            break;
+                        }
+                    }
+                    end_page(complete);
                 }
             } else {
                 end_page(exports.visit_after(position, answer, negotiator.secured()));
             }
         } else if (next == action::open_export) {
             failure why;
+            bool reads_only = false;
             auto found = exports.registered(negotiator.requested_name());
+            const auto name =
+                found ? found->name : exports.name_to_look_up(negotiator.requested_name());
+            if (c.authorise != nullptr) {  // first, so that a stranger causes no other call
+                authorise_call<Io, Stream, Observer> call{stream, c, name};
+                co_await call.decided();
+                why = call.refusal();
+                reads_only = call.reads_only();
+                if (why)
+                    found = nullptr;
+            }
+            // A refused export counts as one that is looked up, so that a client cannot tell.
             if (const auto lookup = found ? nullptr : exports.lookup();
                 lookup && !negotiator.may_call()) {
                 why = errc::too_many_options;
-            } else if (lookup) {
-                const auto name = exports.name_to_look_up(negotiator.requested_name());
+            } else if (lookup && !why) {
                 const typename context<Observer>::program_scope calls{c, name};
                 program_call<Io, Stream, found_export<backend_type>> call{stream};
                 const auto start = [&](const auto& on) { (*lookup)(on, call, name, c.who); };
@@ -125,7 +156,7 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                     || (opens_for_purpose<backend_type> && purpose > opened_for)))
                 opened.reset();
             if (why) {
-                // The lookup has failed.
+                // The client is not authorised, or the lookup has failed.
             } else if (!found) {
                 why = errc::unknown_export;
             } else if (negotiator.needs_tls(found->settings.tls_only)) {
@@ -143,10 +174,15 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                     opened.emplace(std::move(*made));
                 }
             }
-            if (why)
+            if (why) {
                 notify::at_option_error(c.observer, c.who, negotiator.option(), why);
-            next = why ? negotiator.export_refused(why.code)
-                       : negotiator.export_opened(opened->info());
+                next = negotiator.export_refused(why.code);
+            } else {
+                auto info = opened->info();
+                if (reads_only)
+                    info.terms.flags = transmission::without_writes(info.terms.flags);
+                next = negotiator.export_opened(info);
+            }
         }
 
         if (next == action::transmit)

@@ -71,6 +71,15 @@ inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_
     | protocol::transmission_flag::send_write_zeroes | protocol::transmission_flag::send_fast_zero
     | protocol::transmission_flag::send_cache | protocol::transmission_flag::can_multi_conn;
 
+/// *Returns* the flags for a client that must not write.
+[[nodiscard]] constexpr std::uint16_t without_writes(std::uint16_t flags) noexcept
+{
+    using namespace protocol::transmission_flag;
+    constexpr unsigned writing =
+        send_fua | send_trim | send_write_zeroes | send_fast_zero | send_resize;
+    return static_cast<std::uint16_t>((flags & ~writing) | read_only);
+}
+
 /// *Returns* the transmission flags for the clients of an export: the backend's, without those that
 /// the export withholds. A read-only backend or export offers no command that writes.
 [[nodiscard]] constexpr std::uint16_t offered(std::uint16_t capabilities,
@@ -80,10 +89,8 @@ inline constexpr std::uint16_t withholdable = protocol::transmission_flag::send_
     unsigned flags = capabilities & ~(e.withhold & withholdable);
     if (e.rotational)
         flags |= rotational;
-    if (e.read_only)
-        flags |= read_only;
-    if ((flags & read_only) != 0)
-        flags &= ~unsigned{send_fua | send_trim | send_write_zeroes | send_fast_zero | send_resize};
+    if (e.read_only || (flags & read_only) != 0)
+        flags = without_writes(static_cast<std::uint16_t>(flags));
     if (!e.allow_resize)
         flags &= ~unsigned{send_resize};
     if ((flags & send_write_zeroes) == 0)

@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/transport.hpp>
 #include <nbd/transport/stream_protocol.hpp>
+#include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 #include <nbd/vocabulary/tls.hpp>
 
@@ -50,6 +51,13 @@ struct any_peer {
     [[nodiscard]] std::string text() const
     {
         return visit([](const auto& peer) { return std::string{peer.text()}; });
+    }
+    void describe(client& who) const
+    {
+        visit([&who](const auto& peer) {
+            if constexpr (requires { peer.describe(who); })
+                peer.describe(who);
+        });
     }
     /// Peers of different transports are never of one origin; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const any_peer& a, const any_peer& b) noexcept

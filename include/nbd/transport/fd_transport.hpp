@@ -4,9 +4,15 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/transport/descriptor_relay.hpp>
 #include <nbd/transport/stream_protocol.hpp>
+#include <nbd/vocabulary/client.hpp>
+#include <nbd/vocabulary/ip_address.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
+#include <array>
+#include <bit>
 #include <cerrno>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,7 +32,18 @@ namespace nbd {
 /// The client's end of what the program was started with.
 struct fd_peer {
     int in = 0;  ///< the descriptor that its requests come from
+    /// Of a socket, as nbd::client has them: inetd passes connections of TCP and UNIX sockets.
+    std::optional<ip_address> address{};
+    std::uint16_t port = 0;
+    std::optional<unix_process> process{};
 
+    void describe(client& who) const
+    {
+        who.transport = "fd";
+        who.address = address;
+        who.port = port;
+        who.process = process;
+    }
     [[nodiscard]] std::string text() const
     {
         return in == 0 ? "stdin" : "descriptor " + std::to_string(in);
@@ -124,9 +141,36 @@ public:
     }
 
     template <class Socket>
-    [[nodiscard]] peer_type peer(Socket&) const
+    [[nodiscard]] peer_type peer(Socket& socket) const
     {
-        return {settings_.in};
+        peer_type found{.in = settings_.in};
+        ::sockaddr_storage remote{};
+        ::socklen_t size = sizeof(remote);
+        if (relay_ != nullptr  // the socket is the relay's
+            || ::getpeername(socket.native_handle(), reinterpret_cast<::sockaddr*>(&remote), &size)
+                != 0)
+            return found;
+        if (remote.ss_family == AF_INET) {
+            ::sockaddr_in v4;
+            std::memcpy(&v4, &remote, sizeof(v4));
+            found.address =
+                ip_address::v4(std::bit_cast<std::array<unsigned char, 4>>(v4.sin_addr.s_addr));
+            found.port = ntohs(v4.sin_port);
+        } else if (remote.ss_family == AF_INET6) {
+            ::sockaddr_in6 v6;
+            std::memcpy(&v6, &remote, sizeof(v6));
+            found.address = ip_address{std::to_array(v6.sin6_addr.s6_addr)};
+            found.port = ntohs(v6.sin6_port);
+        }
+#ifdef SO_PEERCRED
+        struct ::ucred who {};
+        size = sizeof(who);
+        if (remote.ss_family == AF_UNIX
+            && ::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &who, &size) == 0
+            && who.uid != static_cast<::uid_t>(-1))
+            found.process = unix_process{who.pid, who.uid, who.gid};
+#endif
+        return found;
     }
 
     /// *Returns* an empty text: no other client can connect.

@@ -4,6 +4,8 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/protocol/constants.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/vocabulary/client.hpp>
+#include <nbd/vocabulary/ip_address.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
 #include <boost/asio/ip/tcp.hpp>
@@ -42,6 +44,15 @@ struct tcp_peer {
             return at;
         return {boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, at.address().to_v6()),
                 at.port()};
+    }
+    /// Tells the address and the port.
+    void describe(client& who) const
+    {
+        who.transport = "tcp";
+        who.port = endpoint.port();
+        who.address = endpoint.address().is_v4()
+            ? ip_address::v4(endpoint.address().to_v4().to_bytes())
+            : ip_address{endpoint.address().to_v6().to_bytes()};
     }
     /// Whether both have the same address; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const tcp_peer& a, const tcp_peer& b) noexcept

@@ -4,6 +4,7 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
 #include <boost/asio/local/stream_protocol.hpp>
@@ -30,14 +31,24 @@ namespace nbd {
 
 /// The process that created the client's end of a UNIX connection.
 struct unix_peer {
-    ::pid_t process = 0;  ///< 0 if the system does not report it
-    ::uid_t user = 0;
-    ::gid_t group = 0;
+    /// No user and no group: the system does not report them.
+    static constexpr auto unknown = static_cast<::uid_t>(-1);
+
+    ::pid_t process = 0;  ///< 0 if it is outside of this process's PID namespace
+    ::uid_t user = unknown;
+    ::gid_t group = unknown;
 
     [[nodiscard]] std::string text() const
     {
-        return process == 0 ? "unix"
-                            : "pid " + std::to_string(process) + " uid " + std::to_string(user);
+        return user == unknown ? "unix"
+                               : "pid " + std::to_string(process) + " uid " + std::to_string(user);
+    }
+    /// Tells the process, its user and its group.
+    void describe(client& who) const
+    {
+        who.transport = "unix";
+        if (user != unknown)
+            who.process = unix_process{process, user, group};
     }
     /// Whether both have the same user; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const unix_peer& a, const unix_peer& b) noexcept

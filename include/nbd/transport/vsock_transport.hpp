@@ -4,6 +4,7 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/protocol/constants.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
 #include <boost/asio/basic_socket_acceptor.hpp>
@@ -62,6 +63,11 @@ struct vsock_peer {
     [[nodiscard]] std::string text() const
     {
         return "vsock " + std::to_string(cid) + ':' + std::to_string(port);
+    }
+    void describe(client& who) const
+    {
+        who.transport = "vsock";
+        who.cid = cid;
     }
     /// Whether both are of the same machine; see settings.places_per_peer.
     [[nodiscard]] friend bool same_origin(const vsock_peer& a, const vsock_peer& b) noexcept
