@@ -36,7 +36,6 @@ struct record {
 };
 
 struct disk {
-    static constexpr auto concurrency = nbd::concurrency::parallel;
     struct view {
         static constexpr auto concurrency = nbd::concurrency::parallel;
         [[nodiscard]] std::uint64_t size() const { return 1 << 20; }
