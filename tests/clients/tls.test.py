@@ -262,14 +262,24 @@ def test_the_example():
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        with started([program, str(pki / "server"), str(port)]) as server:
+        with directory() as where, \
+                started([program, str(pki / "server"), f"{where}/disk.sock", str(port)]) as server:
             server.expected_status = -signal.SIGTERM
-            run(NBDINFO, f"nbds://localhost:{port}/private?tls-certificates={pki / 'client'}")
-            public = f"nbd://localhost:{port}"
-            run(NBDINFO, public + "/public")
-            refused(public + "/private")
-            listed = run(NBDINFO, "--list", public).stdout
-            assert 'export="public"' in listed and "private" not in listed, listed
+            with_certificate = f"?tls-certificates={pki / 'client'}"
+            for uri, more, exports in (
+                    (f"nbd://localhost:{port}", "", {"public"}),
+                    (f"nbds://localhost:{port}", with_certificate, {"public", "private", "remote"}),
+                    ("nbd+unix://", f"?socket={where}/disk.sock", {"public", "private"})):
+                listed = run(NBDINFO, "--list", f"{uri}/{more}").stdout
+                for name in ("public", "private", "remote"):
+                    assert (f'export="{name}"' in listed) == (name in exports), f"{uri}: {name}: {listed}"
+                    if name in exports:
+                        run(NBDINFO, f"{uri}/{name}{more}")
+                    else:
+                        refused(f"{uri}/{name}{more}")
+            run(NBDINFO, "--is", "read-only", f"nbd://localhost:{port}/public")
+            assert run(NBDINFO, "--is", "read-only", f"nbd+unix:///public?socket={where}/disk.sock",
+                       status=None).returncode == 2
 
 
 run_cases(globals())
