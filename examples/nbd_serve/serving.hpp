@@ -112,7 +112,7 @@ void start(std::optional<Server>& server, const arguments& a, const tls_setup& t
 template <class Backend, class Policy>
 int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
 {
-    using server_type = nbd::server<transport, Backend, Policy, client_log>;
+    using server_type = nbd::server<every_transport, Backend, Policy, client_log>;
     auto tls = set_up(a.tls);
     events program{[&tls] { reload(tls); }};
     std::optional<log_output> log;
