@@ -16,7 +16,7 @@ using boost::asio::ip::tcp;
 
 /// *Returns* all addresses of a host.
 std::vector<tcp::endpoint> addresses_of(const std::string& argument,
-                                        const nbd::tcp_every_transport::settings& host)
+                                        const nbd::tcp_transport::settings& host)
 {
     boost::asio::io_context context;
     boost::system::error_code failed;
