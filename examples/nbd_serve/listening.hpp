@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-using transport = nbd::any_of<secured<nbd::unix_transport>, secured<nbd::tcp_transport>,
-                              secured<nbd::vsock_transport>, secured<nbd::fd_transport>>;
+using every_transport = nbd::any_of<secured<nbd::unix_transport>, secured<nbd::tcp_transport>,
+                                    secured<nbd::vsock_transport>, secured<nbd::fd_transport>>;
 
 /// The addresses of all arguments. --tcp with a host name may be several addresses, on one port.
 class listening {
@@ -23,7 +23,7 @@ public:
     /// *Errors*: std::runtime_error for a host name that cannot be resolved.
     listening(const arguments& a, const tls_setup& tls);
 
-    [[nodiscard]] const transport::settings& settings() const noexcept { return settings_; }
+    [[nodiscard]] const every_transport::settings& settings() const noexcept { return settings_; }
     /// *Returns* the listening sockets of a service manager, which take the place of the addresses.
     [[nodiscard]] const std::vector<int>& sockets() const noexcept { return sockets_; }
     /// The port was chosen from those that were free, and may be in use by now.
@@ -34,7 +34,7 @@ public:
 private:
     void add_tcp(const std::string& text, const std::string& name, const tls_setup& tls);
 
-    transport::settings settings_;
+    every_transport::settings settings_;
     std::vector<int> sockets_;
     bool chosen_ = false;
     std::size_t first_tcp_ = 0;  ///< the address of --tcp

@@ -117,7 +117,7 @@ std::vector<std::string> start(std::optional<Server>& server, const arguments& a
 template <class Backend, class Policy>
 int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
 {
-    using server_type = nbd::server<transport, Backend, Policy, client_log>;
+    using server_type = nbd::server<every_transport, Backend, Policy, client_log>;
     auto tls = set_up(a.tls);
     const auto authorise = authorise_by(a.access, a.tls);
     events program{[&tls] { reload(tls); }};

@@ -86,8 +86,8 @@ class on_private_context : public private_context {
 
 public:
     on_private_context(Socket& socket, Exports& exports, context<Observer>& c, Policy& policy,
-                       const Transport& transport, const Peer& peer)
-        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}, transport_{transport},
+                       const Transport& secures, const Peer& peer)
+        : socket_{socket}, exports_{exports}, context_{c}, policy_{policy}, transport_{secures},
           peer_{peer}
     {
     }
