@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/acceptance/serving.hpp>
 #include <nbd/concepts/backend.hpp>
 #include <nbd/concepts/observer.hpp>
 #include <nbd/exports/drain_order.hpp>
@@ -115,8 +116,8 @@ public:
             return session::drain_on_private_context<record, policy>{std::move(shared), o.why,
                                                                      over_, o.outcome, l.policy_};
         else
-            return session::drain<typename Listener::io_type>(std::move(shared), o.why, over_,
-                                                              o.outcome, l.policy_);
+            return session::drain<io_of<policy>>(std::move(shared), o.why, over_, o.outcome,
+                                                 l.policy_);
     }
     /// A call has ended, or its task was destroyed before.
     void ended(Listener& l, order& o) noexcept
