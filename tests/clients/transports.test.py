@@ -109,15 +109,25 @@ def test_vsock():
 
 @for_each(POLICIES)
 def test_stdio_as_a_command_of_libnbd(policy):
-    command = ["--", "[", PROGRAM, "--stdio", "--policy", policy, "mem:1M", "]"]
-    assert run(NBDINFO, "--size", *command).stdout.strip() == str(M)
+    handle = nbd.NBD()
+    handle.connect_command([PROGRAM, "--stdio", "--policy", policy, "mem:3M"])
+    data = os.urandom(3 * M)
+    handle.pwrite(data, 0)
+    assert handle.pread(3 * M, 0) == data
+    handle.shutdown()
+
+
+@for_each(POLICIES)
+def test_a_command_in_brackets(policy):
+    """libnbd passes a listening socket, as a service manager does."""
+    command = ["--", "[", PROGRAM, "--policy", policy, "mem:1M", "]"]
     said = run(NBDINFO, *command)
     assert "export-size: 1048576" in said.stdout and not said.stderr, said
     with directory() as where:
         data = os.urandom(3 * M)
         with open(f"{where}/disk", "wb") as file:
             file.write(data)
-        run(NBDCOPY, "--", "[", PROGRAM, "--stdio", "--policy", policy, f"file:{where}/disk", "]", f"{where}/copy")
+        run(NBDCOPY, "--", "[", PROGRAM, "--policy", policy, f"file:{where}/disk", "]", f"{where}/copy")
         with open(f"{where}/copy", "rb") as file:
             assert file.read() == data
 
