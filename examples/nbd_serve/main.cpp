@@ -91,15 +91,14 @@ int serve(arguments a)
         disk.file.lock = a.lock == "shared" ? nbd::file_lock::shared : nbd::file_lock::off;
     if (!a.create.empty())
         disk.file.create = parse_size("--create", a.create);
-    const bool pool = a.policy == "pool";
     if (disk.kind == "mem")
-        return (pool ? serve_mem_pool : serve_mem_per_client)(a, disk, std::move(e));
+        return serve_mem(a, disk, std::move(e));
     if (disk.kind == "null")
-        return (pool ? serve_null_pool : serve_null_per_client)(a, disk, std::move(e));
+        return serve_null(a, disk, std::move(e));
     if (disk.kind == "file")
-        return (pool ? serve_file_pool : serve_file_per_client)(a, disk, std::move(e));
+        return serve_file(a, disk, std::move(e));
 #ifdef NBD_SERVE_URING
-    return (pool ? serve_uring_pool : serve_uring_per_client)(a, disk, std::move(e));
+    return serve_uring(a, disk, std::move(e));
 #else
     throw usage_error{a.disk + ": this nbd-serve was built without io_uring"};
 #endif

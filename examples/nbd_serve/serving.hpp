@@ -13,6 +13,8 @@
 #include "system.hpp"
 #include "tls.hpp"
 #include <nbd/basic_server.hpp>
+#include <nbd/threading/per_client_threads.hpp>
+#include <nbd/threading/strand_pool.hpp>
 
 #include <cerrno>
 #include <concepts>
@@ -113,7 +115,7 @@ std::vector<std::string> start(std::optional<Server>& server, const arguments& a
     }
 }
 
-/// A serve_function.
+/// A serve_function for one policy.
 template <class Backend, class Policy>
 int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
 {
@@ -155,4 +157,13 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
     server.reset();
     events::block_signals();
     return program.status();
+}
+
+/// A serve_function.
+template <class Backend>
+int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e)
+{
+    if (a.policy == "pool")
+        return serve<Backend, nbd::strand_pool>(a, disk, std::move(e));
+    return serve<Backend, nbd::per_client_threads>(a, disk, std::move(e));
 }
