@@ -30,6 +30,7 @@ $builder
 boost        boost
 libcli11-dev /usr/include/CLI
 liburing-dev /usr/include/liburing.h
+libssl-dev   /usr/include/openssl/ssl.h
 END
 choose_build_tool
 

@@ -27,11 +27,11 @@ void add_access_options(App& app, access_arguments& a)
            "--allow", a.allow,
            "serve only the clients of this list, with commas between its entries: an address, or a "
            "prefix such as 10.0.0.0/8, for --tcp; uid:N, gid:N or user:NAME for --unix; "
-           "psk:IDENTITY, fingerprint:SHA256 or subject:TEXT for --tls. psk: and subject: extend "
-           "to "
-           "the end of their list, because they can contain commas. Other clients are told that "
-           "there is no export, and --verbose says why. The option can be repeated. Default: all "
-           "clients")
+           "psk:IDENTITY for --tls; fingerprint:SHA256 or subject:TEXT for --tls-verify-peer. An "
+           "entry of psk: or subject: is the last of its list, because it can contain commas. "
+           "Other "
+           "clients are told that there is no export, and --verbose says why. The option can be "
+           "repeated. Default: all clients")
         ->allow_extra_args(false)
         ->type_name("LIST");
     app.add_option("--deny", a.deny, "do not serve these clients, even if --allow lists them")
@@ -88,8 +88,8 @@ inline const std::array access_entries{
                  .of_tls = true,
                  .of_certificate = true}};
 
-/// Checks that the server knows of each client what the entry is about. Whoever could do without
-/// TLS, or without a certificate, would not be denied.
+/// Checks that the server knows of each client what the entry is about. A client that can do
+/// without TLS, or that has a pre-shared key in place of a certificate, is not denied by it.
 inline void check_access_entry(const access_entry& entry, const std::string& option,
                                const tls_arguments& tls)
 {
@@ -100,6 +100,11 @@ inline void check_access_entry(const access_entry& entry, const std::string& opt
                           + (denies ? "require" : "on or require") + ", but got --tls " + tls.mode};
     if (entry.of_certificate && !tls.verify_peer)
         throw usage_error{argument + " expected together with --tls-verify-peer"};
+    if (entry.of_certificate && denies && !tls.psk.empty())
+        throw usage_error{
+            argument
+            + " expected without --tls-psk, because clients with a pre-shared key have "
+              "no certificate"};
 }
 
 inline std::vector<nbd::access_rule> parse_access(const std::string& option,

@@ -133,9 +133,9 @@ void add_disk_options(CLI::App& app, arguments& a)
     app.add_flag("--direct", a.direct,
                  "bypass the page cache (O_DIRECT); for file:PATH and uring:PATH");
     app.add_option("--lock", a.lock,
-                   "for file:PATH and uring:PATH, against other programs such as qemu-img: "
-                   "exclusive: none of them writes, nor reads unless --read-only; shared: those "
-                   "that share the file too may; off: no locks. Default: exclusive")
+                   "for file:PATH and uring:PATH, against other programs such as qemu-img. "
+                   "exclusive: others cannot write, and can read only with --read-only; shared: "
+                   "programs that share the file too can use it; off: no locks. Default: exclusive")
         ->check(CLI::IsMember({"exclusive", "shared", "off"}))
         ->type_name("exclusive|shared|off");
 }
@@ -151,7 +151,9 @@ void add_listening_options(CLI::App& app, arguments& a)
     app.add_option(
            "--tcp", a.tcp,
            "listen on this address, or on all addresses of this host name; port 0 is any free "
-           "port. Default, without --unix, --vsock and --stdio: 127.0.0.1:10809")
+           "port. Default: 127.0.0.1:10809, unless --unix, --vsock, --stdio or --run is given, or "
+           "a "
+           "service manager passes sockets")
         ->type_name("HOST:PORT");
     app.add_option(
            "--vsock", a.vsock,
@@ -171,9 +173,10 @@ void add_listening_options(CLI::App& app, arguments& a)
 /// TLS.
 void add_tls_options(CLI::App& app, arguments& a)
 {
-    app.add_option("--tls", a.tls.mode,
-                   "off; on: clients may start TLS; require: they must. SIGUSR1 loads certificates "
-                   "and keys again")
+    app.add_option(
+           "--tls", a.tls.mode,
+           "off: no TLS; on: clients can use TLS; require: clients must use TLS. Default: off. "
+           "SIGUSR1 loads certificates and keys again")
         ->check(CLI::IsMember({"off", "on", "require"}))
         ->type_name("off|on|require");
     app.add_option("--tls-certificates", a.tls.certificates,
@@ -208,7 +211,8 @@ void add_export_options(CLI::App& app, arguments& a)
 void add_limit_options(CLI::App& app, arguments& a)
 {
     app.add_option("--policy", a.policy,
-                   "per-client: a thread for each client; pool: a pool of threads for all clients")
+                   "per-client: a thread for each client; pool: a pool of threads for all clients. "
+                   "Default: per-client")
         ->check(CLI::IsMember({"per-client", "pool"}))
         ->type_name("per-client|pool");
     app.add_option("--threads", a.threads,
@@ -247,9 +251,8 @@ void add_limit_options(CLI::App& app, arguments& a)
             ->type_name("SECONDS");
     }
     app.add_option("--least-transfer-rate", a.limits.least_transfer_rate,
-                   "a client that is slower is disconnected when it is behind by "
-                   "--progress-timeout or --send-timeout, or for another one that needs its "
-                   "memory; 0: none is too slow")
+                   "a slower client is disconnected when it is late by --progress-timeout or "
+                   "--send-timeout, or when another one needs its memory; 0: none is too slow")
         ->capture_default_str()
         ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 40))
         ->type_name("BYTES-PER-SECOND");

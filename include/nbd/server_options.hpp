@@ -54,21 +54,25 @@ struct server_options {
     ThreadingPolicy policy = default_policy<ThreadingPolicy>();
     Observer observer = default_observer<Observer>();
     /// Asked once for each connection, before anything else is done for it; false, or an exception,
-    /// closes it before a byte is sent and before it can take a place. The peer is all that is
-    /// known then; `authorise` knows the user of TLS and the export. It runs on the server's own
-    /// thread, or on the program's executor, and must not block.
+    /// closes it before a byte is sent and before it can take a place. It knows only the
+    /// peer; `authorise` also knows the identity that TLS has proved, and the export. `admit` runs
+    /// on the server's own thread, or on the program's executor, and must not block.
     std::function<bool(const typename Transport::peer_type&)> admit{};
     /// Decides what a client may do with the export `client::export_name`:
     ///
     ///     .authorise = nbd::allow::user(1000) || nbd::allow::address("10.0.0.0/8")
+    ///
+    /// or
+    ///
     ///     .authorise = [](const nbd::client& who) { return who.tls.has_value(); }
     ///
     /// It is a rule of nbd::allow, or a function of `const nbd::client&` that returns bool,
     /// nbd::permission, nbd::decision, or boost::asio::awaitable of one. It is called for each
     /// option that names an export (INFO, GO, EXPORT_NAME, LIST_META_CONTEXT, SET_META_CONTEXT),
-    /// before the function of on_lookup and the backend's `open`; and for each export that LIST is
-    /// about to name. `export_name` is the name that the client asks for, also where there is no
-    /// such export; for the empty name, that of the default export.
+    /// before the function of on_lookup and the backend's `open`; for each export that LIST is
+    /// about to name; and for a connection that server::adopt takes after its handshake.
+    /// `export_name` is the name that the client asks for, also where there is no such export; for
+    /// the empty name, that of the default export.
     ///
     /// A refused export is left out of LIST, and to the client it does not exist. The observer's
     /// at_option_error gets errc::not_authorised, with the decision's reason; not for LIST. With

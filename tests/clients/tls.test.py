@@ -171,7 +171,6 @@ def test_who_is_allowed():
                 (True, False, "--allow", "subject:CN=client"),
                 (True, False, "--deny", "psk:client"),
                 (False, True, "--allow", "psk:client"),
-                (False, True, "--deny", "subject:CN=client"),
                 (False, False, "--allow", "subject:CN=clien,O=x", "--allow", "psk:clien"),
                 (False, False, "--allow", "127.0.0.0/8,subject:CN=client", "--deny", "127.0.0.1"),
         ):
@@ -183,6 +182,10 @@ def test_who_is_allowed():
                         run(NBDINFO, uri)
                     else:
                         refused(uri)
+        for allowed, denied in ((False, "subject:CN=client"), (True, "subject:CN=clien")):
+            with serve("mem:1M", "--tls", "require", "--tls-certificates", pki / "server", "--tls-verify-peer",
+                       "--deny", denied, transport="tcp") as server:
+                (run if allowed else lambda _, uri: refused(uri))(NBDINFO, x509(server, pki / "client"))
 
 
 @for_each(POLICIES)
@@ -249,6 +252,8 @@ def test_arguments():
         assert "--tls-verify-peer" in told("--tls", "require", *keys, "--allow", "subject:CN=a", status=2)
         assert '"ab"' in told("--tls", "require", "--tls-certificates", server, "--tls-verify-peer", "--allow",
                               "fingerprint:ab", status=2)
+        assert "--deny subject: expected without --tls-psk" in told(
+            "--tls", "require", "--tls-certificates", server, "--tls-verify-peer", *keys, "--deny", "subject:CN=a", status=2)
         (server / "keys.psk").chmod(0o644)
         assert "expected 0600" in told("--tls", "on", "--tls-psk", server / "keys.psk", status=1)
         assert "make-certificates.sh" in run("sh", SCRIPT, pki, status=1).stderr

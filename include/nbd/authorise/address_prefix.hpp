@@ -16,13 +16,13 @@
 
 namespace nbd {
 
-/// The IP addresses that begin with the same bits, or a single address.
+/// A single IP address, or a range of addresses in the notation of CIDR.
 class address_prefix {
 public:
     /// Parses an address or a prefix: "192.0.2.7", "10.0.0.0/8", "::1", "fe80::/10". A mapped
     /// address, or a prefix of mapped ones ("::ffff:10.0.0.0/104"), is the IPv4 address or prefix.
     /// *Errors*: std::invalid_argument, whose text names `text` and what was expected; also for a
-    /// prefix with bits behind its length, such as "10.0.0.1/8", and for an address with a zone.
+    /// prefix with bits of a host, such as "10.0.0.1/8", and for an address with a zone.
     explicit address_prefix(std::string_view text) : text_{text}
     {
         using namespace boost::asio::ip;

@@ -19,15 +19,17 @@
 
 #include <sys/types.h>
 
-/// Rules for server_options::authorise. Each takes values, or lists of them, and lets in a client
-/// that has one of them:
+/// Rules for server_options::authorise. All but `tls` and `read_only` take values, or containers of
+/// values. A rule lets in a client that matches one of them:
 ///
 ///     .authorise = nbd::allow::address("10.0.0.0/8", "::1") && !nbd::allow::address(banned)
 ///
 /// A rule refuses a client of which the fact is not known: `address` refuses the clients of a UNIX
 /// socket, and `user` those of TCP. So `!address(...)` lets in all clients of UNIX sockets, and
-/// `!psk_identity(...)` all that use no key. Texts are compared byte by byte.
-/// *Errors*: std::invalid_argument for an empty text, and for one that the rule cannot parse.
+/// `!psk_identity(...)` all that use no key. Texts are compared byte by byte, but
+/// fingerprints without regard to colons and case.
+/// *Errors*: std::invalid_argument for a value that the rule cannot parse, and for an empty text,
+/// except in `export_name`.
 namespace nbd::allow {
 
 namespace lists {
@@ -208,7 +210,8 @@ template <class... Entries>
         [](const client& who, const std::string& name) { return who.export_name == name; });
 }
 
-/// Names of transports: "tcp", "unix".
+/// Names of transports, as nbd::client::transport: "tcp", "unix", "vsock", "fd". A socket that
+/// fd_transport takes over is "fd", also if it is one of TCP.
 template <class... Entries>
 [[nodiscard]] access_rule transport(const Entries&... entries)
 {

@@ -13,9 +13,9 @@
 
 namespace nbd {
 
-/// A transport that listens at several addresses, see nbd::any_of. They are numbered from 0. It has
-/// one more member, and its members listen, prepare, peer and uri have one more argument, the
-/// number of the address:
+/// A transport that listens at several addresses, see nbd::any_of. They are numbered from 0. Its
+/// members listen, prepare, peer, uri and connected take the number of the address as their last
+/// argument. It has two more members:
 ///
 ///     std::size_t addresses() const
 ///     std::optional<std::size_t> fitting(endpoint, int protocol) const
@@ -115,7 +115,8 @@ concept close = requires(T& t) {
 ///                                              closed and removed everything that it created
 ///     void prepare(socket&) noexcept           sets the options of an accepted socket
 ///     peer_type peer(socket&) const            the client's end of the connection
-///     std::string uri(endpoint, name) const    the NBD URI of an export (doc/uri.md)
+///     std::string uri(endpoint, name) const    the NBD URI of an export (doc/uri.md of the
+///                                              specification)
 ///     std::string where() const                where it is configured to listen, for error texts
 ///     void close() noexcept                    removes what listen() created in the file system;
 ///                                              may be called again

@@ -28,7 +28,9 @@
 ///
 ///     nbd::failure why;
 ///     auto sockets = nbd::activation::take_sockets(why);
-///     server.start_on(sockets.at(0).descriptor.release());
+///     if (why || sockets.empty())
+///         return 1;
+///     server.start_on(sockets.front().descriptor.release());
 ///     nbd::activation::notify("READY=1");
 namespace nbd::activation {
 

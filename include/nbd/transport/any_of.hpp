@@ -100,8 +100,8 @@ class any_of {
                   "members listen, prepare and peer: they are of nbd::stream_protocol");
 
 public:
-    /// Where to listen: the settings of the transports, in any number and order. A class, because
-    /// the options of a server in braces could be taken for a vector.
+    /// Where to listen: the settings of the transports, in any number and order. This is not
+    /// a vector, because the braces of server options would be ambiguous with one.
     struct settings {
         using address = std::variant<typename Ts::settings...>;
 
@@ -230,8 +230,8 @@ public:
             },
             members_[peer.address]);
     }
-    /// *Returns* the stream for a client that has sent STARTTLS. Its type is that of all securing
-    /// transports. *Errors*: those of the transport.
+    /// *Returns* the stream for a client that has sent STARTTLS. All securing transports of
+    /// an any_of have streams of one type. *Errors*: those of the transport.
     template <class Socket>
         requires(securing_transport<Ts> || ...)
     [[nodiscard]] auto upgrade(Socket& socket, const peer_type& peer) const

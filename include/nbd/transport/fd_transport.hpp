@@ -56,7 +56,7 @@ struct fd_peer {
 
 /// One client, on descriptors that the program was started with: a connected stream socket, as
 /// inetd, socat and nbd_connect_command of libnbd give it; or a pair of pipes, through a
-/// descriptor_relay. The server stops when its last client has left.
+/// descriptor_relay. A server that listens nowhere stops when its last client has left.
 ///
 /// start() takes the descriptors over. stdin, stdout and stderr among them become /dev/null, so
 /// that nothing that the program prints gets between the replies. Others are closed.

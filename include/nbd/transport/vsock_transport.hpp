@@ -137,8 +137,8 @@ public:
         return {remote.svm_cid, remote.svm_port};
     }
 
-    /// *Returns* a URI as libnbd reads it, `nbd+vsock://CID:PORT/name`. The CID `any` is replaced
-    /// by the one that the other machine uses: that of a guest, or 2 for the host.
+    /// *Returns* a URI as libnbd reads it, `nbd+vsock://CID:PORT/name`. For the CID `any`, the
+    /// URI has the CID of this machine: in a guest that of the guest, on the host 2.
     [[nodiscard]] std::string uri(const protocol_type::endpoint& endpoint,
                                   std::string_view name) const
     {

@@ -27,13 +27,14 @@ struct established {
     bool structured_replies = false;
     bool extended_headers = false;  ///< includes structured replies
     std::vector<established_context> meta_contexts{};
-    /// Called once, when the export is open, before the first request is received: with the size,
-    /// the transmission flags and the block sizes that the handshake would have told the client. Or
-    /// with the reason why the connection is closed: that of the backend's `open` or of the lookup,
-    /// errc::unknown_export, errc::tls_required, or invalid_argument for a meta context that the
-    /// export does not have. A connection that ends before, for example without a place, destroys
-    /// it uncalled. May be empty. *Errors*: an exception closes the connection. *Thread safety*: it
-    /// is called on a thread of the client, and must not block.
+    /// Called once, before the first request is received. If the export is open, it gets the size,
+    /// the transmission flags and the block sizes that the handshake would have told the client.
+    /// Otherwise it gets the reason, and the connection is closed: the error of the backend's
+    /// `open` or of the lookup, errc::not_authorised, errc::unknown_export, errc::tls_required, or
+    /// invalid_argument for a meta context that the export does not have. A connection that ends
+    /// before, for example without a place, destroys it uncalled. May be empty. *Errors*: an
+    /// exception closes the connection. *Thread safety*: it is called on a thread of the client,
+    /// and must not block.
     std::function<void(std::error_code why, const protocol::export_terms& terms)> opened{};
 
     [[nodiscard]] protocol::reply_style style() const noexcept
