@@ -34,7 +34,10 @@ void add_access_options(App& app, access_arguments& a)
            "repeated. Default: all clients")
         ->allow_extra_args(false)
         ->type_name("LIST");
-    app.add_option("--deny", a.deny, "do not serve these clients, even if --allow lists them")
+    app.add_option(
+           "--deny", a.deny,
+           "do not serve these clients, even if --allow lists them. An entry of one transport "
+           "denies no client of another")
         ->allow_extra_args(false)
         ->type_name("LIST");
 }
@@ -100,6 +103,12 @@ inline void check_access_entry(const access_entry& entry, const std::string& opt
                           + (denies ? "require" : "on or require") + ", but got --tls " + tls.mode};
     if (entry.of_certificate && !tls.verify_peer)
         throw usage_error{argument + " expected together with --tls-verify-peer"};
+    if (entry.of_tls && !entry.of_certificate && denies && !tls.certificates.empty()
+        && !tls.verify_peer)
+        throw usage_error{
+            argument
+            + " expected together with --tls-verify-peer, because clients need no key "
+              "otherwise"};
     if (entry.of_certificate && denies && !tls.psk.empty())
         throw usage_error{
             argument

@@ -150,10 +150,14 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
         server->wait();
         program.end();
     }};
+    const auto stop = [&](std::thread* waits) {
+        server->stop();
+        waits->join();
+    };
+    std::unique_ptr<std::thread, decltype(stop)> stopped{&end_of_server, stop};
     program.run();
     tell_service_manager("STOPPING=1");
-    server->stop();
-    end_of_server.join();
+    stopped.reset();
     server.reset();
     events::block_signals();
     return program.status();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -140,6 +141,33 @@ TEST_CASE("transport/descriptor_relay: descriptors that others share block again
         ::close(pair[0]);
     }
     CHECK((::fcntl(copy.get(), F_GETFL) & O_NONBLOCK) == 0);
+    ::close(requests[1]);
+    ::close(replies[0]);
+}
+
+TEST_CASE("transport/descriptor_relay: a client that takes no replies does not keep it")
+{
+    std::array<int, 2> pair{};
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair.data()) == 0);
+    const auto requests = make_pipe();
+    const auto replies = make_pipe();
+    {
+        nbd::descriptor_relay relay{owned_descriptor{requests[0]}, owned_descriptor{replies[1]},
+                                    owned_descriptor{pair[1]}, std::chrono::milliseconds{50}};
+        // More than the pipe and the relay hold, so that the relay waits for the pipe.
+        const std::string all(std::size_t{512} << 10, 'r');
+        for (std::size_t sent = 0; sent < all.size();) {
+            const auto n = ::send(pair[0], all.data() + sent, all.size() - sent, MSG_DONTWAIT);
+            ::pollfd room{.fd = pair[0], .events = POLLOUT, .revents = 0};
+            if (n > 0)
+                sent += static_cast<std::size_t>(n);
+            else if (::poll(&room, 1, 200) <= 0)
+                break;
+        }
+        ::close(pair[0]);
+    }  // waits for its thread
+    ::pollfd gone{.fd = replies[0], .events = POLLIN, .revents = 0};
+    CHECK(::poll(&gone, 1, 0) == 1);
     ::close(requests[1]);
     ::close(replies[0]);
 }

@@ -18,6 +18,7 @@
 #include <nbd/vocabulary/established.hpp>
 
 #include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/system/error_code.hpp>
 
 #include <atomic>
@@ -73,18 +74,29 @@ public:
             state_->listening = accepting_.prepare();
             policy_.start();
             drains_.watch(*this, *state_->exports);
-            accepting_.run();
-            if constexpr (on_program)  // owns the listener where it does not accept
+            if constexpr (on_program) {
+                // The wait owns the listener where it does not accept. From the post on, other
+                // threads may run handlers.
                 end_.async_wait([self = this->shared_from_this()](auto) {});
-            else
+                boost::asio::post(control_, [self = this->shared_from_this()] {
+                    try {
+                        self->accepting_.run();
+                    } catch (...) {
+                        self->recover();
+                    }
+                });
+            } else {
+                accepting_.run();
                 state_->control.start(state_.share(), [self = this->shared_from_this()]() mutable {
                     self->policy_.join();
                     self->state_->control.run_ready();
                     self.reset();
                 });
+            }
         } catch (...) {  // no thread, no descriptor or no memory
             const auto why = current_error();
             accepting_.close();
+            end_.cancel();
             state_->transport.close();
             policy_.join();
             if constexpr (!on_program)

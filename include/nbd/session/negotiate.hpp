@@ -77,10 +77,12 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                     notify::at_option_error(c.observer, c.who, negotiator.option(),
                                             failure{errc::too_many_exports});
             };
-            if (c.stopping.load(std::memory_order_relaxed)) {
+            if (c.over()) {
                 negotiator.shut_down();
                 next = negotiator.continue_list(true);
-            } else if (const auto list = exports.list(); list && !negotiator.may_call()) {
+            } else if (const auto list = exports.list();
+                       (c.authorise != nullptr ? !position : list != nullptr)
+                       && !negotiator.may_call()) {
                 next = negotiator.export_refused(errc::too_many_options);
             } else if (list || c.authorise != nullptr) {
                 name_list page{position, negotiator.secured()};
@@ -104,6 +106,10 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                 } else {
                     bool complete = !page.more();
                     for (const auto& listed : page.names()) {
+                        if (c.over()) {
+                            complete = false;
+                            break;
+                        }
                         if (c.authorise != nullptr) {
                             authorise_call<Io, Stream, Observer> call{stream, c, listed.first};
                             co_await call.decided();
@@ -133,7 +139,9 @@ negotiate(Stream& stream, Exports& exports, handshake::negotiator& negotiator,
                 co_await call.decided();
                 why = call.refusal();
                 reads_only = call.reads_only();
-                if (why)
+                // The export may have been changed or removed meanwhile.
+                found = why ? nullptr : exports.registered(name);
+                if (found && found->name != name)
                     found = nullptr;
             }
             // A refused export counts as one that is looked up, so that a client cannot tell.

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <thread>
@@ -26,13 +27,14 @@ namespace nbd {
 /// and closes all three, when the other end of the socket is closed or nothing reads `out` any
 /// more. Meanwhile the descriptors do not block (O_NONBLOCK).
 /// *Lifetime*: the destructor waits until the other end of the socket is closed and `out` has taken
-/// all, or has taken nothing for five seconds.
+/// all, or has taken nothing for `patience`.
 class descriptor_relay {
 public:
     /// *Errors*: std::system_error if the system has no more threads.
-    descriptor_relay(owned_descriptor in, owned_descriptor out, owned_descriptor socket)
+    descriptor_relay(owned_descriptor in, owned_descriptor out, owned_descriptor socket,
+                     std::chrono::milliseconds patience = std::chrono::seconds{5})
         : in_{std::move(in)}, out_{std::move(out)}, socket_{std::move(socket)},
-          thread_{[this] { run(); }}
+          patience_{static_cast<int>(patience.count())}, thread_{[this] { run(); }}
     {
     }
     descriptor_relay(const descriptor_relay&) = delete;
@@ -113,22 +115,23 @@ private:
             return static_cast<short>(condition ? event : 0);
         };
         constexpr int gone = POLLERR | POLLHUP | POLLNVAL;
+        bool closed = false;  // the other end of the socket
         for (;;) {
             const bool reads = !requests_.ended() && requests_.empty();
             const bool receives = !replies_.ended() && replies_.empty();
             ::pollfd look[] = {
                 {.fd = reads ? in.get() : -1, .events = POLLIN, .revents = 0},
                 {.fd = out.get(), .events = when(!replies_.empty(), POLLOUT), .revents = 0},
-                {.fd = receives || !requests_.empty() ? socket.get() : -1,
+                {.fd = receives || !requests_.empty() || !closed ? socket.get() : -1,
                  .events =
                      static_cast<short>(when(receives, POLLIN) | when(!requests_.empty(), POLLOUT)),
                  .revents = 0}};
-            constexpr int patience = 5000;  // milliseconds
-            const int ready = ::poll(look, 3, replies_.ended() ? patience : -1);
+            const int ready = ::poll(look, 3, closed || replies_.ended() ? patience_ : -1);
             if (ready < 0 && errno == EINTR)
                 continue;
             if (ready <= 0 || (look[1].revents & gone) != 0)
                 return;
+            closed = closed || (look[2].revents & gone) != 0;
             if (look[0].revents != 0)
                 requests_.read_from(in.get());
             if (look[1].revents != 0 && !replies_.write_to(out.get()))
@@ -151,6 +154,7 @@ private:
     flow requests_;
     flow replies_;
     bool told_end_ = false;
+    const int patience_;  ///< milliseconds
     std::thread thread_;  // last: it uses the others
 };
 
