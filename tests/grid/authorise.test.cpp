@@ -392,29 +392,51 @@ TEMPLATE_TEST_CASE("authorise: exports of on_lookup", "", BOTH)
     CHECK(p.seen.opens == 2);
 }
 
+namespace {
+
+/// The client that a rule was asked about last.
+class last_client {
+public:
+    /// Lets in every client.
+    [[nodiscard]] nbd::access_rule rule()
+    {
+        return [this](const client& who) {
+            const std::lock_guard lock{mutex_};
+            last_ = who;
+            return true;
+        };
+    }
+    [[nodiscard]] client get()
+    {
+        const std::lock_guard lock{mutex_};
+        return last_;
+    }
+
+private:
+    std::mutex mutex_;
+    client last_;
+};
+
+}  // namespace
+
 TEST_CASE("authorise: the user of a UNIX socket")
 {
     const auto own = ::getuid();
-    std::mutex mutex;
-    client last;
-    const nbd::access_rule noted = [&](const client& who) {
-        const std::lock_guard lock{mutex};
-        last = who;
-        return true;
-    };
+    last_client last;
+    const auto noted = last.rule();
     SECTION("who is let in")
     {
         local_place p{noted && allow::user(own) && allow::group(::getgid())};
         auto c = connect(p.server);
         c.go("disk");
-        const std::lock_guard lock{mutex};
-        CHECK(last.transport == "unix");
-        REQUIRE(last.process);
-        CHECK(last.process->process == ::getpid());
-        CHECK(last.process->user == own);
-        CHECK(last.process->group == ::getgid());
-        CHECK_FALSE(last.address);
-        CHECK(last.export_name == "disk");
+        const auto who = last.get();
+        CHECK(who.transport == "unix");
+        REQUIRE(who.process);
+        CHECK(who.process->process == ::getpid());
+        CHECK(who.process->user == own);
+        CHECK(who.process->group == ::getgid());
+        CHECK_FALSE(who.address);
+        CHECK(who.export_name == "disk");
     }
     SECTION("who is not")
     {
@@ -432,23 +454,18 @@ TEST_CASE("authorise: the user of a UNIX socket")
 
 TEST_CASE("authorise: the address of a TCP client")
 {
-    std::mutex mutex;
-    client last;
-    const nbd::access_rule noted = [&](const client& who) {
-        const std::lock_guard lock{mutex};
-        last = who;
-        return true;
-    };
+    last_client last;
+    const auto noted = last.rule();
     SECTION("who is let in")
     {
         remote_place p{noted && allow::address("127.0.0.0/8")};
         auto c = connect(p.server);
         c.go("disk");
-        const std::lock_guard lock{mutex};
-        CHECK(last.transport == "tcp");
-        CHECK(last.address == nbd::ip_address::v4({127, 0, 0, 1}));
-        CHECK(last.peer == "127.0.0.1:" + std::to_string(last.port));
-        CHECK_FALSE(last.process);
+        const auto who = last.get();
+        CHECK(who.transport == "tcp");
+        CHECK(who.address == nbd::ip_address::v4({127, 0, 0, 1}));
+        CHECK(who.peer == "127.0.0.1:" + std::to_string(who.port));
+        CHECK_FALSE(who.process);
     }
     SECTION("who is not")
     {

@@ -3,12 +3,15 @@
 #include <nbd/transport/fd_transport.hpp>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 
 #include <array>
 #include <string>
 #include <system_error>
 
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 using nbd::fd_transport;
 using nbd::owned_descriptor;
@@ -124,6 +127,59 @@ TEST_CASE("transport/fd_transport: what cannot be a client is an error, and is l
     CHECK(listen(listening) == std::errc::not_connected);
     CHECK(is_open(unconnected.get()));
     CHECK(listening.connected().get() == -1);
+}
+
+TEST_CASE("transport/fd_transport: what is told of the client")
+{
+    asio::io_context context;
+    nbd::client who;
+    const auto describe = [&](int in, int out) {
+        fd_transport transport{{.in = in, .out = out}};
+        REQUIRE_FALSE(listen(transport));
+        nbd::stream_protocol::socket socket{context};
+        auto connected = transport.connected();
+        socket.assign({AF_UNIX, 0}, connected.release());
+        transport.peer(socket).describe(who);
+        CHECK(who.transport == "fd");
+    };
+    SECTION("of a UNIX socket: its process")
+    {
+        const auto pair = make_pair();
+        const owned_descriptor client{pair[0]};
+        describe(pair[1], pair[1]);
+        REQUIRE(who.process);
+        CHECK(who.process->process == ::getpid());
+        CHECK(who.process->user == ::getuid());
+        CHECK(who.process->group == ::getgid());
+        CHECK_FALSE(who.address);
+    }
+    SECTION("of TCP: its address and port")
+    {
+        const std::string address = GENERATE("127.0.0.1", "::1");
+        asio::ip::tcp::acceptor acceptor{context, {asio::ip::make_address(address), 0}};
+        asio::ip::tcp::socket client{context};
+        client.connect(acceptor.local_endpoint());
+        const int accepted = acceptor.accept().release();
+        describe(accepted, accepted);
+        REQUIRE(who.address);
+        CHECK(*who.address
+              == (address == "::1" ? nbd::ip_address{asio::ip::make_address_v6("::1").to_bytes()}
+                                   : nbd::ip_address::v4({127, 0, 0, 1})));
+        CHECK(who.port == client.local_endpoint().port());
+        CHECK_FALSE(who.process);
+    }
+    SECTION("of pipes: nothing")
+    {
+        std::array<int, 2> requests{};
+        std::array<int, 2> replies{};
+        REQUIRE(::pipe(requests.data()) == 0);
+        REQUIRE(::pipe(replies.data()) == 0);
+        const owned_descriptor writes{requests[1]};
+        const owned_descriptor reads{replies[0]};
+        describe(requests[0], replies[1]);
+        CHECK_FALSE(who.process);
+        CHECK_FALSE(who.address);
+    }
 }
 
 TEST_CASE("transport/fd_transport: texts")
