@@ -6,7 +6,7 @@ usage="sh tests/run.sh [--preset NAME]... [--no-install] [-- CTEST-ARGUMENTS]
 
 Installs missing packages (on Debian and its derivatives), builds the project and runs its tests. Can be run repeatedly.
 
-  --preset NAME   dev (the default), release, asan, tsan or clang; also NBD_PRESETS=\"dev asan\"
+  --preset NAME   dev (the default), unsanitized, release, asan, tsan or clang; also NBD_PRESETS=\"dev asan\"
   --no-install    never call the package manager
   --              passes the following arguments to ctest, for example: sh tests/run.sh -- -L unit"
 

@@ -16,6 +16,7 @@ using namespace nbd::protocol::transmission_flag;
 
 static_assert(nbd::backend<file_backend> && nbd::diagnosis::backend_is_sound<file_backend>());
 static_assert(nbd::has_fua_write<file_backend> && nbd::has_lend_file<file_backend>);
+static_assert(nbd::has_read_now<file_backend>);
 static_assert(nbd::promises_blocks<file_backend> && nbd::promises_fills_reads<file_backend>);
 static_assert(nbd::concurrency_of<file_backend>() == nbd::concurrency::parallel);
 static_assert(nbd::transmission::capabilities<file_backend>()

@@ -49,6 +49,18 @@ struct leaves_errno : nbd::posix_file {
         return bytes;
     }
 };
+/// A page cache that holds the first 4 KiB.
+struct half_cached : nbd::posix_file {
+    static inline int attempts = 0;
+    static inline int error = 0;
+    static ssize_t read_now(int file, void* to, std::size_t n, std::uint64_t at) noexcept
+    {
+        ++attempts;
+        if (at >= 4096)
+            error = EAGAIN;
+        return error != 0 ? (errno = error, -1) : read(file, to, std::min(n, 4096 - at), at);
+    }
+};
 struct only_zeroes : nbd::posix_file {
     static int punch(int, std::uint64_t, std::uint64_t) noexcept { return errno = EOPNOTSUPP, -1; }
     static inline int zeroings = 0;
@@ -374,18 +386,25 @@ TEST_CASE("backend/file_device: a failed sync stays failed after the device was 
     CHECK(said.text.size() <= 256);
 }
 
-TEST_CASE("backend/file_device: errors without a value on the wire are EIO with the original "
-          "message (P86)")
+TEST_CASE("backend/file_device: read_now reads what the page cache holds")
 {
-    for (const int error : {EPERM, EACCES, EROFS, EIO, ENOMEM, ENOSPC, EDQUOT, EFBIG, EINVAL}) {
-        const auto said = nbd::file_failure(error, 7);
-        CHECK(said.code == std::error_code(error, std::system_category()));
-        CHECK(said.offset == 7);
-    }
-    for (const int error : {ENODATA, ESTALE, ENXIO, EREMOTEIO, ETIMEDOUT, ESHUTDOWN, ENOTSUP}) {
-        const auto said = nbd::file_failure(error);
-        CHECK(said == std::errc::io_error);
-        CHECK(said.text == std::generic_category().message(error));
-        CHECK_FALSE(said.offset);
-    }
+    const folder here;
+    nbd::basic_file_device<half_cached> disk{here / "file", {.create = 64 * kib}};
+    fill(disk.descriptor(), 0, 64 * kib);
+    bytes to(8192);
+    CHECK(disk.read_now(1024, to) == 3072);
+    CHECK(bytes(to.begin(), to.begin() + 3072) == bytes(3072, std::byte{0x5a}));
+    CHECK(disk.read_now(8192, to) == 0);
+    CHECK(half_cached::attempts == 2);
+
+    // Once the file system has refused it, it is not tried again.
+    half_cached::error = EOPNOTSUPP;
+    CHECK(disk.read_now(0, to) == 0);
+    half_cached::error = 0;
+    CHECK(disk.read_now(0, to) == 0);
+    CHECK(half_cached::attempts == 3);
+
+    nbd::basic_file_device<half_cached> moved{std::move(disk)};
+    CHECK(moved.read_now(0, to) == 0);
+    CHECK(half_cached::attempts == 3);
 }

@@ -216,10 +216,12 @@ struct full {
     void write_zeroes(u64, u64, nbd::zero_flags) {}
     void cache(u64, u64) {}
     std::span<const std::byte> lend(u64, std::size_t) noexcept { return {}; }
+    std::size_t read_now(u64, to) noexcept { return 0; }
     std::span<std::byte> lend_for_write(u64, std::size_t) noexcept { return {}; }
     nbd::block_sizes block_sizes() const { return {}; }
 };
 static_assert(nbd::backend<full> && backend_is_sound<full>());
+static_assert(nbd::has_read_now<full> && !nbd::has_read_now<least>);
 static_assert(nbd::promises_multi_conn<full> && nbd::promises_rotational<full>);
 static_assert(nbd::promises_fast_zero<full> && nbd::promises_fills_reads<full>);
 static_assert(!nbd::promises_multi_conn<least> && !nbd::promises_fills_reads<least>);

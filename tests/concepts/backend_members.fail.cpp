@@ -19,6 +19,7 @@
 // expect LEND_MAY_THROW: nbd: this backend's lend has the wrong shape; expected
 // expect LEND_TEMPORARY: nbd: this backend's lend has the wrong shape; expected
 // expect LEND_FILE: nbd: this backend's lend_file has the wrong shape; expected
+// expect READ_NOW: nbd: this backend's read_now has the wrong shape; expected
 // expect LEND_FOR_WRITE: nbd: this backend's lend_for_write has the wrong shape; expected
 // expect LENT_WRITTEN: nbd: this backend's lent_written has the wrong shape; expected
 // expect META_CONTEXTS: nbd: this backend's own contexts have the wrong shape; expected
@@ -40,16 +41,17 @@
 // expect FINAL_OVERLOADED_BY_REFERENCE: nbd: this backend's extents has the wrong shape; expected
 // expect TEMPLATE: nbd: this backend's trim has the wrong shape; expected
 // expect REQUIRED_BY_TEMPLATE: nbd: this backend's flush has the wrong shape; expected
-// expect LEND_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect LEND_FILE_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect EXTENTS_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect LEND_OF_A_DISTANT_BASE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect LEND_OF_A_TEMPLATE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect LEND_BELOW_HANDLE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect EXTENTS_BELOW_ASYNC_READ: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect READ_WITH_OVERLOADS: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect BASE_OF_A_STATE: nbd: this backend declares read and inherits lend, lend_file or extents
-// expect BASE_OF_A_FINAL_CLASS: nbd: this backend declares read and inherits lend, lend_file or extents
+// expect LEND_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect LEND_FILE_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect READ_NOW_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect EXTENTS_OF_A_BASE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect LEND_OF_A_DISTANT_BASE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect LEND_OF_A_TEMPLATE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect LEND_BELOW_HANDLE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect EXTENTS_BELOW_ASYNC_READ: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect READ_WITH_OVERLOADS: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect BASE_OF_A_STATE: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
+// expect BASE_OF_A_FINAL_CLASS: nbd: this backend declares read and inherits lend, lend_file, read_now or extents
 // expect LEND_FOR_WRITE_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
 // expect WRITE_ZEROES_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
 // expect TRIM_OF_A_BASE: nbd: this backend declares write and inherits lend_for_write, write_zeroes, trim
@@ -139,6 +141,10 @@ struct disk : lender {
 #elif defined LEND_FILE
 struct disk : lender {
     int lend_file(u64, std::size_t) noexcept { return 0; }
+};
+#elif defined READ_NOW
+struct disk : lender {
+    bool read_now(u64, to) noexcept { return false; }
 };
 #elif defined LEND_FOR_WRITE
 struct disk : lender {
@@ -264,6 +270,13 @@ struct file : lender {
     nbd::file_range lend_file(u64, std::size_t) noexcept { return {}; }
 };
 struct disk : file {
+    void read(u64, to) {}
+};
+#elif defined READ_NOW_OF_A_BASE
+struct cached : lender {
+    std::size_t read_now(u64, to) noexcept { return 0; }
+};
+struct disk : cached {
     void read(u64, to) {}
 };
 #elif defined EXTENTS_OF_A_BASE
@@ -400,6 +413,7 @@ struct disk : lender {
     void extents(u64, u64, nbd::extent_list&) {}
     from lend(u64, std::size_t) noexcept { return {}; }
     nbd::file_range lend_file(u64, std::size_t) noexcept { return {}; }
+    std::size_t read_now(u64, to) noexcept { return 0; }
     to lend_for_write(u64, std::size_t) noexcept { return {}; }
     void lent_written(u64, std::size_t) noexcept {}
     std::span<const nbd::meta_context> meta_contexts() const { return {}; }

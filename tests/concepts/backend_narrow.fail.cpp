@@ -13,6 +13,7 @@
 // expect CONTEXT_EXTENTS: nbd: this backend's own contexts have the wrong shape; expected
 // expect LEND: nbd: this backend's lend has the wrong shape; expected
 // expect LEND_FILE: nbd: this backend's lend_file has the wrong shape; expected
+// expect READ_NOW: nbd: this backend's read_now has the wrong shape; expected
 // expect LEND_FOR_WRITE: nbd: this backend's lend_for_write has the wrong shape; expected
 // expect LENT_WRITTEN: nbd: this backend's lent_written has the wrong shape; expected
 // expect RESIZE: nbd: this backend's resize has the wrong shape; expected
@@ -80,6 +81,10 @@ struct disk : lender {
 #elif defined LEND_FILE
 struct disk : lender {
     nbd::file_range lend_file(unsigned, std::size_t) noexcept { return {}; }
+};
+#elif defined READ_NOW
+struct disk : lender {
+    std::size_t read_now(unsigned, to) noexcept { return 0; }
 };
 #elif defined LEND_FOR_WRITE
 struct disk : lender {

@@ -392,3 +392,47 @@ TEST_CASE("waiting: requests that wait for a serialised disk occupy no thread (B
         CHECK(c.receive_reply().error == error_value::none);
     CHECK(busy.await([&] { return busy.most == 1; }));
 }
+
+namespace {
+/// Has the first half of the disk at hand.
+struct half_cached {
+    static constexpr std::uint64_t mib = std::uint64_t{1} << 20;
+    static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;
+    static constexpr bool blocks = true;
+    [[nodiscard]] std::uint64_t size() const { return 2 * mib; }
+    void read(std::uint64_t, std::span<std::byte> to)
+    {
+        std::fill(to.begin(), to.end(), std::byte{0xdd});
+        ++reads;
+        called_by = std::this_thread::get_id();
+    }
+    std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
+    {
+        const auto n = std::min<std::uint64_t>(to.size(), offset > mib ? 0 : mib - offset);
+        std::fill_n(to.begin(), n, std::byte{0xca});
+        asked_by = std::this_thread::get_id();
+        return static_cast<std::size_t>(n);
+    }
+    std::atomic<int> reads{0};
+    std::atomic<std::thread::id> asked_by{};
+    std::atomic<std::thread::id> called_by{};
+};
+}  // namespace
+
+TEST_CASE("waiting: a READ of data that are at hand does not change the thread")
+{
+    nbd::server<nbd::unix_transport, half_cached, nbd::strand_pool> server{
+        somewhere<nbd::unix_transport>()};
+    const auto disk = server.exports().emplace("disk", {});
+    server.start();
+    raw_client c = connect(server);
+    c.go("disk");
+    for (const std::uint32_t length : {512U, 100'000U, 1U << 20}) {
+        CHECK((c.read(0, length) == bytes(length, std::byte{0xca})));
+        CHECK(disk->reads == 0);
+    }
+    // Partly at hand is not enough.
+    CHECK((c.read(half_cached::mib - 512, 1024) == bytes(1024, std::byte{0xdd})));
+    CHECK(disk->reads == 1);
+    CHECK(disk->called_by.load() != disk->asked_by.load());
+}

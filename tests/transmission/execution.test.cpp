@@ -5,6 +5,9 @@
 #include "support/perform.hpp"
 #include "support/recording.hpp"
 #include <nbd/transmission/execution.hpp>
+#include <nbd/transmission/read_plan.hpp>
+
+#include <algorithm>
 
 using namespace nbd_test;
 using namespace nbd::protocol;
@@ -39,6 +42,14 @@ using native_flushing = with_flush<native>;
 struct half {
     std::uint64_t size() const { return 10; }
     void read(std::uint64_t, std::span<std::byte> to) { to.front() = std::byte{1}; }
+};
+/// Has the first 100 bytes at hand.
+struct cached : recording {
+    std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
+    {
+        std::fill(to.begin(), to.end(), std::byte{0xca});
+        return offset >= 100 ? 0 : std::min<std::size_t>(to.size(), 100 - offset);
+    }
 };
 struct honest : half {
     static constexpr bool fills_reads = true;
@@ -246,4 +257,33 @@ TEST_CASE("transmission/execution: bytes that a READ does not fill are sent as z
     honest promises;
     CHECK_FALSE(nbd_test::read(promises, make(command::read, 0, 6), to));
     CHECK(shown(to) == "01eeeeee eeee");
+}
+
+TEST_CASE("transmission/execution: what a backend has at hand needs no other call")
+{
+    struct {
+        std::uint64_t end = 1000;
+        std::uint64_t size() const { return end; }
+    } guard;
+    cached disk;
+    bytes to(50);
+    nbd::transmission::read_plan<cached> plan;
+    const auto is_over = [&](std::uint64_t offset) {
+        const auto r = make(command::read, offset, to.size());
+        plan.begin(r, false);
+        return nbd::transmission::make_now(
+            disk, plan, [&] { return nbd::transmission::request_data{.request = &r, .data = to}; },
+            guard);
+    };
+    CHECK(is_over(50));
+    CHECK_FALSE(plan.result());
+    CHECK(to == bytes(50, std::byte{0xca}));
+    // A part is not enough, and the whole call is left.
+    CHECK_FALSE(is_over(51));
+    REQUIRE(plan.next());
+    CHECK((plan.next()->offset == 51 && plan.next()->length == 50));
+    // The export has become smaller.
+    guard.end = 60;
+    CHECK_FALSE(is_over(50));
+    CHECK(disk.story().empty());
 }

@@ -115,6 +115,10 @@ public:
         return device_.extents(offset, length, to);
     }
     failure resize(std::uint64_t size) { return device_.resize(size); }
+    std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
+    {
+        return device_.read_now(offset, to);
+    }
     [[nodiscard]] file_range lend_file(std::uint64_t offset, std::size_t) noexcept
     {
         return device_.lend(offset);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/backend/file_failure.hpp>
 #include <nbd/backend/opened_file.hpp>
 #include <nbd/backend/posix_file.hpp>
+#include <nbd/backend/supported.hpp>
 #include <nbd/concepts/backend.hpp>
 
 #include <algorithm>
@@ -11,34 +13,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 #include <system_error>
 #include <utility>
 
 namespace nbd {
-
-/// Converts an error of the system to a failure. Errors that NBD has no value for become EIO; the
-/// text then names the original error. `offset`: the first byte that failed, where it is known.
-[[nodiscard]] inline failure file_failure(int error, std::optional<std::uint64_t> offset = {})
-{
-    const std::error_code code{error, std::system_category()};
-    switch (error) {
-    case EPERM:
-    case EACCES:
-    case EROFS:
-    case EIO:
-    case ENOMEM:
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-    case EINVAL:
-        return {code, {}, offset};
-    default:
-        return {std::make_error_code(std::errc::io_error), code.message(), offset};
-    }
-}
 
 /// An open file or block device with every operation except reading and syncing: the common part of
 /// the backends on files.
@@ -53,16 +33,17 @@ public:
     }
     basic_file_device(basic_file_device&& other) noexcept
         : file_{std::move(other.file_)}, size_{other.size()},
-          lacks_punch_{other.lacks_punch_.load()}, lacks_zero_{other.lacks_zero_.load()},
-          sync_error_{other.sync_error_.load()}
+          reads_now_{std::move(other.reads_now_)}, punches_{std::move(other.punches_)},
+          zeroes_{std::move(other.zeroes_)}, sync_error_{other.sync_error_.load()}
     {
     }
     basic_file_device& operator=(basic_file_device&& other) noexcept
     {
         file_ = std::move(other.file_);
         size_ = other.size_.load();
-        lacks_punch_ = other.lacks_punch_.load();
-        lacks_zero_ = other.lacks_zero_.load();
+        reads_now_ = std::move(other.reads_now_);
+        punches_ = std::move(other.punches_);
+        zeroes_ = std::move(other.zeroes_);
         sync_error_ = other.sync_error_.load();
         return *this;
     }
@@ -122,6 +103,18 @@ public:
         return direct() ? file_range{} : file_range{.file = descriptor(), .offset = offset};
     }
 
+    /// Reads what the page cache holds, without waiting. *Returns* the bytes read, from the start
+    /// of `to`; 0 with direct I/O.
+    [[nodiscard]] std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
+    {
+        if (direct() || !reads_now_)
+            return 0;
+        const auto n = System::read_now(descriptor(), to.data(), to.size(), offset);
+        if (n < 0 && is_impossible(errno))
+            reads_now_.set_unsupported();
+        return n < 0 ? 0 : static_cast<std::size_t>(n);
+    }
+
     /// Releases the storage of a range. This is advice: it succeeds without effect where the system
     /// cannot do it.
     [[nodiscard]] failure trim(std::uint64_t offset, std::uint64_t length)
@@ -135,7 +128,7 @@ public:
         // zeroing.
         int error = 0;
         if (!facts().device)
-            error = call_if_supported(lacks_punch_, [this, first = first, last = last] {
+            error = call_if_supported(punches_, [this, first = first, last = last] {
                 return System::punch(descriptor(), first, last - first);
             });
         else if (System::discard(descriptor(), first, last - first) != 0)
@@ -156,14 +149,14 @@ public:
             return std::make_error_code(std::errc::not_supported);
         if (!flags.no_hole) {
             const int error = call_if_supported(
-                lacks_punch_, [&] { return System::punch(descriptor(), offset, length); });
+                punches_, [&] { return System::punch(descriptor(), offset, length); });
             if (!is_impossible(error))
                 return error == 0 ? zeroed_to(offset + length) : file_failure(error);
         }
         // On a device, the kernel may have to write the zeroes, and does so better than the caller
         // could. On a file, it changes the tables of the file system only.
         if (!facts().device || !flags.fast) {
-            const int error = call_if_supported(lacks_zero_, [&] {
+            const int error = call_if_supported(zeroes_, [&] {
                 return facts().device ? System::zero_device(descriptor(), offset, length)
                                       : System::zero(descriptor(), offset, length);
             });
@@ -326,21 +319,22 @@ private:
     /// Makes a call that this file may not support. *Returns* 0 or the error. Once the call was
     /// found unsupported, it is not made again.
     template <class Call>
-    static int call_if_supported(std::atomic<bool>& lacks, Call&& call)
+    static int call_if_supported(supported& can, Call&& call)
     {
-        if (lacks.load(std::memory_order_relaxed))
+        if (!can)
             return ENOTSUP;
         if (call() == 0)
             return 0;
         if (is_unsupported(errno))
-            lacks.store(true, std::memory_order_relaxed);
+            can.set_unsupported();
         return errno;
     }
 
     opened_file<System> file_;
     std::atomic<std::uint64_t> size_ = 0;
-    std::atomic<bool> lacks_punch_ = false;
-    std::atomic<bool> lacks_zero_ = false;
+    supported reads_now_;
+    supported punches_;
+    supported zeroes_;
     std::atomic<int> sync_error_ = 0;
     std::mutex witness_mutex_;  ///< one query of the witness at a time
 };

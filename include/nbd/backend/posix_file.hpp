@@ -142,6 +142,16 @@ struct posix_file {
             return ::preadv(file, &part, 1, static_cast<off_t>(at));
         });
     }
+    /// Reads what the page cache holds, without waiting. *Errors*: also EAGAIN.
+    static ssize_t read_now(int file, void* to, std::size_t n, std::uint64_t at) noexcept
+    {
+#ifdef RWF_NOWAIT
+        const ::iovec part{to, n};
+        return ::preadv2(file, &part, 1, static_cast<off_t>(at), RWF_NOWAIT);
+#else
+        return (void)file, (void)to, (void)n, (void)at, unsupported();
+#endif
+    }
     [[nodiscard]] static ssize_t write(int file, const void* from, std::size_t n,
                                        std::uint64_t at) noexcept
     {

@@ -6,6 +6,7 @@
 #else
 
 #include <nbd/backend/file_device.hpp>
+#include <nbd/backend/supported.hpp>
 #include <nbd/backend/uring_async.hpp>
 #include <nbd/backend/uring_operation.hpp>
 #include <nbd/backend/uring_service.hpp>
@@ -16,7 +17,6 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -74,7 +74,7 @@ public:
     {
         if (!device_.aligned(to.data()))
             return read_bounced(offset, to);
-        const auto now = read_now(offset, to);
+        const auto now = device_.read_now(offset, to);
         if (now == to.size())
             return completed({});
         return async_uring<failure>(
@@ -165,26 +165,6 @@ private:
     static constexpr int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     static constexpr int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
-    /// Whether the file supports an operation: assumed until an attempt shows that it does not.
-    class ability {
-    public:
-        ability() = default;
-        ability(ability&& other) noexcept : supported_{other.supported_.load()} {}
-        ability& operator=(ability&& other) noexcept
-        {
-            supported_ = other.supported_.load();
-            return *this;
-        }
-        explicit operator bool() const noexcept
-        {
-            return supported_.load(std::memory_order_relaxed);
-        }
-        void set_unsupported() noexcept { supported_.store(false, std::memory_order_relaxed); }
-
-    private:
-        std::atomic<bool> supported_ = true;
-    };
-
     static awaited completed(failure outcome) { co_return outcome; }
 
     static auto submit(const uring_request& request)
@@ -211,20 +191,6 @@ private:
         return error && error != std::errc::operation_canceled ? file_failure(error.value())
                                                                : error;
     }
-    /// Reads what the page cache holds, without waiting. *Returns* the bytes read, from the start
-    /// of `to`.
-    std::size_t read_now(std::uint64_t offset, std::span<std::byte> to) noexcept
-    {
-        if (device_.direct() || !reads_now_)
-            return 0;
-        const ::iovec all{to.data(), to.size()};
-        const auto done =
-            ::preadv2(device_.descriptor(), &all, 1, static_cast<::off_t>(offset), RWF_NOWAIT);
-        if (done < 0 && file_device::is_impossible(errno))
-            reads_now_.set_unsupported();
-        return done < 0 ? 0 : static_cast<std::size_t>(done);
-    }
-
     awaited write_durably(std::uint64_t offset, std::span<const std::byte> from)
     {
         if (auto earlier = device_.sync_state())
@@ -249,7 +215,7 @@ private:
     /// Makes a call that this file may not support. Once it was found unsupported, it is not made
     /// again.
     boost::asio::awaitable<std::error_code, Executor>
-    allocate(ability& can, int mode, std::uint64_t offset, std::uint64_t length)
+    allocate(supported& can, int mode, std::uint64_t offset, std::uint64_t length)
     {
         if (!can)
             co_return std::make_error_code(std::errc::not_supported);
@@ -289,9 +255,8 @@ private:
     }
 
     file_device device_;
-    ability reads_now_;
-    ability punches_;
-    ability zeroes_;
+    supported punches_;
+    supported zeroes_;
 };
 
 /// For policies with a private io_context for each thread (strand_pool, per_client_threads), or for

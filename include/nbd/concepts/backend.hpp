@@ -40,6 +40,7 @@
 /// | `meta_contexts() const`, `context_extents(...)` | own metadata contexts | not offered |
 /// | `lend(offset, length)` | READ without a copy | data are read into a buffer |
 /// | `lend_file(offset, length)` | large READs by sendfile(2) or splice(2) | as above |
+/// | `std::size_t read_now(offset, to) noexcept` | READ without a change of thread | `read` alone |
 /// | `lend_for_write(offset, length)` | large WRITEs received in place | received into a buffer |
 /// | `lent_written(offset, length)` | called after a WRITE in place | no call |
 /// | `nbd::block_sizes block_sizes() const` | advertised and enforced limits | 1, 4096, 32 MiB |

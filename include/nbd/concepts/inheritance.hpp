@@ -54,6 +54,8 @@ using in_lend = decltype(member_taking<u64, std::size_t>::find(&B::lend, 0));
 template <class B>
 using in_lend_file = decltype(member_taking<u64, std::size_t>::find(&B::lend_file, 0));
 template <class B>
+using in_read_now = decltype(member_taking<u64, bytes_to>::find(&B::read_now, 0));
+template <class B>
 using in_extents = decltype(member_taking<u64, u64, extent_list&>::find(&B::extents, 0));
 template <class B>
 using in_async_extents =
@@ -92,9 +94,9 @@ template <class B, template <class> class Above, template <class> class... Membe
 concept any_below = (below<B, Above, Members> || ...);
 
 template <class B>
-concept inherits_past_read = any_below<B, in_read, in_lend, in_lend_file, in_extents>
+concept inherits_past_read = any_below<B, in_read, in_lend, in_lend_file, in_read_now, in_extents>
     || any_below<B, in_async_read, in_lend, in_lend_file, in_async_extents>
-    || any_below<B, in_handle, in_lend, in_lend_file, in_lend_for_write>;
+    || any_below<B, in_handle, in_lend, in_lend_file, in_read_now, in_lend_for_write>;
 template <class B>
 concept inherits_past_write =
     any_below<B, in_plain_write, in_lend_for_write, in_write_zeroes, in_trim>
@@ -112,11 +114,12 @@ template <class B, bool Explain = false>
 consteval bool bases_are_sound()
 {
     if constexpr (inherits_past_read<B>) {
-        static_assert(
-            !Explain,
-            "nbd: this backend declares read and inherits lend, lend_file or extents, which would "
-            "serve data past its read; hold an object of the base class in place of deriving from "
-            "it, or declare those members beside read too");
+        static_assert(!Explain,
+                      "nbd: this backend declares read and inherits lend, lend_file, read_now or "
+                      "extents, which "
+                      "would serve data past its read; hold an object of the base class in place "
+                      "of deriving from "
+                      "it, or declare those members beside read too");
         return false;
     } else if constexpr (inherits_past_write<B>) {
         static_assert(

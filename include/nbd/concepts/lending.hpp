@@ -11,7 +11,8 @@
 #include <span>
 #include <type_traits>
 
-/// The members of a backend that lend memory or a file; see concepts/backend.hpp.
+/// The members of a backend by which data need no buffer or no other thread: that lend memory or a
+/// file, or read at once; see concepts/backend.hpp.
 namespace nbd {
 
 /// A range that does not own its elements, or a reference to one that outlives the call. A
@@ -40,6 +41,17 @@ concept has_lend_file =
     requires(B& b, const wide_offset offset, const wide_size length, const std::uint64_t n) {
         { b.lend_file(offset, length) } noexcept -> std::convertible_to<file_range>;
         b.lend_file(n, n);
+    };
+
+/// Reads what needs no wait: memory, or what the system has cached. *Returns* the bytes read, from
+/// the start of `to`; if they are fewer than `to.size()`, the server calls `read`. It saves the
+/// change of thread for a backend that promises `blocks` and not `serialize_all`; the server calls
+/// it for no other, on the thread of the client, which serves other clients too.
+template <class B>
+concept has_read_now =
+    requires(B& b, const wide_offset offset, const std::span<std::byte> to, const std::uint64_t n) {
+        { b.read_now(offset, to) } noexcept -> std::same_as<std::size_t>;
+        b.read_now(n, to);
     };
 
 /// Lends `length` bytes of memory to receive the payload of a large WRITE into. If it returns an

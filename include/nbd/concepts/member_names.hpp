@@ -8,7 +8,7 @@
 namespace nbd::diagnosis {
 
 struct every_member {
-    int size, read, handle, write, flush, trim, write_zeroes, cache, lend, lend_file,
+    int size, read, handle, write, flush, trim, write_zeroes, cache, lend, lend_file, read_now,
         lend_for_write, lent_written, extents, meta_contexts, context_extents, resize, refresh_size,
         block_sizes, abilities, drain, open, concurrency, blocks, cancellable, multi_conn,
         rotational, fast_zero, fills_reads, async_read, async_write, async_flush, async_trim,
@@ -24,6 +24,7 @@ NBD_NAMES_MEMBER(every_member, write_zeroes)
 NBD_NAMES_MEMBER(every_member, cache)
 NBD_NAMES_MEMBER(every_member, lend)
 NBD_NAMES_MEMBER(every_member, lend_file)
+NBD_NAMES_MEMBER(every_member, read_now)
 NBD_NAMES_MEMBER(every_member, lend_for_write)
 NBD_NAMES_MEMBER(every_member, lent_written)
 NBD_NAMES_MEMBER(every_member, extents)

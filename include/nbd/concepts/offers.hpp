@@ -23,6 +23,7 @@ enum class can {
     meta_contexts,
     lend,
     lend_file,
+    read_now,
     lend_for_write,
     block_sizes,
     abilities,
@@ -68,6 +69,8 @@ template <class Backend, can Ability>
         return has_lend<B>;
     case lend_file:
         return has_lend_file<B>;
+    case read_now:
+        return has_read_now<B>;
     case lend_for_write:
         return has_lend_for_write<B>;
     case block_sizes:
@@ -170,6 +173,10 @@ consteval void explain_difference()
                   "nbd: nbd::offers lists `lend_file`, and this backend does not have it");
     static_assert(unlisted != lend_file,
                   "nbd: this backend has `lend_file`, and nbd::offers does not list it");
+    static_assert(absent != read_now,
+                  "nbd: nbd::offers lists `read_now`, and this backend does not have it");
+    static_assert(unlisted != read_now,
+                  "nbd: this backend has `read_now`, and nbd::offers does not list it");
     static_assert(absent != lend_for_write,
                   "nbd: nbd::offers lists `lend_for_write`, and this backend does not have it");
     static_assert(unlisted != lend_for_write,

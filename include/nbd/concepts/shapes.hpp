@@ -110,6 +110,11 @@ consteval bool shapes_are_sound()
             "nbd: this backend's lend_file has the wrong shape; expected `nbd::file_range "
             "lend_file(std::uint64_t offset, std::size_t length) noexcept`");
         return false;
+    } else if constexpr (!has_read_now<B> && names_read_now<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend's read_now has the wrong shape; expected `std::size_t "
+                      "read_now(std::uint64_t offset, std::span<std::byte> to) noexcept`");
+        return false;
     } else if constexpr (!has_lend_for_write<B> && names_lend_for_write<B>) {
         static_assert(!Explain,
                       "nbd: this backend's lend_for_write has the wrong shape; expected "

@@ -13,6 +13,7 @@
 #include <boost/asio/socket_base.hpp>
 #include <boost/system/error_code.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -120,13 +121,12 @@ public:
     {
         std::array<std::byte, record_bytes> joined;  // uninitialised: only what is used costs
         cursor<Buffers> at{from};
+        const auto all = std::min(boost::asio::buffer_size(from), most);
         std::size_t total = 0;
-        while (total < most) {
+        while (total < all) {
             const auto record = at.next(joined, unsent_ != 0 ? unsent_ : record_bytes);
-            if (record.size() == 0)
-                break;
             std::size_t n = 0;
-            begin();
+            begin(total + record.size() < all);
             if (::SSL_write_ex(ssl(), record.data(), record.size(), &n) == 1) {
                 unsent_ = 0;
                 at.skip(n);
@@ -207,10 +207,11 @@ private:
     };
 
     /// Before each operation: neither errors nor waits of earlier ones count.
-    void begin() noexcept
+    void begin(bool more_follows = false) noexcept
     {
         ERR_clear_error();
         std::ignore = wire_.take_blocked();
+        wire_.more_follows(more_follows);
     }
 
     /// For OpenSSL, which calls it for each message and each header of a record.

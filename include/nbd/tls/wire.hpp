@@ -35,6 +35,9 @@ public:
 
     /// Whether an operation would have had to wait for the socket since the last call.
     [[nodiscard]] bool take_blocked() noexcept { return std::exchange(blocked_, false); }
+    /// Whether other bytes follow at once those that OpenSSL sends now: the system then sends them
+    /// together, and wakes the peer once.
+    void more_follows(bool yes) noexcept { more_ = yes ? MSG_MORE : 0; }
     /// The peer has closed its sending side.
     [[nodiscard]] bool ended() const noexcept { return ended_; }
     /// The error of the socket; 0 if there was none.
@@ -65,8 +68,9 @@ private:
     }
     static int send(::BIO* bio, const char* from, std::size_t n, std::size_t* sent) noexcept
     {
+        const int more = static_cast<const wire*>(::BIO_get_data(bio))->more_;
         return transfer(bio, sent, BIO_FLAGS_WRITE, [&](int socket) {
-            return ::send(socket, from, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+            return ::send(socket, from, n, MSG_DONTWAIT | MSG_NOSIGNAL | more);
         });
     }
     template <class Call>
@@ -94,6 +98,7 @@ private:
     }
 
     int descriptor_;
+    int more_ = 0;  ///< a flag of send(2)
     bool blocked_ = false;
     bool ended_ = false;
     int failure_ = 0;

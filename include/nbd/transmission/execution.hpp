@@ -147,6 +147,23 @@ template <class B, class Guard>
                         [&](auto&& member) { return make_guarded(guard, c, member); });
 }
 
+/// Makes those calls of a plan that `read_now` can make, in order. *Returns* whether none is left.
+template <class B, class Plan, class Data, class Guard>
+[[nodiscard]] bool make_now(B& backend, Plan& p, Data&& data, const Guard& guard)
+{
+    while (const auto c = p.next()) {
+        if (c->what != backend_call::member::read || !inside(*c, guard.size()))
+            return false;
+        const request_data d = data();
+        const auto to = d.data.subspan(static_cast<std::size_t>(c->offset - d.request->offset),
+                                       static_cast<std::size_t>(c->length));
+        if (backend.read_now(c->offset, to) != to.size())
+            return false;
+        p.completed({});
+    }
+    return true;
+}
+
 /// Makes the calls of a plan, of any kind, until none is left.
 /// - `data()` returns the request_data for the next call.
 /// - `over(length)` is called before each partial call of that length; true abandons the request.

@@ -29,6 +29,12 @@ struct offloading {
         template <class Slot>
         void begin(Slot& s)
         {
+            if constexpr (has_read_now<backend_type> && !in_turn) {
+                auto& disk = window_.disk();
+                if (transmission::make_now(
+                        disk.backend(), s.job, [&s] { return s.job.data(); }, disk))
+                    return window_.finished(s);
+            }
             s.owner = this;
             s.run = [](offloaded_call& call) noexcept {
                 auto& slot = static_cast<Slot&>(call);
@@ -58,10 +64,12 @@ struct offloading {
         [[nodiscard]] bool ended() const noexcept { return under_way_ == 0; }
 
     private:
+        using backend_type = typename Window::opened_type::backend_type;
+
         /// One call at a time for all clients together. A call that waits for the lock uses no
         /// thread.
-        static constexpr bool in_turn = concurrency_of<typename Window::opened_type::backend_type>()
-            == concurrency::serialize_all;
+        static constexpr bool in_turn =
+            concurrency_of<backend_type>() == concurrency::serialize_all;
 
         template <class Slot>
         void call_in_turn(Slot& s) noexcept
