@@ -4,7 +4,7 @@
 
 using namespace faults;
 
-TEST_CASE("one allocation fails: on_executor, lent")
+TEST_CASE("one step fails: on_executor, lent")
 {
     sweep(composed<lent, nbd::on_executor<>>("on_executor"));
 }

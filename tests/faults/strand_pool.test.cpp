@@ -4,12 +4,12 @@
 
 using namespace faults;
 
-TEST_CASE("one allocation fails: strand_pool{1}, lent")
+TEST_CASE("one step fails: strand_pool{1}, lent")
 {
     sweep(composed<lent, nbd::strand_pool>("strand_pool{1}"));
 }
 
-TEST_CASE("one allocation fails: strand_pool{1}, copied")
+TEST_CASE("one step fails: strand_pool{1}, copied")
 {
     sweep(composed<copied, nbd::strand_pool>("strand_pool{1}"));
 }

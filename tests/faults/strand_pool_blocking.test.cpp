@@ -4,12 +4,12 @@
 
 using namespace faults;
 
-TEST_CASE("one allocation fails: strand_pool{1}, in_file")
+TEST_CASE("one step fails: strand_pool{1}, in_file")
 {
     sweep(composed<in_file, nbd::strand_pool>("strand_pool{1}"));
 }
 
-TEST_CASE("one allocation fails: strand_pool{1}, blocked")
+TEST_CASE("one step fails: strand_pool{1}, blocked")
 {
     sweep(composed<blocked, nbd::strand_pool>("strand_pool{1}"));
 }

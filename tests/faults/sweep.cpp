@@ -114,11 +114,19 @@ void look_for_leaks([[maybe_unused]] std::size_t n, [[maybe_unused]] findings& t
 #endif
 }
 
-/// Fails the nth allocation, once. False if the scenario has fewer allocations. With a client
-/// `beside` it, which has begun its handshake before, threads have more memory in stock, so fewer
-/// allocations are needed.
-bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_beside, findings& to)
+/// What is tried: a scenario, and what fails in it. With a client `beside` it, which has begun its
+/// handshake before, threads have more memory in stock, so fewer allocations are needed.
+struct trial {
+    const composition& server;
+    const scenario& of;
+    grid::step kind;
+    bool beside;
+};
+
+/// Fails the nth step, once. False if the scenario has fewer steps.
+bool attempt(const trial& t, std::size_t n, findings& to)
 {
+    const auto& s = t.of;
     ::alarm(6 * static_cast<unsigned>(patience()));
     const auto descriptors = open_descriptors();
     bool reached = false;
@@ -128,14 +136,14 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
         std::unique_ptr<running> server;
         try {
             std::optional<grid::exempt_from_failures> exempt{std::in_place};
-            server = c.make(observed, [&] {
+            server = t.server.make(observed, [&] {
                 if (s.starts) {
-                    grid::fail_allocation(n);
+                    grid::fail(t.kind, n);
                     exempt.reset();
                 }
             });
         } catch (const std::exception&) {
-            if (!grid::allocation_failed())
+            if (!grid::has_failed())
                 throw;
         }
         const grid::exempt_from_failures exempt;
@@ -143,13 +151,13 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
             std::optional<grid::raw_client> beside;
             std::optional<grid::raw_client> stays;
             int lost = 0;
-            if (has_beside) {
+            if (t.beside) {
                 beside.emplace(server->where());
                 beside->greet();
             }
             to.enter("the scenario");
             if (!s.starts)
-                grid::fail_allocation(n);
+                grid::fail(t.kind, n);
             lost += played(to, n, "the client",
                            [&] {
                                if (auto left = s.play(server->where()))
@@ -158,8 +166,8 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
                 == ended::lost;
             if (!s.stops) {
                 if (s.starts) {
-                    reached = grid::allocation_failed();
-                    grid::fail_allocation(0);
+                    reached = grid::has_failed();
+                    grid::fail(t.kind, 0);
                 }
                 if (beside) {
                     to.enter("the client beside");
@@ -176,8 +184,8 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
                 }
                 if (lost > 1)
                     to.add(n, "two clients have lost their connections");
-                reached = reached || grid::allocation_failed();
-                grid::fail_allocation(0);
+                reached = reached || grid::has_failed();
+                grid::fail(t.kind, 0);
                 to.enter("the next client");
                 if (played(to, n, "the next client",
                            [&] {
@@ -192,8 +200,8 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
             server->stop();
             if (clock::now() - begun > std::chrono::seconds{2 * patience()})
                 to.add(n, "stop() takes too long");
-            reached = reached || grid::allocation_failed();
-            grid::fail_allocation(0);
+            reached = reached || grid::has_failed();
+            grid::fail(t.kind, 0);
             to.enter("the destructor");
             if (const auto complaint = server->complaint(); !complaint.empty())
                 to.add(n, complaint);
@@ -201,7 +209,7 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
         } else {
             reached = true;
         }
-        grid::fail_allocation(0);
+        grid::fail(t.kind, 0);
     }
     to.enter("what is left");
     if (observed.connected != observed.disconnected)
@@ -213,16 +221,15 @@ bool attempt(const composition& c, const scenario& s, std::size_t n, bool has_be
     return reached;
 }
 
-/// The short form does not fail the same allocations in each scenario.
-std::size_t step()
+/// The short form does not fail the same steps in each scenario.
+std::size_t stride()
 {
     const auto value = variable("NBD_FAULTS");
     return value.empty() ? 3 : std::max<std::size_t>(1, std::stoul(std::string{value}));
 }
 
-/// Runs in a child process: from the nth allocation on, until the scenario has no more.
-[[noreturn]] void try_all(const composition& c, const scenario& s, std::size_t n, bool beside,
-                          findings& to)
+/// Runs in a child process: from the nth step on, until the scenario has no more.
+[[noreturn]] void try_all(const trial& t, std::size_t n, findings& to)
 {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     for (const int signal : {SIGSEGV, SIGABRT, SIGFPE, SIGILL, SIGBUS, SIGTERM})
@@ -231,9 +238,9 @@ std::size_t step()
     int missed = 0;
     try {
         // The order in which threads allocate varies, so one miss does not end the sweep.
-        for (; missed < 2; n += step()) {
+        for (; missed < 2; n += stride()) {
             to.nth = n;
-            missed = attempt(c, s, n, beside, to) ? 0 : missed + 1;
+            missed = attempt(t, n, to) ? 0 : missed + 1;
             if (missed == 0)
                 to.reached = n;
         }
@@ -250,7 +257,7 @@ struct result {
     std::vector<std::string> faults;
 };
 
-result watch(const composition& c, const scenario& s, bool beside, std::size_t first)
+result watch(const trial& t, std::size_t first)
 {
     void* const shared = ::mmap(nullptr, sizeof(findings), PROT_READ | PROT_WRITE,
                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -262,7 +269,7 @@ result watch(const composition& c, const scenario& s, bool beside, std::size_t f
         std::cout.flush();
         const auto child = ::fork();
         if (child == 0)
-            try_all(c, s, next, beside, found);
+            try_all(t, next, found);
         if (child < 0)
             throw std::system_error{errno, std::system_category(), "fork"};
         int status = 0;
@@ -279,7 +286,7 @@ result watch(const composition& c, const scenario& s, bool beside, std::size_t f
             found.add(found.nth,
                       std::string{"the process died: "} + ::strsignal(WTERMSIG(status)) + where);
         found.reached = std::max(found.reached.load(), found.nth.load());
-        next = found.nth + step();
+        next = found.nth + stride();
     }
     result r{.reached = found.reached, .faults = {}};
     for (std::size_t i = 0; i < found.count; ++i)
@@ -289,11 +296,32 @@ result watch(const composition& c, const scenario& s, bool beside, std::size_t f
     return r;
 }
 
+void sweep_one(const trial& t, std::size_t first)
+{
+    const auto name = t.of.name + (t.kind == grid::step::transfer ? ", transfers" : "")
+        + (t.beside ? ", with a client beside it" : "");
+    if (const auto at = variable("NBD_FAULTS_AT"); !at.empty()) {
+        findings found;
+        CHECK(attempt(t, std::stoul(std::string{at}), found));
+        for (std::size_t i = 0; i < found.count; ++i)
+            std::cout << "FAULT: " << found.faults[i].text.data() << std::endl;
+        return;
+    }
+    const auto r = watch(t, first);
+    if (full())
+        std::cout << "| " << t.server.name << " | " << name << " | " << r.reached << " | "
+                  << r.faults.size() << " |" << std::endl;
+    for (const auto& fault : r.faults)
+        std::cout << "FAULT: " << t.server.name << ", " << name << ", " << fault << std::endl;
+    INFO(t.server.name << ", " << name);
+    CHECK(r.faults.empty());
+}
+
 }  // namespace
 
 bool full()
 {
-    return step() == 1;
+    return stride() == 1;
 }
 
 void sweep(const composition& c)
@@ -311,22 +339,11 @@ void sweep(const composition& c)
                 continue;
             if (!full() && !alone && beside != (index % 2 != 0))
                 continue;
-            const auto name = s.name + (beside ? ", with a client beside it" : "");
-            if (const auto at = variable("NBD_FAULTS_AT"); !at.empty()) {
-                findings found;
-                CHECK(attempt(c, s, std::stoul(std::string{at}), beside, found));
-                for (std::size_t i = 0; i < found.count; ++i)
-                    std::cout << "FAULT: " << found.faults[i].text.data() << std::endl;
-                continue;
+            for (const auto kind : {grid::step::allocation, grid::step::transfer}) {
+                // A start has no transfers; its scenario fails allocations while it starts.
+                if (!s.starts || kind == grid::step::allocation)
+                    sweep_one({c, s, kind, beside}, full() ? 1 : 1 + index % stride());
             }
-            const auto r = watch(c, s, beside, full() ? 1 : 1 + index % step());
-            if (full())
-                std::cout << "| " << c.name << " | " << name << " | " << r.reached << " | "
-                          << r.faults.size() << " |" << std::endl;
-            for (const auto& fault : r.faults)
-                std::cout << "FAULT: " << c.name << ", " << name << ", " << fault << std::endl;
-            INFO(c.name << ", " << name);
-            CHECK(r.faults.empty());
         }
     }
 }

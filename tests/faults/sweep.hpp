@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Fails each allocation of a server in turn: the first one of a scenario, then the second one,
-// until the scenario needs no more.
+// Fails each step of a server in turn, an allocation or a call that receives or sends: the first
+// one of a scenario, then the second one, until the scenario needs no more.
 #pragma once
 
 #include "faults/scenarios.hpp"
@@ -48,7 +48,7 @@ struct composition {
 /// served; stop() returns; each client that was announced to the observer is reported to have left;
 /// no memory and no descriptor is left.
 ///
-/// By default every third allocation of a scenario fails. The environment: NBD_FAULTS=N fails every
+/// By default every third step of a scenario fails. The environment: NBD_FAULTS=N fails every
 /// Nth, NBD_FAULTS=1 all of them, and prints a table; NBD_FAULTS_SCENARIO=TEXT runs the scenarios
 /// alone whose names contain the text; NBD_FAULTS_AT=N fails the Nth alone, in this process, for a
 /// debugger; NBD_FAULTS_PATIENCE=SECONDS is how long a client waits for its answers.

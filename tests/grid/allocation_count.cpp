@@ -8,6 +8,8 @@
 #include <new>
 
 #include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -17,21 +19,22 @@ namespace {
 std::atomic<std::size_t> count{0};
 std::atomic<std::size_t> mapped{0};
 std::atomic<std::size_t> until_failure{0};
-std::atomic<bool> has_failed{false};
+std::atomic<grid::step> failing{grid::step::allocation};
+std::atomic<bool> failed{false};
 thread_local int exemptions = 0;
 
-/// Whether this allocation is the one that fails.
-bool fails() noexcept
+/// Whether this step is the one that fails.
+bool fails(grid::step what = grid::step::allocation) noexcept
 {
     auto left = until_failure.load(std::memory_order_relaxed);
-    if (left == 0 || exemptions != 0)
+    if (left == 0 || exemptions != 0 || failing != what)
         return false;
     while (left != 0 && !until_failure.compare_exchange_weak(left, left - 1)) {
     }
     if (left != 1)
         return false;
-    has_failed.store(true);
-    errno = ENOMEM;
+    failed.store(true);
+    errno = what == grid::step::allocation ? ENOMEM : ECONNRESET;
     return true;
 }
 
@@ -45,15 +48,16 @@ std::size_t grid::mappings() noexcept
 {
     return mapped.load();
 }
-void grid::fail_allocation(std::size_t nth) noexcept
+void grid::fail(step what, std::size_t nth) noexcept
 {
     until_failure.store(0);
-    has_failed.store(false);
+    failed.store(false);
+    failing.store(what);
     until_failure.store(nth);
 }
-bool grid::allocation_failed() noexcept
+bool grid::has_failed() noexcept
 {
-    return has_failed.load();
+    return failed.load();
 }
 grid::exempt_from_failures::exempt_from_failures() noexcept
 {
@@ -62,6 +66,32 @@ grid::exempt_from_failures::exempt_from_failures() noexcept
 grid::exempt_from_failures::~exempt_from_failures()
 {
     --exemptions;
+}
+
+extern "C" {
+ssize_t recv(int socket, void* to, std::size_t n, int flags)
+{
+    return fails(grid::step::transfer)
+        ? -1
+        : ::syscall(SYS_recvfrom, socket, to, n, flags, nullptr, nullptr);
+}
+ssize_t recvmsg(int socket, ::msghdr* message, int flags)
+{
+    return fails(grid::step::transfer) ? -1 : ::syscall(SYS_recvmsg, socket, message, flags);
+}
+ssize_t send(int socket, const void* from, std::size_t n, int flags)
+{
+    return fails(grid::step::transfer) ? -1
+                                       : ::syscall(SYS_sendto, socket, from, n, flags, nullptr, 0);
+}
+ssize_t sendmsg(int socket, const ::msghdr* message, int flags)
+{
+    return fails(grid::step::transfer) ? -1 : ::syscall(SYS_sendmsg, socket, message, flags);
+}
+ssize_t sendfile(int to, int from, ::off_t* offset, std::size_t n)
+{
+    return fails(grid::step::transfer) ? -1 : ::syscall(SYS_sendfile, to, from, offset, n);
+}
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

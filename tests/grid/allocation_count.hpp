@@ -38,14 +38,18 @@ template <class Run>
     return cost;
 }
 
-/// Makes one allocation fail: the `nth` from now on, counted over all threads that are not exempt.
-/// 0 makes none fail. Replaces what an earlier call asked for. The allocation returns null, or
-/// throws std::bad_alloc.
-void fail_allocation(std::size_t nth) noexcept;
-/// True when the allocation of the last `fail_allocation` has failed.
-[[nodiscard]] bool allocation_failed() noexcept;
+/// What can be made to fail.
+enum class step {
+    allocation,  ///< returns null, or throws std::bad_alloc
+    transfer,    ///< recv, recvmsg, send, sendmsg, sendfile: the connection is reset
+};
+/// Makes one step fail: the `nth` of its kind from now on, counted over all threads that are not
+/// exempt. 0 makes none fail. Replaces what an earlier call asked for.
+void fail(step what, std::size_t nth) noexcept;
+/// True when the step of the last `fail` has failed.
+[[nodiscard]] bool has_failed() noexcept;
 
-/// While a thread has an object of this type, its allocations do not fail.
+/// While a thread has an object of this type, its steps do not fail.
 class exempt_from_failures {
 public:
     exempt_from_failures() noexcept;
