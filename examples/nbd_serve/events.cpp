@@ -4,6 +4,8 @@
 #include <boost/asio/post.hpp>
 
 #include <csignal>
+#include <iostream>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -79,7 +81,12 @@ void events::await_reload()
     reloads_.async_wait([this](const boost::system::error_code& cancelled, int) {
         if (cancelled)
             return;
-        reload_();
+        try {
+            reload_();
+        } catch (const std::bad_alloc&) {
+            std::cerr << "nbd-serve: there is no memory to load the credentials again; the earlier "
+                         "ones stay in use\n";
+        }
         await_reload();
     });
 }

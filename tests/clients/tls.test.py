@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """TLS: libnbd's programs and qemu-img with X.509 and pre-shared keys, and what is refused."""
 import pathlib
+import resource
+import threading
 
 from support import *
 
@@ -152,6 +154,93 @@ def test_pre_shared_keys(policy, transport):
         wait_until(lambda: 'identity "client"' in server.stderr(), "the server knows the client")
 
 
+STDIO = ("a socket", "two pipes")
+
+
+@for_each([(policy, by, through) for policy in POLICIES for by in ("certificate", "key") for through in STDIO])
+def test_stdio(policy, by, through):
+    try:
+        import nbd
+    except ImportError:
+        raise Skip("Python has no module nbd (Debian package python3-libnbd)") from None
+    with certificates() as pki:
+        def handle(user="client"):
+            made = nbd.NBD()
+            made.set_tls(nbd.TLS_REQUIRE)
+            if by == "certificate":
+                made.set_tls_certificates(str(pki / "client"))
+            else:
+                made.set_tls_username(user)
+                made.set_tls_psk_file(str(pki / "client" / "keys.psk"))
+            return made
+
+        credentials = (["--tls-certificates", f"{pki}/server", "--tls-verify-peer"] if by == "certificate"
+                       else ["--tls-psk", f"{pki}/server/keys.psk"])
+        command = [PROGRAM, "mem:3M", "--stdio", "--policy", policy, "--tls", "require", *credentials]
+        if through == "two pipes":
+            command = ["sh", "-c", f"cat | {' '.join(command)} | cat"]
+        client = handle()
+        client.connect_command(command)
+        assert client.get_tls_negotiated()
+        data = os.urandom(3 * M)
+        client.pwrite(data, 0)
+        assert client.pread(3 * M, 0) == data
+        client.shutdown()
+
+        others = [nbd.NBD()]  # without TLS
+        if by == "certificate":
+            for name in ("client-cert.pem", "client-key.pem"):
+                (pki / "client" / name).unlink()
+            others.append(handle())
+        else:
+            others.append(handle("mallory"))
+        for other in others:
+            try:
+                other.connect_command(command)
+                other.pread(512, 0)  # with TLS 1.3, a client without a certificate learns of that here
+                raise AssertionError("the client is not refused")
+            except nbd.Error:
+                pass
+
+
+@for_each(POLICIES)
+def test_stdio_as_inetd_starts_it(policy):
+    """A process for each connection, whose socket is stdin and stdout."""
+    with certificates() as pki, socket.socket(socket.AF_UNIX) as listening:
+        data = os.urandom(scaled(16, 2) * M)
+        disk, back = pki / "disk", pki / "back"
+        disk.write_bytes(data)
+        listening.bind(str(pki / "socket"))
+        listening.listen()
+        processes = []
+
+        def serve_all():
+            while True:
+                try:
+                    accepted = listening.accept()[0]
+                except OSError:  # shut down
+                    return
+                with accepted:
+                    processes.append(subprocess.Popen(
+                        [PROGRAM, f"file:{disk}", "--lock", "shared", "--stdio", "--policy", policy, "--tls", "on",
+                         "--tls-certificates", pki / "server"],
+                        stdin=accepted, stdout=accepted))
+
+        inetd = threading.Thread(target=serve_all)
+        inetd.start()
+        try:
+            with_tls = f"nbds+unix:///?socket={pki}/socket&tls-certificates={pki}/client&tls-verify-peer=false"
+            assert "newstyle-fixed with TLS" in run(NBDINFO, with_tls).stdout
+            assert "without TLS" in run(NBDINFO, f"nbd+unix:///?socket={pki}/socket").stdout
+            run(NBDCOPY, with_tls, back)
+            assert back.read_bytes() == data
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            inetd.join()
+        for process in processes:
+            assert process.wait(PATIENCE) == 0
+
+
 @for_each(POLICIES)
 def test_both(policy):
     """A client with a key, and one with a certificate; and TLS that is not required."""
@@ -234,6 +323,24 @@ def test_credentials_are_loaded_again(policy):
         run(NBDINFO, x509(server, others / "client"))
 
 
+def test_credentials_are_loaded_again_without_memory():
+    if SMALL:
+        raise Skip("a sanitizer ends a program that has no memory")
+    # So that glibc asks the system for the memory.
+    tunables = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536:glibc.malloc.arena_max=1"}
+    with certificates() as pki, started([PROGRAM, "mem:1M", "--tcp", "127.0.0.1:0", "--tls", "require",
+                                         "--tls-certificates", str(pki / "server")], env=tunables) as server:
+        run(NBDINFO, x509(server, pki / "client"))
+        limits = resource.prlimit(server.pid, resource.RLIMIT_AS)
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (M, limits[1]))
+        server.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: server.stderr() or server.process.poll() is not None, "the server says what is wrong")
+        assert server.stderr() == ("nbd-serve: there is no memory to load the credentials again; the earlier ones "
+                                   "stay in use\n"), server.stderr()
+        resource.prlimit(server.pid, resource.RLIMIT_AS, limits)
+        run(NBDINFO, x509(server, pki / "client"))
+
+
 def test_arguments():
     def told(*arguments, status):
         done = run(PROGRAM, "mem:1M", "--tcp", "127.0.0.1:0", *arguments, status=status, stdin=subprocess.DEVNULL)
@@ -254,6 +361,11 @@ def test_arguments():
                               "fingerprint:ab", status=2)
         assert "--deny subject: expected without --tls-psk" in told(
             "--tls", "require", "--tls-certificates", server, "--tls-verify-peer", *keys, "--deny", "subject:CN=a", status=2)
+        assert "--deny psk: expected together with --tls-verify-peer" in told(
+            "--tls", "require", "--tls-certificates", server, *keys, "--deny", "psk:a", status=2)
+        assert "--deny fingerprint: expected without --tls-psk" in told(
+            "--tls", "require", "--tls-certificates", server, "--tls-verify-peer", *keys, "--deny",
+            "fingerprint:" + 64 * "0", status=2)
         (server / "keys.psk").chmod(0o644)
         assert "expected 0600" in told("--tls", "on", "--tls-psk", server / "keys.psk", status=1)
         assert "make-certificates.sh" in run("sh", SCRIPT, pki, status=1).stderr

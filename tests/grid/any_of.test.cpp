@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <list>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -171,6 +172,31 @@ TEMPLATE_TEST_CASE("any_of: limits are for all transports together", "", blockin
         CHECK(p.serves(third));
         first.emplace(std::move(third));
     }
+}
+
+TEMPLATE_TEST_CASE("any_of: clients on one address do not keep out those on another", "", blocking,
+                   pool)
+{
+    TestType p;
+    p.make({at_path(), at_path()}, {.max_connections = 1});
+    p.server->start();
+    const std::size_t crowded = GENERATE(0U, 1U);
+    // More than the server accepts before there are places.
+    std::list<raw_client> crowd;
+    for (int i = 0; i < 60; ++i)
+        crowd.push_back(p.client(crowded));
+    const auto other = p.client(1 - crowded);
+    std::size_t before = 0;
+    for (; !crowd.empty(); ++before, crowd.pop_front()) {
+        std::array<::pollfd, 2> greeting{};
+        greeting[0] = {.fd = other.fd(), .events = POLLIN, .revents = 0};
+        greeting[1] = {.fd = crowd.front().fd(), .events = POLLIN, .revents = 0};
+        REQUIRE(::poll(greeting.data(), 2, 20'000) > 0);
+        if (greeting[0].revents != 0)
+            break;
+    }
+    INFO(before << " clients of the other address came first");
+    CHECK(before < 30);
 }
 
 TEMPLATE_TEST_CASE("any_of: if one address is in use, start fails and nothing is left", "",

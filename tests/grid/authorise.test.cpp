@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <future>
 #include <memory>
@@ -11,6 +12,8 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -372,6 +375,144 @@ TEMPLATE_TEST_CASE("authorise: it may be awaited, and delays no other client", "
     p.server.stop();  // waits for the client that has left
     CHECK(board.inside == 0);
     CHECK(p.seen.opens == 2);
+}
+
+TEMPLATE_TEST_CASE("authorise: LIST asks no more than other options may", "", BOTH)
+{
+    constexpr int options = 16;
+    std::atomic<int> asked{0};
+    nbd::settings limits;
+    limits.options_per_handshake = options;
+    TestType p{[&](const client&) {
+                   ++asked;
+                   return true;
+               },
+               limits};
+    auto c = p.greeted();
+    int lists = 0;
+    try {
+        for (; lists < 60; ++lists)  // three exports allow 48 options more, but only 12 calls
+            std::ignore = c.ask(option::list);
+        FAIL("all were answered");
+    } catch (const std::runtime_error&) {
+        CHECK(p.departure() == errc::too_many_options);
+    }
+    CHECK(lists == options + 12);
+    CHECK(asked == 3 * lists);
+}
+
+namespace {
+
+/// A function of authorise that awaits offset 1 of a switchboard, and how often it was called.
+struct slow_rule {
+    switchboard board{};
+    std::atomic<int> asked{0};
+
+    slow_rule() { board.close({1}); }
+    [[nodiscard]] auto function()
+    {
+        return [this](const client& who) -> boost::asio::awaitable<permission> {
+            ++asked;
+            board.enter(who.export_name);
+            co_await until_open<boost::asio::any_io_executor>(board, 1);
+            board.leave();
+            co_return permission::full;
+        };
+    }
+    [[nodiscard]] bool is_called()
+    {
+        return board.await([this] { return board.inside == 1; });
+    }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("authorise: LIST asks about no further export when the server stops", "", BOTH)
+{
+    slow_rule rule;
+    TestType p{rule.function()};
+    auto idle = p.greeted();
+    auto c = p.greeted();
+    c.send_option(option::list);
+    REQUIRE(rule.is_called());
+    auto stop = std::async(std::launch::async, [&p] { p.server.stop(); });
+    CHECK(idle.closed());  // so the server is stopping
+    rule.board.open(1);
+    CHECK(c.receive_answer().type == option_reply::server);  // the one that was asked about
+    CHECK(c.receive_answer().type == option_reply::err_shutdown);
+    CHECK(c.closed());
+    stop.get();
+    CHECK(rule.asked == 1);
+}
+
+TEMPLATE_TEST_CASE("authorise: LIST asks about no further export when the client has left", "",
+                   BOTH)
+{
+    slow_rule rule;
+    TestType p{rule.function()};
+    auto c = p.greeted();
+    c.send_option(option::list);
+    REQUIRE(rule.is_called());
+    bool by_server = false;
+    SECTION("the client closes the connection")
+    {
+        c.reset();
+    }
+    SECTION("the server closes the connection")
+    {
+        by_server = true;
+        REQUIRE(p.server.disconnect(p.server.connections().at(0).id));
+    }
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+    while (p.server.connections().at(0).state != nbd::connection_state::closing) {
+        REQUIRE(std::chrono::steady_clock::now() < patience);
+        std::this_thread::sleep_for(std::chrono::milliseconds{1});
+    }
+    rule.board.open(1);
+    CHECK(p.departure() == (by_server ? errc::disconnected : errc::cut_short));
+    CHECK(rule.asked == 1);
+}
+
+TEMPLATE_TEST_CASE("authorise: an export that is changed meanwhile is looked at again", "", BOTH)
+{
+    slow_rule rule;
+    TestType p{rule.function()};
+    const std::string name = GENERATE("disk", "");  // the second is the default export
+    auto c = p.greeted();
+    c.send_option(option::go, raw_client::info_data(name));
+    REQUIRE(rule.is_called());
+    auto& exports = p.server.exports();
+    SECTION("it is removed")
+    {
+        REQUIRE(exports.remove("disk"));
+        rule.board.open(1);
+        CHECK(c.receive_answer().type == option_reply::err_unknown);
+        CHECK(p.refusal() == errc::unknown_export);
+        CHECK(p.seen.opens == 0);
+    }
+    SECTION("another one takes its place")
+    {
+        record other;
+        REQUIRE(exports.remove("disk"));
+        exports.add("disk", disk{&other});
+        rule.board.open(1);
+        CHECK(c.receive_answer().type == option_reply::info);
+        CHECK(p.seen.opens == 0);
+        CHECK(other.opens == 1);
+        p.server.stop();
+    }
+    SECTION("it is made read-only")
+    {
+        REQUIRE(exports.set_read_only("disk", true));
+        rule.board.open(1);
+        const auto info = c.receive_answer();
+        REQUIRE(info.type == option_reply::info);
+        proto::reader in{info.data};
+        REQUIRE(in.take<std::uint16_t>() == 0);
+        std::ignore = in.take<std::uint64_t>();
+        CHECK((in.take<std::uint16_t>() & transmission_flag::read_only) != 0);
+    }
+    CHECK(rule.asked == 1);
 }
 
 TEMPLATE_TEST_CASE("authorise: exports of on_lookup", "", BOTH)

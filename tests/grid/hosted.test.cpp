@@ -6,6 +6,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 
@@ -18,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -150,6 +152,39 @@ TEST_CASE("hosted: a server that could not start leaves no handler on its contex
             io.get_executor(), somewhere<nbd::unix_transport>()};
     }
     CHECK(io.poll() == 0);
+}
+
+TEMPLATE_TEST_CASE("hosted: start() leaves its accept loops to the executor", "", plain, stranded)
+{
+    program<TestType> p{0};
+    CHECK(p.io.poll() == 1);  // the handler that begins to accept
+    // Handlers of other threads may run before start() returns.
+    boost::asio::io_context io;
+    auto work = boost::asio::make_work_guard(io);
+    std::vector<std::thread> threads(3);
+    for (auto& t : threads)
+        t = std::thread{[&io] { io.run(); }};
+    for (int i = 0; i < 30; ++i) {
+        const auto at = somewhere<nbd::unix_transport>();
+        hosted_server<stranded> server{boost::asio::make_strand(io), at};
+        auto client = std::async(std::launch::async, [&at] {
+            for (int tries = 0; tries < 10'000; ++tries) {
+                try {
+                    raw_client c{boost::asio::local::stream_protocol::endpoint{at.path}};
+                    c.greet();
+                    return true;
+                } catch (const std::system_error&) {  // it does not listen yet
+                    std::this_thread::yield();
+                }
+            }
+            return false;
+        });
+        server.start();
+        CHECK(client.get());
+    }
+    work.reset();
+    for (auto& t : threads)
+        t.join();
 }
 
 TEST_CASE("hosted: destroying a server on a context that never ran closes all connections")

@@ -46,6 +46,7 @@ struct identity {
         std::string alternatives{};  ///< subjectAltName as OpenSSL's configuration writes it
         long begins = -3600;         ///< seconds from now
         long ends = 3600;
+        bool is_authority = false;  ///< it may sign others, as one that signs itself
     };
     /// Signed by `by`; null: an authority that signs itself.
     identity(const about& a, const identity* by)
@@ -66,8 +67,9 @@ struct identity {
         ::X509_set_issuer_name(
             c, by == nullptr ? subject : ::X509_get_subject_name(by->certificate.get()));
         ::X509_set_pubkey(c, key.get());
-        extend(NID_basic_constraints, by == nullptr ? "critical,CA:TRUE" : "critical,CA:FALSE");
-        if (by == nullptr)
+        const bool signs = by == nullptr || a.is_authority;
+        extend(NID_basic_constraints, signs ? "critical,CA:TRUE" : "critical,CA:FALSE");
+        if (signs)
             extend(NID_key_usage, "critical,keyCertSign,cRLSign");
         if (!a.alternatives.empty())
             extend(NID_subject_alt_name, a.alternatives.c_str());

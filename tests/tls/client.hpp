@@ -142,8 +142,8 @@ public:
     {
         return ask(proto::option::go, info_data(name)).back().type;
     }
-    /// Sends bytes outside of TLS.
-    void send_plainly(std::span<const std::byte> all) { std::ignore = raw_client::put(all); }
+    /// Sends bytes outside of TLS. *Returns* false if the server has closed the connection.
+    bool send_plainly(std::span<const std::byte> all) { return raw_client::put(all) > 0; }
 
 protected:
     ::ssize_t put(std::span<const std::byte> some) override

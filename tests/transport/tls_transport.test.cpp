@@ -3,11 +3,13 @@
 // the cases of the same names in the project's list of faults.
 #include "catch.hpp"
 #include "grid/tls.hpp"
+#include "tls/records.hpp"
 
 #include <chrono>
 #include <future>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sys/socket.h>
@@ -367,6 +369,47 @@ TEMPLATE_TEST_CASE("TLS: T14 renegotiation is refused, and floods end", "", EVER
     CHECK(serves_others(place));
 }
 
+TEMPLATE_TEST_CASE("TLS: T14 records without data: a few are ignored, and a flood ends", "",
+                   EVERY_PLACE)
+{
+    TestType place;
+    std::size_t left = 0;
+    for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+        auto client = place.client({.least_version = version, .most_version = version});
+        tls_test::record_sealer sealer{client};
+        REQUIRE(client.start_tls());
+        const auto send_after_empty_ones = [&](const bytes& data) {
+            for (int i = 0; i < 20; ++i)
+                client.send_plainly(sealer.seal({}));
+            client.send_plainly(sealer.seal(data));
+        };
+        send_after_empty_ones(option_bytes(option::go, raw_client::info_data("disk")));
+        CHECK(client.receive_answer().type == option_reply::info);
+        while (client.receive_answer().type != option_reply::ack) {
+        }
+        bytes request;
+        raw_client::append(request, {.cookie = 1, .length = 512});
+        send_after_empty_ones(request);
+        CHECK(client.receive_reply().error == error_value::none);
+        std::ignore = client.receive(512);
+
+        bytes hundred;
+        bool open = true;
+        for (int i = 0; i < 1000 && open; ++i) {
+            hundred.clear();
+            for (int k = 0; k < 100; ++k) {
+                const auto empty = sealer.seal({});
+                hundred.insert(hundred.end(), empty.begin(), empty.end());
+            }
+            open = client.send_plainly(hundred);
+        }
+        CHECK(client.closed());
+        const auto why = place.media.departure(++left);
+        CHECK(why.message().find("record too small") != std::string::npos);
+    }
+    CHECK(serves_others(place));
+}
+
 TEMPLATE_TEST_CASE("TLS: T15 and T17 data in records of every size", "", EVERY_PLACE,
                    grid::pool_place, grid::private_place)
 {
@@ -536,6 +579,47 @@ TEMPLATE_TEST_CASE("TLS: credentials that are loaded again are for new clients",
     place.pki.files.put("server-key.pem", "nonsense");
     CHECK(place.credentials.reload());
     CHECK(shown(*place.ready()) == "CN=next,O=nbd\\, tests");
+}
+
+TEST_CASE("TLS: files with several certificates")
+{
+    using tls_test::identity;
+    blocking_place place{{.verify_peer = true}};
+    const auto& files = place.pki.files;
+    const auto& authority = place.pki.authority;
+    SECTION("the server sends its intermediate certificates")
+    {
+        const identity first{{.name = "first", .is_authority = true}, &authority};
+        const identity second{{.name = "second", .is_authority = true}, &first};
+        const identity leaf{{.name = "leaf"}, &second};
+        place.pki.install(leaf);
+        REQUIRE_FALSE(place.credentials.reload());
+        CHECK_FALSE(
+            place.client({.authority = &authority, .certificate = &place.pki.client}).start_tls());
+        files.put("server-cert.pem",
+                  leaf.certificate_pem() + second.certificate_pem() + first.certificate_pem());
+        REQUIRE_FALSE(place.credentials.reload());
+        CHECK(
+            place.ready({.authority = &authority, .certificate = &place.pki.client})->read(0, 512));
+    }
+    SECTION("clients of several authorities, which revoke certificates")
+    {
+        const identity other{{.name = "other authority"}, nullptr};
+        const identity its_client{{.name = "its client"}, &other};
+        const identity revoked{{.name = "revoked"}, &other};
+        files.put("ca-cert.pem", authority.certificate_pem() + other.certificate_pem());
+        REQUIRE_FALSE(place.credentials.reload());
+        for (const identity* const client :
+             {&std::as_const(place.pki.client), &its_client, &revoked})
+            CHECK(place.ready({.certificate = client})->read(0, 512));
+        files.put("ca-crl.pem",
+                  authority.revocation_pem(place.pki.server) + other.revocation_pem(revoked));
+        REQUIRE_FALSE(place.credentials.reload());
+        for (const identity* const client : {&std::as_const(place.pki.client), &its_client})
+            CHECK(place.ready({.certificate = client})->read(0, 512));
+        auto refused = place.client({.certificate = &revoked});
+        CHECK((!refused.start_tls() || refused.closed()));
+    }
 }
 
 TEMPLATE_TEST_CASE("TLS: the server stops in every phase", "", EVERY_PLACE)

@@ -144,9 +144,9 @@ public:
             ? open_purpose::transmission
             : open_purpose::information;
     }
-    /// Counts a call of the backend's `open`, or of the program's function that looks up or lists
-    /// exports; call this before it. *Returns* false if the client has caused too many calls; then
-    /// call export_refused with errc::too_many_options.
+    /// Counts a call of the backend's `open`, of the program's function that looks up or lists
+    /// exports, or a LIST with `authorise`; call this before it. *Returns* false if the client has
+    /// caused too many calls; then call export_refused with errc::too_many_options.
     [[nodiscard]] bool may_open() noexcept { return opens_left_ != 0 && opens_left_-- != 0; }
     [[nodiscard]] bool may_call() noexcept { return calls_left_ != 0 && calls_left_-- != 0; }
 

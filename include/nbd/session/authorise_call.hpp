@@ -22,7 +22,7 @@ template <class Io, class Stream, class Observer>
 class authorise_call {
 public:
     authorise_call(Stream& stream, context<Observer>& c, std::string_view name)
-        : scope_{c, name}, c_{c}, name_{name}, call_{stream}
+        : scope_{c, name}, works_{c}, c_{c}, name_{name}, call_{stream}
     {
     }
 
@@ -51,6 +51,7 @@ public:
 
 private:
     const typename context<Observer>::program_scope scope_;
+    const typename context<Observer>::working_scope works_;
     context<Observer>& c_;
     const std::string_view name_;
     program_call<Io, Stream, decision> call_;

@@ -149,6 +149,17 @@ private:
     }
     /// No terminal is asked for a passphrase.
     static int no_passphrase(char*, int, int, void*) noexcept { return -1; }
+    /// Calls `take` with each object that `read` finds; it keeps a reference of its own. *Returns*
+    /// how many it has taken.
+    template <class Owned, class Read, class Take>
+    static std::size_t take_each(const bio& from, Read read, Take take)
+    {
+        std::size_t count = 0;
+        while (const Owned next{read(from.get(), nullptr, &no_passphrase, nullptr)})
+            count += take(next.get()) ? 1U : 0U;
+        ERR_clear_error();
+        return count;
+    }
 
     bool load_certificates(const tls_files& files, failure& why)
     {
@@ -174,10 +185,9 @@ private:
         if (::SSL_CTX_use_certificate(get(), own.get()) != 1)
             return fails(
                 why, path + ": expected a stronger key or signature: " + take_error().message());
-        while (certificate next{::PEM_read_bio_X509(from.get(), nullptr, &no_passphrase, nullptr)})
-            if (SSL_CTX_add0_chain_cert(get(), next.get()) == 1)
-                next.release();
-        ERR_clear_error();
+        take_each<certificate>(from, &::PEM_read_bio_X509, [this](::X509* next) {
+            return SSL_CTX_add1_chain_cert(get(), next) == 1;
+        });
         return true;
     }
     bool load_key(const std::string& path, const std::string& of, failure& why)
@@ -202,14 +212,11 @@ private:
             return false;
         const auto from = bio_of(*file);
         auto* const store = ::SSL_CTX_get_cert_store(get());
-        std::size_t count = 0;
-        while (const certificate next{
-            ::PEM_read_bio_X509(from.get(), nullptr, &no_passphrase, nullptr)}) {
-            if (::X509_STORE_add_cert(store, next.get()) == 1
-                && ::SSL_CTX_add_client_CA(get(), next.get()) == 1)
-                ++count;
-        }
-        ERR_clear_error();
+        const auto count =
+            take_each<certificate>(from, &::PEM_read_bio_X509, [this, store](::X509* next) {
+                return ::X509_STORE_add_cert(store, next) == 1
+                    && ::SSL_CTX_add_client_CA(get(), next) == 1;
+            });
         if (count == 0)
             return fails(why, path + ": expected the certificate of an authority, in PEM");
         ::SSL_CTX_set_verify(get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
@@ -224,12 +231,9 @@ private:
             return false;
         const auto from = bio_of(*file);
         auto* const store = ::SSL_CTX_get_cert_store(get());
-        std::size_t count = 0;
-        while (const owned<::X509_CRL, &::X509_CRL_free> next{
-            ::PEM_read_bio_X509_CRL(from.get(), nullptr, &no_passphrase, nullptr)})
-            if (::X509_STORE_add_crl(store, next.get()) == 1)
-                ++count;
-        ERR_clear_error();
+        const auto count = take_each<owned<::X509_CRL, &::X509_CRL_free>>(
+            from, &::PEM_read_bio_X509_CRL,
+            [store](::X509_CRL* next) { return ::X509_STORE_add_crl(store, next) == 1; });
         if (count == 0)
             return fails(why, path + ": expected a list of revoked certificates, in PEM");
         ::X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);

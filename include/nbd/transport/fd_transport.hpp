@@ -3,6 +3,7 @@
 
 #include <nbd/concepts/transport.hpp>
 #include <nbd/transport/descriptor_relay.hpp>
+#include <nbd/transport/peer_process.hpp>
 #include <nbd/transport/stream_protocol.hpp>
 #include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/ip_address.hpp>
@@ -162,14 +163,7 @@ public:
             found.address = ip_address{std::to_array(v6.sin6_addr.s6_addr)};
             found.port = ntohs(v6.sin6_port);
         }
-#ifdef SO_PEERCRED
-        struct ::ucred who {};
-        size = sizeof(who);
-        if (remote.ss_family == AF_UNIX
-            && ::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &who, &size) == 0
-            && who.uid != static_cast<::uid_t>(-1))
-            found.process = unix_process{who.pid, who.uid, who.gid};
-#endif
+        found.process = peer_process(socket.native_handle());
         return found;
     }
 

@@ -4,6 +4,7 @@
 #include <nbd/concepts/transport.hpp>
 #include <nbd/error.hpp>
 #include <nbd/protocol/uri.hpp>
+#include <nbd/transport/peer_process.hpp>
 #include <nbd/vocabulary/client.hpp>
 #include <nbd/vocabulary/owned_descriptor.hpp>
 
@@ -133,13 +134,8 @@ public:
     template <class Socket>
     [[nodiscard]] peer_type peer(Socket& socket) const
     {
-#ifdef SO_PEERCRED
-        struct ::ucred who {};
-        ::socklen_t length = sizeof(who);
-        if (::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &who, &length) == 0)
-            return {who.pid, who.uid, who.gid};
-#endif
-        return {};
+        const auto found = peer_process(socket.native_handle());
+        return found ? peer_type{found->process, found->user, found->group} : peer_type{};
     }
 
     /// *Returns* a URI with an absolute path: a relative one was relative to the current folder of
