@@ -255,9 +255,9 @@ public:
             token);
     }
     /// Begins to stop, as stop(). Completes when every client is disconnected, or at once if the
-    /// server does not run. `token`: as for async_run. *Cancellation* (every type): ends
-    /// settings.stop_grace now; the operation still completes when the server has stopped.
-    /// *Lifetime*: as for async_run; the handler may destroy the server.
+    /// server does not run. `token`: as for async_run. *Cancellation* (every type): ends the grace
+    /// period that runs (settings.stop_grace, then drain_grace); the operation still completes when
+    /// the server has stopped. *Lifetime*: as for async_run; the handler may destroy the server.
     template <boost::asio::completion_token_for<void(boost::system::error_code)> Token>
     auto async_stop(Token&& token)
     {
@@ -265,7 +265,7 @@ public:
             [this](auto handler) {
                 begin_stop();
                 wait_for_end(std::move(handler), {},
-                             [](state_type&, listener_type& l) { l.cut_all(); });
+                             [](state_type&, listener_type& l) { l.end_grace(); });
             },
             token);
     }

@@ -8,6 +8,8 @@
 #include <concepts>
 #include <functional>
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 namespace nbd {
 
@@ -39,6 +41,38 @@ template <class Observer>
         throw 0;
 }
 
+/// The function of a program that is asked about each connection; see server_options::admit. Empty
+/// by default: every connection is admitted.
+template <class Peer>
+class admission {
+public:
+    // noexcept: see authorisation.
+    admission() noexcept = default;
+    /// `f`: a function `bool(const Peer&)`. Other arguments: a compile error.
+    template <class F>
+        requires(!std::same_as<std::remove_cvref_t<F>, admission>)
+    admission(F&& f)
+    {
+        using callable = std::decay_t<F>;
+        constexpr bool fits = std::is_invocable_r_v<bool, callable&, const Peer&>;
+        static_assert(fits,
+                      "nbd: `admit` is called with the peer of the transport, such as a const "
+                      "nbd::tcp_peer&, and returns bool");
+        if constexpr (fits && std::copy_constructible<callable>)
+            call_ = std::forward<F>(f);
+        else if constexpr (fits)
+            call_ = [shared = std::make_shared<callable>(std::forward<F>(f))](const Peer& p) {
+                return static_cast<bool>((*shared)(p));
+            };
+    }
+
+    /// *Returns* whether the connection is admitted. *Errors*: those of the function.
+    [[nodiscard]] bool operator()(const Peer& peer) const { return !call_ || call_(peer); }
+
+private:
+    std::function<bool(const Peer&)> call_;
+};
+
 /// Everything that a server is made of; each member may be left out:
 ///
 ///     nbd::server<nbd::tcp_transport, my_disk, nbd::strand_pool> server{
@@ -57,7 +91,7 @@ struct server_options {
     /// closes it before a byte is sent and before it can take a place. It knows only the
     /// peer; `authorise` also knows the identity that TLS has proved, and the export. `admit` runs
     /// on the server's own thread, or on the program's executor, and must not block.
-    std::function<bool(const typename Transport::peer_type&)> admit{};
+    admission<typename Transport::peer_type> admit{};
     /// Decides what a client may do with the export `client::export_name`:
     ///
     ///     .authorise = nbd::allow::user(1000) || nbd::allow::address("10.0.0.0/8")

@@ -136,12 +136,13 @@ struct settings {
     /// everything.
     bool send_error_details = false;
 
-    /// How long stop() waits for requests in flight before it closes their connections.
+    /// How long stop() waits for requests in flight before it closes their connections. Cancelling
+    /// async_stop ends this time.
     std::chrono::milliseconds stop_grace{5'000};
     /// How long stop() then waits for `drain` of the backends, for all exports together. One that
     /// is synchronous is waited for in any case. At most 64 of these calls run at a time; one that
-    /// has not begun within this time is not made, and at_drain_error gets timed_out. While the
-    /// server runs, `drain` has no limit.
+    /// has not begun within this time is not made, and at_drain_error gets timed_out. Cancelling
+    /// async_stop ends this time. While the server runs, `drain` has no limit.
     std::chrono::milliseconds drain_grace{30'000};
 };
 

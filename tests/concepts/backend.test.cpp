@@ -47,7 +47,7 @@ static_assert(nbd::readable_backend<least_handler> && backend_is_sound<least_han
 
 // read, write, flush and trim, each with another return type
 struct styles {
-    unsigned size() const { return 512; }
+    std::size_t size() const { return 512; }
     std::error_code read(u64, to) { return {}; }
     void write(u64, from) {}
     boost::system::error_code flush() { return {}; }

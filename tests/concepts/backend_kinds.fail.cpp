@@ -11,6 +11,9 @@
 // expect RESIZE_OF_BLOCKING: nbd: a backend's resize can be awaited only if its other members are
 // expect RESIZE_WITHOUT_PROMISE: nbd: a backend whose members are awaited can be resized at any time
 // expect ASYNC_READ: nbd: this backend's async_read has the wrong shape; expected
+// expect ASYNC_READ_WITH_A_FUNCTION: nbd: this backend's async_read has the wrong shape; expected
+// expect ASYNC_RESIZE: nbd: a backend with callbacks has `resize`, `drain` and `open` without
+// expect ASYNC_DRAIN: nbd: a backend with callbacks has `resize`, `drain` and `open` without
 // expect ASYNC_WRITE: nbd: this backend's async_write has the wrong shape; expected
 // expect ASYNC_FLUSH: nbd: this backend's async_flush has the wrong shape; expected
 // expect ASYNC_TRIM: nbd: this backend's async_trim has the wrong shape; expected
@@ -97,6 +100,20 @@ struct disk : pooled {
 struct disk : pooled {
     u64 size() const { return 0; }
     void async_read(u64, to) {}
+};
+#elif defined ASYNC_READ_WITH_A_FUNCTION
+struct disk : pooled {
+    u64 size() const { return 0; }
+    void async_read(u64, to, std::function<void(std::error_code)>) {}
+};
+#elif defined ASYNC_RESIZE
+struct disk : pooled_caller {
+    static constexpr auto concurrency = nbd::concurrency::parallel;
+    void async_resize(u64, nbd::completion) {}
+};
+#elif defined ASYNC_DRAIN
+struct disk : pooled_caller {
+    void async_drain(nbd::drain_reason, nbd::completion) {}
 };
 #elif defined ASYNC_WRITE
 struct disk : pooled {

@@ -15,6 +15,7 @@
 // expect WRITE_ZEROES: nbd: this backend's write_zeroes has the wrong shape; expected
 // expect CACHE: nbd: this backend's cache has the wrong shape; expected
 // expect EXTENTS: nbd: this backend's extents has the wrong shape; expected
+// expect EXTENTS_BY_VALUE: nbd: this backend's extents has the wrong shape; expected
 // expect LEND: nbd: this backend's lend has the wrong shape; expected
 // expect LEND_MAY_THROW: nbd: this backend's lend has the wrong shape; expected
 // expect LEND_TEMPORARY: nbd: this backend's lend has the wrong shape; expected
@@ -125,6 +126,10 @@ struct disk : writable {
 #elif defined EXTENTS
 struct disk : writable {
     void extents(u64, u64) {}
+};
+#elif defined EXTENTS_BY_VALUE
+struct disk : writable {
+    void extents(u64, u64, nbd::extent_list) {}
 };
 #elif defined LEND
 struct disk : lender {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A member of a backend that would truncate an offset or a length.
+// A member of a backend that would truncate an offset, a length or a size.
+// expect SIZE: nbd: this backend's size has the wrong shape; expected
 // expect READ: nbd: this backend's read has the wrong shape; expected
 // expect READ_OF_A_FLOAT: nbd: this backend's read has the wrong shape; expected
 // expect WRITE: nbd: this backend's write has the wrong shape; expected
@@ -25,7 +26,12 @@
 #include "concepts/sound_disks.hpp"
 #include <nbd/server.hpp>
 
-#if defined READ
+#if defined SIZE
+struct disk {
+    unsigned size() const { return 0; }
+    void read(u64, to) {}
+};
+#elif defined READ
 struct disk {
     u64 size() const { return 0; }
     void read(unsigned, to) {}

@@ -3,11 +3,13 @@
 // expect CONCURRENCY_NOT_STATIC: nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`
 // expect CONCURRENCY_NOT_CONSTANT: nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`
 // expect CONCURRENCY_OF_ANOTHER_TYPE: nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`
+// expect PARALLEL_ALONE: nbd: a backend promises `static constexpr nbd::concurrency concurrency = ...`
 // expect BLOCKS_A_FUNCTION: nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads
 // expect MULTI_CONN_NOT_STATIC: nbd: blocks, cancellable, multi_conn, rotational, fast_zero and fills_reads
 // expect LEND_WITHOUT_PARALLEL: nbd: lent memory is used outside any lock
 // expect LEND_FILE_WITHOUT_PARALLEL: nbd: lent memory is used outside any lock
 // expect RESIZE_WITH_SERIALIZE_CLIENT: nbd: a backend can be resized by one client while another is served
+// expect CANCELLABLE_AND_SYNCHRONOUS: nbd: this backend promises `cancellable`, which is for calls
 // expect CONCURENCY: nbd: this backend has a member with a name similar to `concurrency`
 // expect MULTICONN: nbd: this backend has a member with a name similar to `multi_conn`
 // expect FASTZERO: nbd: this backend has a member with a name similar to `fast_zero`
@@ -130,6 +132,14 @@ struct disk : writable {
     u64 refresh_size() noexcept { return 0; }
 };
 static_assert(nbd::offers<disk, nbd::can::write>);
+#elif defined CANCELLABLE_AND_SYNCHRONOUS
+struct disk : writable {
+    static constexpr bool cancellable = true;
+};
+#elif defined PARALLEL_ALONE
+struct disk : writable {
+    static constexpr bool parallel = true;
+};
 #elif defined DRIAN
 struct disk : writable {
     void drian(nbd::drain_reason) {}

@@ -8,6 +8,10 @@
 #include <nbd/on.hpp>
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/cancellation_type.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/error.hpp>
@@ -22,8 +26,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <ctime>
+#include <functional>
 #include <future>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -297,13 +303,14 @@ struct row {
         std::make_shared<nbd::export_set<Backend>>();
     std::unique_ptr<server_type> server;
 
-    explicit row(std::chrono::milliseconds drain_grace = std::chrono::minutes{1})
-        : server{make(drain_grace)}
+    explicit row(std::chrono::milliseconds drain_grace = std::chrono::minutes{1},
+                 nbd::settings limits = {})
+        : server{make(drain_grace, limits)}
     {
     }
-    std::unique_ptr<server_type> make(std::chrono::milliseconds drain_grace = soon)
+    std::unique_ptr<server_type> make(std::chrono::milliseconds drain_grace = soon,
+                                      nbd::settings limits = {})
     {
-        nbd::settings limits;
         limits.drain_grace = drain_grace;
         typename server_type::options o{.listen = somewhere<nbd::unix_transport>(),
                                         .exports = exports,
@@ -486,6 +493,44 @@ TEMPLATE_TEST_CASE("draining: a call that does not end is left alone after drain
         r.runs->context.stop();  // the timers are still in it
 }
 
+TEMPLATE_TEST_CASE("draining: a cancellation of async_stop ends the grace period that runs", "",
+                   pool<cancellable>, per_client<awaited_drain<plain>>,
+                   on_program<awaited_drain<awaited>>)
+{
+    nbd::settings limits;
+    limits.stop_grace = std::chrono::minutes{1};
+    limits.send_timeout = std::chrono::milliseconds{0};
+    limits.least_transfer_rate = 0;
+    TestType r{std::chrono::minutes{1}, limits};
+    r.at.does = journal::kind::never;
+    r.add("a");
+    auto reads_no_reply = connect(*r.server);
+    reads_no_reply.go("a");
+    grid::bytes batch;
+    for (int i = 0; i < 200; ++i)
+        raw_client::append(batch, {.length = mib});
+    reads_no_reply.send(batch);
+
+    boost::asio::io_context handlers;
+    boost::asio::cancellation_signal cancelled;
+    const auto begun = std::chrono::steady_clock::now();
+    r.server->async_stop(boost::asio::bind_executor(
+        handlers,
+        boost::asio::bind_cancellation_slot(cancelled.slot(),
+                                            [&](boost::system::error_code) { r.at.add("over"); })));
+    cancelled.emit(boost::asio::cancellation_type::total);
+    r.at.await_left(1);
+    CHECK(r.at.first(1) == lines{"a: stopped"});
+    cancelled.emit(boost::asio::cancellation_type::terminal);
+    handlers.run();
+    CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds{30});
+    r.at.await_line("error of a, stopped: timed out");
+    r.at.await_line("over");
+    r.server.reset();
+    if (r.runs)
+        r.runs->context.stop();  // the timer is still in it
+}
+
 TEMPLATE_TEST_CASE("draining: clients that come meanwhile do not wait for it", "", pool<blocking>,
                    pool<awaited_drain<awaited>>, per_client<awaited_drain<plain>>,
                    per_client<side_by_side>, on_program<awaited_drain<awaited>>)
@@ -531,6 +576,35 @@ TEMPLATE_TEST_CASE("draining: with serialize_all, clients that come meanwhile wa
     r.at.add("read");
     releasing.join();
     CHECK(r.at.all() == lines{"a: last client left", "released", "read"});
+}
+
+TEMPLATE_TEST_CASE("draining: of exports that were looked up, those that clients use", "",
+                   pool<sync_drain<plain>>, per_client<awaited_drain<plain>>,
+                   on_program<awaited_drain<awaited>>)
+{
+    TestType r;
+    std::map<std::string, std::shared_ptr<typename TestType::backend>, std::less<>> store;
+    for (const std::string name : {"asked", "idle", "removed", "used"})
+        store.emplace(name,
+                      std::make_shared<typename TestType::backend>(
+                          typename TestType::backend{{{&r.at, name}}}));
+    r.exports->on_lookup([&](std::string_view name, const nbd::client&) {
+        const auto found = store.find(name);
+        return found == store.end() ? nullptr : found->second;
+    });
+    auto asks = connect(*r.server);
+    asks.greet();
+    std::ignore = asks.ask(proto::option::info, raw_client::info_data("asked"));
+    auto idle = r.join("idle");
+    idle.disconnect();
+    CHECK(r.at.first(1) == lines{"idle: last client left"});
+    auto removed = r.join("removed");
+    CHECK(r.exports->remove("removed"));
+    removed.disconnect();
+    CHECK(r.at.first(2)[1] == "removed: removed");
+    auto used = r.join("used");
+    r.stop();
+    CHECK(r.at.all() == lines{"idle: last client left", "removed: removed", "used: stopped"});
 }
 
 TEMPLATE_TEST_CASE("draining: servers that share an export", "", per_client<sync_drain<plain>>,

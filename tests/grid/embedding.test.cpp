@@ -500,9 +500,11 @@ TEMPLATE_TEST_CASE("embedding: the program is asked before a client is admitted"
     std::atomic<int> asked{0};
     std::atomic<int> local{0};
     nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType> server{
-        {.listen = {.port = 0}, .admit = [&](const nbd::tcp_peer& peer) {
+        {.listen = {.port = 0},
+         .admit = [&, calls = std::make_unique<int>(0)](const nbd::tcp_peer& peer) {
              local += peer.endpoint.address().is_loopback();
-             switch (++asked) {
+             asked = ++*calls;  // a function that cannot be copied
+             switch (*calls) {
              case 1:
                  return false;
              case 2:

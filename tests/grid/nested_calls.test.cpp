@@ -110,6 +110,11 @@ struct plain {
         at->reached("block_sizes");
         return {};
     }
+    nbd::abilities abilities() const
+    {
+        at->reached("abilities");
+        return {};
+    }
     void read(std::uint64_t, std::span<std::byte>) { at->reached("read"); }
     void write(std::uint64_t, std::span<const std::byte>) { at->reached("write"); }
     void flush() { at->reached("flush"); }
@@ -129,6 +134,11 @@ struct plain {
         to.add(length, 0);
     }
     void resize(std::uint64_t) { at->reached("resize"); }
+    void drain(nbd::drain_reason)
+    {
+        at->reached("drain");
+        throw std::system_error{std::make_error_code(std::errc::io_error)};
+    }
 };
 using in_turn = plain<nbd::concurrency::serialize_all>;
 using in_turn_blocking = plain<nbd::concurrency::serialize_all, true>;
@@ -143,6 +153,7 @@ struct awaited {
     std::uint64_t size() const { return mib; }
     std::uint64_t refresh_size() noexcept { return inner.refresh_size(); }
     nbd::block_sizes block_sizes() const { return inner.block_sizes(); }
+    nbd::abilities abilities() const { return inner.abilities(); }
     task read(std::uint64_t offset, std::span<std::byte> to)
     {
         inner.read(offset, to);
@@ -179,6 +190,11 @@ struct awaited {
         co_return;
     }
     void resize(std::uint64_t size) { inner.resize(size); }
+    task drain(nbd::drain_reason why)
+    {
+        inner.drain(why);
+        co_return;
+    }
 };
 
 struct watcher {
@@ -209,18 +225,22 @@ struct watcher {
         at->reached("at_error");
     }
     void at_disconnect(const nbd::client&, std::error_code) { at->reached("at_disconnect"); }
+    void at_drain_error(std::string_view, nbd::drain_reason, const nbd::failure&)
+    {
+        at->reached("at_drain_error");
+    }
     void at_accept_error(std::error_code) { at->reached("at_accept_error"); }
 };
 
 /// Those of the backend are called with the lock that a resize takes, if the backend has one.
-constexpr std::array with_lock{"read",         "write", "flush",  "trim",
-                               "write_zeroes", "cache", "extents"};
+constexpr std::array with_lock{"read",         "write", "flush",   "trim",
+                               "write_zeroes", "cache", "extents", "drain"};
 /// Called while no other resize may run.
 constexpr std::array during_resize{"resize", "refresh_size", "block_sizes"};
 constexpr std::array without_lock{
     "admit",    "at_connect", "at_option",       "at_export_opened", "at_request",
-    "at_reply", "at_error",   "at_option_error", "at_disconnect",    "at_accept_error",
-    "lookup",   "list",       "authorise"};
+    "at_reply", "at_error",   "at_option_error", "at_disconnect",    "at_drain_error",
+    "lookup",   "list",       "authorise",       "at_accept_error",  "abilities"};
 
 template <class Backend, class Policy>
 struct row {
@@ -473,6 +493,11 @@ struct nested {
         ask();
         return {};
     }
+    nbd::abilities abilities() const
+    {
+        ask();
+        return {};
+    }
     void read(std::uint64_t, std::span<std::byte>) {}
     void ask() const
     {
@@ -488,7 +513,8 @@ struct nested {
 };
 }  // namespace
 
-TEST_CASE("nested calls: members of a set from a backend's constructor, destructor and size")
+TEST_CASE(
+    "nested calls: members of a set from a backend's constructor, destructor, size and abilities")
 {
     nbd::export_set<nested> set;
     set.emplace("disk", {}, set);

@@ -106,6 +106,12 @@ public:
             return true;
         }
     }
+    /// Ends settings.drain_grace, if it has begun; to be followed by `settle`.
+    void end_grace() noexcept
+    {
+        if (end_ != session::deadline::never)
+            end_ = 0;
+    }
     [[nodiscard]] bool running() const noexcept { return running_ != 0 || !due_.empty(); }
     /// *Returns* the task that makes a call.
     [[nodiscard]] auto make(Listener& l, order& o)

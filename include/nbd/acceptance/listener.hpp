@@ -113,16 +113,16 @@ public:
 
     void stop() noexcept
     {
-        // Without memory for the handler the server would never stop.
         post(
             this->shared_from_this(), [](listener& self) { self.close_down(); }, &stop_memory_);
     }
-    /// Ends settings.stop_grace: closes the remaining connections.
-    void cut_all() noexcept
+    /// Ends the grace period that runs: settings.stop_grace, or then settings.drain_grace.
+    void end_grace() noexcept
     {
         post(this->shared_from_this(), [](listener& self) {
             self.grace_end_ = 0;
-            self.sweep();
+            self.drains_.end_grace();
+            self.tick();
         });
     }
     /// Serves a connected socket as if the server had accepted it.
@@ -338,8 +338,8 @@ private:
     timer_type tick_{control_};
     timer_type end_{control_, timer_type::time_point::max()};
     admission_queue<socket_type, peer_type> waiting_{state_->limits};
-    io::handler_memory stop_memory_;
-    std::uint64_t grace_end_ = 0;  ///< in ticks
+    io::handler_memory stop_memory_;  ///< so that a server without memory can stop
+    std::uint64_t grace_end_ = 0;     ///< in ticks
     bool closing_ = false;
     std::atomic<bool> finished_{false};
     std::atomic<bool> ends_matter_{false};  ///< clients wait for a place

@@ -98,9 +98,9 @@ class call;  // vocabulary/call.hpp
 
 template <class B>
 concept has_async_read = requires(B& b, const wide_offset offset, const std::span<std::byte> to,
-                                  completion done, const std::uint64_t n) {
-    { b.async_read(offset, to, std::move(done)) } -> std::same_as<void>;
-    b.async_read(n, to, std::move(done));
+                                  const only_completion done, const std::uint64_t n) {
+    { b.async_read(offset, to, done) } -> std::same_as<void>;
+    b.async_read(n, to, done);
 };
 /// Reads `to.size()` bytes. Bytes that it does not write are sent as zero, unless the backend
 /// promises `fills_reads`.
@@ -120,9 +120,9 @@ concept has_plain_write =
         b.write(n, from);
     }
     || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
-                completion done, const std::uint64_t n) {
-           { b.async_write(offset, from, std::move(done)) } -> std::same_as<void>;
-           b.async_write(n, from, std::move(done));
+                const only_completion done, const std::uint64_t n) {
+           { b.async_write(offset, from, done) } -> std::same_as<void>;
+           b.async_write(n, from, done);
        };
 /// A write that obeys write_flags::fua: when it succeeds, the data are on stable storage.
 template <class B>
@@ -133,9 +133,9 @@ concept has_fua_write =
         b.write(n, from, flags);
     }
     || requires(B& b, const wide_offset offset, const std::span<const std::byte> from,
-                const write_flags flags, completion done, const std::uint64_t n) {
-           { b.async_write(offset, from, flags, std::move(done)) } -> std::same_as<void>;
-           b.async_write(n, from, flags, std::move(done));
+                const write_flags flags, const only_completion done, const std::uint64_t n) {
+           { b.async_write(offset, from, flags, done) } -> std::same_as<void>;
+           b.async_write(n, from, flags, done);
        };
 template <class B>
 concept has_write = has_plain_write<B> || has_fua_write<B>;
@@ -144,8 +144,8 @@ concept has_write = has_plain_write<B> || has_fua_write<B>;
 template <class B>
 concept has_flush = requires(B& b) {
     { b.flush() } -> outcome;
-} || requires(B& b, completion done) {
-    { b.async_flush(std::move(done)) } -> std::same_as<void>;
+} || requires(B& b, const only_completion done) {
+    { b.async_flush(done) } -> std::same_as<void>;
 };
 
 /// Says that the data of a range are not needed. What the range reads as afterwards is not
@@ -156,10 +156,10 @@ concept has_trim =
         { b.trim(offset, length) } -> outcome;
         b.trim(n, n);
     }
-    || requires(B& b, const wide_offset offset, const wide_offset length, completion done,
-                const std::uint64_t n) {
-           { b.async_trim(offset, length, std::move(done)) } -> std::same_as<void>;
-           b.async_trim(n, n, std::move(done));
+    || requires(B& b, const wide_offset offset, const wide_offset length,
+                const only_completion done, const std::uint64_t n) {
+           { b.async_trim(offset, length, done) } -> std::same_as<void>;
+           b.async_trim(n, n, done);
        };
 
 /// Makes a range read as zero. If it fails with std::errc::not_supported, the server writes the
@@ -172,9 +172,9 @@ concept has_write_zeroes =
         b.write_zeroes(n, n, flags);
     }
     || requires(B& b, const wide_offset offset, const wide_offset length, const zero_flags flags,
-                completion done, const std::uint64_t n) {
-           { b.async_write_zeroes(offset, length, flags, std::move(done)) } -> std::same_as<void>;
-           b.async_write_zeroes(n, n, flags, std::move(done));
+                const only_completion done, const std::uint64_t n) {
+           { b.async_write_zeroes(offset, length, flags, done) } -> std::same_as<void>;
+           b.async_write_zeroes(n, n, flags, done);
        };
 
 /// Says that a range will be read soon.
@@ -184,10 +184,10 @@ concept has_cache =
         { b.cache(offset, length) } -> outcome;
         b.cache(n, n);
     }
-    || requires(B& b, const wide_offset offset, const wide_offset length, completion done,
-                const std::uint64_t n) {
-           { b.async_cache(offset, length, std::move(done)) } -> std::same_as<void>;
-           b.async_cache(n, n, std::move(done));
+    || requires(B& b, const wide_offset offset, const wide_offset length,
+                const only_completion done, const std::uint64_t n) {
+           { b.async_cache(offset, length, done) } -> std::same_as<void>;
+           b.async_cache(n, n, done);
        };
 
 /// Reports which parts of a range are data, holes or zero. It adds extents with
@@ -201,9 +201,9 @@ concept has_extents =
         b.extents(n, n, to);
     }
     || requires(B& b, const wide_offset offset, const wide_offset length, extent_list& to,
-                completion done, const std::uint64_t n) {
-           { b.async_extents(offset, length, to, std::move(done)) } -> std::same_as<void>;
-           b.async_extents(n, n, to, std::move(done));
+                const only_completion done, const std::uint64_t n) {
+           { b.async_extents(offset, length, to, done) } -> std::same_as<void>;
+           b.async_extents(n, n, to, done);
        };
 
 /// Metadata contexts in namespaces of the backend. `meta_contexts() const` lists them; the list
@@ -218,9 +218,10 @@ concept has_meta_contexts = requires(const B& b) {
     { b.context_extents(index, offset, length, to) } -> outcome;
     b.context_extents(index, n, n, to);
 } || requires(B& b, const std::size_t index, const wide_offset offset,
-              const wide_offset length, extent_list& to, completion done, const std::uint64_t n) {
-    { b.async_context_extents(index, offset, length, to, std::move(done)) } -> std::same_as<void>;
-    b.async_context_extents(index, n, n, to, std::move(done));
+              const wide_offset length, extent_list& to, const only_completion done,
+              const std::uint64_t n) {
+    { b.async_context_extents(index, offset, length, to, done) } -> std::same_as<void>;
+    b.async_context_extents(index, n, n, to, done);
 });
 
 /// Changes the size. Data after the new end are lost; added bytes read as zero. Called by

@@ -28,6 +28,11 @@ consteval bool class_is_sound()
                       "nbd: a backend is a class that is not const; the server stores it by value, "
                       "so a reference or a pointer is not a backend: use a class that holds one");
         return false;
+    } else if constexpr (!requires { sizeof(B); }) {
+        static_assert(!Explain,
+                      "nbd: this backend is declared and not defined; its definition must come "
+                      "before the server");
+        return false;
     } else if constexpr (!std::is_final_v<B> && !inheritable<B>) {
         return false;
     } else if constexpr (!has_open<B> && names_open<B>) {
@@ -50,7 +55,11 @@ consteval bool class_is_sound()
 
 /// Whether the promises are static constants of the right types.
 template <class B>
-concept promises_concurrency = !names_concurrency<B> || has_constant_concurrency<B>;
+concept promises_parallel_alone =
+    !names_concurrency<B> && requires { requires std::same_as<decltype(B::parallel), const bool>; };
+template <class B>
+concept promises_concurrency =
+    !promises_parallel_alone<B> && (!names_concurrency<B> || has_constant_concurrency<B>);
 template <class B>
 concept promises_bools = (!names_blocks<B>
                           || (
@@ -249,6 +258,12 @@ consteval bool open_is_sound()
             "nbd: an `open` that is awaited cannot hold the lock that serialises calls which are "
             "not awaited, so what it returns must promise `static constexpr nbd::concurrency "
             "concurrency = nbd::concurrency::serialize_client` or `parallel`");
+        return false;
+    } else if constexpr (promises_cancellable<state> && !asynchronous<state> && !awaits_open<B>
+                         && !awaits_drain<B>) {
+        static_assert(!Explain,
+                      "nbd: this backend promises `cancellable`, which is for calls that are "
+                      "awaited; a synchronous call cannot be cancelled");
         return false;
     } else {
         return true;

@@ -13,8 +13,13 @@ namespace nbd {
 /// - with last_client_left, when the last client in transmission has left the export;
 /// - with export_removed, when the export was removed and its last client has left; at once if it
 ///   had none. It is the last call of the backend, which is destroyed after it;
-/// - with server_stopped, for every export of a server that stops, when all clients of this server
-///   have left. stop(), async_stop and wait() wait for it.
+/// - with server_stopped, for every export in the set of a server that stops, when all clients of
+///   this server have left. stop(), async_stop and wait() wait for it.
+///
+/// An export that was looked up (export_set::on_lookup) is known to the server only while a client
+/// has it open. So last_client_left may be the last call, also if the program keeps the object: no
+/// other one follows, unless a client enters transmission again. Such an export gets export_removed
+/// or server_stopped instead, if its clients leave after the removal or while the server stops.
 ///
 /// All calls of these clients have completed, and the objects that `open` returned for them are
 /// destroyed. A server calls it once at a time for each export, and skips last_client_left if
@@ -30,11 +35,11 @@ namespace nbd {
 /// *Thread safety*: as a call of one more client: with `serialize_all` no other call runs at the
 /// same time. Otherwise calls of clients that open the export meanwhile may; they do not wait for
 /// it. `open` is one of these calls.
-/// *Cancellation*: a server that stops waits for settings.drain_grace. Then the observer gets
-/// std::errc::timed_out, and the server ends. An awaited call gets
-/// asio::cancellation_type::terminal if the backend promises `cancellable`; otherwise it goes on
-/// while its executor runs, a second with threads of the server. A synchronous call cannot be
-/// interrupted, so the server waits for its end.
+/// *Cancellation*: a server that stops waits for settings.drain_grace, which the program can end by
+/// cancelling async_stop. Then the observer gets std::errc::timed_out, and the server ends. An
+/// awaited call gets asio::cancellation_type::terminal if the backend promises `cancellable`;
+/// otherwise it goes on while its executor runs, a second with threads of the server. A synchronous
+/// call cannot be interrupted, so the server waits for its end.
 /// *Lifetime*: the backend lives until the call has completed.
 template <class B>
 concept has_drain = requires(B& b, const drain_reason why) {

@@ -5,18 +5,24 @@
 #include <nbd/vocabulary/backend_types.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 /// The members with which a backend describes its disk; see concepts/backend.hpp.
 namespace nbd {
 
 using protocol::block_sizes;
 
-/// The size of the export. Called once for each export or, for a backend with `open`, once for each
-/// client. Only `resize` and `refresh_size` change the size.
+/// The size of the export in bytes, of a type that does not truncate it. Called once for each
+/// export or, for a backend with `open`, once for each client. Only `resize` and `refresh_size`
+/// change the size.
 template <class B>
 concept has_size = requires(const B& b) {
     { b.size() } -> std::convertible_to<std::uint64_t>;
+    requires !std::is_arithmetic_v<std::remove_cvref_t<decltype(b.size())>>
+        || (std::integral<std::remove_cvref_t<decltype(b.size())>>
+            && sizeof(b.size()) >= sizeof(std::size_t));
 };
 
 /// The block sizes of the export. *Thread safety*: called at the same time as other members.

@@ -66,6 +66,13 @@ consteval bool kinds_are_sound()
             !Explain,
             "nbd: a backend's resize can be awaited only if its other members are awaited too");
         return false;
+    } else if constexpr (calls_back<B>
+                         && (names_async_resize<B> || names_async_drain<B>
+                             || names_async_open<B>)) {
+        static_assert(!Explain,
+                      "nbd: a backend with callbacks has `resize`, `drain` and `open` without "
+                      "async_ and without an nbd::completion");
+        return false;
     } else if constexpr (!is_of_one_kind<B>) {
         static_assert(!Explain,
                       "nbd: either all members of a backend return boost::asio::awaitable, or none "

@@ -12,7 +12,8 @@ struct every_member {
         lend_for_write, lent_written, extents, meta_contexts, context_extents, resize, refresh_size,
         block_sizes, abilities, drain, open, concurrency, blocks, cancellable, multi_conn,
         rotational, fast_zero, fills_reads, async_read, async_write, async_flush, async_trim,
-        async_write_zeroes, async_cache, async_extents, async_context_extents;
+        async_write_zeroes, async_cache, async_extents, async_context_extents, async_resize,
+        async_drain, async_open;
 };
 NBD_NAMES_MEMBER(every_member, size)
 NBD_NAMES_MEMBER(every_member, read)
@@ -51,5 +52,8 @@ NBD_NAMES_MEMBER(every_member, async_write_zeroes)
 NBD_NAMES_MEMBER(every_member, async_cache)
 NBD_NAMES_MEMBER(every_member, async_extents)
 NBD_NAMES_MEMBER(every_member, async_context_extents)
+NBD_NAMES_MEMBER(every_member, async_resize)
+NBD_NAMES_MEMBER(every_member, async_drain)
+NBD_NAMES_MEMBER(every_member, async_open)
 
 }  // namespace nbd::diagnosis

@@ -48,7 +48,7 @@ struct no_other_name {
 /// Whether a class can be inherited from. A class whose definition is an error cannot: the compiler
 /// has said why, and a sentence of the library about its members would be wrong.
 template <class T>
-concept inheritable = std::is_class_v<T> && !std::is_final_v<T>
+concept inheritable = std::is_class_v<T> && requires { sizeof(T); } && !std::is_final_v<T>
     && requires { &inherits_both<T, no_other_name>::nbd_no_member_of_a_program; };
 template <class T>
 concept plain_class = inheritable<T> && !is_of_template<T>();

@@ -184,7 +184,8 @@ public:
     /// nbd::found_export<Backend>, where null means that there is no such export, or
     /// boost::asio::awaitable of one. All clients of one object share its locks and its size,
     /// whatever names they used, so the store should return the same object for a name while it has
-    /// one. The server keeps the object while a client has it open.
+    /// one. The server keeps the object while a client has it open; for its `drain`, see
+    /// concepts/draining.hpp.
     /// *Errors*: an exception refuses the client; EPERM and EACCES as ERR_POLICY.
     /// *Thread safety*: the function is called from several threads at once, with no lock held; it
     /// may call every member of the set and of the server. With strand_pool and on_executor, it

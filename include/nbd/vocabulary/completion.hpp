@@ -4,6 +4,7 @@
 #include <nbd/vocabulary/failure.hpp>
 
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 namespace nbd {
@@ -17,6 +18,8 @@ namespace nbd {
 ///         store_.get(offset, to,
 ///                    [done = std::move(done)](std::error_code e) mutable { done(e); });
 ///     }
+///
+/// It is not copied, so a std::function or a std::any cannot hold it; for those, see `release`.
 ///
 /// *Thread safety*: any thread may call or destroy it, also before the member returns.
 /// *Lifetime*: the spans and the extent_list of the call are valid until then. The server waits for
@@ -53,6 +56,14 @@ public:
             to->complete(*to, std::move(outcome));
     }
 
+    /// Of a constant object: a compile error.
+    template <class Unused = void>
+    void operator()(const failure& = {}) const
+    {
+        static_assert(!std::is_void_v<Unused>,
+                      "nbd: this completion is constant; a lambda that calls it is `mutable`");
+    }
+
     /// Converts the completion to a pointer, for the context argument of a C interface. The pointer
     /// must be passed to `adopt` once.
     [[nodiscard]] void* release() noexcept { return std::exchange(to_, nullptr); }
@@ -64,6 +75,12 @@ public:
 
 private:
     receiver* to_;
+};
+
+/// Stands for a completion in an expression that is not evaluated. It converts to nothing else, so
+/// a function that takes a std::function instead cannot be called with it.
+struct only_completion {
+    operator completion() const noexcept;
 };
 
 }  // namespace nbd

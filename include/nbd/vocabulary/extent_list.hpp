@@ -19,9 +19,14 @@ struct extent {
 
 /// The extents that a backend reports for a range; each follows the one before, from the start of
 /// the range. The list stays inside the range and its limit, holds no empty extent and joins
-/// neighbours of the same status, whatever the backend adds.
+/// neighbours of the same status, whatever the backend adds. It is not copied: a backend that took
+/// it by value would fill a copy.
 class extent_list {
 public:
+    extent_list() = default;
+    extent_list(extent_list&&) = default;
+    extent_list& operator=(extent_list&&) = default;
+
     /// Clears the list for a range of `length` bytes and at most `most` extents.
     void begin(std::uint64_t length, std::size_t most)
     {
