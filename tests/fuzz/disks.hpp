@@ -93,9 +93,8 @@ struct disk_memory {
         auto n = to.size();
         if (how == trouble::leaves_out && calls_until-- == 1) {
             n /= 2;
-            stream.note({.what = event::kind::left_out,
-                         .offset = offset + n,
-                         .length = to.size() - n});
+            stream.note(
+                {.what = event::kind::left_out, .offset = offset + n, .length = to.size() - n});
         }
         copy_out(offset, to.first(n));
         return failed;
@@ -148,9 +147,7 @@ struct disk_memory {
             const bool is_zero = at >= bytes
                 || std::memcmp(content.data() + at, zeroes.data(), static_cast<std::size_t>(step))
                     == 0;
-            const auto flags = shape == layout::odd && at / block % 2 != 0 ? 0U
-                : is_zero                                                   ? 3U
-                                                                            : 0U;
+            const auto flags = shape == layout::odd && at / block % 2 != 0 ? 0U : is_zero ? 3U : 0U;
             const auto n = shape == layout::odd && step > 100 ? step - 100 : step;
             if (!to.add(shape == layout::too_long && at + step >= end ? ~std::uint64_t{0} : n,
                         flags))
@@ -185,8 +182,8 @@ struct disk_memory {
     layout shape = layout::exact;
 };
 
-/// Plans a run. `kind`: bits 0-2 how a call fails, bits 3-7 with which error; `nth`: which call, from
-/// 1 on; `shape`: the layout of extents.
+/// Plans a run. `kind`: bits 0-2 how a call fails, bits 3-7 with which error; `nth`: which call,
+/// from 1 on; `shape`: the layout of extents.
 inline void begin(disk_memory& m, unsigned kind, unsigned nth, unsigned shape)
 {
     constexpr std::array hows{trouble::none, trouble::fails, trouble::throws, trouble::with_offset,

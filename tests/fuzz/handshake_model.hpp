@@ -164,8 +164,8 @@ private:
     struct request_data {
         bool well_formed = false;
         std::string_view name;
-        std::vector<unsigned> infos;             ///< of INFO and GO
-        std::vector<std::string_view> queries;   ///< of META_CONTEXT
+        std::vector<unsigned> infos;            ///< of INFO and GO
+        std::vector<std::string_view> queries;  ///< of META_CONTEXT
     };
 
     bool extended() const { return form_ == reply_form::extended; }
@@ -204,9 +204,11 @@ private:
         asked a;
         a.what = static_cast<option>(in.u32());
         a.length = in.u32();
-        const bool over_limits = seen_ >= served_.options || data_seen_ + a.length > served_.option_data;
+        const bool over_limits =
+            seen_ >= served_.options || data_seen_ + a.length > served_.option_data;
         a.may_close = over_limits
-            || (a.what == option::export_name && a.length > std::min<std::size_t>(served_.option_bytes, 4096));
+            || (a.what == option::export_name
+                && a.length > std::min<std::size_t>(served_.option_bytes, 4096));
         may_close_ = a.may_close;
         if (rest.size() - 16 < a.length)
             return false;

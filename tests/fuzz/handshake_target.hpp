@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The handshake, without a session: the negotiator alone, in all modes of TLS and past STARTTLS. The
-// first four bytes of an input choose the circumstances; the others are what the client sends.
+// The handshake, without a session: the negotiator alone, in all modes of TLS and past STARTTLS.
+// The first four bytes of an input choose the circumstances; the others are what the client sends.
 #pragma once
 
 #include "handshake_model.hpp"
@@ -43,15 +43,24 @@ inline const std::vector<entry>& entries()
 {
     namespace tf = nbd::protocol::transmission_flag;
     static const std::vector<entry> all{
-        {{.name = "a", .description = "block sizes", .size = 1U << 20, .minimum_block = 512,
-          .preferred_block = 4096, .maximum_payload = 65'536, .require_block_sizes = true},
+        {{.name = "a",
+          .description = "block sizes",
+          .size = 1U << 20,
+          .minimum_block = 512,
+          .preferred_block = 4096,
+          .maximum_payload = 65'536,
+          .require_block_sizes = true},
          tf::has_flags | tf::read_only,
          {}},
-        {{.name = "disk", .description = "\xc3\xa4 disk", .size = std::uint64_t{1} << 40,
+        {{.name = "disk",
+          .description = "\xc3\xa4 disk",
+          .size = std::uint64_t{1} << 40,
           .contexts = {{"base:allocation"}, {"x-a:b"}, {"x-a:wide", true}}},
          tf::has_flags | tf::send_flush | tf::send_write_zeroes | tf::send_fast_zero,
          {nbd::protocol::base_allocation, {"x-a:b"}, {"x-a:wide", true}}},
-        {{.name = "secret", .description = std::string(4096, 's'), .tls_only = true,
+        {{.name = "secret",
+          .description = std::string(4096, 's'),
+          .tls_only = true,
           .contexts = {{"base:allocation"}}},
          tf::has_flags,
          {nbd::protocol::base_allocation}},
@@ -147,10 +156,9 @@ private:
     {
         auto& n = negotiator();
         const auto name = n.requested_name();
-        const auto found =
-            std::find_if(entries().begin(), entries().end(), [&](const entry& e) {
-                return e.model.name == (name.empty() ? "disk" : name);
-            });
+        const auto found = std::find_if(entries().begin(), entries().end(), [&](const entry& e) {
+            return e.model.name == (name.empty() ? "disk" : name);
+        });
         if (found == entries().end())
             return n.export_refused(nbd::errc::unknown_export);
         if (n.needs_tls(found->model.tls_only))
@@ -171,9 +179,9 @@ private:
         require(made.terms.size == told.size && made.terms.flags == told.flags,
                 "the session has other terms than the client");
         require(made.contexts.size() == told.contexts.size()
-                    && std::is_permutation(made.contexts.begin(), made.contexts.end(),
-                                           told.contexts.begin(),
-                                           [](const auto& a, const auto& b) { return a.id == b.id; }),
+                    && std::is_permutation(
+                        made.contexts.begin(), made.contexts.end(), told.contexts.begin(),
+                        [](const auto& a, const auto& b) { return a.id == b.id; }),
                 "the session has other contexts than the client");
         require(static_cast<int>(made.style) == static_cast<int>(told.form),
                 "the session has another form of replies than the client");

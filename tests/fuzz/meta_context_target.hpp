@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The parsing of option data and of the payload of BLOCK_STATUS, and the rules of queries. The first
-// byte of an input chooses the form of replies, the second what is parsed.
+// The parsing of option data and of the payload of BLOCK_STATUS, and the rules of queries. The
+// first byte of an input chooses the form of replies, the second what is parsed.
 #pragma once
 
 #include "handshake_model.hpp"
@@ -21,10 +21,10 @@
 
 namespace nbd_fuzz::meta_context_target {
 
+using nbd::protocol::reply_style;
 using nbd_model::difference;
 using nbd_model::fields;
 using nbd_model::require;
-using nbd::protocol::reply_style;
 
 constexpr std::array<nbd::protocol::meta_context, 5> contexts{
     {{"base:allocation"}, {"x-a:b"}, {"x-a:b:c"}, {"x-ab:"}, {"x-a:wide", true}}};
@@ -73,9 +73,8 @@ inline void compare_meta(std::span<const std::byte> data, reply_style style)
     std::vector<std::string_view> selected;
     for (const auto& c : contexts) {
         const auto any = [&](bool lists) {
-            return std::any_of(expected.queries.begin(), expected.queries.end(), [&](auto q) {
-                return nbd_model::query_selects(q, c.name, lists);
-            });
+            return std::any_of(expected.queries.begin(), expected.queries.end(),
+                               [&](auto q) { return nbd_model::query_selects(q, c.name, lists); });
         };
         if (usable(c) && (expected.queries.empty() || any(true)))
             listed.push_back(c.name);
@@ -158,8 +157,8 @@ inline void compare_payload(std::span<const std::byte> data)
             "another payload");
 }
 
-/// Rounds extents to blocks: the sum is not more than a block longer, and what was data in a part of
-/// a block is not reported as a hole.
+/// Extents that are rounded to blocks: each block has the bits that all its bytes have, or that any
+/// of them has.
 inline void compare_extents(std::span<const std::byte> data, bool allocation)
 {
     constexpr std::uint64_t block = 16;
@@ -195,8 +194,8 @@ inline void run(std::span<const std::byte> rest)
 {
     static std::vector<std::byte> input;
     choices c{rest};
-    const auto style = c.next(
-        std::array{reply_style::simple, reply_style::structured, reply_style::extended});
+    const auto style =
+        c.next(std::array{reply_style::simple, reply_style::structured, reply_style::extended});
     const auto what = c.next() % 6;
     expand(rest, input, 5000);
     // Of exactly that size, so that a sanitizer sees a read past the end.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Runs a target over files, and over all files in folders, with any compiler: each file of the corpus
-// is a regression test.
+// Runs a target over files, and over all files in folders, with any compiler: each file of the
+// corpus is a regression test.
 //
 //     nbd-fuzz-replay TARGET FILE-OR-FOLDER...
 #include "targets.hpp"

@@ -21,7 +21,6 @@
 
 namespace nbd_fuzz::session_target {
 
-
 /// Both halves of the model, one after the other.
 class connection {
 public:
@@ -54,8 +53,7 @@ public:
         transmission_->client_sent(handshake_.client_rest());
         transmission_->server_sent(handshake_.server_rest());
     }
-    void backend_failed(nbd_model::call what, int error, std::uint64_t offset,
-                        std::uint64_t length)
+    void backend_failed(nbd_model::call what, int error, std::uint64_t offset, std::uint64_t length)
     {
         nbd_model::require(transmission_.has_value(), "a call of the backend in the handshake");
         transmission_->backend_failed(what, error, offset, length);
@@ -114,8 +112,7 @@ struct target {
         };
         // In the order of LIST.
         add("block", disk_memory::bytes,
-            {.blocks = nbd::protocol::block_sizes{512, 4096, 65'536},
-             .require_block_sizes = true});
+            {.blocks = nbd::protocol::block_sizes{512, 4096, 65'536}, .require_block_sizes = true});
         add("disk", disk_memory::bytes, {.description = "\xc3\xa4 disk"});
         add("huge", std::uint64_t{1} << 62,
             {.withhold = nbd::protocol::transmission_flag::send_write_zeroes});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // All targets in one file, because most of what they compile is the same.
 #include "targets.hpp"
+
 #include "handshake_target.hpp"
 #include "meta_context_target.hpp"
 #include "session_target.hpp"

@@ -369,8 +369,7 @@ private:
             // in the backend's memory until they are sent.
             if (r.observes() && changes(other) && !in_order_)
                 r.overlapped.push_back(span_of(other));
-            if (other.observes() && changes(r)
-                && (other.what == command::read || !in_order_))
+            if (other.observes() && changes(r) && (other.what == command::read || !in_order_))
                 other.overlapped.push_back(span_of(r));
         }
     }
@@ -657,8 +656,7 @@ private:
     /// The next part of the data of a READ.
     void cover(request& r, std::uint64_t offset, std::uint64_t length)
     {
-        require(offset >= r.offset && length <= r.length
-                    && offset - r.offset <= r.length - length,
+        require(offset >= r.offset && length <= r.length && offset - r.offset <= r.length - length,
                 "content outside of the request");
         for (const auto& [at, n] : r.covered)
             require(offset >= at + n || at >= offset + length, "content that was sent before");
@@ -670,15 +668,15 @@ private:
     {
         cover(r, offset, data.size());
         outside(offset, data.size(), r.overlapped, [&](std::uint64_t at, std::uint64_t n) {
-            check_content(at, data.subspan(static_cast<std::size_t>(at - offset),
-                                           static_cast<std::size_t>(n)));
+            check_content(
+                at,
+                data.subspan(static_cast<std::size_t>(at - offset), static_cast<std::size_t>(n)));
         });
     }
     void check_content(std::uint64_t offset, octets data) const
     {
         const auto part = [&](std::uint64_t at, std::uint64_t n) {
-            return data.subspan(static_cast<std::size_t>(at - offset),
-                                static_cast<std::size_t>(n));
+            return data.subspan(static_cast<std::size_t>(at - offset), static_cast<std::size_t>(n));
         };
         outside(offset, data.size(), left_out_, [&](std::uint64_t at, std::uint64_t n) {
             require(disk_.can_be(at, part(at, n)), "wrong data");
@@ -702,7 +700,8 @@ private:
 
     void block_status(request& r, unsigned type, fields& in)
     {
-        require(r.what == command::block_status, "a BLOCK_STATUS chunk in reply to another command");
+        require(r.what == command::block_status,
+                "a BLOCK_STATUS chunk in reply to another command");
         require(type == (extended() ? 6U : 5U), "the other type of BLOCK_STATUS chunk");
         const auto id = in.u32();
         const auto context = std::find_if(r.contexts.begin(), r.contexts.end(),

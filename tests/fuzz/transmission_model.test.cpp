@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The reference model of the transmission phase accepts right replies, and refuses each kind of
 // wrong one.
-#include "catch.hpp"
 #include "fuzz/transmission_model.hpp"
+
+#include "catch.hpp"
 #include "support/bytes.hpp"
 
 #include <cerrno>
@@ -106,8 +107,7 @@ bytes hole(std::uint64_t offset, std::uint32_t n, std::uint16_t flags = 1)
 }
 bytes error_chunk(std::uint32_t error, const std::string& why = "why")
 {
-    return chunk(0x8001,
-                 big(error) + big(static_cast<std::uint16_t>(why.size())) + text(why));
+    return chunk(0x8001, big(error) + big(static_cast<std::uint16_t>(why.size())) + text(why));
 }
 bytes descriptors(std::uint32_t id, const std::vector<std::pair<std::uint32_t, std::uint32_t>>& all,
                   std::uint16_t flags)
@@ -192,10 +192,19 @@ TEST_CASE("fuzz/transmission_model: the errors of the backend, as the specificat
         std::uint16_t command = read_;
         std::uint16_t flags = 0;
     };
-    for (const auto& [error, value, command, flags] : std::vector<failed>{
-             {EIO, 5}, {EACCES, 1}, {EROFS, 1}, {ENOMEM, 12}, {EFBIG, 28}, {ESHUTDOWN, 108},
-             {EINVAL, 22}, {EBADF, 5}, {ENOTSUP, 22}, {ENOTSUP, 95, zeroes, 16},
-             {EOVERFLOW, 22}, {EOVERFLOW, 75, read_, 4}}) {
+    for (const auto& [error, value, command, flags] :
+         std::vector<failed>{{EIO, 5},
+                             {EACCES, 1},
+                             {EROFS, 1},
+                             {ENOMEM, 12},
+                             {EFBIG, 28},
+                             {ESHUTDOWN, 108},
+                             {EINVAL, 22},
+                             {EBADF, 5},
+                             {ENOTSUP, 22},
+                             {ENOTSUP, 95, zeroes, 16},
+                             {EOVERFLOW, 22},
+                             {EOVERFLOW, 75, read_, 4}}) {
         CAPTURE(error);
         const auto answer = [&](std::uint32_t e) {
             talk t{reply_form::structured};
@@ -226,8 +235,8 @@ TEST_CASE("fuzz/transmission_model: the chunks of a READ")
 {
     const auto asked = request(read_, 7, 32'000, 1000);
     CHECK_FALSE(talk{reply_form::structured}.asks(asked).refuses(data(32'000, 1000)));
-    CHECK_FALSE(talk{reply_form::structured}.asks(asked).refuses(data(32'768, 232, 0)
-                                                                 + data(32'000, 768)));
+    CHECK_FALSE(
+        talk{reply_form::structured}.asks(asked).refuses(data(32'768, 232, 0) + data(32'000, 768)));
     CHECK_FALSE(talk{reply_form::structured}.asks(asked).refuses(
         data(32'000, 768, 0) + hole(32'768, 232, 0) + chunk(0, {})));
     for (const auto& [what, reply] : std::vector<wrong_reply>{
@@ -248,7 +257,8 @@ TEST_CASE("fuzz/transmission_model: the chunks of a READ")
              {"wrong data", chunk(1, big(std::uint64_t{32'000}) + part(31'999, 1000))},
              {"status", descriptors(5, {{1000, 0}}, 1)},
              {"unknown type", chunk(3, {})},
-             {"extended", extended_chunk(1, big(std::uint64_t{32'000}) + part(32'000, 1000), 32'000)},
+             {"extended",
+              extended_chunk(1, big(std::uint64_t{32'000}) + part(32'000, 1000), 32'000)},
              {"cut", [] {
                   auto most = data(32'000, 1000);
                   most.pop_back();
@@ -260,8 +270,8 @@ TEST_CASE("fuzz/transmission_model: the chunks of a READ")
     // DF: one chunk.
     const auto whole = request(read_, 7, 32'000, 1000, 4);
     CHECK_FALSE(talk{reply_form::structured}.asks(whole).refuses(data(32'000, 1000)));
-    CHECK(talk{reply_form::structured}.asks(whole).refuses(data(32'000, 768, 0)
-                                                           + hole(32'768, 232)));
+    CHECK(
+        talk{reply_form::structured}.asks(whole).refuses(data(32'000, 768, 0) + hole(32'768, 232)));
 }
 
 TEST_CASE("fuzz/transmission_model: error chunks")
@@ -282,7 +292,8 @@ TEST_CASE("fuzz/transmission_model: error chunks")
              {"more than the text", chunk(0x8001, big(22U) + big(std::uint16_t{0}) + bytes(1))},
              {"too short", chunk(0x8001, big(22U))},
              {"offset outside", at(65'537)},
-             {"two errors", chunk(0x8001, big(22U) + big(std::uint16_t{0}), 0) + error_chunk(22)}}) {
+             {"two errors",
+              chunk(0x8001, big(22U) + big(std::uint16_t{0}), 0) + error_chunk(22)}}) {
         CAPTURE(what);
         CHECK(talk{reply_form::structured}.asks(asked).refuses(reply));
     }
@@ -312,8 +323,8 @@ TEST_CASE("fuzz/transmission_model: block status")
              {"ZERO over data", descriptors(5, {{1024, 2}}, 0) + descriptors(6, {{1024, 9}}, 1)},
              {"unknown bit", descriptors(5, {{1024, 4}}, 0) + descriptors(6, {{1024, 9}}, 1)},
              {"simple", simple_reply(0, 7)},
-             {"the wide type", chunk(6, big(5U) + big(1U) + big(std::uint64_t{1024})
-                                            + big(std::uint64_t{0}))},
+             {"the wide type",
+              chunk(6, big(5U) + big(1U) + big(std::uint64_t{1024}) + big(std::uint64_t{0}))},
              {"half a descriptor", chunk(5, big(5U) + big(1024U))}}) {
         CAPTURE(what);
         CHECK(talk{reply_form::structured, true, 512}.asks(asked).refuses(reply));
@@ -356,8 +367,8 @@ TEST_CASE("fuzz/transmission_model: extended headers")
     CHECK(talk{reply_form::extended}
               .asks(chooses(512, {6}))
               .refuses(extended_chunk(6, wide(6, 2, 512), 0)));
-    for (const auto& bad : {chooses(512, {}), chooses(512, {6, 6}), chooses(512, {7}),
-                            chooses(65'537, {6})}) {
+    for (const auto& bad :
+         {chooses(512, {}), chooses(512, {6, 6}), chooses(512, {7}), chooses(65'537, {6})}) {
         CHECK(talk{reply_form::extended}.asks(bad).refuses(extended_chunk(6, wide(6, 1, 512), 0)));
         CHECK_FALSE(talk{reply_form::extended}.asks(bad).refuses(
             extended_chunk(0x8001, big(22U) + big(std::uint16_t{0}), 0)));
@@ -389,12 +400,12 @@ TEST_CASE("fuzz/transmission_model: what a READ returns after writes")
     CHECK(in_order.refuses(simple_reply(0, 2) + part(99, 6)));
     for (const auto& found : {now, part(99, 6)}) {
         talk any{reply_form::simple, false};
-        CHECK_FALSE(any.asks(written + reads).refuses(simple_reply(0, 2) + found
-                                                      + simple_reply(0, 1)));
+        CHECK_FALSE(
+            any.asks(written + reads).refuses(simple_reply(0, 2) + found + simple_reply(0, 1)));
     }
     talk beside{reply_form::simple, false};  // but not outside of the write
-    CHECK(beside.asks(written + reads).refuses(simple_reply(0, 2) + part(98, 6)
-                                               + simple_reply(0, 1)));
+    CHECK(beside.asks(written + reads)
+              .refuses(simple_reply(0, 2) + part(98, 6) + simple_reply(0, 1)));
     talk swapped{};
     CHECK(swapped.asks(written + reads).refuses(simple_reply(0, 2) + now + simple_reply(0, 1)));
 
@@ -412,8 +423,8 @@ TEST_CASE("fuzz/transmission_model: what a READ returns after writes")
     talk failed{};
     failed.asks(written).model.backend_failed(nbd_model::call::write, EIO, 100, 4);
     failed.hears(simple_reply(5, 1));
-    CHECK_FALSE(failed.asks(reads).refuses(simple_reply(0, 2) + part(99, 2) + text("x")
-                                           + part(102, 3)));
+    CHECK_FALSE(
+        failed.asks(reads).refuses(simple_reply(0, 2) + part(99, 2) + text("x") + part(102, 3)));
     // Zeroes, and what is trimmed.
     talk zeroed{};
     zeroed.asks(request(zeroes, 1, 100, 4)).hears(simple_reply(0, 1));
@@ -442,11 +453,10 @@ TEST_CASE("fuzz/transmission_model: sizes after a RESIZE")
         std::uint32_t error;
         bool wrong;
     };
-    for (const auto& [size, asked, error, wrong] : std::vector<after>{
-             {4096, 4096, 28, false},
-             {4096, 4096, 22, true},
-             {4096, 65'536, 22, false},
-             {70'000, 65'536, 22, true}}) {
+    for (const auto& [size, asked, error, wrong] : std::vector<after>{{4096, 4096, 28, false},
+                                                                      {4096, 4096, 22, true},
+                                                                      {4096, 65'536, 22, false},
+                                                                      {70'000, 65'536, 22, true}}) {
         CAPTURE(size, asked, error);
         talk t{};
         t.asks(request(resize, 1, size, 0)).hears(simple_reply(0, 1));

@@ -43,8 +43,8 @@ struct circumstances {
     unsigned end;           ///< below 128: the operation of the stream that fails; else: that stops
 };
 
-constexpr std::array<std::uint64_t, 4> sizes{
-    disk_memory::bytes, 12'288, (std::uint64_t{1} << 33) + 65'536, 0};
+constexpr std::array<std::uint64_t, 4> sizes{disk_memory::bytes, 12'288,
+                                             (std::uint64_t{1} << 33) + 65'536, 0};
 constexpr std::array<nbd::protocol::block_sizes, 5> blocks{{
     {1, 4096, 32U << 20},
     {512, 4096, 65'536},
@@ -78,8 +78,9 @@ public:
                               .maximum_payload = agreed.terms.blocks.maximum,
                               .form = form_of(agreed.style)};
         for (const auto& c : agreed.contexts)
-            told.contexts.push_back({c.id, opened->info().contexts[c.index].name
-                                         == nbd::protocol::base_allocation.name});
+            told.contexts.push_back(
+                {c.id,
+                 opened->info().contexts[c.index].name == nbd::protocol::base_allocation.name});
         {
             nbd::session::in_order_loop<nbd::io::blocking, memory_stream,
                                         typename nbd::export_set<Disk>::opened, nbd::silent>
@@ -118,11 +119,12 @@ private:
                                                     .cache = bit(6),
                                                     .resize = bit(7)});
         terms.flags = nbd::transmission::offered(
-            terms.flags, {.read_only = (how.form & 16) != 0,
-                          .rotational = (how.form & 32) != 0,
-                          .withhold = static_cast<std::uint16_t>(
-                              (how.form & 64) != 0 ? tf::send_write_zeroes | tf::send_flush : 0),
-                          .allow_resize = true});
+            terms.flags,
+            {.read_only = (how.form & 16) != 0,
+             .rotational = (how.form & 32) != 0,
+             .withhold = static_cast<std::uint16_t>(
+                 (how.form & 64) != 0 ? tf::send_write_zeroes | tf::send_flush : 0),
+             .allow_resize = true});
         terms.blocks = blocks[(how.place & 7) % blocks.size()];
         const auto style = std::array{reply_style::simple, reply_style::structured,
                                       reply_style::extended, reply_style::extended}[how.form & 3];
