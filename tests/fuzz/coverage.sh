@@ -21,41 +21,55 @@ done
 "$profdata" merge "$out"/*.profraw -o "$out/all.profdata"
 rooms="include/nbd/protocol include/nbd/handshake include/nbd/transmission"
 # shellcheck disable=SC2086
-"$cov" export -format=lcov -instr-profile="$out/all.profdata" "$out/replay" $rooms >"$out/all.lcov"
-python3 - "$out/all.lcov" "${1:-}" <<'END'
+"$cov" export -instr-profile="$out/all.profdata" "$out/replay" $rooms >"$out/all.json"
+python3 - "$out/all.json" "${1:-}" <<'END'
 import collections
+import json
 import os
 import sys
 
-lines = collections.defaultdict(dict)
-branches = collections.defaultdict(dict)
-for row in open(sys.argv[1]):
-    kind, _, rest = row.strip().partition(":")
-    if kind == "SF":
-        file = os.path.relpath(rest)
-    elif kind == "DA":
-        line, count = rest.split(",")[:2]
-        lines[file][line] = max(lines[file].get(line, 0), int(count))
-    elif kind == "BRDA":
-        line, block, branch, count = rest.split(",")
-        # Of a template, what any of its instantiations reaches.
-        key = (int(line), block, branch)
-        branches[file][key] = max(branches[file].get(key, 0), 0 if count == "-" else int(count))
+# Of a template, what any of its instantiations reaches.
+lines = collections.defaultdict(collections.Counter)
+branches = collections.defaultdict(lambda: collections.defaultdict(lambda: [0, 0]))
+for function in json.load(open(sys.argv[1]))["data"][0]["functions"]:
+    files = [os.path.relpath(name) for name in function["filenames"]]
+    for row in function["regions"]:
+        start, _, end, _, count, file, _, kind = row
+        if kind == 0 and files[file].startswith("include/"):
+            # The inner regions, which come later, decide about their lines.
+            for line in range(start, end + 1):
+                function.setdefault("lines", {})[files[file], line] = count
+    for (file, line), count in function.get("lines", {}).items():
+        lines[file][line] += count
+    for start, column, end, last, true, false, file, *_ in function["branches"]:
+        reached = branches[files[file]][start, column, end, last]
+        reached[0] += true
+        reached[1] += false
 
-
-def percent(all):
-    hit = sum(1 for count in all if count)
-    return f"{hit:5}/{len(all):<5}{100 * hit / max(len(all), 1):6.1f} %"
-
-
-print(f"{'':48}{'lines':>19}{'branches':>20}")
+rooms = ("include/nbd/protocol/", "include/nbd/handshake/", "include/nbd/transmission/")
+total = [0, 0, 0, 0]
+print(f"{'':44}{'lines':>20}{'branches':>20}")
 for file in sorted(lines):
-    print(f"{file:48}{percent(lines[file].values())}  {percent(branches[file].values())}")
+    if not file.startswith(rooms):
+        continue
+    text = open(file).read().splitlines()
+    missed = []
+    sums = [0, len(lines[file]), 0, 0]
+    sums[0] = sum(1 for count in lines[file].values() if count)
+    for (line, column, end, last), ways in sorted(branches[file].items()):
+        condition = " ".join(text[line - 1:end])[column - 1:] if line != end else text[line - 1][column - 1:last - 1]
+        if condition.startswith(("has_", "promises_", "!has_")) and not any(ways):
+            continue  # a constant of the instantiation
+        sums[2] += sum(1 for way in ways if way)
+        sums[3] += 2
+        if not all(ways):
+            missed.append(f"    {line}: {'never true' if not ways[0] else 'never false'}: {condition}")
+    total = [a + b for a, b in zip(total, sums)]
+    for name, (hit, all_, branch, all_branches) in ((file, sums),):
+        print(f"{name:44}{hit:6}/{all_:<5}{100 * hit / max(all_, 1):6.1f} %{branch:6}/{all_branches:<5}"
+              f"{100 * branch / max(all_branches, 1):6.1f} %")
     if sys.argv[2] == "--show":
-        missed = sorted({key[0] for key, count in branches[file].items() if not count})
-        text = open(file).read().splitlines()
-        for line in missed:
-            print(f"    {line}: {text[line - 1].strip()}")
-print(f"{'all':48}{percent([c for f in lines.values() for c in f.values()])}"
-      f"  {percent([c for f in branches.values() for c in f.values()])}")
+        print("\n".join(missed))
+hit, all_, branch, all_branches = total
+print(f"{'all':44}{hit:6}/{all_:<5}{100 * hit / all_:6.1f} %{branch:6}/{all_branches:<5}{100 * branch / all_branches:6.1f} %")
 END

@@ -7,6 +7,8 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/vocabulary/call.hpp>
 
+#include <boost/asio/error.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -21,7 +23,7 @@
 namespace nbd_fuzz {
 
 /// How calls go wrong.
-enum class trouble { none, fails, throws, with_offset, leaves_out };
+enum class trouble { none, fails, throws, with_offset, leaves_out, foreign };
 /// What a backend reports as extents. All are true, and not all are what the server needs.
 enum class layout { exact, too_long, empty_ones, nothing, odd };
 
@@ -69,6 +71,10 @@ struct disk_memory {
         // Zeroes that are written instead take long.
         const bool unlikely = what == nbd_model::call::write_zeroes && length > bytes;
         const int e = error == ENOTSUP && unlikely ? EIO : error;
+        if (how == trouble::foreign) {  // an error number that is not one of POSIX
+            tell(what, EIO, offset, length);
+            return std::error_code{error, boost::asio::error::get_misc_category()};
+        }
         tell(what, e, offset, length);
         const std::error_code code{e, std::generic_category()};
         if (how == trouble::throws)
@@ -162,7 +168,8 @@ struct disk_memory {
         if (index == 0)
             to.add(length, 7);
         else
-            while (to.add(4096, to.extents().size() % 2 == 0 ? ~std::uint64_t{0} : 1))
+            while (to.add(4096, to.extents().size() % 2 == 0 ? ~std::uint64_t{0} : 1)
+                   && to.extents().size() < 100)
                 ;
         return {};
     }
@@ -186,8 +193,8 @@ struct disk_memory {
 /// from 1 on; `shape`: the layout of extents.
 inline void begin(disk_memory& m, unsigned kind, unsigned nth, unsigned shape)
 {
-    constexpr std::array hows{trouble::none, trouble::fails, trouble::throws, trouble::with_offset,
-                              trouble::leaves_out};
+    constexpr std::array hows{trouble::none,        trouble::fails,      trouble::throws,
+                              trouble::with_offset, trouble::leaves_out, trouble::foreign};
     constexpr std::array shapes{layout::exact, layout::too_long, layout::empty_ones,
                                 layout::nothing, layout::odd};
     constexpr std::array errors{EIO,     EPERM,  EACCES,    EROFS,     ENOMEM,

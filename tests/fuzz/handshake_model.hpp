@@ -100,7 +100,7 @@ public:
             ;
     }
     void server_stops() { stopping_ = true; }
-    /// The backend's `open` has failed for the export that is asked for next.
+    /// Exports may not open, and lists may fail.
     void open_fails() { may_fail_ = true; }
 
     /// The server has ended the session or has begun transmission.
@@ -259,7 +259,8 @@ private:
 
     bool may_close(const asked& a) const
     {
-        return a.may_close || expected(a).must_close
+        // Failures cost calls of the program, whose number is limited.
+        return a.may_close || may_fail_ || expected(a).must_close
             || (stopping_ && a.what == option::export_name);
     }
 
@@ -310,6 +311,9 @@ private:
             v.refuse(refusal::ext_header_reqd);
         if (is_meta(o) && form_ == reply_form::simple)
             v.refuse(refusal::invalid);
+        if (o == option::list && may_fail_)
+            for (const auto type : {refusal::policy, refusal::platform})
+                v.errors.set(type);
         if (o == option::info || o == option::go || is_meta(o))
             expect_export(a, v);
         return v;

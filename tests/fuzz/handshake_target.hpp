@@ -6,11 +6,13 @@
 #include "handshake_model.hpp"
 #include "harness.hpp"
 #include <nbd/handshake/negotiator.hpp>
+#include <nbd/vocabulary/established.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -64,11 +66,51 @@ inline const std::vector<entry>& entries()
           .contexts = {{"base:allocation"}}},
          tf::has_flags,
          {nbd::protocol::base_allocation}},
-        {{.name = std::string(4096, 'z'), .description = std::string(4096, 'd'), .size = 1},
+        {{.name = std::string(4096, 'x'), .description = std::string(4096, 'd')},
+         tf::has_flags,
+         {}},
+        {{.name = std::string(4096, 'y'), .description = std::string(4096, 'd')},
+         tf::has_flags,
+         {}},
+        {{.name = std::string(4096, 'z'),
+          .description = std::string(4096, 'd'),
+          .size = 1,
+          .require_block_sizes = true},
          tf::has_flags,
          {}},
     };
     return all;
+}
+
+/// A handshake that another program has made: no byte is sent, and the export opens, or not.
+inline void adopt(const nbd::settings& limits, unsigned which, unsigned contexts)
+{
+    const nbd_model::served_context wanted[] = {{"base:allocation"}, {"x-a:wide"}, {"x-b:c"}};
+    const auto& e = entries()[which % entries().size()];
+    nbd::established begun{.export_name = e.model.name,
+                           .structured_replies = (contexts & 8) != 0,
+                           .extended_headers = (contexts & 16) != 0};
+    bool fits = true;
+    for (std::uint32_t i = 0; i < std::size(wanted); ++i) {
+        if ((contexts >> i & 1) == 0)
+            continue;
+        begun.meta_contexts.push_back({wanted[i].name, i + 5});
+        fits = fits && (contexts & (i == 1 ? 16 : 24)) != 0
+            && std::any_of(e.contexts.begin(), e.contexts.end(),
+                           [&](const auto& c) { return c.name == wanted[i].name; });
+    }
+    nbd::handshake::negotiator n{limits, nbd::tls_mode::none, &begun};
+    using nbd_model::require;
+    require(n.first_action() == action::open_export && n.requested_name() == e.model.name
+                && n.purpose() == nbd::open_purpose::transmission && n.reply().empty(),
+            "an adopted client does not begin with its export");
+    const auto next = (contexts & 32) != 0 ? n.export_refused(nbd::errc::unknown_export)
+                                           : n.export_opened(e.info());
+    const bool opens = fits && (contexts & 32) == 0;
+    require(next == (opens ? action::transmit : action::close) && n.reply().empty(),
+            "an adopted client is served, or not");
+    require(!opens || n.agreed().contexts.size() == begun.meta_contexts.size(),
+            "an adopted client has other contexts");
 }
 
 /// Carries out what the negotiator wants, for a client that has sent `input`.
@@ -85,9 +127,12 @@ public:
         auto next = action::receive;
         for (std::size_t step = 1;; ++step) {
             if (next == action::list_exports) {
+                if (step == stops_at) {
+                    negotiator().shut_down();
+                    model_.server_stops();
+                }
                 next = list();
-                if (next != action::list_exports)
-                    tell();
+                tell();
                 continue;
             }
             if (next == action::open_export) {
@@ -138,6 +183,10 @@ private:
     {
         auto& n = negotiator();
         const auto position = n.list_position();
+        if (fails_ && !n.may_call())
+            return n.export_refused(nbd::errc::too_many_options);
+        if (fails_ && ++failures_ % 4 == 0)
+            return n.export_refused(std::make_error_code(std::errc::io_error));
         std::size_t named = 0;
         for (const auto& e : entries()) {
             if (position && e.model.name <= *position)
@@ -166,8 +215,12 @@ private:
         if (!n.may_open())
             return n.export_refused(nbd::errc::too_many_options);
         if (fails_ && n.purpose() == nbd::open_purpose::information) {
-            constexpr std::array whys{std::errc::permission_denied, std::errc::io_error};
-            return n.export_refused(std::make_error_code(whys[(failures_++) % whys.size()]));
+            if (!n.may_call())
+                return n.export_refused(nbd::errc::too_many_options);
+            const std::array<std::error_code, 3> whys{
+                std::make_error_code(std::errc::permission_denied),
+                std::make_error_code(std::errc::io_error), nbd::errc::not_authorised};
+            return n.export_refused(whys[failures_++ % whys.size()]);
         }
         return n.export_opened(found->info());
     }
@@ -210,7 +263,7 @@ inline void run(std::span<const std::byte> rest)
     const auto how = c.next();
     const auto small = c.next();
     const auto stops_at = c.next();
-    std::ignore = c.next();
+    const auto adopted = c.next();
     expand(rest, input, std::size_t{256} << 10);
 
     const auto mode = std::array{nbd::tls_mode::none, nbd::tls_mode::forced,
@@ -227,6 +280,8 @@ inline void run(std::span<const std::byte> rest)
     served.option_data = limits.handshake_bytes;
     served.most_listed = limits.exports_listed;
 
+    if ((how & 16) != 0)
+        return adopt(limits, stops_at, adopted);
     nbd_model::handshake model{served};
     if ((how & 4) != 0)
         model.open_fails();

@@ -39,7 +39,7 @@ flags="-std=c++20 -O1 -g1 -fno-omit-frame-pointer -Iinclude -Itests ${CXXFLAGS:-
     -fsanitize=address,undefined -fno-sanitize=function,vptr -fno-sanitize-recover=all"
 for source in targets libfuzzer; do
     # shellcheck disable=SC2086
-    $ccache "$compiler" $flags -fsanitize=fuzzer-no-link -c tests/fuzz/$source.cpp -o "$out/$source.o" || exit 1
+    $ccache "$compiler" $flags -fsanitize=fuzzer-no-link -fsanitize-coverage-ignorelist=tests/fuzz/uninstrumented.txt -c tests/fuzz/$source.cpp -o "$out/$source.o" || exit 1
 done
 # shellcheck disable=SC2086
 "$compiler" $flags -fsanitize=fuzzer "$out/targets.o" "$out/libfuzzer.o" -o "$out/nbd-fuzz" || exit 1

@@ -67,7 +67,7 @@ def join(*parts):
 NOTHING, FORCED, SELECTIVE = 0, 1, 2
 SIMPLE, STRUCTURED_REPLIES, EXTENDED_HEADERS = 0, 1, 2
 FULL, LENDING, HANDLING = 0, 4, 8
-FAILS, THROWS, WITH_OFFSET, LEAVES_OUT = 1, 2, 3, 4
+FAILS, THROWS, WITH_OFFSET, LEAVES_OUT, FOREIGN = 1, 2, 3, 4, 5
 ERRORS = ["EIO", "EPERM", "EACCES", "EROFS", "ENOMEM", "ENOSPC", "EDQUOT", "EFBIG", "ESHUTDOWN", "EINVAL", "ENOTSUP",
           "EBADF", "EOVERFLOW", "ETIMEDOUT", "ECONNRESET"]
 ALL, LOCKSTEP, LOCKSTEP_EXTENDED, BYTEWISE = 0, 1, 2, 3
@@ -80,6 +80,10 @@ def trouble(kind, error="EIO"):
 
 def handshake(*parts, mode=NOTHING, opens_fail=0, pages=0, small=0, stops_at=0):
     return bytes([mode | opens_fail << 2 | pages << 3, small, stops_at, 0]) + join(*parts)
+
+
+def adopted(export, contexts):
+    return bytes([16, 0, export, contexts])
 
 
 def transmission(*parts, form=SIMPLE, disk=FULL, more=0, withheld=0, blocks=0, size=NORMAL_SIZE, contexts=0, layout=0,
@@ -160,6 +164,25 @@ def handshakes():
         b"", b"\0", text("disk"), text("disk") + b"\0", text("disk") + b"\0\2\0\3", text("disk") + b"\0\0x",
         text("disk", 5) + b"\0\0")], option(GO, info("disk")))
 
+    for n, (export, contexts) in enumerate(((0, 0), (1, 1 | 8), (1, 1), (1, 3 | 16), (1, 2 | 8), (1, 4 | 8), (0, 1 | 8), (1, 32))):
+        yield f"adopted-{n}", adopted(export, contexts)
+    for mode in (NOTHING, FORCED, SELECTIVE):
+        for some in (flags(3), flags(2)):
+            yield f"oversized-{mode}-{some[3]}", handshake(
+                some, *[option(n, repeat(101), 101) for n in (LIST, PEEK, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED,
+                                                              99, ABORT)], mode=mode, small=4)
+    yield "oversized-stopping", handshake(flags(), *[option(n, repeat(101), 101) for n in (LIST, STARTTLS, ABORT)], small=4, stops_at=3)
+    yield "oversized-export-name", handshake(flags(), option(EXPORT_NAME, repeat(101), 101), small=4)
+    yield "list-failing", handshake(flags(), *[option(LIST)] * 6, *[option(INFO, info("disk"))] * 3, opens_fail=1)
+    yield "list-failing-export-name", handshake(flags(), *[option(INFO, info("disk"))] * 3, option(EXPORT_NAME, b"disk"), opens_fail=1,
+                                                small=2)
+    yield "list-stopping", handshake(flags(), option(LIST), pages=1, stops_at=4)
+    yield "block-sizes-default", handshake(flags(), option(GO, info("z" * 4096)))
+    yield "tls-selective-unknown", handshake(flags(), option(GO, info("secret")), option(STARTTLS), option(INFO, info("nosuch")),
+                                             option(STRUCTURED), option(LIST_META, meta("nosuch")), option(GO, info("secret")),
+                                             mode=SELECTIVE)
+    yield "tls-forced-abort-after", handshake(flags(), option(STARTTLS), option(ABORT), mode=FORCED)
+
     yield "CVE-2011-1925", handshake(flags(0), option(EXPORT_NAME, b"xyzzy"))
     yield "CVE-2017-15118", handshake(flags(), *[option(GO, info("x" * n)) for n in (3000, 256, 257, 4095, 4096, 4097)])
     yield "CVE-2017-15119", handshake(flags(), option(99, repeat(1 << 16), 0xffffffff), repeat(1 << 16))
@@ -208,7 +231,7 @@ def transmissions():
                   (READ, WRITE, TRIM, ZEROES, CACHE, STATUS) for offset, length in
                   ((12288, 1), (12287, 1), (12288, 0), (1 << 63, 1), ((1 << 64) - 1, 2), (0, 12289))], disc(ext),
                 form=form, disk=disk, size=SMALL_SIZE, contexts=1)
-            for n, kind_of_trouble in enumerate((FAILS, THROWS, WITH_OFFSET, LEAVES_OUT)):
+            for n, kind_of_trouble in enumerate((FAILS, THROWS, WITH_OFFSET, LEAVES_OUT, FOREIGN)):
                 yield f"{name}-{kind}-trouble-{n}", transmission(*every, form=form, disk=disk, contexts=3,
                                                                  fails=trouble(kind_of_trouble), nth=2 + n)
         for n, error in enumerate(ERRORS):
@@ -263,6 +286,14 @@ def transmissions():
                 r(READ, 0, 131072), r(STATUS, 0, 196608), r(STATUS, 4096, 4096), disc(ext), form=form, contexts=3, layout=layout, blocks=2)
             yield f"{name}-extents-lent-{layout}", transmission(
                 r(READ, 0, 131072), r(READ, 100, 100000), r(READ, 3, 65536), disc(ext), form=form, contexts=3, layout=layout, disk=LENDING)
+
+    yield "structured-extents-fail", transmission(request(READ, 0, 40000), request(STATUS, 0, 4096), disc(), form=STRUCTURED_REPLIES,
+                                                  contexts=1, fails=trouble(FAILS), nth=1)
+    for n in (2, 3, 4):
+        yield f"structured-piece-fails-{n}", transmission(request(READ, 0, 100000), disc(), form=STRUCTURED_REPLIES,
+                                                          fails=trouble(FAILS), nth=n)
+    yield "simple-rotational", transmission(request(READ, 0, 1), disc(), more=128)
+    yield "extended-foreign", transmission(request(READ, 0, 1, extended=True), disc(True), form=EXTENDED_HEADERS, fails=FOREIGN | 2 << 3, nth=1)
 
     def e(command, offset=0, length=0, flags=0, payload=b""):
         return request(command, offset, length, flags, payload=payload, extended=True)

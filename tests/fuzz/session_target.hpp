@@ -140,7 +140,7 @@ inline void run(std::span<const std::byte> rest)
     limits.options_per_handshake = (small & 2) != 0 ? 3 : 32;
     limits.option_bytes = (small & 4) != 0 ? 100 : std::size_t{64} << 10;
     limits.handshake_bytes = (small & 8) != 0 ? 200 : std::size_t{128} << 10;
-    limits.extents_per_reply = (small & 16) != 0 ? 2 : 131'072;
+    limits.extents_per_reply = (small & 16) != 0 ? 2 : 64;
     limits.send_error_details = (small & 32) != 0;
     all.served.options = limits.options_per_handshake;
     all.served.option_bytes = limits.option_bytes;

@@ -57,7 +57,7 @@ constexpr std::array<nbd::protocol::block_sizes, 5> blocks{{
 template <class Disk>
 class target {
 public:
-    explicit target(disk_memory& m)
+    explicit target(disk_memory& m) : memory_{m}
     {
         for (std::size_t i = 0; i < sizes.size(); ++i)
             exports_.emplace(std::to_string(i), {.allow_resize = true}, m, sizes[i]);
@@ -87,6 +87,7 @@ public:
                 loop{parts.stream, *opened, agreed, *parts.context};
             loop.run().get();
         }
+        memory_.begin(trouble::none, 0, 0, layout::exact);
         if constexpr (nbd::has_resize<Disk>)
             if (opened->size() != sizes[which])
                 std::ignore = exports_.resize(std::to_string(which), sizes[which]);
@@ -117,7 +118,8 @@ private:
                                                     .write_zeroes = bit(4),
                                                     .fast_zero = bit(5),
                                                     .cache = bit(6),
-                                                    .resize = bit(7)});
+                                                    .resize = bit(7),
+                                                    .rotational = (how.form & 128) != 0});
         terms.flags = nbd::transmission::offered(
             terms.flags,
             {.read_only = (how.form & 16) != 0,
@@ -135,6 +137,7 @@ private:
         return nbd::handshake::agree(terms, style, std::move(selected));
     }
 
+    disk_memory& memory_;
     nbd::export_set<Disk> exports_;
 };
 
@@ -153,6 +156,7 @@ inline void run(std::span<const std::byte> rest)
     static all_targets all;
     const circumstances how{choices{rest}};
     expand(rest, all.input, std::size_t{256} << 10);
+    all.parts.limits.extents_per_reply = 64;
     all.memory.restore();
     all.content.restore();
     begin(all.memory, how.trouble_kind, how.nth, how.contexts >> 3 & 7);
