@@ -97,7 +97,7 @@ struct settings {
     /// later, unless another one needs its place or its memory meanwhile; see `stall_grace`.
     std::chrono::milliseconds progress_timeout{0};
     /// The longest wait until a client takes some bytes of its replies; 0 = no limit. The default
-    /// is 0, for the same reason.
+    /// is 0, for the same reason. Over TCP see also tcp_transport::settings::user_timeout.
     std::chrono::milliseconds send_timeout{0};
     /// A rate in bytes per second; 0 = none. A client that sends a message or takes its replies
     /// more slowly falls behind. One that is behind by progress_timeout or send_timeout is

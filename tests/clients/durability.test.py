@@ -4,7 +4,8 @@
 Several connections send writes, flushes and zeroings to a server on a file, many at a time. The server is killed at a
 random moment. Then the file is compared with what was acknowledged. The kernel survives, so this tests the order of the
 server's system calls and replies, not a power failure. A second test delays fdatasync and pwritev2 with strace, and
-checks that the replies wait for them.
+checks that the replies wait for them. A third one reads a trace of the system calls, and checks what a power failure
+would leave at each reply.
 
 NBD_TEST_SEED=N repeats the random choices of a run. The timing still differs.
 """
@@ -16,7 +17,7 @@ import threading
 
 from support import *
 
-PROGRAM = require_program("NBD_SERVE")
+require_program("NBD_SERVE")
 SEED = int(os.environ.get("NBD_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
 KILLS = scaled(40, 10)  # for each kind of disk and each policy
 CONNECTIONS, DEPTH = 4, 16
@@ -282,24 +283,9 @@ DELAY = 0.1
 
 
 @contextlib.contextmanager
-def serve_under_strace(policy, *inject):
-    """A server on a disk of 8 MiB, whose system calls strace delays or makes fail."""
-    strace = find_tool("strace")
-    if not strace:
-        raise Skip("strace is not installed")
-    calls = [f"--inject={call}" for call in inject]
-    probe = run(strace, "-f", "-o", "/dev/null", *calls, "true", status=None)
-    if probe.returncode != 0:
-        raise Skip(f"strace cannot be used: {shortened(probe.stderr.strip(), 100)}")
-    sanitizer = "ASAN_OPTIONS=" + os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"  # leak detection uses ptrace, too
-    with directory() as where:
-        with open(f"{where}/disk", "wb") as file:
-            file.truncate(8 * M)
-        # -D: the server is a child of this process, and strace is a child of the server.
-        command = [strace, "-D", "-f", "-o", f"{where}/trace", "-E", sanitizer, "-e", "trace=fdatasync,pwritev2", *calls,
-                   PROGRAM, f"file:{where}/disk", "--unix", f"{where}/s", "--policy", policy]
-        with started(command, where=where) as server:
-            yield server
+def serve_traced(policy, *inject):
+    with serve_under_strace("file:{where}/disk", "--policy", policy, calls="fdatasync,pwritev2", inject=inject) as server:
+        yield server
 
 
 def answered(connection, number, *request, **more):
@@ -317,7 +303,7 @@ def answered(connection, number, *request, **more):
 def test_replies_wait_for_the_kernel(policy):
     """While fdatasync or a durable pwritev2 is delayed, the server must not reply."""
     delay = int(DELAY * 1e6)
-    with serve_under_strace(policy, f"fdatasync:delay_exit={delay}", f"pwritev2:delay_exit={delay}") as server:
+    with serve_traced(policy, f"fdatasync:delay_exit={delay}", f"pwritev2:delay_exit={delay}") as server:
         connection = Connection(server)
         for number, (what, *request) in enumerate([
                 ("a write", WRITE, 0, 0, BLOCK, b"a" * BLOCK), ("a flush", FLUSH),
@@ -333,7 +319,7 @@ def test_replies_wait_for_the_kernel(policy):
 @for_each(POLICIES)
 def test_a_failed_flush_stays_an_error(policy):
     """The kernel reports lost data once; the server reports it to every client from then on."""
-    with serve_under_strace(policy, "fdatasync:error=EIO:when=1") as server:  # the first of each thread
+    with serve_traced(policy, "fdatasync:error=EIO:when=1") as server:  # the first of each thread
         first, second = Connection(server), Connection(server)
         data = b"x" * BLOCK
         assert answered(first, 0, WRITE, FUA, 0, BLOCK, data)[0] == 0
@@ -343,6 +329,102 @@ def test_a_failed_flush_stays_an_error(policy):
             assert answered(connection, number, FLUSH)[0] == 5
             assert answered(connection, number, WRITE, FUA, 0, BLOCK, data)[0] == 5
             assert answered(connection, number, WRITE, 0, 0, BLOCK, data)[0] == 0
+
+
+# -- a power failure ------------------------------------------------------------------------------------------------
+
+CALL = re.compile(r"(\w+)\((\d+)(.*)\) += (-?\d+)")
+
+
+class Model:
+    """A disk that keeps only what was synchronised: what a power failure leaves in the worst case.
+
+    It reads a trace of system calls. A call of another thread can begin before a call and end after it, so a change
+    counts from the end of its call, and fdatasync covers what was changed before its beginning.
+    """
+
+    def __init__(self, trace):
+        self.changes = []           # (number of the line of its end, offset, length), in order
+        self.syncs = []             # (begin, end)
+        self.durable = []           # (end, offset, length) of durable writes
+        self.replies = {}           # cookie -> line
+        begun = {}
+        for number, line in enumerate(trace):
+            thread, _, rest = line.partition(" ")
+            rest = rest.strip()
+            if rest.endswith("<unfinished ...>"):
+                begun[thread] = number, rest[:-len("<unfinished ...>")]
+                continue
+            begin = number
+            if rest.startswith("<... "):
+                begin, first = begun.pop(thread)
+                rest = first + rest.partition(" resumed>")[2]
+            call = CALL.match(rest)
+            if call and int(call[4]) >= 0:
+                self.note(call[1], call[3], int(call[4]), begin, number)
+
+    def note(self, name, arguments, result, begin, end):
+        if name in ("fdatasync", "fsync"):
+            self.syncs.append((begin, end))
+        elif name == "fallocate":
+            offset, length = map(int, arguments.split(",")[-2:])
+            self.changes.append((end, offset, length))
+        elif name == "pwrite64":
+            self.changes.append((end, int(arguments.rsplit(",", 1)[1]), result))
+        elif name in ("pwritev", "pwritev2"):
+            tail = arguments.rpartition("]")[2].split(",")  # ], count, offset, flags
+            change = end, int(tail[2]), result
+            self.changes.append(change)
+            if "RWF_DSYNC" in tail[-1] or "RWF_SYNC" in tail[-1]:
+                self.durable.append(change)
+        elif name == "sendmsg":
+            for cookie in re.findall(r"gDf\\230\\0\\0\\0\\0cookie(\d\d)", arguments):
+                self.replies[int(cookie)] = end
+
+    def kept(self, offset, length, at):
+        """Whether a change of this range that was carried out before line `at` survives a power failure there."""
+        for end, begin, size in reversed(self.changes):
+            if end < at and begin <= offset and offset + length <= begin + size:
+                return (end, begin, size) in self.durable or any(end < sync[0] and sync[1] < at for sync in self.syncs)
+        return False
+
+
+@for_each([(kind, policy) for kind in ("write", "zero") for policy in POLICIES])
+def test_a_power_failure_at_each_reply(kind, policy):
+    """At the reply to a FLUSH or to a request with FUA, every change that it covers is on the disk, also those of another
+    connection. There is an fdatasync for each FLUSH that follows a change."""
+    with serve_under_strace("file:{where}/disk", "--policy", policy,
+                            calls="pwrite64,pwritev,pwritev2,fallocate,fdatasync,fsync,sendmsg") as server:
+        first, second = Connection(server), Connection(server)
+        changes, promises = {}, []
+        number = 10
+
+        def do(connection, command, flags=0, at=0, length=0):
+            nonlocal number
+            cookie, number = int.from_bytes(b"cookie%d" % number, "big"), number + 1
+            data = bytes([number]) * length if command == WRITE else b""
+            assert answered(connection, cookie, command, flags, at, length, data)[0] == 0
+            if length:
+                changes[number - 1] = at, length
+            return number - 1
+        for round in range(scaled(12, 4)):
+            lengths = [512, 4 * K, 100_000, M]
+            for i, connection in enumerate((first, second, second)):
+                do(connection, WRITE if kind == "write" else ZERO, 0, round * 64 * K + i * 2 * M, lengths[(round + i) % 4])
+            promises.append((do(first, FLUSH), set(changes)))
+            durable = do(second, WRITE if kind == "write" else ZERO, FUA, 7 * M + round * 4 * K, 4 * K)
+            promises.append((durable, {durable}))
+        assert number < 100, "two digits for a number"
+        server.stop()
+        with open(server.trace, errors="replace") as trace:
+            model = Model(trace.read().splitlines())
+    assert len(model.replies) == number - 10, f"{len(model.replies)} of {number - 10} replies are in the trace"
+    for promise, covered in promises:
+        at = model.replies[promise]
+        for change in covered:
+            assert model.kept(*changes[change], at), f"request {change} would be lost after the reply to {promise}"
+    flushes = sum(1 for promise, covered in promises if len(covered) > 1)
+    assert len(model.syncs) >= flushes, f"{len(model.syncs)} calls of fdatasync for {flushes} flushes"
 
 
 print(f"NBD_TEST_SEED={SEED}")

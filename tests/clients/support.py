@@ -237,6 +237,29 @@ def serve(device, *options, transport="unix", policy=None, at=None):
             yield server
 
 
+@contextlib.contextmanager
+def serve_under_strace(disk, *options, calls, inject=(), at=None):
+    """nbd-serve, whose system calls `calls` strace writes to `server.trace`, and delays or makes fail by `inject`.
+    `disk` may name a file in its folder as {where}; a disk of 8 MiB is there."""
+    strace = find_tool("strace")
+    if not strace:
+        raise Skip("strace is not installed")
+    injected = [f"--inject={call}" for call in inject]
+    probe = run(strace, "-f", "-o", "/dev/null", *injected, "true", status=None)
+    if probe.returncode != 0:
+        raise Skip(f"strace cannot be used: {shortened(probe.stderr.strip(), 100)}")
+    sanitizer = "ASAN_OPTIONS=" + os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"  # leak detection uses ptrace, too
+    with directory() as where:
+        with open(f"{where}/disk", "wb") as file:
+            file.truncate(8 * M)
+        # -D: the server is a child of this process, and strace is a child of the server.
+        command = [strace, "-D", "-f", "-s", "64", "-o", f"{where}/trace", "-E", sanitizer, "-e", f"trace={calls}", *injected,
+                   require_program("NBD_SERVE"), disk.format(where=where), "--unix", f"{where}/s", *options]
+        with started(command, where=where) as server:
+            server.disk, server.trace = f"{where}/disk", f"{where}/trace"
+            yield server
+
+
 def why_no_uring():
     """Why nbd-serve cannot serve disks of uring:PATH on this machine; empty if it can."""
     said = run(require_program("NBD_SERVE"), "uring:/no/such/file", status=None, stdin=subprocess.DEVNULL).stderr

@@ -4,6 +4,8 @@
 #include <nbd/transport/tcp_transport.hpp>
 #include <nbd/transport/unix_transport.hpp>
 
+#include <chrono>
+
 static_assert(nbd::transport<nbd::unix_transport> && nbd::transport<nbd::tcp_transport>);
 static_assert(!nbd::transport<boost::asio::ip::tcp>);
 
@@ -72,6 +74,7 @@ TEST_CASE("concepts/transport: a transport is made from its settings")
     CHECK(nbd::tcp_transport::settings{}.port == 10809);
     CHECK(nbd::tcp_transport::settings{}.backlog == 100);
     CHECK(nbd::tcp_transport::settings{}.no_delay);
+    CHECK(nbd::tcp_transport::settings{}.user_timeout == std::chrono::minutes{2});
     CHECK(nbd::unix_transport::settings{}.mode == 0600);
     CHECK(nbd::unix_transport::settings{}.backlog == 100);
     CHECK(nbd::unix_transport::settings{}.stale == nbd::unix_transport::stale_file::replace);

@@ -8,8 +8,8 @@ import time
 
 import wire
 from harness import SLOWER, Skip, case, eventually, loopback6, scaled
-from wire import (ABORT, ACK, DISC, ERR_INVALID, EXPORT_NAME, GO, INFO, KIB, LIST, MIB, READ, WRITE, Failure, Silent,
-                  info_data, pack_option, pack_request)
+from wire import (ABORT, ACK, DISC, ERR_INVALID, EXPORT_NAME, FLUSH, GO, INFO, KIB, LIST, MIB, READ, SET_META, STATUS,
+                  STRUCTURED_REPLY, WRITE, Failure, Silent, info_data, pack_option, pack_request)
 
 DEADLINE = 10.0      # handshake, counted from accept
 
@@ -161,29 +161,48 @@ def C04_never_reads(t):
     in_time(t, begin)
 
 
-def whole_session(name, payload):
-    return (struct.pack(">I", 3) + pack_option(GO, info_data(name)) +
-            pack_request(WRITE, 8 * KIB, len(payload), payload=payload, cookie=1))
+SPOT, OLD, NEW = 8 * KIB, b"\x11" * 32, b"\x22" * 32
+
+
+def whole_session():
+    """The messages of a session with every phase, in order; the WRITE of NEW at SPOT has number WRITE_AT."""
+    return [struct.pack(">I", 3), pack_option(0x1234, b"data"), pack_option(LIST), pack_option(INFO, info_data(b"", (3,))),
+            pack_option(STRUCTURED_REPLY), pack_option(SET_META, wire.meta_data(b"", [b"base:allocation"])),
+            pack_option(GO, info_data(b"", (1, 2, 3))), pack_request(WRITE, SPOT, len(NEW), payload=NEW, cookie=1),
+            pack_request(READ, SPOT, 4 * KIB, cookie=2), pack_request(STATUS, 0, MIB, cookie=3),
+            pack_request(FLUSH, 0, 0, cookie=4), pack_request(DISC, 0, 0)]
+
+
+WRITE_AT = 7
+
+
+def prefixes(t):
+    """(k, session) for every k; TLS begins behind the client flags."""
+    session = b"".join(whole_session())
+    begin = 4 if t.transport == "tls" else 0
+    return [(k - begin, session) for k in range(begin + 1, len(session) + 1)]
 
 
 def after_prefix(t, end):
     """C05, C06: sends the first k bytes of a session, ends it, and compares the written range with old and new data."""
     client = t.tx(delivery="whole")
-    old, new = b"\x11" * 32, b"\x22" * 32
-    session = whole_session(b"", new)
-    header = len(session) - len(new)
-    for k in list(range(1, len(session) + 1)):
-        t.error(client.write(8 * KIB, old), 0, "WRITE")
-        other = t.client(delivery="whole")
-        other.greet()
-        other.send(session[:k])
+    begin = 4 if t.transport == "tls" else 0
+    header = len(b"".join(whole_session()[:WRITE_AT])) + 28 - begin
+    payload_sent = False
+    for k, session in prefixes(t):
+        if not payload_sent:
+            t.error(client.write(SPOT, OLD), 0, "WRITE")
+        other = t.cut(session, k)
         end(other, k)
-        if k > header:
-            fits = lambda: client.read(8 * KIB, 32) in {new[:n] + old[n:] for n in range(0, k - header + 1)}
-            t.check(eventually(fits), "old bytes, or the %d bytes that were sent in front of old ones" % (k - header),
-                    wire.short(client.read(8 * KIB, 32)))
+        if not payload_sent:
+            arrived = max(k - header, 0)
+            allowed = {NEW[:n] + OLD[n:] for n in range(arrived + 1)}
+            t.check(eventually(lambda: client.read(SPOT, 32) in allowed),
+                    "old bytes, or the %d bytes that were sent in front of old ones" % arrived,
+                    wire.short(client.read(SPOT, 32)))
+            payload_sent = arrived == len(NEW)
         other.close()
-    t.check(client.read(8 * KIB, 32) in (old, new), "all or nothing of a whole WRITE", "a mixture")
+    t.check(client.read(SPOT, 32) in (OLD, NEW), "all or nothing of a whole WRITE", "a mixture")
 
 
 @case()
@@ -199,6 +218,42 @@ def C05_fin_after_each_prefix(t):
 def C06_reset_after_each_prefix(t):
     """A session cut after any byte and ended with RST: freed, and no byte written that was not sent."""
     after_prefix(t, lambda client, k: client.reset())
+
+
+@case(own=True, slow=True, twice=False)
+def C07_silence_after_each_prefix(t):
+    """A session cut after any byte and followed by silence: dropped in the handshake, and in a message; kept between
+    requests."""
+    server = t.server = t.start(["mem:1M", "--handshake-deadline", "2", "--progress-timeout", "1", "--max-connections", "0"])
+    messages = whole_session()
+    ends, end = set(), 0
+    for message in messages:
+        end += len(message)
+        ends.add(end)
+    greeted = len(b"".join(messages[:WRITE_AT]))
+    clients = []
+    for k, session in prefixes(t):
+        sent = k + 4 if t.transport == "tls" else k
+        clients.append((sent, t.cut(session, k)))
+    limit = time.monotonic() + 5 * SLOWER
+    for sent, client in clients:
+        if sent < greeted or sent not in ends or sent == end:
+            t.drop(client, within=max(limit - time.monotonic(), 0.1) / SLOWER, silent=False,
+                   what="a drop after byte %d" % sent)
+    for sent, client in clients:
+        if greeted <= sent < end and sent in ends:
+            client.send(pack_request(READ, 0, 512, cookie=9))
+            reply = b""
+            while struct.pack(">Q", 9) not in reply:
+                last = client.recv_some()
+                t.check(last, "an answer to a READ after byte %d" % sent, "the end of the stream")
+                reply = reply[-600:] + last
+            client.send(pack_request(DISC, 0, 0))
+            t.drop(client, what="the end after DISC behind byte %d" % sent, silent=False)
+    for _, client in clients:
+        client.close()
+    t.check(eventually(lambda: server.threads() < 20 and server.descriptors() < 30), "all clients freed",
+            "%d threads, %d descriptors" % (server.threads(), server.descriptors()))
 
 
 @case(kind="slow", slow=True)
@@ -365,17 +420,20 @@ def C13_client_in_handshake_gives_way(t):
     t.drop(silent, what="the silent client to be dropped")
 
 
+def begun(server):
+    """A connection that may still be in progress."""
+    sock = socket.socket(socket.AF_UNIX if server.address[0] == "unix" else socket.AF_INET)
+    sock.setblocking(False)
+    try:
+        sock.connect(server.address[1] if server.address[0] == "unix" else server.address[1:])
+    except OSError:
+        pass        # in progress, or the backlog is full: both occupy the server
+    return sock
+
+
 def crowd(t, arguments, count):
     server = t.start(["mem:1M"] + arguments)
-    silent = []
-    for _ in range(count):
-        sock = socket.socket(socket.AF_UNIX if server.address[0] == "unix" else socket.AF_INET)
-        sock.setblocking(False)
-        try:
-            sock.connect(server.address[1] if server.address[0] == "unix" else server.address[1:])
-        except OSError:
-            pass        # in progress, or the backlog is full: both occupy the server
-        silent.append(sock)
+    silent = [begun(server) for _ in range(count)]
     try:
         begin = time.monotonic()
         while True:
@@ -436,13 +494,7 @@ def C16_few_file_descriptors(t):
     good = t.client(server).start().go()
     crowd_ = []
     for _ in range(80):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        try:
-            sock.connect(server.address[1])
-        except OSError:
-            pass
-        crowd_.append(sock)
+        crowd_.append(begun(server))
     time.sleep(0.3)
     begin = server.cpu()
     time.sleep(1.0)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Replays of published vulnerabilities (CVE_*) and of known bugs without a number (Nxx), as seen by a client.
 
-Not here: CVE-2013-6410 (address lists), CVE-2019-14850 (needs a count of backend opens) and CVE-2021-3716 (TLS). Others
+Not here: CVE-2013-6410 (address lists), CVE-2019-14850 (needs a count of backend opens) and CVE-2021-3716 (starttls T05). Others
 are replayed by cases in other files: CVE-2015-0847 in lifecycle L08, CVE-2024-7409 in connect C14
 and lifecycle L03 and L04, CVE-2025-47712 in transmission R25, N-09, N-10 in integrity, N-14 in slow_clients S04.
 """
 import random
+import resource
 import struct
 import threading
 import time
 
 import wire
-from harness import NAME, SLOWER, Skip, case, scaled
+from harness import NAME, SLOWER, Skip, case, eventually, scaled
 from wire import (ABORT, ACK, DISC, EINVAL, ENOSPC, ERR_INVALID, ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP, EXPORT_NAME, GIB, GO,
                   INFO, KIB, LIST, LIST_META, MIB, READ, SET_META, STATUS, TRIM, WRITE, ZEROES, Client, Failure, info_data,
                   meta_data, pack_option, pack_request)
@@ -377,6 +378,31 @@ def N29_hundreds_of_sessions_with_disc(t):
         client.request(DISC, expect=False)
         t.drop(client)
         client.close()
+
+
+@case(own=True, twice=False)
+def N29_more_than_1024_descriptors(t):
+    """1,100 clients at a time are all served, on descriptors above 1,024, and leave none behind."""
+    t.without_tls()     # 1,100 handshakes of TLS take a minute
+    count, files = 1100, 4096
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if t.run.sanitized or hard != resource.RLIM_INFINITY and hard < files:
+        raise Skip("needs %d descriptors and no sanitizer" % files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, files), hard))
+    try:
+        server = t.start(["mem:1M", "--max-connections", "0"], files=files)
+        first = t.client(server).start().go()
+        base = server.descriptors()
+        clients = [t.client(server).start().go() for _ in range(count)]
+        t.check(server.descriptors() > count, "a descriptor for each client", "%d" % server.descriptors())
+        for client in clients[-100:] + clients[:100]:
+            t.check(client.read(0, 512) == bytes(512), "service", "other data")
+        for client in clients:
+            client.close()
+        t.check(eventually(lambda: server.descriptors() <= base), "%d descriptors" % base, "%d" % server.descriptors())
+        t.check(first.read(0, 512) == bytes(512), "service for the first client", "other data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @case()

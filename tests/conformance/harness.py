@@ -15,7 +15,7 @@ import time
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import wire
-from wire import Client, Failure, Silent
+from wire import Client, Failure, PlainText, Silent
 
 SMALL = os.environ.get("NBD_TEST_SCALE") == "small"
 SLOWER = 4 if SMALL else 1          # time limits are this much wider for sanitizer builds
@@ -52,8 +52,8 @@ class Broken(Exception):
 # -- the registry -----------------------------------------------------------------------------------------------------
 
 class Case:
-    def __init__(self, function, kind, needs, twice, slow, own, tcp_only, scratch):
-        self.function, self.name = function, function.__name__
+    def __init__(self, function, kind, needs, twice, slow, own, tcp_only, scratch, only):
+        self.function, self.name, self.only = function, function.__name__, only
         self.kind, self.needs, self.twice, self.slow = kind, needs, twice, slow
         self.own, self.tcp_only, self.scratch = own, tcp_only, scratch
         self.group = function.__module__
@@ -63,16 +63,16 @@ class Case:
 CASES = []
 
 
-def case(kind="rw", needs=None, twice=True, slow=False, own=False, tcp_only=False, scratch=False):
+def case(kind="rw", needs=None, twice=True, slow=False, own=False, tcp_only=False, scratch=False, only=None):
     """Registers a case.
 
     kind: the server it runs against (KINDS). needs: "structured", "meta" or "extended", if the case is about an option
     that the server may not offer. twice: runs with both deliveries, else once with whole messages. slow: waits for
     deadlines of ten seconds, so it runs in parallel with the others. own: starts its own servers. tcp_only: needs RST.
-    scratch: overwrites the witness's block.
+    scratch: overwrites the witness's block. only: "tls", if the case runs over TLS alone.
     """
     def register(function):
-        CASES.append(Case(function, kind, needs, twice, slow, own, tcp_only, scratch))
+        CASES.append(Case(function, kind, needs, twice, slow, own, tcp_only, scratch, only))
         return function
     return register
 
@@ -80,15 +80,16 @@ def case(kind="rw", needs=None, twice=True, slow=False, own=False, tcp_only=Fals
 # -- servers ----------------------------------------------------------------------------------------------------------
 
 def parse_uri(uri):
-    """(address, export name) of an NBD URI."""
+    """(address, export name) of an NBD URI; the address is ("unix", path), or ("tcp" or "tls", host, port)."""
     parts = urlsplit(uri)
     name = unquote(parts.path[1:])
     if parts.scheme == "nbd+unix":
         return ("unix", parse_qs(parts.query)["socket"][0]), name
-    return ("tcp", parts.hostname, parts.port or 10809), name
+    return ("tls" if parts.scheme == "nbds" else "tcp", parts.hostname, parts.port or 10809), name
 
 
 STARTED = []
+CREDENTIALS = None      # of the servers with TLS; run.py makes them
 
 
 @atexit.register
@@ -111,6 +112,8 @@ class Server:
         self.command = [program] + arguments + (NAMED if named else [])
         if transport:                   # None: the program's default address
             self.command += ["--unix" if transport == "unix" else "--tcp", endpoint]
+        if transport == "tls":
+            self.command += ["--tls", "require", "--tls-certificates", CREDENTIALS.server]
         if policy:
             self.command += ["--policy", policy]
         self.errors = open(self.folder.name + "/stderr", "wb+")
@@ -276,11 +279,28 @@ class Context:
 
     def start(self, arguments, **more):
         """Starts a server for this case alone; it is stopped after the case."""
+        if self.transport == "tls" and more.get("transport", "tls") != "tls":
+            raise PlainText("a server over %s" % more["transport"])
         more.setdefault("transport", self.transport)
         more.setdefault("policy", self.run.policy)
         server = Server(self.run.program, arguments, **more)
         self.servers.append(server)
         return server
+
+    def without_tls(self):
+        """The case is about a server without TLS."""
+        if self.transport == "tls":
+            raise PlainText("a server without TLS")
+
+    def cut(self, session, end):
+        """A client in a session whose first `end` bytes it has sent; the client flags are the first four."""
+        if self.transport == "tls":
+            client, session = self.hs(delivery="whole"), session[4:]
+        else:
+            client = self.client(delivery="whole")
+            client.greet()
+        client.send(session[:end])
+        return client
 
     # checks
 
@@ -460,12 +480,13 @@ class Shared:
 class Run:
     """One run of the suite: program, policy, and the servers that it has started."""
 
-    def __init__(self, program, policy):
+    def __init__(self, program, policy, transport="unix"):
         self.program, self.policy = program, policy
         self.sanitized = sanitizer_of(program)
         self.shared, self.broken = {}, {}
         self.lock = threading.Lock()
         self.offered = {}
+        self.transport = transport      # by which the options are asked for
 
     def server(self, kind, transport):
         with self.lock:
@@ -493,7 +514,7 @@ class Run:
     def offers(self, what):
         """Whether the server offers the option that a case tests."""
         if what not in self.offered:
-            client = Client(self.server("rw", "unix").server.address, timeout=5.0 * SLOWER).start()
+            client = Client(self.server("rw", self.transport).server.address, timeout=5.0 * SLOWER).start()
             try:
                 if what == "extended":
                     self.offered[what] = client.extended() == wire.ACK

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Data: D05 to D12 scaled down, N-09, N-10 and random traffic against a shadow copy (R31)."""
+import os
 import random
+import tempfile
 import threading
 import time
 
@@ -281,6 +283,47 @@ def D12_around_powers_of_two(t):
     t.error(client.do(READ, TIB - 1, 2), wire.EINVAL, "READ over the end")
     t.error(client.write(TIB - 1, b"z"), 0, "WRITE of the last byte")
     t.check(client.read(TIB - 1, 1) == b"z", "the last byte", "another")
+
+
+@case(own=True, twice=False)
+def D12_beyond_16_tib(t):
+    """I/O around 2^41 and 2^44, and at the end of an export of 17 TiB, is exact and does not alias."""
+    if t.run.sanitized:
+        raise Skip("no room for 17 TiB beside a sanitizer")
+    client = t.client(t.start(["mem:17T"])).start().go()
+    places = [1 << 32, 1 << 41, (1 << 41) + (1 << 32), 1 << 44, 17 * TIB - 300]
+    for i, place in enumerate(places):
+        t.error(client.write(place - 300, bytes([i + 1]) * 600), 0, "WRITE at %#x" % place)
+    for i, place in enumerate(places):
+        t.check(client.read(place - 4396, 4096 + 600) == bytes(4096) + bytes([i + 1]) * 600, "the data written at %#x" % place,
+                "other data")
+    t.check(client.read(0, 8192) == bytes(8192), "no alias at 0", "other data")
+    t.error(client.write(17 * TIB - 1, b"zz"), wire.ENOSPC, "WRITE over the end")
+
+
+@case(own=True, twice=False)
+def D13_a_read_only_file_stays_as_it_is(t):
+    """After every kind of request that could change it, a file that is exported read-only has its bytes and its times."""
+    with tempfile.NamedTemporaryFile(prefix="nbd-conformance-") as file:
+        file.write(random.Random(13).randbytes(MIB))
+        file.flush()
+        os.utime(file.name, (1, 1))
+        before = os.stat(file.name)
+        server = t.start(["file:" + file.name, "--read-only"])
+        client = t.client(server).start().go()
+        t.check(client.tflags & wire.T_READ_ONLY, "READ_ONLY", "%#x" % client.tflags)
+        for command in (WRITE, TRIM, ZEROES, FLUSH, wire.CACHE, wire.RESIZE):
+            for flags in range(64):
+                for offset, length in ((0, 0), (0, 512), (4096, 65536), (MIB - 1, 2), (MIB, 512), (1 << 63, 1)):
+                    payload = bytes(length) if command == WRITE else b""
+                    client.do(command, offset, length, flags, payload)
+        t.check(client.read(0, MIB) == random.Random(13).randbytes(MIB), "the same bytes", "others")
+        server.stop()
+        after = os.stat(file.name)
+        t.check((before.st_size, before.st_mtime_ns, before.st_blocks) == (after.st_size, after.st_mtime_ns, after.st_blocks),
+                "the same size, time and blocks", "%r, then %r" % (before, after))
+        with open(file.name, "rb") as again:
+            t.check(again.read() == random.Random(13).randbytes(MIB), "the same bytes", "others")
 
 
 @case(kind="big", twice=False)

@@ -4,23 +4,25 @@
 import argparse
 import fnmatch
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
 
 import harness
-from harness import CASES, Broken, Context, Failure, Run, Skip
+import tls
+from harness import CASES, Broken, Client, Context, Failure, PlainText, Run, Skip
 
 GROUPS = ["connect_and_greeting", "options", "transmission", "slow_clients", "lifecycle", "integrity", "cves",
-          "structured", "meta_context", "extended_headers"]
+          "structured", "meta_context", "extended_headers", "starttls"]
 TITLES = {"structured": "structured replies", "meta": "meta contexts", "extended": "extended headers"}
 
 
 class Report:
     def __init__(self, verbose):
         self.verbose = verbose
-        self.passed = self.failed = self.skipped = 0
+        self.passed = self.failed = self.skipped = self.left_out = 0
         self.unusable = {}
         self.lock = threading.Lock()
 
@@ -44,6 +46,12 @@ class Report:
         with self.lock:
             self.failed += 1
             self.unusable[str(what)] = self.unusable.get(str(what), 0) + 1
+
+    def leave_out(self, label, what):
+        with self.lock:
+            self.left_out += 1
+            if self.verbose:
+                print("left out %s: %s" % (label, what), flush=True)
 
     def skip(self, label, why):
         with self.lock:
@@ -70,6 +78,8 @@ def run_case(run, report, case, transport, delivery):
         report.ok(label, time.monotonic() - begin)
     except Skip as why:
         report.skip(label, why)
+    except PlainText as what:
+        report.leave_out(label, what)
     except Broken as what:
         report.broken(what)
     except Failure as problem:
@@ -105,7 +115,7 @@ def deliveries(case, wanted):
     if wanted.delivery != "both":
         pairs = list(dict.fromkeys((transport, wanted.delivery) for transport, _ in pairs))
     if case.tcp_only:
-        pairs = [pair for pair in pairs if pair[0] == "tcp"]
+        pairs = [pair for pair in pairs if pair[0] != "unix"]
     return pairs
 
 
@@ -129,7 +139,8 @@ def main():
     parser.add_argument("pattern", nargs="*", help="cases (part of a name, or a glob) or groups (a file's name)")
     parser.add_argument("--server", default=os.environ.get("NBD_SERVE"), help="path of nbd-serve (or NBD_SERVE)")
     parser.add_argument("--policy", choices=["per-client", "pool"], default="per-client")
-    parser.add_argument("--transport", choices=["both", "unix", "tcp"], default="both")
+    parser.add_argument("--transport", choices=["both", "unix", "tcp", "tls"], default="both",
+                        help="both: UNIX and TCP. tls: each client starts TLS; cases about what precedes it are left out")
     parser.add_argument("--delivery", choices=["both", "whole", "bytes"], default="both")
     parser.add_argument("--list", action="store_true", help="print the cases and their rules, run nothing")
     parser.add_argument("--verbose", action="store_true", help="print passed cases too")
@@ -137,6 +148,8 @@ def main():
     if wanted.server and os.access(wanted.server, os.X_OK) and harness.sanitizer_of(wanted.server):
         harness.SMALL, harness.SLOWER = True, 4         # before the cases copy it
     cases = select(wanted)
+    if not wanted.list:
+        cases = [case for case in cases if case.only in (None, wanted.transport)]
     if wanted.list:
         for case in cases:
             print("%-24s %-64s %s" % (case.group, case.name, case.rule))
@@ -146,7 +159,14 @@ def main():
         print("SKIP: no nbd-serve (give --server PATH or set NBD_SERVE)")
         return 77
 
-    run, report = Run(os.path.abspath(wanted.server), wanted.policy), Report(wanted.verbose)
+    if wanted.transport == "tls":
+        if not shutil.which("openssl"):
+            print("SKIP: no openssl to make certificates with")
+            return 77
+        harness.CREDENTIALS = tls.Credentials()
+        Client.tls_context = harness.CREDENTIALS.context
+    run, report = Run(os.path.abspath(wanted.server), wanted.policy,
+                      "unix" if wanted.transport == "both" else wanted.transport), Report(wanted.verbose)
     begin = time.monotonic()
     missing, todo = {}, []
     for case in cases:
@@ -182,6 +202,8 @@ def main():
     for what, count in sorted(missing.items()):
         print("not offered: %s: %d cases" % (TITLES[what], count))
         report.skipped += count
+    if report.left_out:
+        print("%d left out: they look at what precedes TLS, or at a server of another transport" % report.left_out)
     print("%d passed, %d failed, %d skipped (%s, %.0f s)"
           % (report.passed, report.failed, report.skipped, wanted.policy, time.monotonic() - begin))
     return 1 if report.failed else 0

@@ -8,6 +8,8 @@ import socket
 import struct
 import time
 
+import tls
+
 # Magics
 NBDMAGIC = 0x4E42444D41474943
 IHAVEOPT = 0x49484156454F5054
@@ -109,6 +111,10 @@ def pack_ext_request(command, offset, length, flags=0, cookie=0, payload=b"", ma
     return struct.pack(">IHHQQQ", magic, flags, command, cookie, offset, length) + payload
 
 
+class PlainText(Exception):
+    """Raised over TLS for a case that looks at what precedes TLS; the text says at what."""
+
+
 class OptionReply:
     def __init__(self, option, kind, data):
         self.option, self.kind, self.data = option, kind, data
@@ -142,7 +148,12 @@ class Result:
 
 
 class Client:
-    """One connection. `delivery` is "whole" (a message per write) or "bytes" (a byte per write)."""
+    """One connection. `delivery` is "whole" (a message per write) or "bytes" (a byte per write).
+
+    If the address is that of a server with TLS, start() includes STARTTLS, and all else is inside TLS.
+    """
+
+    tls_context = None       # for servers with TLS
 
     def __init__(self, address, delivery="whole", timeout=5.0, trace=None, receive_buffer=None):
         self.delivery, self.timeout = delivery, timeout
@@ -157,6 +168,7 @@ class Client:
         self.finished = []
         self.next_cookie = 0x0102030405060700
         self.send_failed = False
+        self.plain = address[0] == "tls"        # before TLS, on a server that has it
         if address[0] == "unix":
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             target = address[1]
@@ -188,6 +200,7 @@ class Client:
 
     def send(self, data, note=None):
         """Sends all of `data`. A closed connection is not an error here: the next read reports it."""
+        self.require_tls("bytes before TLS")
         self.trace.append(note or short(data))
         try:
             if self.delivery == "bytes":
@@ -259,6 +272,10 @@ class Client:
     # -- handshake ------------------------------------------------------------------------------------------------
 
     def greet(self):
+        self.require_tls("the greeting")
+        return self.receive_greeting()
+
+    def receive_greeting(self):
         data = self.recv(18, "the greeting")
         magic, opt, flags = struct.unpack(">QQH", data)
         if magic != NBDMAGIC or opt != IHAVEOPT:
@@ -270,9 +287,31 @@ class Client:
         self.send(struct.pack(">I", flags), "CF(%#x)" % flags)
 
     def start(self, flags=3):
-        self.greet()
-        self.send_flags(flags)
+        if self.plain:
+            if flags not in (1, 3):
+                raise PlainText("client flags %#x" % flags)
+            self.receive_greeting()
+            self.plain = False
+            self.send_flags(flags)
+            self.secure()
+        else:
+            self.greet()
+            self.send_flags(flags)
         return self
+
+    def secure(self):
+        delivery, self.delivery = self.delivery, "whole"
+        if self.final(STARTTLS) != ACK:
+            raise Failure("ACK to STARTTLS", "an error")
+        try:
+            self.socket = tls.Secured(self.socket, self.tls_context)
+        except OSError as problem:
+            raise Failure("a TLS handshake", str(problem))
+        self.delivery = delivery
+
+    def require_tls(self, what):
+        if self.plain:
+            raise PlainText(what)
 
     def option(self, number, data=b"", length=None, magic=IHAVEOPT):
         message = pack_option(number, data, length, magic)

@@ -4,7 +4,21 @@
 
 #include <boost/asio/io_context.hpp>
 
+#include <chrono>
+#include <limits>
+#include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 using nbd::tcp_transport;
 namespace asio = boost::asio;
@@ -43,6 +57,56 @@ bool has_ipv6()
     if (!failed)
         probe.bind(at("::1", 0), failed);
     return !failed;
+}
+
+using std::chrono::milliseconds;
+
+std::chrono::milliseconds user_timeout_of(tcp::socket& socket)
+{
+    int limit = -1;
+    ::socklen_t size = sizeof(limit);
+    ::getsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, &size);
+    return milliseconds{limit};
+}
+
+/// The loopback device of the calling thread's network.
+bool set_loopback(bool up)
+{
+    const nbd::owned_descriptor fd{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+    ::ifreq request{};
+    request.ifr_name[0] = 'l';
+    request.ifr_name[1] = 'o';
+    request.ifr_flags = up ? IFF_UP : 0;
+    return ::ioctl(fd.get(), SIOCSIFFLAGS, &request) == 0;
+}
+
+/// Sends a byte to a client that has vanished from the network without a word. *Returns* how the
+/// connection ends, success if it does not within `patience`, nothing where the calling thread has
+/// no network of its own.
+std::optional<std::error_code> without_client(milliseconds user_timeout, milliseconds patience)
+{
+    std::optional<std::error_code> seen;
+    std::thread{[&] {
+        if (::unshare(CLONE_NEWNET) != 0 || !set_loopback(true))
+            return;
+        listener l{{.port = 0, .user_timeout = user_timeout}};
+        if (l.listen())
+            return;
+        tcp::socket client{l.context};
+        client.connect(l.socket.local_endpoint());
+        auto accepted = l.socket.accept();
+        l.transport.prepare(accepted);
+        if (!set_loopback(false))
+            return;
+        accepted.send(asio::buffer("x", 1));
+        ::pollfd event{accepted.native_handle(), POLLIN, 0};
+        ::poll(&event, 1, static_cast<int>(patience.count()));
+        int error = 0;
+        ::socklen_t size = sizeof(error);
+        ::getsockopt(accepted.native_handle(), SOL_SOCKET, SO_ERROR, &error, &size);
+        seen = std::error_code{error, std::system_category()};
+    }}.join();
+    return seen;
 }
 
 }  // namespace
@@ -137,4 +201,32 @@ TEST_CASE("transport/tcp_transport: accepted sockets have TCP_NODELAY unless it 
         CHECK(l.transport.peer(accepted).text()
               == "127.0.0.1:" + std::to_string(client.local_endpoint().port()));
     }
+}
+
+TEST_CASE("transport/tcp_transport: accepted sockets have the user timeout (S08)")
+{
+    CHECK(tcp_transport::settings{}.user_timeout == std::chrono::minutes{2});
+    const std::pair<milliseconds, milliseconds> table[] = {
+        {tcp_transport::settings{}.user_timeout, std::chrono::minutes{2}},
+        {milliseconds{0}, milliseconds{0}},
+        {milliseconds{1}, milliseconds{1}},
+        {milliseconds::max(), milliseconds{std::numeric_limits<int>::max()}}};
+    for (const auto& [asked, expected] : table) {
+        listener l{{.port = 0, .user_timeout = asked}};
+        REQUIRE_FALSE(l.listen());
+        tcp::socket client{l.context};
+        client.connect(l.socket.local_endpoint());
+        auto accepted = l.socket.accept();
+        l.transport.prepare(accepted);
+        CHECK(user_timeout_of(accepted) == expected);
+    }
+}
+
+TEST_CASE("transport/tcp_transport: a client that vanishes from the network is disconnected (S08)")
+{
+    const auto ended = without_client(milliseconds{300}, std::chrono::minutes{1});
+    if (!ended)
+        NBD_SKIP("this user cannot make a network (unshare, CLONE_NEWNET)");
+    CHECK(*ended == std::errc::timed_out);
+    CHECK(without_client(milliseconds{0}, milliseconds{1'500}) == std::error_code{});
 }

@@ -23,7 +23,7 @@ class unfit_server {
     using any = exports::anything;
     /// Has the members of the transports' settings.
     struct any_listen {
-        any path{}, address{}, port{}, backlog{}, mode{}, stale{}, no_delay{};
+        any path{}, address{}, port{}, backlog{}, mode{}, stale{}, no_delay{}, user_timeout{};
     };
     template <class T>
     struct settings_of {

@@ -12,13 +12,18 @@
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/socket_base.hpp>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -75,6 +80,12 @@ public:
         int backlog = 100;
         /// Sends small replies without delay (proto.md asks for it).
         bool no_delay = true;
+        /// How long a client may leave sent bytes without an acknowledgement, or take none of the
+        /// bytes that wait for it, before the system closes the connection; 0 = no such limit (on
+        /// Linux about 15 minutes, and no limit for a client that only takes nothing). Without
+        /// bytes under way, the system's keep-alive notices a machine that is gone (on Linux after
+        /// two hours). It is TCP_USER_TIMEOUT, and ignored by systems that do not have it.
+        std::chrono::milliseconds user_timeout{120'000};
     };
 
     using protocol_type = boost::asio::ip::tcp;
@@ -110,6 +121,11 @@ public:
         socket.set_option(protocol_type::no_delay{settings_.no_delay}, ignored);
         // Detects a peer whose host is down or unreachable, because NBD has no ping.
         socket.set_option(boost::asio::socket_base::keep_alive{true}, ignored);
+#ifdef TCP_USER_TIMEOUT
+        constexpr std::chrono::milliseconds longest{std::numeric_limits<int>::max()};
+        const auto limit = static_cast<int>(std::min(settings_.user_timeout, longest).count());
+        ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit));
+#endif
     }
 
     template <class Socket>
