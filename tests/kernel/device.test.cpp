@@ -5,6 +5,7 @@
 #include <nbd/kernel/error.hpp>
 #include <nbd/protocol/terms.hpp>
 
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>

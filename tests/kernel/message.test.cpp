@@ -5,7 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include <linux/nbd-netlink.h>

@@ -77,8 +77,7 @@ public:
         for (std::size_t made = 0; made < wanted; ++made) {
             if (const auto failed = connect(to))
                 return failed;
-            if (made == 0 && wanted > 1
-                && !terms_.has(protocol::transmission_flag::can_multi_conn))
+            if (made == 0 && wanted > 1 && !terms_.has(protocol::transmission_flag::can_multi_conn))
                 return errc::one_connection_only;
         }
         return {};
@@ -231,7 +230,7 @@ template <class T, class B, class P, class O>
 [[nodiscard]] attached attach(server<T, B, P, O>& server, const attach_options& o = {})
 {
     std::error_code failed;
-    auto made = attach(server, o, failed);
+    auto made = nbd::attach(server, o, failed);
     kernel::throw_if(failed, o.device);
     return made;
 }
@@ -240,7 +239,7 @@ template <class Backend>
 [[nodiscard]] attached attach(Backend&& backend, const attach_options& o = {})
 {
     std::error_code failed;
-    auto made = attach(std::forward<Backend>(backend), o, failed);
+    auto made = nbd::attach(std::forward<Backend>(backend), o, failed);
     kernel::throw_if(failed, o.device);
     return made;
 }
