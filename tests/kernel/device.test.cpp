@@ -230,6 +230,23 @@ TEST_CASE_METHOD(fixture, "the device of a server that has died is taken over")
                                        NBD_CMD_RECONFIGURE});
 }
 
+TEST_CASE_METHOD(fixture, "a device that is taken over keeps its block size")
+{
+    REQUIRE_FALSE(attach(first, {.index = 0, .block_size = 4096, .identifier = "disk"}));
+    die(0);
+    terms.size = (2 << 20) + 512;
+    REQUIRE_FALSE(attach(second, {.index = 0, .identifier = "disk"}));
+    CHECK(kernel.disks[0].block_size == 4096);
+    CHECK(kernel.disks[0].size == 2 << 20);
+}
+
+TEST_CASE_METHOD(fixture, "a time of zero is not sent")
+{
+    kernel.disks[0].timeout = 7;  // what a kernel has by itself
+    REQUIRE_FALSE(attach(first, {.index = 0}));
+    CHECK(kernel.disks[0].timeout == 7);
+}
+
 TEST_CASE_METHOD(fixture, "a server that lives, or has another identifier, keeps its device")
 {
     REQUIRE_FALSE(attach(first, {.index = 0, .identifier = "disk"}));

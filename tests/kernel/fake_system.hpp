@@ -106,6 +106,8 @@ public:
             return std::to_string(d.size / 512);
         if (name == "queue/max_sectors_kb")
             return d.max_sectors_kb;
+        if (name == "queue/logical_block_size")
+            return std::to_string(d.block_size);
         if (name == "pid" && d.bound)
             return d.owner;
         if (name == "backend" && d.bound && present->knows_identifiers)
@@ -189,6 +191,7 @@ private:
                     || ::nla_get_string(a[NBD_ATTR_BACKEND_IDENTIFIER]) != d.identifier)))
             return EINVAL;
         set(d.size, a[NBD_ATTR_SIZE_BYTES]);
+        set(d.block_size, a[NBD_ATTR_BLOCK_SIZE_BYTES]);
         set(d.timeout, a[NBD_ATTR_TIMEOUT]);
         set(d.dead_connection_timeout, a[NBD_ATTR_DEAD_CONN_TIMEOUT]);
         for (const int socket : sockets_of(a[NBD_ATTR_SOCKETS])) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <nbd/error.hpp>
 #include <nbd/kernel/device.hpp>
 #include <nbd/kernel/linux_system.hpp>
 
@@ -68,7 +69,12 @@ public:
         sizes_ = std::make_shared<size_relay>(bytes);
         resizes_ = std::thread{[this, bytes] {
             for (auto known = bytes; const auto now = sizes_->next(known); known = *now) {
-                const auto failed = device.resize(*now);
+                std::error_code failed;
+                try {
+                    failed = device.resize(*now);
+                } catch (...) {  // no memory
+                    failed = current_error();
+                }
                 const std::lock_guard lock{mutex_};
                 resize_error_ = failed;
             }
@@ -147,7 +153,7 @@ public:
         try {
             return state->device.detach();
         } catch (...) {
-            return std::make_error_code(std::errc::not_enough_memory);
+            return current_error();
         }
     }
 

@@ -144,6 +144,11 @@ private:
             all.push_back(one.get());
         return all;
     }
+    /// Kernels before 5.4 take a time of 0 for no time at all.
+    [[nodiscard]] static std::optional<std::uint64_t> unless_zero(std::uint64_t seconds) noexcept
+    {
+        return seconds == 0 ? std::nullopt : std::optional{seconds};
+    }
     [[nodiscard]] std::uint64_t whole_blocks(std::uint64_t bytes) const noexcept
     {
         return bytes - bytes % block_size_;
@@ -154,24 +159,27 @@ private:
         if (command != NBD_CMD_STATUS && command != NBD_CMD_DISCONNECT)
             c.identifier = wanted_.identifier;
         answered_ = {};
-        return system_.request(message{system_.family(), command, c}, [this](::nlmsghdr* header) {
-            if (auto said = parse(header))
-                answered_ = std::move(*said);
-        });
+        const auto failed =
+            system_.request(message{system_.family(), command, c}, [this](::nlmsghdr* header) {
+                if (auto said = parse(header))
+                    answered_ = std::move(*said);
+            });
+        return failed == std::errc::operation_not_permitted ? errc::not_permitted : failed;
     }
     [[nodiscard]] std::error_code connect_device(const protocol::export_terms& terms,
                                                  const device_sockets& sockets)
     {
-        const auto failed = request(NBD_CMD_CONNECT,
-                                    {.index = wanted_.index,
-                                     .size = whole_blocks(terms.size),
-                                     .block_size = block_size_,
-                                     .timeout = wanted_.timeout,
-                                     .dead_connection_timeout = wanted_.dead_connection_timeout,
-                                     .server_flags = terms.flags,
-                                     .sockets = numbers(sockets.kernels)});
+        const auto failed =
+            request(NBD_CMD_CONNECT,
+                    {.index = wanted_.index,
+                     .size = whole_blocks(terms.size),
+                     .block_size = block_size_,
+                     .timeout = unless_zero(wanted_.timeout),
+                     .dead_connection_timeout = unless_zero(wanted_.dead_connection_timeout),
+                     .server_flags = terms.flags,
+                     .sockets = numbers(sockets.kernels)});
         if (failed)
-            return failed == std::errc::operation_not_permitted ? errc::not_permitted : failed;
+            return failed;
         if (!answered_.index)
             return std::make_error_code(std::errc::protocol_error);
         index_ = *answered_.index;
@@ -183,11 +191,12 @@ private:
     {
         // No size: where it differs, the kernel would wait for requests that only the new
         // connections can answer.
-        const auto failed = request(NBD_CMD_RECONFIGURE,
-                                    {.index = index,
-                                     .timeout = wanted_.timeout,
-                                     .dead_connection_timeout = wanted_.dead_connection_timeout,
-                                     .sockets = numbers(sockets.kernels)});
+        const auto failed =
+            request(NBD_CMD_RECONFIGURE,
+                    {.index = index,
+                     .timeout = unless_zero(wanted_.timeout),
+                     .dead_connection_timeout = unless_zero(wanted_.dead_connection_timeout),
+                     .sockets = numbers(sockets.kernels)});
         sockets.kernels.clear();
         if (failed)  // EINVAL: by now, the device is free, or has another identifier
             return failed == std::errc::invalid_argument
@@ -230,6 +239,9 @@ private:
         if (!wanted_.identifier.empty()
             && System::attribute(index_, "backend") != wanted_.identifier)
             return errc::no_identifiers;
+        if (took_over_)  // a file system may rely on the block size
+            block_size_ =
+                number(System::attribute(index_, "queue/logical_block_size")).value_or(block_size_);
         const auto bytes = whole_blocks(terms.size);
         const auto sectors = std::to_string(bytes / 512);
         if (took_over_ && System::attribute(index_, "size") != sectors)
@@ -246,14 +258,20 @@ private:
     [[nodiscard]] std::error_code limit_requests(std::uint32_t maximum) const
     {
         constexpr auto name = "queue/max_sectors_kb";
-        const auto now = System::attribute(index_, name);
-        std::uint64_t most = 0;
-        if (!now || std::from_chars(now->data(), now->data() + now->size(), most).ec != std::errc{}
-            || most <= maximum / 1024)
+        if (number(System::attribute(index_, name)).value_or(0) <= maximum / 1024)
             return {};
         return System::set_attribute(index_, name, std::to_string(maximum / 1024))
             ? std::error_code{}
             : errc::maximum_too_small;
+    }
+    [[nodiscard]] static std::optional<std::uint64_t>
+    number(const std::optional<std::string>& text) noexcept
+    {
+        std::uint64_t value = 0;
+        if (!text
+            || std::from_chars(text->data(), text->data() + text->size(), value).ec != std::errc{})
+            return std::nullopt;
+        return value;
     }
     [[nodiscard]] std::error_code disconnect()
     {

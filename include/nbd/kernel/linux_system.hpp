@@ -118,7 +118,7 @@ public:
             return;
         char ignored[4096];
         for (const auto& one : both)
-            while ((one.revents & POLLIN) != 0
+            while (one.revents != 0  // POLLERR: recv takes the error
                    && ::recv(one.fd, ignored, sizeof(ignored), MSG_DONTWAIT) > 0) {
             }
     }
