@@ -470,7 +470,8 @@ private:
         if (type == refusal::block_size_reqd)
             require(!a.infos[0], "INFO_EXPORT before an error");
         else
-            require((a.names.empty() && a.infos.none()) || type == refusal::shutdown,
+            require((a.names.empty() && a.infos.none()) || type == refusal::shutdown
+                        || (a.what == option::list && may_fail_),
                     "information before an error");
         if (a.what == option::set_meta_context)
             selected_.clear();  // also where it fails

@@ -64,6 +64,13 @@ inline void expand(std::span<const std::byte> from, std::vector<std::byte>& to, 
     }
 }
 
+/// The most bytes of a client that are worth their time, if that many arrive at a time.
+inline std::size_t most_bytes(std::size_t at_a_time)
+{
+    constexpr std::size_t most = std::size_t{256} << 10;
+    return at_a_time > most / 1024 ? most : 1024 * at_a_time;
+}
+
 /// Something that happened during a run, for the model, which judges it afterwards.
 struct event {
     enum class kind { received, sent, failed, left_out, stops };

@@ -133,7 +133,7 @@ inline void run(std::span<const std::byte> rest)
     const auto fails_at = c.next();
     const auto stops_at = c.next();
     const auto small = c.next();
-    expand(rest, all.input, std::size_t{256} << 10);
+    expand(rest, all.input, most_bytes(pace));
 
     auto& limits = all.parts.limits;
     limits = {};

@@ -309,8 +309,13 @@ private:
             finished_ = true;
             return false;
         }
-        if (rest.size() - header < payload)
+        if (rest.size() - header < payload) {
+            // The part that has arrived may be in the backend's memory, which earlier replies lend.
+            if (!std::exchange(begun_, true) && r.writes())
+                note_overlaps(r);
             return false;
+        }
+        begun_ = false;
         from_client_.take(header);
         const auto data = from_client_.take(static_cast<std::size_t>(payload));
         r.payload.assign(data.begin(), data.end());
@@ -833,6 +838,7 @@ private:
     std::vector<fault> faults_;
     std::vector<range> left_out_;
     std::vector<range> unclear_;
+    bool begun_ = false;  ///< a request whose payload is incomplete
     bool decided_ = false;
     bool leaves_out_flag_ = false;
     bool finished_ = false;

@@ -409,6 +409,12 @@ TEST_CASE("fuzz/transmission_model: what a READ returns after writes")
     talk swapped{};
     CHECK(swapped.asks(written + reads).refuses(simple_reply(0, 2) + now + simple_reply(0, 1)));
 
+    // A write whose payload is incomplete is in flight too.
+    const auto after = request(read_, 2, 99, 6) + request(write_, 1, 100, 4) + text("ab");
+    CHECK_FALSE(
+        talk{}.asks(after).refuses(simple_reply(0, 2) + part(99, 1) + text("ab") + part(102, 3)));
+    CHECK(talk{}.asks(after).refuses(simple_reply(0, 2) + text("x") + part(100, 5)));
+
     // Two writes at a time, and then a READ: either may have been the last.
     const auto other = request(write_, 3, 102, 4) + text("EFGH");
     for (const auto& found : {text("abcdGH"), text("abEFGH")}) {

@@ -155,14 +155,14 @@ inline void run(std::span<const std::byte> rest)
 {
     static all_targets all;
     const circumstances how{choices{rest}};
-    expand(rest, all.input, std::size_t{256} << 10);
+    constexpr std::array<std::size_t, 6> paces{memory_stream::all, 28, 32, 1, 1000, 61};
+    const auto pace = paces[how.at_a_time % paces.size()];
+    expand(rest, all.input, most_bytes(pace));
     all.parts.limits.extents_per_reply = 64;
     all.memory.restore();
     all.content.restore();
     begin(all.memory, how.trouble_kind, how.nth, how.contexts >> 3 & 7);
-    const auto paces = std::array<std::size_t, 6>{memory_stream::all, 28, 32, 1, 1000, 61};
-    all.parts.begin(all.input, paces[how.at_a_time % paces.size()],
-                    how.end != 0 && how.end < 128 ? how.end : memory_stream::all,
+    all.parts.begin(all.input, pace, how.end != 0 && how.end < 128 ? how.end : memory_stream::all,
                     how.end < 128 ? 0 : how.end - 127);
     switch ((how.form >> 2 & 3) % 3) {
     case 1:
