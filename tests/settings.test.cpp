@@ -16,6 +16,8 @@ TEST_CASE("settings: the default limits")
     CHECK(limits.option_bytes == 65'536);
     CHECK(limits.handshake_bytes == 1'048'576);
     CHECK(limits.exports_listed == 10'000);
+    CHECK(limits.extents_per_reply == 131'072);
+    CHECK(limits.requests_in_flight == 64);
     CHECK(limits.server_memory == std::size_t{1} << 30);
     CHECK(limits.client_memory == std::size_t{64} << 20);
     CHECK(limits.least_transfer_rate == 32'768);
