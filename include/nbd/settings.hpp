@@ -120,7 +120,7 @@ struct settings {
     /// Makes a request wait until earlier requests of the same client that overlap it have ended,
     /// if one of the two writes. A client that waits for a reply before it sends a dependent
     /// request does not need this.
-    bool serialise_overlaps = false;
+    bool serialize_overlaps = false;
 
     /// How long a thread of the library (per_client_threads, strand_pool) polls for the next
     /// request before it sleeps; 0 = never; at most a second. A thread polls only while its clients
