@@ -56,6 +56,7 @@ nbd-client       nbd-client
 e2fsprogs        mke2fs
 fdisk            fdisk
 cpio             cpio
+strace           strace
 END
 command -v cmake >/dev/null 2>&1 || die "cmake is missing (3.25 or newer)"
 choose_build_tool
