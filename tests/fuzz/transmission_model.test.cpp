@@ -4,6 +4,7 @@
 #include "fuzz/transmission_model.hpp"
 
 #include "catch.hpp"
+#include "fuzz/talk.hpp"
 #include "support/bytes.hpp"
 
 #include <cerrno>
@@ -35,7 +36,7 @@ bytes part(std::size_t offset, std::size_t n)
 }
 
 /// A model and what the two sides say.
-struct talk {
+struct talk : talk_with_model<talk> {
     explicit talk(reply_form form = reply_form::simple, bool in_order = true,
                   std::uint32_t block = 1, unsigned flags = all_flags)
         : model{{.size = 65'536,
@@ -52,28 +53,6 @@ struct talk {
     }
     talk(const talk&) = delete;
     talk& operator=(const talk&) = delete;
-    talk& asks(const bytes& more)
-    {
-        model.client_sent(more);
-        return *this;
-    }
-    talk& hears(const bytes& more)
-    {
-        model.server_sent(more);
-        return *this;
-    }
-    /// Whether the reply is refused, at once or because something is missing at the end.
-    bool refuses(const bytes& reply)
-    {
-        try {
-            hears(reply);
-            model.client_ended();
-            model.ended(true);
-        } catch (const difference&) {
-            return true;
-        }
-        return false;
-    }
 
     nbd_model::image disk{content()};
     nbd_model::transmission model;
