@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "grid/server_fixture.hpp"
+#include "support/sanitizers.hpp"
 
 #include <atomic>
 #include <chrono>
@@ -162,7 +163,7 @@ TEST_CASE("L10: start reports what is wrong, and leaves nothing half started")
 TEMPLATE_TEST_CASE("L10: without descriptors start fails, and leaves nothing behind", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-#ifdef __SANITIZE_ADDRESS__
+#if NBD_TEST_ASAN
     NBD_SKIP("UndefinedBehaviorSanitizer needs descriptors of its own to look at an object");
 #endif
     ::rlimit before{};
