@@ -104,8 +104,8 @@ extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
     count.fetch_add(1, std::memory_order_relaxed);
 }
 
-// A sanitizer's operators do not call malloc. The linker replaces calls of them by calls of these; those
-// that the standard library's own object makes stay.
+// A sanitizer's operators do not call malloc. The linker replaces calls of them by calls of these;
+// those that the standard library's own object makes stay.
 extern "C" {
 void* __real__Znwm(std::size_t);
 void* __real__Znam(std::size_t);
