@@ -150,12 +150,12 @@ inline void run(std::span<const std::byte> rest)
     all.content.restore();
     begin(all.memory, trouble_kind, nth, shape);
     all.parts.begin(all.input, pace, fails_at == 0 ? memory_stream::all : fails_at, stops_at);
+    connection model{all.served, all.content};
+    all.parts.stream.judge_by(model);
     nbd::session::serve<nbd::io::blocking>(all.parts.stream, all.exports, *all.parts.context,
                                            all.policy)
         .get();
-
-    connection model{all.served, all.content};
-    all.parts.stream.replay(model, all.input);
+    all.parts.stream.over(model);
 }
 
 }  // namespace nbd_fuzz::session_target

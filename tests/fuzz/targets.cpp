@@ -7,9 +7,6 @@
 #include "session_target.hpp"
 #include "transmission_target.hpp"
 
-#include <cstdio>
-#include <cstdlib>
-
 namespace nbd_fuzz {
 
 namespace {
@@ -20,8 +17,7 @@ void judged(const std::uint8_t* data, std::size_t size)
     try {
         run({reinterpret_cast<const std::byte*>(data), size});
     } catch (const nbd_model::difference& why) {
-        std::fprintf(stderr, "difference from the model: %s\n", why.what());
-        std::abort();
+        report(why);
     }
 }
 
@@ -38,6 +34,11 @@ target target_named(std::string_view name)
     if (name == "meta_context")
         return judged<meta_context_target::run>;
     return nullptr;
+}
+
+void be_quick()
+{
+    most_heard = std::size_t{256} << 10;
 }
 
 }  // namespace nbd_fuzz

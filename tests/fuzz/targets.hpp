@@ -14,4 +14,7 @@ using target = void (*)(const std::uint8_t* data, std::size_t size);
 /// *Returns* the target of that name, or null: handshake, transmission, session, meta_context.
 target target_named(std::string_view name);
 
+/// From now on the client takes 256 KiB of replies at most, and is gone then.
+void be_quick();
+
 }  // namespace nbd_fuzz
