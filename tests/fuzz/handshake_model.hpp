@@ -331,6 +331,9 @@ private:
             for (const auto type : {refusal::policy, refusal::platform, refusal::unknown})
                 v.errors.set(type);
         const bool selective = served_.mode == tls::selective && !secured_;
+        // A client that may not use an export is told what it is told of an unknown one.
+        if (may_fail_ && selective && !is_meta(a.what))
+            v.errors.set(refusal::tls_reqd);
         if (e == nullptr) {
             // Unknown exports are refused like hidden ones, so that names cannot be guessed. Only
             // INFO and GO may get TLS_REQD, and only if there is TLS.

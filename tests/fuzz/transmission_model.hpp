@@ -189,7 +189,7 @@ public:
     /// A call of the backend has failed with an error number of POSIX.
     void backend_failed(call what, int error, std::uint64_t offset, std::uint64_t length)
     {
-        faults_.push_back({what, error, offset, length});
+        faults_.push_back({.what = what, .error = error, .offset = offset, .length = length});
     }
     /// A read has reported success and left the bytes from `offset` on as they were.
     void backend_left_out(std::uint64_t offset, std::uint64_t length)
@@ -207,7 +207,11 @@ public:
         require(from_server_.rest().empty(), "the last reply is incomplete");
         require(requests_.empty(), "a request was not answered");
         for (const auto& f : faults_)
-            require(!must_be_told(f), "the backend has failed, and the client was not told");
+            if (must_be_told(f))
+                throw difference{"call " + std::to_string(static_cast<int>(f.what)) + " at "
+                                 + std::to_string(f.offset) + " of " + std::to_string(f.length)
+                                 + " bytes has failed with " + std::to_string(f.error)
+                                 + ", and the client was not told"};
         require(finished_ || client_over_, "the server has ended the session without a reason");
     }
     /// Whether the client must be disconnected now: DISC, or bytes that are no request.
@@ -248,6 +252,7 @@ private:
         int error;
         std::uint64_t offset;
         std::uint64_t length;
+        bool perhaps_told = false;  ///< by an error that may have had another cause
     };
     struct verdict {
         bool may_succeed = true;
@@ -327,9 +332,9 @@ private:
         r.least_size = r.most_size = size_;
         r.told = told_;
         for (const auto& other : requests_)
-            if (other.what == command::resize)
+            if (resizes(other))
                 may_have_size(r, other.offset);
-        if (r.what == command::resize)
+        if (resizes(r))
             for (auto& other : requests_)
                 may_have_size(other, r.offset);
         note_overlaps(r);
@@ -358,6 +363,10 @@ private:
         }
         r.contexts = std::move(chosen);
     }
+    bool resizes(const request& r) const
+    {
+        return r.what == command::resize && offers(transmission_flag::resize);
+    }
     static void may_have_size(request& r, std::uint64_t size)
     {
         r.least_size = std::min(r.least_size, size);
@@ -366,9 +375,7 @@ private:
     /// Notes which bytes of a READ or BLOCK_STATUS a write in flight may change.
     void note_overlaps(request& r)
     {
-        const auto changes = [](const request& x) {
-            return x.writes() || x.what == command::resize;
-        };
+        const auto changes = [this](const request& x) { return x.writes() || resizes(x); };
         for (auto& other : requests_) {
             // In order, the earlier write has taken effect; but the data of an earlier READ may be
             // in the backend's memory until they are sent.
@@ -520,7 +527,8 @@ private:
     /// A READ needs no extents. Zeroes that are not supported are written.
     static bool must_be_told(const fault& f)
     {
-        return f.what != call::extents && !(f.what == call::write_zeroes && f.error == ENOTSUP);
+        return f.what != call::extents && !f.perhaps_told
+            && !(f.what == call::write_zeroes && f.error == ENOTSUP);
     }
 
     void check_error(const request& r)
@@ -528,11 +536,14 @@ private:
         auto v = judge(r);
         if (stopping_)
             v.errors.set(eshutdown);
-        if (v.errors[r.error < v.errors.size() ? r.error : 0])
-            return;
         const auto f = std::find_if(faults_.begin(), faults_.end(), [&](const fault& each) {
             return concerns(each, r) && on_the_wire(each.error, r) == r.error;
         });
+        if (v.errors[r.error < v.errors.size() ? r.error : 0]) {
+            if (f != faults_.end())
+                f->perhaps_told = true;
+            return;
+        }
         if (f == faults_.end())
             throw difference{"the error " + std::to_string(r.error) + " in reply to command "
                              + std::to_string(static_cast<unsigned>(r.what)) + " has no cause"};
