@@ -6,6 +6,7 @@
 #include "meta_context_target.hpp"
 #include "session_target.hpp"
 #include "transmission_target.hpp"
+#include "windowed_target.hpp"
 
 namespace nbd_fuzz {
 
@@ -31,6 +32,8 @@ target target_named(std::string_view name)
         return judged<transmission_target::run>;
     if (name == "session")
         return judged<session_target::run>;
+    if (name == "windowed")
+        return judged<windowed_target::run>;
     if (name == "meta_context")
         return judged<meta_context_target::run>;
     return nullptr;

@@ -182,7 +182,7 @@ public:
     void server_sent(octets bytes)
     {
         from_server_.add(bytes);
-        while (parse_reply())
+        while (!ambiguous_ && parse_reply())
             ;
     }
 
@@ -202,7 +202,7 @@ public:
     /// The server has ended the session. `all_sent`: nothing kept it from sending its replies.
     void ended(bool all_sent)
     {
-        if (!all_sent)
+        if (!all_sent || ambiguous_)
             return;
         require(from_server_.rest().empty(), "the last reply is incomplete");
         require(requests_.empty(), "a request was not answered");
@@ -338,6 +338,10 @@ private:
             for (auto& other : requests_)
                 may_have_size(other, r.offset);
         note_overlaps(r);
+        ambiguous_ = ambiguous_
+            || (!in_order_
+                && std::any_of(requests_.begin(), requests_.end(),
+                               [&](const request& other) { return other.cookie == r.cookie; }));
         requests_.push_back(std::move(r));
         return true;
     }
@@ -731,7 +735,7 @@ private:
         require(in.left() != 0 && in.left() % each == 0, "no descriptors, or a part of one");
         const auto count = in.left() / each;
         require(count == 1 || !r.has(command_flag::req_one), "REQ_ONE, and several descriptors");
-        require(count <= std::size_t{1} << 20, "more than 2^20 descriptors");
+        require(count <= terms_.most_descriptors, "more descriptors than the limit");
         std::uint64_t sum = 0;
         std::uint64_t last = 0;
         for (std::size_t i = 0; i < count; ++i) {
@@ -855,6 +859,7 @@ private:
     bool finished_ = false;
     bool client_over_ = false;
     bool stopping_ = false;
+    bool ambiguous_ = false;  ///< two requests in flight had one cookie: nothing is judged further
     std::size_t answered_ = 0;
 };
 

@@ -75,7 +75,9 @@ public:
                               .flags = agreed.terms.flags,
                               .minimum_block = agreed.terms.blocks.minimum,
                               .maximum_payload = agreed.terms.blocks.maximum,
-                              .form = form_of(agreed.style)};
+                              .form = form_of(agreed.style),
+                              .contexts = {},
+                              .most_descriptors = 64};
         for (const auto& c : agreed.contexts)
             told.contexts.push_back(
                 {c.id,
