@@ -21,6 +21,7 @@
 #include <limits>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace nbd_fuzz {
@@ -82,7 +83,7 @@ inline std::size_t most_bytes(std::size_t at_a_time)
 
 /// Something that happens during a run. The model judges it at once.
 struct event {
-    enum class kind { received, sent, failed, left_out, stops };
+    enum class kind { received, sent, failed, left_out, stops, ended };
     kind what;
     nbd_model::octets bytes{};
     std::uint64_t offset = 0;
@@ -124,8 +125,6 @@ public:
     void over(Model& model)
     {
         tell_ = nullptr;
-        if (ended_)
-            model.client_ended();
         model.ended(!broken_);
     }
 
@@ -135,7 +134,8 @@ public:
         if (fails(error))
             return 0;
         if (input_.empty()) {
-            ended_ = true;
+            if (!std::exchange(ended_, true))
+                note({.what = event::kind::ended});
             error = boost::asio::error::eof;
             return 0;
         }
@@ -208,6 +208,8 @@ private:
             return model.backend_left_out(e.offset, e.length);
         case event::kind::stops:
             return model.server_stops();
+        case event::kind::ended:
+            return model.client_ended();
         }
     }
     bool fails(boost::system::error_code& error)

@@ -178,7 +178,13 @@ public:
             ;
     }
     /// No more bytes come from the client.
-    void client_ended() { client_over_ = true; }
+    void client_ended()
+    {
+        client_over_ = true;
+        // Others in flight are still answered, and so may be a request whose payload is incomplete.
+        if (begun_ && !in_order_ && !std::exchange(partial_.partial, true))
+            requests_.push_back(std::move(partial_));
+    }
     void server_sent(octets bytes)
     {
         from_server_.add(bytes);
@@ -205,7 +211,9 @@ public:
         if (!all_sent || ambiguous_)
             return;
         require(from_server_.rest().empty(), "the last reply is incomplete");
-        require(requests_.empty(), "a request was not answered");
+        require(std::all_of(requests_.begin(), requests_.end(),
+                            [](const request& r) { return r.partial; }),
+                "a request was not answered");
         for (const auto& f : faults_)
             if (must_be_told(f))
                 throw difference{"call " + std::to_string(static_cast<int>(f.what)) + " at "
@@ -227,6 +235,7 @@ private:
         std::uint64_t length = 0;  ///< that of the effect
         std::vector<std::byte> payload{};
         bool bad_payload = false;  ///< of a BLOCK_STATUS
+        bool partial = false;      ///< its payload is incomplete, and no more comes
         bool lacks_flag = false;   ///< an extended WRITE without PAYLOAD_LEN
         std::vector<context> contexts{};
         std::uint64_t least_size = 0;  ///< the export's size may have been any of these
@@ -318,6 +327,7 @@ private:
             // The part that has arrived may be in the backend's memory, which earlier replies lend.
             if (!std::exchange(begun_, true) && r.writes())
                 note_overlaps(r);
+            partial_ = std::move(r);
             return false;
         }
         begun_ = false;
@@ -402,6 +412,16 @@ private:
     }
 
     verdict judge(const request& r) const
+    {
+        verdict v;
+        if (r.partial) {
+            v.refuse(eshutdown);
+            v.errors |= judge_whole(r).errors;
+            return v;
+        }
+        return judge_whole(r);
+    }
+    verdict judge_whole(const request& r) const
     {
         verdict v;
         using c = command;
@@ -854,6 +874,7 @@ private:
     std::vector<range> left_out_;
     std::vector<range> unclear_;
     bool begun_ = false;  ///< a request whose payload is incomplete
+    request partial_;     ///< that request
     bool decided_ = false;
     bool leaves_out_flag_ = false;
     bool finished_ = false;

@@ -171,7 +171,7 @@ inline void run(std::span<const std::byte> rest)
               .finds = (program & 4) != 0,
               .fails = (program & 8) != 0};
     const bool finds = t.does.finds && !t.does.fails;
-    auto& served = t.served[(t.does.authorises ? 1 : 0) + (finds ? 2 : 0)];
+    auto& served = t.served[(t.does.authorises ? 1U : 0U) + (finds ? 2U : 0U)];
     served.options = limits.options_per_handshake;
     served.option_bytes = limits.option_bytes;
     served.option_data = limits.handshake_bytes;
