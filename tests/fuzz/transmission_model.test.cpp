@@ -465,3 +465,53 @@ TEST_CASE("fuzz/transmission_model: the end of a session")
     broken.asks(request(read_, 7, 0, 1));
     CHECK_NOTHROW(broken.model.ended(false));
 }
+
+TEST_CASE("fuzz/transmission_model: a request whose payload is cut off may be answered")
+{
+    const auto cut_off = [](bool in_order, std::uint32_t error) {
+        talk t{reply_form::simple, in_order};
+        t.asks(request(write_, 7, 0, 5) + bytes(4)).model.client_ended();
+        return t.refuses(simple_reply(error, 7));
+    };
+    CHECK_FALSE(cut_off(false, 108));
+    CHECK(cut_off(false, 0));
+    CHECK(cut_off(false, 5));
+    CHECK(cut_off(true, 108));
+}
+
+TEST_CASE("fuzz/transmission_model: nothing is judged where two requests in flight have one cookie")
+{
+    const auto both = request(read_, 7, 0, 1) + request(read_, 7, 100, 5);
+    CHECK_FALSE(talk{reply_form::simple, false}.asks(both).refuses(simple_reply(5, 8)));
+    CHECK(talk{}.asks(both).refuses(simple_reply(5, 8)));
+}
+
+TEST_CASE("fuzz/transmission_model: the number of descriptors is limited")
+{
+    nbd_model::image disk{content()};
+    const auto refused = [&](std::size_t limit) {
+        nbd_model::transmission model{{.size = 65'536,
+                                       .flags = all_flags,
+                                       .form = reply_form::structured,
+                                       .contexts = {{5, true}},
+                                       .most_descriptors = limit},
+                                      disk,
+                                      true};
+        model.client_sent(request(status, 7, 0, 1024));
+        try {
+            model.server_sent(descriptors(5, {{512, 0}, {512, 1}}, 1));
+        } catch (const difference&) {
+            return true;
+        }
+        return false;
+    };
+    CHECK_FALSE(refused(2));
+    CHECK(refused(1));
+}
+
+TEST_CASE("fuzz/transmission_model: a RESIZE that must be refused changes no size")
+{
+    talk t{reply_form::simple, false, 1, all_flags & ~0x200U};
+    t.asks(request(resize, 6, 0, 0) + request(read_, 7, 0, 5));
+    CHECK(t.refuses(simple_reply(22, 6) + simple_reply(28, 7)));
+}
