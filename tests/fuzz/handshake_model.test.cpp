@@ -291,6 +291,12 @@ TEST_CASE("fuzz/handshake_model: limits and the end")
     }
     CHECK_FALSE(talk{}.asks(many + option(99)).refuses(answers));
     CHECK(talk{}.asks(many).refuses({answers.begin(), answers.end() - 20}));
+    // 1000 bytes of data are the limit.
+    const auto half = option(99, bytes(600));
+    const auto refused = option_reply(99, unsup);
+    CHECK_FALSE(talk{}.asks(half).refuses(refused));
+    CHECK_FALSE(talk{}.asks(half).hears(refused).asks(half).refuses({}));
+    CHECK(talk{}.asks(half).hears(refused).asks(half).refuses(refused));
     talk hung_up{};
     CHECK_THROWS_AS(hung_up.model.ended(true), difference);
     talk stopping{};

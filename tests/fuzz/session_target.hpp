@@ -3,10 +3,9 @@
 // The first seven bytes of an input choose the circumstances; the others are what the client sends.
 #pragma once
 
+#include "connection.hpp"
 #include "disks.hpp"
-#include "handshake_model.hpp"
 #include "session_parts.hpp"
-#include "transmission_model.hpp"
 #include <nbd/exports/export_set.hpp>
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/serve.hpp>
@@ -15,72 +14,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 namespace nbd_fuzz::session_target {
-
-/// Both halves of the model, one after the other.
-class connection {
-public:
-    connection(const nbd_model::served& s, nbd_model::image& content)
-        : handshake_{s}, content_{content}
-    {
-    }
-    void client_sent(nbd_model::octets bytes)
-    {
-        transmission_ ? transmission_->client_sent(bytes) : handshake_.client_sent(bytes);
-    }
-    void client_ended()
-    {
-        handshake_.client_ended();
-        if (transmission_)
-            transmission_->client_ended();
-    }
-    void server_sent(nbd_model::octets bytes)
-    {
-        if (transmission_) {
-            transmission_->server_sent(bytes);
-            return;
-        }
-        handshake_.server_sent(bytes);
-        if (!handshake_.transmits())
-            return;
-        transmission_.emplace(handshake_.agreed(), content_, true);
-        if (stopping_)
-            transmission_->server_stops();
-        transmission_->client_sent(handshake_.client_rest());
-        transmission_->server_sent(handshake_.server_rest());
-    }
-    void backend_failed(nbd_model::call what, int error, std::uint64_t offset, std::uint64_t length)
-    {
-        nbd_model::require(transmission_.has_value(), "a call of the backend in the handshake");
-        transmission_->backend_failed(what, error, offset, length);
-    }
-    void backend_left_out(std::uint64_t offset, std::uint64_t length)
-    {
-        nbd_model::require(transmission_.has_value(), "a call of the backend in the handshake");
-        transmission_->backend_left_out(offset, length);
-    }
-    void server_stops()
-    {
-        stopping_ = true;
-        handshake_.server_stops();
-        if (transmission_)
-            transmission_->server_stops();
-    }
-    void ended(bool all_sent)
-    {
-        transmission_ ? transmission_->ended(all_sent) : handshake_.ended(all_sent);
-    }
-
-private:
-    nbd_model::handshake handshake_;
-    nbd_model::image& content_;
-    std::optional<nbd_model::transmission> transmission_;
-    bool stopping_ = false;
-};
 
 struct target {
     session_parts parts;
@@ -150,12 +87,13 @@ inline void run(std::span<const std::byte> rest)
     all.content.restore();
     begin(all.memory, trouble_kind, nth, shape);
     all.parts.begin(all.input, pace, fails_at == 0 ? memory_stream::all : fails_at, stops_at);
+    connection model{all.served, all.content, true};
+    model.most_descriptors = limits.extents_per_reply;
+    all.parts.stream.judge_by(model);
     nbd::session::serve<nbd::io::blocking>(all.parts.stream, all.exports, *all.parts.context,
                                            all.policy)
         .get();
-
-    connection model{all.served, all.content};
-    all.parts.stream.replay(model, all.input);
+    all.parts.stream.over(model);
 }
 
 }  // namespace nbd_fuzz::session_target
