@@ -25,4 +25,15 @@ struct tls_info {
     std::string fingerprint{};         ///< SHA-256 of the certificate, 64 hexadecimal digits
 };
 
+/// Whether two clients have proved the same identity: that of their key, or the subject of their
+/// certificates, or the certificate itself if it has no subject; see settings.places_per_identity.
+[[nodiscard]] inline bool same_identity(const tls_info& a, const tls_info& b) noexcept
+{
+    if (!a.psk_identity.empty() || !b.psk_identity.empty())
+        return a.psk_identity == b.psk_identity;
+    if (!a.subject.empty() || !b.subject.empty())
+        return a.subject == b.subject;
+    return !a.fingerprint.empty() && a.fingerprint == b.fingerprint;
+}
+
 }  // namespace nbd
