@@ -15,8 +15,8 @@ enum class tls_mode {
 
 /// What is known of a client that has started TLS.
 struct tls_info {
-    std::string version;         ///< "TLSv1.3" or "TLSv1.2"
-    std::string cipher;          ///< the name of the cipher suite: "TLS_AES_256_GCM_SHA384"
+    std::string version{};       ///< "TLSv1.3" or "TLSv1.2"
+    std::string cipher{};        ///< the name of the cipher suite: "TLS_AES_256_GCM_SHA384"
     std::string psk_identity{};  ///< empty unless the client has proved that it knows the key
 
     /// Of the client's certificate, which was verified; empty without one.
