@@ -10,6 +10,7 @@ TEST_CASE("settings: the default limits")
     const nbd::settings limits;
     CHECK(limits.max_connections == 100);
     CHECK(limits.places_per_peer == 32);
+    CHECK(limits.places_per_identity == 32);
     CHECK(limits.evict_idle_after == std::chrono::minutes{1});
     CHECK(limits.handshake_deadline == 10s);
     CHECK(limits.options_per_handshake == 32);

@@ -341,6 +341,25 @@ TEMPLATE_TEST_CASE("C03, R02, R12, S01: each wait for a client has its limit", "
     CHECK_FALSE(server.observer().kept->next());
 }
 
+TEMPLATE_TEST_CASE("S01: a TCP client whose window stays closed is disconnected after user_timeout",
+                   "", nbd::per_client_threads, nbd::strand_pool)
+{
+    // No limit of nbd::settings: a client that takes its replies slowly is not meant.
+    nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType, farewells> server{
+        {.port = 0, .user_timeout = std::chrono::milliseconds{1'000}}};
+    server.exports().emplace("disk", {}, disk_size);
+    server.start();
+    auto good = connect(server);
+    good.go("disk");
+    auto closed = connect(server);
+    closed.go("disk");
+    const auto begun = steady_clock::now();
+    send_reads(closed, 200, 1 << 20);
+    CHECK(server.observer().kept->next() == std::errc::timed_out);
+    CHECK(steady_clock::now() - begun >= std::chrono::milliseconds{900});
+    CHECK(good.read(0, 512));
+}
+
 TEMPLATE_TEST_CASE("L07: an export is removed while it is in use, and another one gets its name",
                    "", nbd::per_client_threads, nbd::strand_pool)
 {

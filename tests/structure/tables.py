@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks POINTS.md and FAULTS.md of tests/conformance: all rows, no empty cell, and every named file and test exists."""
+"""Checks POINTS.md and FAULTS.md of tests/conformance: all rows, no empty cell, and every named file and test exists. Checks
+the limits in SECURITY.md: each is a setting with this default, and no setting that limits clients is missing."""
 import re
 import subprocess
 import sys
@@ -37,17 +38,17 @@ def unit_tests():
 
 
 def client_tests():
-    """clients/FILE, and clients/FILE.CASE."""
-    for file in (ROOT / "tests/clients").glob("*.test.py"):
-        name = "clients/" + file.name[:-len(".test.py")]
+    """clients/FILE, and clients/FILE.CASE; soak/… likewise."""
+    for file in (*(ROOT / "tests/clients").glob("*.test.py"), *(ROOT / "tests/soak").glob("*.test.py")):
+        name = file.parent.name + "/" + file.name[:-len(".test.py")]
         yield name
         yield from (name + "." + case for case in re.findall(r"^def (test_\w+)", file.read_text(), re.M))
 
 
-def table(name):
+def table(file):
     """The rows of all tables of a file, without their heads."""
     above = ""
-    for line in (CONFORMANCE / name).read_text().splitlines():
+    for line in file.read_text().splitlines():
         if line.startswith("|") and not line.startswith("|---"):
             row = [cell.strip() for cell in line.strip("|").split("|")]
             if above.startswith("|"):
@@ -57,7 +58,7 @@ def table(name):
 
 def faults(name, keys, columns, tests):
     """`keys`: the first cell of each row. The last column names tests, and a column "where" names headers."""
-    rows = list(table(name))
+    rows = list(table(CONFORMANCE / name))
     found = [row[0] for row in rows]
     for key in keys:
         if found.count(key) != 1:
@@ -82,14 +83,49 @@ def faults(name, keys, columns, tests):
                 yield from (f'{at}: no test "{test}"' for test in named if test not in tests)
 
 
+SETTING = re.compile(r"^ +(std::size_t|std::uint64_t|std::chrono::milliseconds) (\w+)(?: = (.+)|\{(.+)\});", re.M)
+TRANSPORT_LIMIT = re.compile(r"^`(\w+)` of `(\w+)`$")
+
+
+def default(kind, text):
+    """As SECURITY.md writes it."""
+    shift = re.fullmatch(r"(?:std::size_t|std::uint64_t)\{(\d+)\} << (10|20|30)", text)
+    if shift:
+        return f"{shift[1]} {dict(zip(('10', '20', '30'), ('KiB', 'MiB', 'GiB')))[shift[2]]}"
+    number = int(text.replace("'", ""))
+    return str(number) if kind != "std::chrono::milliseconds" else f"{number // 1000} s" if number else "off"
+
+
+def defaults(header):
+    """The numbers in a header's settings, by their names."""
+    text = (ROOT / "include/nbd" / header).read_text().split("struct export_settings")[0]
+    return {name: default(kind, plain or braced) for kind, name, plain, braced in SETTING.findall(text)}
+
+
+def limits(tests):
+    known = defaults("settings.hpp")
+    rows = [row for row in table(ROOT / "SECURITY.md") if len(row) == 3]
+    if missing := set(known) - {row[0].strip("`") for row in rows}:
+        yield f"SECURITY.md: no limit {', '.join(sorted(missing))}"
+    for name, value, shown in rows:
+        of = TRANSPORT_LIMIT.match(name)
+        actual = defaults(f"transport/{of[2]}.hpp").get(of[1]) if of else known.get(name.strip("`"))
+        if actual is None or actual != value.removesuffix("/s"):
+            yield f"SECURITY.md: {name} is {value}, but {actual} in the code"
+        named = NAMED.findall(shown)
+        if not named:
+            yield f"SECURITY.md: no test shows {name}"
+        yield from (f'SECURITY.md: no test "{test}" for {name}' for test in named if test not in tests)
+
+
 def main():
     tests = conformance_cases() | unit_tests() | set(client_tests())
     points = [str(number) for number in range(1, 101)]
     hostile = [f"{family}{number:02}" for family, count in CASES.items() for number in range(1, count + 1)]
     hostile += ["CVE-" + number for number in VULNERABILITIES.split()] + [f"N-{number:02}" for number in BUGS]
     found = [*faults("POINTS.md", points, ["point", "rule", "implemented", "where", "tested by"], tests),
-             *faults("FAULTS.md", hostile, ["id", "rule", "outcome", "tested by"], tests)]
-    print("\n".join(found) if found else f"100 points and {len(hostile)} cases of faults, each with its tests")
+             *faults("FAULTS.md", hostile, ["id", "rule", "outcome", "tested by"], tests), *limits(tests)]
+    print("\n".join(found) if found else f"100 points and {len(hostile)} cases of faults, each with its tests; the limits in SECURITY.md")
     return 1 if found else 0
 
 
