@@ -289,7 +289,7 @@ TEMPLATE_TEST_CASE("memory: clients that always have requests in flight leave me
             all.insert(all.end(), one.begin(), one.end());
         all.resize(all.size() - one.size() + 1);
         c.send(all);
-        std::ranges::rotate(one, one.begin() + 1);
+        std::rotate(one.begin(), one.begin() + 1, one.end());
         bytes reply(proto::simple_reply_bytes + 4096);
         for (; !enough; ++answers) {
             c.receive(reply);
