@@ -76,11 +76,11 @@ export ASAN_OPTIONS=max_malloc_fill_size=0:quarantine_size_mb=1:thread_local_qua
 say "fuzzing$(printf ' %s' $targets) for $seconds s, $at_a_time at a time"
 rm -f "$out"/failed-*
 # shellcheck disable=SC2016,SC2086 # expanded by the inner shell; a list of words
-printf '%s\n' $targets | seconds=$seconds out=$out xargs -P "$at_a_time" -I TARGET sh -c '
-    mkdir -p "$out/TARGET"
-    NBD_FUZZ_TARGET=TARGET "$out/nbd-fuzz" -max_total_time="$seconds" -max_len=1500 -timeout=10 -detect_leaks=0 -entropic=0 \
-        -print_final_stats=1 -dict=tests/fuzz/nbd.dict -artifact_prefix="$out/TARGET-" "$out/TARGET" tests/fuzz/corpus/TARGET \
-        >"$out/TARGET.log" 2>&1 || : >"$out/failed-TARGET"'
+printf '%s\n' $targets | seconds=$seconds out=$out xargs -P "$at_a_time" -n 1 sh -c '
+    mkdir -p "$out/$1"
+    NBD_FUZZ_TARGET=$1 "$out/nbd-fuzz" -max_total_time="$seconds" -max_len=1500 -timeout=10 -detect_leaks=0 -entropic=0 \
+        -print_final_stats=1 -dict=tests/fuzz/nbd.dict -artifact_prefix="$out/$1-" "$out/$1" "tests/fuzz/corpus/$1" \
+        >"$out/$1.log" 2>&1 || : >"$out/failed-$1"' fuzz
 failed=
 for target in $targets; do
     say "$target"
