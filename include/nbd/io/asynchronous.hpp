@@ -182,9 +182,6 @@ public:
         return available(stream, error) == 0 && !error;
     }
 
-    /// The work for a client, in bytes, after which others of its thread have their turn: that of
-    /// about 128 small requests. A client with no more in flight never notices it.
-    static constexpr std::uint64_t most_work = std::uint64_t{1} << 20;
     /// Lets other clients of this thread run.
     template <class Stream>
     [[nodiscard]] static auto yield(Stream& stream)

@@ -216,9 +216,6 @@ public:
         return false;
     }
 
-    /// The work for a client, in bytes, after which its replies are sent: that shows whether it is
-    /// still there.
-    static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
     /// Does nothing: other clients have their own threads.
     template <class Stream>
     [[nodiscard]] static std::suspend_never yield(Stream&) noexcept

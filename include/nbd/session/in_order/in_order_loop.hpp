@@ -90,12 +90,8 @@ public:
                     co_await memory_.ended();
                 job_.charged(memory_.request());
             }
-            // The client may take its replies as fast as they are sent, so that no send waits.
-            if (step == next_step::go_on && !works && turn_ > most_work)
-                co_await io_.yield(stream_);
             if (step != next_step::receive)
                 continue;
-            turn_ = 0;
             const auto [error, n] = co_await in().begin_receive(io_, stream_, true);
             if (!in().end_receive(error, n))
                 co_return;
@@ -121,16 +117,14 @@ public:
             begun_ = job_.begin_charged(exchange_) == beginning::begun;
         const bool first = std::exchange(waited_, false);
         std::uint64_t early = 0;
-        if (turn_ > most_work)
-            turn_ = 0;
-        for (;;) {
+        for (std::uint64_t work = 0;;) {
             if (in().receiving())
                 return next_step::receive;
-            if (begun_ && !carry_out())
+            if (begun_ && !carry_out(work))
                 return next_step::go_on;
             // After much work the other clients of the thread may run; and the next send shows
             // whether the client is still there.
-            if (turn_ > most_work)
+            if (work > most_work)
                 return next_step::go_on;
             switch (in().next()) {
             case finding::receive:
@@ -174,7 +168,7 @@ public:
             case decision::refused:
                 break;
             }
-            turn_ += least_work + r.length;
+            work += least_work + r.length;
         }
     }
 
@@ -185,8 +179,9 @@ private:
     using job_type = job<Opened, Observer, true>;
     using beginning = typename job_type::beginning;
 
-    /// Bytes of data in one turn of the client, about; each request counts as `least_work` more.
-    static constexpr std::uint64_t most_work = Io::most_work;
+    /// Bytes of data in one call of `answer_buffered`, about; each request counts as `least_work`
+    /// more.
+    static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
     static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
     /// Bytes of replies that are worth a send of their own; and bytes that wait for no more
     /// replies.
@@ -196,13 +191,13 @@ private:
 
     /// Carries out the request that has begun and adds its reply. False if something must be done
     /// first: the reply must be sent, or other clients should have the thread.
-    [[nodiscard]] bool carry_out()
+    [[nodiscard]] bool carry_out(std::uint64_t& work)
     {
         auto& disk = exchange_.disk;
         if (job_.awaits_payload())
             job_.payload_arrived(exchange_);
         const auto over = [&](std::uint64_t zeroes) {
-            turn_ += zeroes;
+            work += zeroes;
             return context_.over() || disk.gone();
         };
         if (!job_.make_calls(disk, over))
@@ -240,7 +235,6 @@ private:
     bool begun_ = false;      ///< the job's request is not answered yet
     bool waits_ = false;      ///< the job's request has to wait for memory
     bool waited_ = false;     ///< all was answered when the next bytes were received
-    std::uint64_t turn_ = 0;  ///< the work since other clients of the thread could run
     std::uint64_t last_ = 0;  ///< bytes of replies to all requests of the last receive
     int tried_ = 0;           ///< receives since early replies were tried
 };
