@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What a client notices of others: the latency of one that reads 4 KiB at a time, alone, beside many idle connections, and
-beside a greedy client. For comparison, the same greedy client uses another server: what that costs is the machine's doing."""
+beside a greedy client. For comparison, the same greedy client uses another server: that shows what the load of the machine costs."""
 import argparse
 import contextlib
 import json

@@ -9,7 +9,9 @@ rules and scripted streams. Ends with 1 if memcheck reports an error or a leak. 
 some tests measure time, and valgrind is slow. Tests that fork or replace operator new are not for valgrind."
 
 [ $# -ge 1 ] && [ "$1" != --help ] || { echo "$usage"; exit 2; }
+command -v valgrind >/dev/null 2>&1 || { echo "valgrind is not installed (Debian: valgrind)"; exit 2; }
 program=$1
+[ -x "$program" ] || { echo "PROGRAM: expected a program of tests, got '$program'"; exit 2; }
 shift
 [ $# -gt 0 ] || set -- 'protocol/*' 'handshake/*' 'transmission/*' 'session/*' 'vocabulary/*' 'exports/*' 'acceptance/*' 'io/*'
 log=$(mktemp)

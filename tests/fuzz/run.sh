@@ -48,10 +48,9 @@ fuzzes() {
         "$compiler" -x c++ - -fsanitize=fuzzer,address,undefined -o "$out/probe" >/dev/null 2>&1
 }
 if [ $install = yes ]; then
-    fuzzes && runtime=sh || runtime=libclang-rt-is-missing # a command that there is, or that there is not
     install_missing <<END
 clang           clang++
-libclang-rt-dev $runtime
+libclang-rt-dev /usr/share/doc/libclang-rt-dev
 llvm            llvm-symbolizer
 boost           boost
 END
@@ -101,4 +100,4 @@ for target in $targets; do
         done
     fi
 done
-[ -z "$failed" ] || die "an input ends the program, see $out/:$failed"
+[ -z "$failed" ] || die "fuzzing has failed, see the logs in $out/:$failed"

@@ -5,7 +5,9 @@
 
 #include "connection.hpp"
 #include "disks.hpp"
+#include "option_limits.hpp"
 #include "session_parts.hpp"
+#include "whole_session.hpp"
 #include <nbd/exports/export_set.hpp>
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/serve.hpp>
@@ -30,21 +32,8 @@ struct target {
 
     target()
     {
-        const std::vector<nbd_model::served_context> contexts{
-            {"base:allocation"}, {"x-fuzz:one"}, {"x-fuzz:wide", true}};
         const auto add = [&](std::string name, std::uint64_t size, nbd::export_settings e) {
-            nbd_model::served_export told{.name = name,
-                                          .description = e.description.value_or(name),
-                                          .size = size,
-                                          .tls_only = e.tls_only,
-                                          .require_block_sizes = e.require_block_sizes,
-                                          .contexts = contexts};
-            if (e.blocks) {
-                told.minimum_block = e.blocks->minimum;
-                told.preferred_block = e.blocks->preferred;
-                told.maximum_payload = e.blocks->maximum;
-            }
-            served.exports.push_back(std::move(told));
+            served.exports.push_back(told_of(name, size, e));
             exports.emplace(std::move(name), std::move(e), memory, size);
         };
         // In the order of LIST.
@@ -63,30 +52,17 @@ inline void run(std::span<const std::byte> rest)
 {
     static target all;
     choices c{rest};
-    const auto trouble_kind = c.next();
-    const auto nth = c.next();
-    const auto shape = c.next();
-    const auto pace = c.next(std::array<std::size_t, 6>{memory_stream::all, 28, 32, 1, 1000, 61});
-    const auto fails_at = c.next();
-    const auto stops_at = c.next();
-    const auto small = c.next();
-    expand(rest, all.input, most_bytes(pace));
+    const circumstances how{c, {memory_stream::all, 28, 32, 1, 1000, 61}};
+    expand(rest, all.input, most_bytes(how.pace));
 
     auto& limits = all.parts.limits;
     limits = {};
-    limits.options_per_handshake = (small & 2) != 0 ? 3 : 32;
-    limits.option_bytes = (small & 4) != 0 ? 100 : std::size_t{64} << 10;
-    limits.handshake_bytes = (small & 8) != 0 ? 200 : std::size_t{128} << 10;
-    limits.extents_per_reply = (small & 16) != 0 ? 2 : 64;
-    limits.send_error_details = (small & 32) != 0;
-    all.served.options = limits.options_per_handshake;
-    all.served.option_bytes = limits.option_bytes;
-    all.served.option_data = limits.handshake_bytes;
+    limit_options(limits, how.small);
+    limits.extents_per_reply = (how.small & 16) != 0 ? 2 : 64;
+    limits.send_error_details = (how.small & 32) != 0;
+    tell_limits(all.served, limits);
 
-    all.memory.restore();
-    all.content.restore();
-    begin(all.memory, trouble_kind, nth, shape);
-    all.parts.begin(all.input, pace, fails_at == 0 ? memory_stream::all : fails_at, stops_at);
+    how.begin(all.parts, all.memory, all.content, all.input);
     connection model{all.served, all.content, true};
     model.most_descriptors = limits.extents_per_reply;
     all.parts.stream.judge_by(model);

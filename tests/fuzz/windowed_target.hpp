@@ -6,8 +6,10 @@
 #pragma once
 
 #include "connection.hpp"
+#include "option_limits.hpp"
 #include "session_parts.hpp"
 #include "waiting.hpp"
+#include "whole_session.hpp"
 #include <nbd/exports/authorisation.hpp>
 #include <nbd/exports/export_set.hpp>
 #include <nbd/io/asynchronous.hpp>
@@ -83,18 +85,8 @@ private:
     void tell(const std::string& name, std::uint64_t size, const nbd::export_settings& e,
               std::size_t needs)
     {
-        nbd_model::served_export told{
-            .name = name,
-            .description = name,
-            .size = size,
-            .require_block_sizes = e.require_block_sizes,
-            .unlisted = needs != 0,
-            .contexts = {{"base:allocation"}, {"x-fuzz:one"}, {"x-fuzz:wide", true}}};
-        if (e.blocks) {
-            told.minimum_block = e.blocks->minimum;
-            told.preferred_block = e.blocks->preferred;
-            told.maximum_payload = e.blocks->maximum;
-        }
+        auto told = told_of(name, size, e);
+        told.unlisted = needs != 0;
         for (std::size_t i = 0; i < served.size(); ++i)
             if ((i & needs) == needs && ((i & 1) == 0 || (name != "huge" && name != "ro")))
                 served[i].exports.push_back(told);
@@ -116,7 +108,7 @@ private:
             co_await all.turn();
         if (does.fails)
             throw std::system_error{EIO, std::generic_category()};
-        co_return right&& does.finds ? found : nullptr;
+        co_return does.finds&& right ? found : nullptr;
     }
 };
 
@@ -147,43 +139,32 @@ inline void run(std::span<const std::byte> rest)
     static target t;
     choices c{rest};
     const auto form = c.next();
-    const auto trouble_kind = c.next();
-    const auto nth = c.next();
-    const auto shape = c.next();
-    const auto pace = c.next(std::array<std::size_t, 6>{memory_stream::all, 28, 32, 7, 1000, 61});
-    const auto fails_at = c.next();
-    const auto stops_at = c.next();
-    const auto small = c.next();
+    const circumstances how{c, {memory_stream::all, 28, 32, 7, 1000, 61}};
     const auto program = c.next();
     const auto contexts = c.next();
     const auto order = rest.first(std::min<std::size_t>(c.next(), rest.size()));
     rest = rest.subspan(order.size());
-    expand(rest, t.input, most_bytes(pace));
+    expand(rest, t.input, most_bytes(how.pace));
 
     auto& limits = t.parts.limits;
     limits = {};
-    limits.requests_in_flight = std::array<std::size_t, 4>{16, 1, 2, 3}[small & 3];
-    limits.serialize_overlaps = (small & 4) != 0;
-    limits.extents_per_reply = (small & 8) != 0 ? 2 : 64;
-    limits.send_error_details = (small & 16) != 0;
+    limits.requests_in_flight = std::array<std::size_t, 4>{16, 1, 2, 3}[how.small & 3];
+    limits.serialize_overlaps = (how.small & 4) != 0;
+    limits.extents_per_reply = (how.small & 8) != 0 ? 2 : 64;
+    limits.send_error_details = (how.small & 16) != 0;
     t.does = {.authorises = (program & 1) != 0,
               .late = (program & 2) != 0,
               .finds = (program & 4) != 0,
               .fails = (program & 8) != 0};
     const bool finds = t.does.finds && !t.does.fails;
     auto& served = t.served[(t.does.authorises ? 1U : 0U) + (finds ? 2U : 0U)];
-    served.options = limits.options_per_handshake;
-    served.option_bytes = limits.option_bytes;
-    served.option_data = limits.handshake_bytes;
+    tell_limits(served, limits);
 
-    t.memory.restore();
-    t.content.restore();
-    begin(t.memory, trouble_kind, nth, shape);
     t.waiting.some_at_once = (form & 64) != 0;
     t.waiting.early = (form & 128) != 0;
     t.all.begin(order);
     t.stream.begin();
-    t.parts.begin(t.input, pace, fails_at == 0 ? memory_stream::all : fails_at, stops_at);
+    how.begin(t.parts, t.memory, t.content, t.input);
     auto& context = *t.parts.context;
     context.authorise = t.does.authorises ? &t.authorise : nullptr;
 
@@ -203,15 +184,16 @@ inline void run(std::span<const std::byte> rest)
         for (std::uint32_t i = 0; i < all.size(); ++i)
             if ((contexts >> i & 1) != 0)
                 begun->meta_contexts.push_back({all[i], i + 5});
-        begun->opened = [&model, how = *begun](std::error_code why, const auto& terms) {
+        begun->opened = [&model, agreed = *begun](std::error_code why, const auto& terms) {
             nbd_model::terms told{.size = terms.size,
                                   .flags = terms.flags,
                                   .minimum_block = terms.blocks.minimum,
                                   .maximum_payload = terms.blocks.maximum,
-                                  .form = how.extended_headers ? nbd_model::reply_form::extended
-                                      : how.structured_replies ? nbd_model::reply_form::structured
-                                                               : nbd_model::reply_form::simple};
-            for (const auto& each : how.meta_contexts)
+                                  .form = agreed.extended_headers ? nbd_model::reply_form::extended
+                                      : agreed.structured_replies
+                                      ? nbd_model::reply_form::structured
+                                      : nbd_model::reply_form::simple};
+            for (const auto& each : agreed.meta_contexts)
                 told.contexts.push_back({each.id, each.name == "base:allocation"});
             why ? model.begins_nothing() : model.begin(std::move(told));
         };
