@@ -14,6 +14,7 @@
 #include <iostream>
 #include <optional>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -36,10 +37,10 @@ inline std::string identifier_of(const disk_arguments& disk)
 template <class Server>
 class attached_disk {
 public:
-    /// `with`: what the server is made of. *Returns* the device's path.
+    /// `with`: what the server is made of. `stop` ends a wait for the device. *Returns* its path.
     /// *Errors*: usage_error; std::runtime_error.
     std::string attach(const arguments& a, const disk_arguments& disk,
-                       typename Server::options with)
+                       typename Server::options with, std::stop_token stop)
     {
         // The kernel may write to the disk in order to get memory, so serving it must not make the
         // kernel wait for that. Threads that are started later inherit this.
@@ -59,7 +60,8 @@ public:
                                .timeout = a.attach.timeout,
                                .dead_connection_timeout = a.attach.dead_timeout,
                                .identifier = identifier_of(disk),
-                               .wait_for_device = a.attach.wait},
+                               .wait_for_device = a.attach.wait,
+                               .stop = std::move(stop)},
                               failed);
         if (failed == nbd::kernel::errc::bad_device_name)
             throw usage_error{"--attach: expected /dev/nbdN or any, but got \"" + a.attach.device
@@ -95,7 +97,8 @@ private:
 #else
 template <class Server>
 struct attached_disk {
-    std::string attach(const arguments&, const disk_arguments&, typename Server::options)
+    std::string attach(const arguments&, const disk_arguments&, typename Server::options,
+                       std::stop_token)
     {
         throw usage_error{"--attach: this nbd-serve was built without libnl"};
     }

@@ -25,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -140,8 +141,10 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
     std::optional<server_type> server;
     const auto uris = a.listens() ? start(server, a, tls, options) : std::vector<std::string>{};
     attached_disk<server_type> attached;
-    const auto device =
-        a.attach.device.empty() ? std::string{} : attached.attach(a, disk, options());
+    std::string device;
+    if (!a.attach.device.empty())
+        device = program.during(
+            [&](std::stop_token stop) { return attached.attach(a, disk, options(), stop); });
     if (a.run.empty()) {
         for (const auto& uri : uris)
             std::cout << "serving " << uri << '\n';

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -148,6 +149,30 @@ TEST_CASE_METHOD(fixture, "a device that a process has open for a moment is wait
     };
     CHECK_FALSE(attach(first, {.index = 0}));
     CHECK(kernel.now > 1s);
+}
+
+TEST_CASE_METHOD(fixture, "a request to stop ends the waits")
+{
+    std::stop_source stop;
+    kernel.on_wait = [&stop](fake::kernel& k) {
+        if (k.now > 1s)
+            stop.request_stop();
+    };
+    SECTION("for a device that is in use")
+    {
+        kernel.disks[0].bound = true;
+        kernel.disks[0].owner = "90";
+        CHECK(attach(first, {.index = 0, .wait_for_device = 90s, .stop = stop.get_token()})
+              == std::errc::operation_canceled);
+        CHECK(kernel.disks[0].bound);
+    }
+    SECTION("for a device that is not ready")
+    {
+        kernel.has_nodes = false;
+        CHECK(attach(first, {.stop = stop.get_token()}) == std::errc::operation_canceled);
+        CHECK_FALSE(kernel.disks[0].bound);
+    }
+    CHECK(kernel.now < 2s);
 }
 
 TEST_CASE_METHOD(fixture, "each failure has its own error")

@@ -288,6 +288,15 @@ grow() {
 
 # Any free device, but not the one that is in use.
 any_device() { [ "$(nbd-serve mem:1M --attach any --run 'echo $device')" = /dev/nbd1 ]; }
+# A signal ends the wait for a device that is in use. It is sent when SIGTERM has a handler.
+waits_until_it_is_stopped() {
+    nbd-serve mem:1M --attach $device --attach-wait 100 2>/tmp/refused &
+    waiting=$!
+    until_true grep -q -E '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/$waiting/status || return 1
+    kill -TERM $waiting
+    wait $waiting
+    [ $? = 1 ] && grep -q -i 'operation canceled' /tmp/refused
+}
 is_refused() { ! nbd-serve mem:1M --attach $device 2>/tmp/refused && grep -q 'the device is in use' /tmp/refused; }
 
 # Writes files to /mnt until it is told to end. Each is a part of numbers() that its number determines.
@@ -310,7 +319,8 @@ files_are_right() {
 }
 
 serve_image() {
-    start_attached attached nbd-serve file:/tmp/disk.img --attach $device --attach-timeout 2 --attach-dead-timeout 100
+    start_attached attached nbd-serve file:/tmp/disk.img --attach $device --attach-connections 2 \
+        --attach-timeout 2 --attach-dead-timeout 100
 }
 
 twenty_at_once() {
@@ -338,10 +348,11 @@ attach_round() {
 
     check "block-device attaches" start_attached "$device is ready" block-device $device
     check "the device has its size" size_is 67108864
-    check "features" features
+    equal "it flushes" "write back 1" "$(cat $queue/write_cache) $(cat $queue/fua)"
     check "a file system on it" file_system
     check "another server gets another device" any_device
     check "the device is in use" is_refused
+    check "a signal ends the wait for a device" waits_until_it_is_stopped
     check "block-device ends with status 0" stop_server
     check "block-device has detached" is_detached
 

@@ -23,6 +23,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -59,6 +60,8 @@ struct attach_options {
     std::chrono::milliseconds wait_for_device{0};
     /// How long to wait until the device is ready and, at the end, until no process has it open.
     std::chrono::milliseconds ready_timeout{10'000};
+    /// A request to stop ends the waits for the device, with std::errc::operation_canceled.
+    std::stop_token stop{};
 };
 
 namespace kernel {
@@ -151,7 +154,8 @@ template <class Server>
                           .dead_connection_timeout = whole_seconds(o.dead_connection_timeout),
                           .identifier = o.identifier,
                           .wait_for_device = o.wait_for_device,
-                          .ready_timeout = o.ready_timeout};
+                          .ready_timeout = o.ready_timeout,
+                          .stop = o.stop};
     if (!o.device.empty() && !(wanted.index = index_of(o.device))) {
         error = errc::bad_device_name;
         return {};
@@ -204,7 +208,8 @@ inline constexpr bool is_server<server<T, B, P, O>> = true;
 /// resize of the export reaches the device, if the export was added and not looked up.
 /// *Errors*: kernel::errc; those of server::adopt, of the lookup and of the backend's `open`; the
 /// kernel's. *Thread safety*: as server::adopt. It blocks: not on a thread that runs the server.
-/// *Lifetime*: the server must not be destroyed before the handle.
+/// *Cancellation*: attach_options::stop. *Lifetime*: the server must not be destroyed before the
+/// handle.
 template <class T, class B, class P, class O>
 [[nodiscard]] attached attach(server<T, B, P, O>& server, const attach_options& o,
                               std::error_code& error)

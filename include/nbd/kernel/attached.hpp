@@ -68,10 +68,12 @@ public:
     {
         sizes_ = std::make_shared<size_relay>(bytes);
         resizes_ = std::thread{[this, bytes] {
-            for (auto known = bytes; const auto now = sizes_->next(known); known = *now) {
+            auto known = bytes;
+            while (const auto now = sizes_->next(known)) {
+                known = *now;
                 std::error_code failed;
                 try {
-                    failed = device.resize(*now);
+                    failed = device.resize(known);
                 } catch (...) {  // no memory
                     failed = current_error();
                 }

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -29,6 +30,7 @@ struct device_request {
     std::string identifier{};
     std::chrono::milliseconds wait_for_device{0};
     std::chrono::milliseconds ready_timeout{10'000};
+    std::stop_token stop{};
 };
 
 /// Socket pairs whose other ends a server has adopted.
@@ -68,7 +70,8 @@ public:
 
     /// Attaches an export of these terms. `connect(device_sockets&)` makes connections to its
     /// server, and returns an error. It is called again for each try to take a device over.
-    /// *Errors*: errc; those of `connect`; the system's.
+    /// *Errors*: errc; those of `connect`; the system's. *Cancellation*: device_request::stop ends
+    /// the waits, with operation_canceled.
     template <class Connect>
     [[nodiscard]] std::error_code attach(device_request wanted, const protocol::export_terms& terms,
                                          device_sockets sockets, Connect connect)
@@ -102,6 +105,8 @@ public:
                 std::max(wanted_.wait_for_device, passes ? settling : std::chrono::milliseconds{0});
             if (System::clock::now() - began >= waits)
                 return wanted_.index ? errc::device_busy : errc::no_free_device;
+            if (wanted_.stop.stop_requested())
+                return std::make_error_code(std::errc::operation_canceled);
             system_.wait(std::chrono::milliseconds{50});
         }
         sockets.kernels.clear();
@@ -250,8 +255,11 @@ private:
         if (const auto failed = limit_requests(terms.blocks.maximum))
             return failed;
         const bool ready = wait_until([&] {
-            return System::attribute(index_, "size") == sectors && System::has_node(index_);
+            return wanted_.stop.stop_requested()
+                || (System::attribute(index_, "size") == sectors && System::has_node(index_));
         });
+        if (wanted_.stop.stop_requested())
+            return std::make_error_code(std::errc::operation_canceled);
         return ready ? std::error_code{} : errc::not_ready;
     }
     /// Keeps the kernel's requests below the export's maximum block size.
