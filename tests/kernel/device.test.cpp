@@ -295,6 +295,19 @@ TEST_CASE_METHOD(fixture, "a server that is just dying is waited for")
     CHECK(kernel.now > 1s);
 }
 
+TEST_CASE_METHOD(fixture, "a device that becomes free at its take-over is attached as any other")
+{
+    REQUIRE_FALSE(attach(first, {.index = 0, .identifier = "disk"}));
+    die(0);
+    kernel.on_request = [](fake::kernel& k, std::uint8_t command) {
+        if (command == NBD_CMD_RECONFIGURE)
+            k.disks[0] = {};
+    };
+    REQUIRE_FALSE(attach(second, {.index = 0, .identifier = "disk"}));
+    CHECK_FALSE(second.took_over());
+    CHECK(kernel.disks[0].sockets.size() == 1);
+}
+
 TEST_CASE_METHOD(fixture, "a device that has another server by now is left alone")
 {
     REQUIRE_FALSE(attach(first, {.index = 0}));

@@ -57,9 +57,9 @@ struct kernel {
     bool has_nodes = true;
     std::string process = "100";  ///< who makes the requests
     time now{0};
-    std::size_t requests = 0;
     std::vector<std::uint8_t> commands{};
     std::function<void(kernel&)> on_wait = [](kernel&) {};
+    std::function<void(kernel&, std::uint8_t command)> on_request = [](kernel&, std::uint8_t) {};
 };
 inline kernel* present = nullptr;
 
@@ -82,6 +82,7 @@ public:
         ::genlmsg_parse(header, 0, a, NBD_ATTR_MAX, nullptr);
         const auto command = ::genlmsg_hdr(header)->cmd;
         present->commands.push_back(command);
+        present->on_request(*present, command);
         std::optional<nbd::kernel::message> reply;
         const int failed = command == NBD_CMD_CONNECT ? connect(a, reply)
             : command == NBD_CMD_RECONFIGURE          ? reconfigure(a)

@@ -308,6 +308,10 @@ keep_writing() {
         echo $turn >/tmp/turn
     done
 }
+in_flight() {
+    read -r reads writes </sys/block/nbd0/inflight
+    [ $((reads + writes)) -gt 0 ]
+}
 turns_since() { [ "$(cat /tmp/turn)" -gt $(($1 + 2)) ]; }
 files_are_right() {
     last=$(cat /tmp/turn)
@@ -382,6 +386,10 @@ attach_round() {
     writer=$!
     for time in first second third; do
         check "files are written before the $time kill" until_true turns_since "$(cat /tmp/turn)"
+        if [ $time != first ]; then
+            kill -STOP $server
+            check "requests are in flight at the $time kill" until_true in_flight
+        fi
         kill -KILL $server
         wait $server
         check "the server is started after the $time kill" serve_image
