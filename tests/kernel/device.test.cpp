@@ -281,6 +281,12 @@ TEST_CASE_METHOD(fixture, "a server that lives, or has another identifier, keeps
     CHECK(attach(second, {.index = 0, .identifier = "other"}) == errc::device_busy);
     CHECK(attach(second, {.index = 0}) == errc::device_busy);
     CHECK(kernel.disks[0].dead == std::vector<bool>{true});
+
+    // The kernel itself would give a device without an identifier to anybody.
+    REQUIRE_FALSE(attach(first, {.index = 1}));
+    die(1);
+    CHECK(attach(second, {.index = 1, .identifier = "disk"}) == errc::device_busy);
+    CHECK(kernel.disks[1].dead == std::vector<bool>{true});
 }
 
 TEST_CASE_METHOD(fixture, "a server that is just dying is waited for")

@@ -111,7 +111,7 @@ public:
             return std::to_string(d.block_size);
         if (name == "pid" && d.bound)
             return d.owner;
-        if (name == "backend" && d.bound && present->knows_identifiers)
+        if (name == "backend" && !d.identifier.empty() && present->knows_identifiers)
             return d.identifier;
         return std::nullopt;
     }
