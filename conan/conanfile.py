@@ -18,9 +18,10 @@ class NbdConan(ConanFile):
     topics = ("nbd", "network-block-device", "block-device", "server", "asio", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
-    # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls
-    options = {"with_liburing": [True, False], "with_openssl": [True, False]}
-    default_options = {"with_liburing": False, "with_openssl": False}
+    # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls;
+    # with_libnl: for nbd::attach, the target nbd::kernel
+    options = {"with_liburing": [True, False], "with_openssl": [True, False], "with_libnl": [True, False]}
+    default_options = {"with_liburing": False, "with_openssl": False, "with_libnl": False}
     no_copy_source = True
 
     def set_version(self):
@@ -47,6 +48,8 @@ class NbdConan(ConanFile):
             self.requires("liburing/[>=2.2 <3]")
         if self.options.with_openssl:
             self.requires("openssl/[>=3 <4]")
+        if self.options.with_libnl:
+            self.requires("libnl/[>=3.2.25 <4]")
 
     def package_id(self):
         self.info.clear()
@@ -91,3 +94,11 @@ class NbdConan(ConanFile):
             tls.bindirs = []
             tls.libdirs = []
             tls.requires = ["nbd", "openssl::ssl", "openssl::crypto"]
+        if self.options.with_libnl:
+            kernel = self.cpp_info.components["kernel"]
+            kernel.set_property("cmake_target_name", "nbd::kernel")
+            kernel.set_property("pkg_config_name", "nbd-kernel")
+            kernel.includedirs = []
+            kernel.bindirs = []
+            kernel.libdirs = []
+            kernel.requires = ["nbd", "libnl::nl-genl", "libnl::nl"]
