@@ -76,7 +76,10 @@ public:
     }
 
     /// In bytes of data.
-    [[nodiscard]] std::size_t length() const noexcept { return length_; }
+    [[nodiscard]] std::size_t length() const noexcept
+    {
+        return clients_ != nullptr && clients_->count() == 1 ? of_one : length_;
+    }
 
     /// The client's next bytes are awaited. *Errors*: std::bad_alloc at the first call.
     template <class Executor>
@@ -96,20 +99,14 @@ public:
     }
     void begin() noexcept
     {
-        if (clients_ == nullptr)
-            return;
-        if (clients_->count() == 1)
-            length_ = of_one;
-        else if (clients_->times() != ended_)
-            length_ = shortest;
-        else
-            length_ = std::min(length_ * 2, longest);
+        if (clients_ != nullptr)
+            length_ = clients_->times() != ended_ ? shortest : std::min(length_ * 2, longest);
     }
 
 private:
     std::shared_ptr<clients_of_context> clients_;
     unsigned ended_ = 0;
-    std::size_t length_ = longest;
+    std::size_t length_ = longest;  ///< beside others
 };
 
 }  // namespace nbd::io
