@@ -220,6 +220,7 @@ struct arguments {
     std::string policy = "per-client";
     std::size_t threads = 0;
     nbd::settings limits;
+    std::chrono::milliseconds user_timeout = nbd::tcp_transport::settings{}.user_timeout;
     bool verbose = false;
     std::string run;
 

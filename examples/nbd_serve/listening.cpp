@@ -55,7 +55,7 @@ listening::listening(const arguments& a, const tls_setup& tls)
     if (!a.unix_path.empty())
         all.emplace_back(with_tls<nbd::unix_transport>({.path = parse_unix(a.unix_path)}, tls));
     if (!a.tcp.empty())
-        add_tcp(a.tcp, a.name, tls);
+        add_tcp(a, tls);
     if (!a.vsock.empty())
         all.emplace_back(with_tls<nbd::vsock_transport>(parse_vsock(a.vsock), tls));
     if (a.stdio)
@@ -71,15 +71,16 @@ listening::listening(const arguments& a, const tls_setup& tls)
         else if (s.family == AF_VSOCK)
             all.emplace_back(with_tls<nbd::vsock_transport>({}, tls));
         else
-            all.emplace_back(with_tls<nbd::tcp_transport>({}, tls));
+            all.emplace_back(with_tls<nbd::tcp_transport>({.user_timeout = a.user_timeout}, tls));
     }
 }
 
-void listening::add_tcp(const std::string& text, const std::string& name, const tls_setup& tls)
+void listening::add_tcp(const arguments& a, const tls_setup& tls)
 {
-    auto at = parse_tcp(text);
+    auto at = parse_tcp(a.tcp);
+    at.user_timeout = a.user_timeout;
     const auto host = at.address;
-    auto addresses = addresses_of("--tcp " + text, at);
+    auto addresses = addresses_of("--tcp " + a.tcp, at);
     if (addresses.size() > 1) {
         // Addresses that this machine does not have are left out, unless it has none of them.
         const auto first = addresses.front();
@@ -98,7 +99,7 @@ void listening::add_tcp(const std::string& text, const std::string& name, const 
         settings_.addresses.emplace_back(with_tls<nbd::tcp_transport>(at, tls));
     }
     if (count_tcp_ > 1)
-        uri_of_host_ = nbd::protocol::tcp_uri(host + ':' + std::to_string(at.port), name,
+        uri_of_host_ = nbd::protocol::tcp_uri(host + ':' + std::to_string(at.port), a.name,
                                               is_off(tls) ? "nbd" : "nbds");
 }
 

@@ -32,7 +32,7 @@ public:
     [[nodiscard]] std::vector<std::string> uris_of_arguments(std::vector<std::string> uris) const;
 
 private:
-    void add_tcp(const std::string& text, const std::string& name, const tls_setup& tls);
+    void add_tcp(const arguments& a, const tls_setup& tls);
 
     every_transport::settings settings_;
     std::vector<int> sockets_;

@@ -257,6 +257,17 @@ void add_limit_options(CLI::App& app, arguments& a)
         ->capture_default_str()
         ->check(CLI::Range(std::size_t{0}, std::size_t{1'000'000}))
         ->type_name("N");
+    const auto add_places = [&app](const char* option, std::size_t& places, const char* help) {
+        app.add_option(option, places, help)
+            ->capture_default_str()
+            ->check(CLI::Range(std::size_t{0}, std::size_t{1'000'000}))
+            ->type_name("N");
+    };
+    add_places("--places-per-peer", a.limits.places_per_peer,
+               "when all places are taken, an IP address, or a user of a UNIX socket, with more "
+               "connections gives one up for another client; 0: none does");
+    add_places("--places-per-identity", a.limits.places_per_identity,
+               "the same for an identity of TLS, from any address; 0: none does");
     app.add_option("--requests-in-flight", a.limits.requests_in_flight,
                    "largest number of requests of one client in progress, for disks that wait")
         ->capture_default_str()
@@ -281,6 +292,16 @@ void add_limit_options(CLI::App& app, arguments& a)
             ->default_str(std::to_string(initial.count()))
             ->type_name("SECONDS");
     }
+    app.add_option_function<std::string>(
+           "--user-timeout",
+           [&a](const std::string& text) {
+               a.user_timeout = parse_seconds("--user-timeout", text);
+           },
+           "how long a client may leave sent bytes without an acknowledgement, or take none, over "
+           "TCP; 0: the system decides")
+        ->default_str(std::to_string(
+            std::chrono::duration_cast<std::chrono::seconds>(a.user_timeout).count()))
+        ->type_name("SECONDS");
     app.add_option("--least-transfer-rate", a.limits.least_transfer_rate,
                    "a slower client is disconnected when it is late by --progress-timeout or "
                    "--send-timeout, or when another one needs its memory; 0: none is too slow")

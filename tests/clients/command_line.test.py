@@ -8,7 +8,7 @@ nbd = require_libnbd()
 PROGRAM = require_program("NBD_SERVE")
 
 TIMES = ("--handshake-deadline", "--idle-timeout", "--progress-timeout", "--send-timeout", "--stall-grace",
-         "--evict-idle-after", "--stop-grace")
+         "--evict-idle-after", "--stop-grace", "--user-timeout")
 
 
 def connect(server):
@@ -85,6 +85,8 @@ def test_an_error_names_the_argument_and_what_was_expected():
     with directory() as where:
         for words, *arguments in (
                 ("--max-connections: 0 1000000", "mem:1M", "--max-connections", "-1"),
+                ("--places-per-peer: 0 1000000", "mem:1M", "--places-per-peer", "-1"),
+                ("--places-per-identity: 0 1000000", "mem:1M", "--places-per-identity", "x"),
                 ("--busy-poll: 0 1000000", "mem:1M", "--busy-poll", "x"),
                 ("--send-timeout: seconds 0 1000000000 0.5 \"1m\"", "mem:1M", "--send-timeout", "1m"),
                 ("--least-transfer-rate: 0", "mem:1M", "--least-transfer-rate", "x"),
@@ -118,7 +120,7 @@ def test_help_shows_every_option():
     for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--attach", "--attach-connections",
                  "--attach-timeout", "--attach-dead-timeout", "--attach-wait", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
-                 "SIGHUP", "--least-transfer-rate", "--allow", "--deny", "uid:N", *TIMES):
+                 "SIGHUP", "--least-transfer-rate", "--places-per-peer", "--places-per-identity", "--allow", "--deny", "uid:N", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"
 
 
@@ -322,6 +324,29 @@ def test_times_after_which_a_client_gives_way(policy):
                 assert second.recv(1) == (b"N" if gives_way else b""), (option, seconds)
                 first.close()
                 second.close()
+
+
+@for_each(POLICIES)
+def test_a_client_that_takes_nothing_over_tcp(policy):
+    with serve("mem:16M", "--verbose", "--user-timeout", "1", policy=policy, transport="tcp") as server:
+        connection = stopped_client(server)
+        wait_until(lambda: "timed out" in server.stderr(), "the client is disconnected")
+        connection.close()
+
+
+@for_each(POLICIES)
+def test_the_share_of_a_peer_in_the_places(policy):
+    for share, gives_way in (("1", True), ("0", False)):
+        with serve("mem:1M", "--max-connections", "2", "--places-per-peer", share, policy=policy, transport="tcp") as server:
+            clients = [greeted(server), greeted(server)]
+            with socket.create_connection(clients[0].getpeername()[:2], PATIENCE, ("127.0.0.2", 0)) as other:
+                other.settimeout(PATIENCE if gives_way else 0.5)
+                try:
+                    assert (other.recv(1) == b"N") == gives_way, share
+                except TimeoutError:
+                    assert not gives_way
+            for client in clients:
+                client.close()
 
 
 @for_each(POLICIES)

@@ -84,7 +84,13 @@ failed=
 for target in $targets; do
     say "$target"
     grep -aE '^Done|average_exec|difference from the model|^==.*ERROR|runtime error|Test unit written|deadly signal' "$out/$target.log"
-    [ ! -e "$out/failed-$target" ] || failed="$failed $target"
+    if [ -e "$out/failed-$target" ]; then
+        failed="$failed $target"
+        # Of this run: the log may be all that is left of it.
+        find "$out" -maxdepth 1 -name "$target-*-*" ! -name '*-slow-unit-*' -newer "$out/nbd-fuzz" | while read -r input; do
+            echo "$input in base64: $(base64 "$input" | tr -d '\n')"
+        done
+    fi
     if [ $keep = yes ]; then
         corpus=tests/fuzz/corpus/$target
         rm -rf "$out/minimal" && mkdir "$out/minimal"

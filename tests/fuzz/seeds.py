@@ -237,7 +237,8 @@ def transmissions():
             yield f"{name}-{kind}-bytewise", transmission(*every, form=form, disk=disk, contexts=1, pace=BYTEWISE)
             yield f"{name}-{kind}-blocks", transmission(
                 r(READ, 512, 512), r(READ, 1, 512), r(READ, 0, 1), r(READ, 0, 65536 + 512), r(READ, 0, 65536 + 512, DF),
-                r(WRITE, 0, 512, payload=repeat(512)), r(STATUS, 512, 65536), r(STATUS, 0, 0xfffffe00), disc(ext),
+                r(WRITE, 0, 512, payload=repeat(512)), r(WRITE, 256, 512, payload=repeat(512)), r(WRITE, 0, 100, payload=repeat(100)),
+                r(WRITE, 0, 65536 + 512, payload=repeat(65536 + 512)), r(STATUS, 512, 65536), r(STATUS, 0, 0xfffffe00), disc(ext),
                 form=form, disk=disk, contexts=7, blocks=1, layout=4)
             yield f"{name}-{kind}-ends", transmission(
                 *[r(command, offset, length, payload=repeat(length) if command == WRITE else b"") for command in

@@ -560,9 +560,16 @@ private:
         auto v = judge(r);
         if (stopping_)
             v.errors.set(eshutdown);
-        const auto f = std::find_if(faults_.begin(), faults_.end(), [&](const fault& each) {
+        const auto causes = [&](const fault& each) {
             return concerns(each, r) && on_the_wire(each.error, r) == r.error;
+        };
+        // One error value may tell of two calls: for extents that nobody had to hear of, and for
+        // the data.
+        auto f = std::find_if(faults_.begin(), faults_.end(), [&](const fault& each) {
+            return causes(each) && must_be_told(each);
         });
+        if (f == faults_.end())
+            f = std::find_if(faults_.begin(), faults_.end(), causes);
         if (v.errors[r.error < v.errors.size() ? r.error : 0]) {
             if (f != faults_.end())
                 f->perhaps_told = true;

@@ -202,6 +202,10 @@ TEST_CASE("fuzz/transmission_model: the errors of the backend, as the specificat
     elsewhere.asks(request(read_, 7, 0, 5) + request(read_, 8, 10, 5));
     elsewhere.model.backend_failed(call::read, EIO, 10, 5);
     CHECK(elsewhere.refuses(simple_reply(5, 7) + simple_reply(0, 8) + part(10, 5)));
+    talk twice{};  // by its extents, which a READ does not need, and by its data
+    twice.asks(request(read_, 7, 0, 5)).model.backend_failed(call::extents, EIO, 0, 5);
+    twice.model.backend_failed(call::read, EIO, 0, 5);
+    CHECK_FALSE(twice.refuses(simple_reply(5, 7)));
     talk stopped{};
     CHECK(stopped.asks(request(read_, 7, 0, 5)).refuses(simple_reply(108, 7)));
     talk stopping{};

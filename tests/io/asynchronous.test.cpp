@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A session with asynchronous I/O over a pair of connected sockets.
 #include "catch.hpp"
+#include "grid/allocation_count.hpp"
 #include "support/session.hpp"
 #include <nbd/io/asynchronous.hpp>
 
@@ -13,6 +14,7 @@
 #include <boost/asio/write.hpp>
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <tuple>
@@ -126,6 +128,41 @@ TEST_CASE("io/asynchronous: the end of the stream and errors are values")
     CHECK(read_error == asio::error::eof);
     CHECK(got == 0);
     CHECK(write_error == asio::error::broken_pipe);
+}
+
+TEST_CASE("io/asynchronous: a client that lets others run waits until one that is ready has run")
+{
+    sockets greedy;
+    socket_type server{greedy.context};
+    socket_type client{greedy.context};
+    asio::local::connect_pair(server, client);
+    int turns = 0;
+    int before = 0;
+    std::size_t allocated = 1;
+    const auto reads = [&]() -> io_type::task<void> {
+        bytes to(10);
+        io_type io;
+        nbd::io::busy_poll never{std::chrono::nanoseconds{0}};
+        co_await io.read_some<void>(server, asio::buffer(to), never);
+        before = turns;
+    };
+    const auto works = [&]() -> io_type::task<void> {
+        io_type io;
+        for (; turns < 20; ++turns) {
+            if (turns == 5)
+                asio::write(client, asio::buffer("x", 1));
+            if (turns == 10)
+                allocated = grid::allocations();
+            co_await io.yield(greedy.server);
+        }
+        allocated = grid::allocations() - allocated;
+    };
+    asio::co_spawn(greedy.context, reads(), [](std::exception_ptr e) { CHECK(e == nullptr); });
+    asio::co_spawn(greedy.context, works(), [](std::exception_ptr e) { CHECK(e == nullptr); });
+    greedy.context.run();
+    CHECK(turns == 20);
+    CHECK(before == 5);
+    CHECK(allocated == 0);
 }
 
 TEMPLATE_TEST_CASE("io/asynchronous: a send waits until the stream takes some bytes", "",

@@ -31,3 +31,11 @@ TEST_CASE("protocol/terms: a minimum is valid exactly if it is one of 17 powers 
         good += valid({minimum, 1 << 17, 1 << 17}) ? 1 : 0;
     CHECK(good == 17);
 }
+
+TEST_CASE("protocol/terms: a preferred size is a power of two (P76)")
+{
+    for (const std::uint32_t preferred : {0U, 513U, 1536U, 4097U, 0xffffffffU})
+        CHECK_FALSE(valid({1, preferred, 0xffffffff}));
+    for (const std::uint32_t preferred : {512U, 4096U, 1U << 31})
+        CHECK(valid({1, preferred, 0xffffffff}));
+}

@@ -253,3 +253,18 @@ TEST_CASE("transmission/admission: a payload that is refused is consumed up to 3
     CHECK(longest_payload(with(all, {1, 4096, 64 << 20})) == 64 << 20);
     CHECK(longest_payload(with(all, {1, 4096, 0xffffffff})) == 0xffffffff);
 }
+
+TEST_CASE("transmission/admission: a WRITE with extended headers is checked like any other (P55)")
+{
+    const auto terms = with(all, {512, 4096, 65'536});
+    const auto judged_extended = [&](std::uint64_t offset, std::uint64_t length) {
+        auto r = make(command::write, offset, length, cf::payload_len);
+        r.extended = true;
+        return admit(r, terms);
+    };
+    CHECK(judged_extended(0, 512) == error_value::none);
+    CHECK(judged_extended(size, 512) == error_value::enospc);
+    CHECK(judged_extended(256, 512) == error_value::einval);
+    CHECK(judged_extended(0, 100) == error_value::einval);
+    CHECK(judged_extended(0, 65'536 + 512) == error_value::einval);
+}

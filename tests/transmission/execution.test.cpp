@@ -8,6 +8,9 @@
 #include <nbd/transmission/read_plan.hpp>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <system_error>
 
 using namespace nbd_test;
 using namespace nbd::protocol;
@@ -286,4 +289,21 @@ TEST_CASE("transmission/execution: what a backend has at hand needs no other cal
     guard.end = 60;
     CHECK_FALSE(is_over(50));
     CHECK(disk.story().empty());
+}
+
+TEST_CASE("transmission/execution: a long request can be abandoned between two calls (P65)")
+{
+    with_trim<recording> disk;
+    const auto r = make(command::trim, 0, 600 << 20);
+    nbd::transmission::plan<with_trim<recording>> plan{r, std::uint64_t(-1)};
+    std::uint64_t made = 0;
+    const auto over = [&](std::uint64_t length) {
+        made += length;
+        return made > (300 << 20);
+    };
+    const auto data = [&] { return nbd::transmission::request_data{.request = &r}; };
+    while (!nbd::transmission::make_some(disk, plan, data, unguarded{}, over)) {
+    }
+    CHECK(disk.story() == "trim 0+268435456");
+    CHECK(plan.result().code == std::error_code{ESHUTDOWN, std::generic_category()});
 }

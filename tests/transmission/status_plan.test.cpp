@@ -297,3 +297,24 @@ TEST_CASE("transmission/status_plan: a backend with `handle` is asked for its ex
     CHECK_FALSE(p.result());
     CHECK(p.reply().size() == 20 + 12);
 }
+
+TEST_CASE("transmission/status_plan: the memory that a request may need")
+{
+    const auto bytes_of = [](const nbd::protocol::request& r, std::size_t contexts,
+                             reply_style style, std::size_t most) {
+        return plan::most_bytes(r, contexts, style, most);
+    };
+    const auto long_one = asking(0, 1 << 20);
+    CHECK(bytes_of(long_one, 1, reply_style::structured, 1000) == 64 * 1024 + 8 * 1000 + 64);
+    CHECK(bytes_of(long_one, 1, reply_style::extended, 1000) == 64 * 1024 + 16 * 1000 + 64);
+    CHECK(bytes_of(long_one, 2, reply_style::structured, 1000)
+          == 64 * 1024 + 4 * 8 * 1000 + 2 * 64);
+    // Not more extents than bytes; what the payload asks for is not known.
+    CHECK(bytes_of(asking(0, 10), 1, reply_style::structured, 1000) == 64 * 16 + 8 * 10 + 64);
+    CHECK(bytes_of(asking(0, 10, cf::payload_len), 1, reply_style::structured, 1000)
+          == 64 * 1024 + 8 * 1000 + 64);
+    // Few extents fit the memory that is kept.
+    CHECK(bytes_of(asking(0, 1 << 20, cf::req_one), 1, reply_style::structured, 1000) == 0);
+    CHECK(bytes_of(long_one, 1, reply_style::structured, 64) == 0);
+    CHECK(bytes_of(long_one, 1, reply_style::structured, 65) != 0);
+}

@@ -3,6 +3,7 @@
 
 #include <nbd/io/at_once.hpp>
 #include <nbd/io/busy_poll.hpp>
+#include <nbd/io/fair_turn.hpp>
 #include <nbd/io/gather.hpp>
 #include <nbd/io/handler_memory.hpp>
 #include <nbd/io/layered.hpp>
@@ -19,6 +20,7 @@
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -70,6 +72,7 @@ public:
     [[nodiscard]] auto read_some(Stream& stream, const Buffers& to,
                                  [[maybe_unused]] busy_poll& poll)
     {
+        turn_.waits(stream.get_executor());
         if constexpr (Polls) {
             if (poll.enabled()) {
                 if (poller_ == nullptr)
@@ -104,15 +107,15 @@ public:
     /// asio::error::would_block, after which the caller awaits `send_some`. A stream that is not a
     /// socket always returns it.
     template <class Stream, class Gathered>
-    [[nodiscard]] static transfer try_send(Stream& stream, const Gathered& from)
+    [[nodiscard]] transfer try_send(Stream& stream, const Gathered& from)
     {
         if constexpr (socket<Stream>) {
             boost::system::error_code ignored;
             if (!stream.native_non_blocking())  // sendfile(2) has no flag for it
                 stream.native_non_blocking(true, ignored);
-            return send_next(stream.native_handle(), from, MSG_DONTWAIT);
+            return send_next(stream.native_handle(), from, MSG_DONTWAIT, turn_.length());
         } else if constexpr (layered<Stream>) {
-            return stream.send_now(from.pieces(), at_a_time);
+            return stream.send_now(from.pieces(), std::min(at_a_time, turn_.length()));
         } else {
             return {boost::asio::error::would_block, 0};
         }
@@ -128,8 +131,8 @@ public:
                                                std::move(handler));
         };
         if constexpr (on_socket<Stream>)
-            return make_operation<std::size_t>([bound, &stream, &from](auto handler) {
-                auto sends = bound([&stream, &from, handler = std::move(handler)](
+            return make_operation<std::size_t>([this, bound, &stream, &from](auto handler) {
+                auto sends = bound([this, &stream, &from, handler = std::move(handler)](
                                        const boost::system::error_code& waited) mutable {
                     const auto [failed, n] = waited ? transfer{waited, 0} : try_send(stream, from);
                     handler(failed, n);
@@ -182,26 +185,43 @@ public:
         return available(stream, error) == 0 && !error;
     }
 
-    /// Lets other clients of this thread run.
+    /// Bytes of work for a client after which other clients of its context have their turn.
+    [[nodiscard]] std::uint64_t turn() const noexcept { return turn_.length(); }
+    /// Lets other clients of this context run. Not during `send_some`, whose memory it uses.
     template <class Stream>
-    [[nodiscard]] static auto yield(Stream& stream)
+    [[nodiscard]] auto yield(Stream& stream)
     {
-        return make_operation([&stream](auto handler) {
-            boost::asio::post(stream.get_executor(), std::move(handler));
+        return yield(stream, sending_);
+    }
+    template <class Stream>
+    [[nodiscard]] auto yield(Stream& stream, handler_memory& memory)
+    {
+        return make_operation([this, home = stream.get_executor(), &memory](auto handler) {
+            turn_.end();
+            // The event loop queues what it finds ready behind the first handler.
+            post(home, memory, [this, home, &memory, handler = std::move(handler)]() mutable {
+                post(home, memory, [this, handler = std::move(handler)]() mutable {
+                    turn_.begin();
+                    handler();
+                });
+            });
         });
     }
     /// Resumes the coroutine on `home`, for one that a backend may have resumed on another thread.
     [[nodiscard]] static auto resume_on(const Executor& home, handler_memory& memory)
     {
-        return make_operation([home, &memory](auto handler) {
-            boost::asio::post(
-                home,
-                boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory},
-                                            std::move(handler)));
-        });
+        return make_operation(
+            [home, &memory](auto handler) { post(home, memory, std::move(handler)); });
     }
 
 private:
+    template <class Handler>
+    static void post(const Executor& home, handler_memory& memory, Handler handler)
+    {
+        boost::asio::post(home,
+                          boost::asio::bind_allocator(handler_memory::allocator<std::byte>{memory},
+                                                      std::move(handler)));
+    }
     /// Largest number of bytes for one send through a layer, so that progress is seen.
     static constexpr std::size_t at_a_time = std::size_t{1} << 20;
 
@@ -227,6 +247,7 @@ private:
     /// Asio keeps the memory of a few operations for each thread, not for each of many clients.
     handler_memory receiving_;
     handler_memory sending_;
+    fair_turn turn_;
 };
 
 }  // namespace nbd::io

@@ -216,6 +216,9 @@ public:
         return false;
     }
 
+    /// Bytes of work for a client after which its replies are sent: that shows whether it is still
+    /// there.
+    [[nodiscard]] static std::uint64_t turn() noexcept { return std::uint64_t{32} << 20; }
     /// Does nothing: other clients have their own threads.
     template <class Stream>
     [[nodiscard]] static std::suspend_never yield(Stream&) noexcept

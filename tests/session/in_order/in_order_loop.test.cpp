@@ -61,12 +61,23 @@ struct shrinking_disk {
     std::string* calls;
 };
 
+/// Notes how much had been sent whenever others have their turn.
+struct sharing : nbd::io::blocking {
+    static std::uint64_t turn() { return std::uint64_t{64} << 10; }
+    static inline std::vector<std::size_t> turns;
+    static std::suspend_never yield(const scripted_stream& stream)
+    {
+        turns.push_back(stream.heard().size());
+        return {};
+    }
+};
+
 /// A loop whose bytes the test receives and sends itself.
-struct responding : lone_context<nbd::silent> {
+template <class Io = nbd::io::blocking>
+struct responding_by : lone_context<nbd::silent> {
     using opened_type = nbd::export_set<copying_disk>::opened;
-    using loop_type =
-        nbd::session::in_order_loop<nbd::io::blocking, scripted_stream, opened_type, nbd::silent>;
-    using next_step = loop_type::next_step;
+    using loop_type = nbd::session::in_order_loop<Io, scripted_stream, opened_type, nbd::silent>;
+    using next_step = typename loop_type::next_step;
 
     disk_state state{1 << 20};
     nbd::export_set<copying_disk> exports;
@@ -83,6 +94,7 @@ private:
         return nbd_test::open(exports, "disk", context.who, error);
     }
 };
+using responding = responding_by<>;
 
 }  // namespace
 
@@ -106,6 +118,33 @@ TEST_CASE("session/in_order/in_order_loop: the observer is notified of every req
     CHECK(client.observer.heard
           == words{"client 1 request 1", cause, "reply 1 error 28", "client 1 request 2", cause,
                    "reply 2 error 28", "client 1 request 3", cause, "reply 3 error 28"});
+}
+
+TEST_CASE("session/in_order/in_order_loop: a client with many requests gives others their turn")
+{
+    bytes requests;
+    for (unsigned i = 0; i < 100; ++i)
+        requests = requests + request(0, i, 0, 512);
+    responding_by<sharing> client;
+    scripted_stream stream{requests};
+    decltype(client)::loop_type loop{stream, *client.opened, client.agreed, client.context};
+    sharing::turns.clear();
+    loop.run().get();
+    CHECK(stream.heard().size() == 100 * (16 + 512));
+    // The second receive, after 73 requests, lets others run by itself.
+    CHECK(sharing::turns
+          == std::vector<std::size_t>{15 * 528, 30 * 528, 45 * 528, 60 * 528, 88 * 528});
+}
+
+TEST_CASE("session/in_order/in_order_loop: others have their turn while a long reply is sent")
+{
+    responding_by<sharing> client;
+    scripted_stream stream{request(0, 1, 0, 200'000), {.write = 30'000}};
+    decltype(client)::loop_type loop{stream, *client.opened, client.agreed, client.context};
+    sharing::turns.clear();
+    loop.run().get();
+    CHECK(stream.heard().size() == 16 + 200'000);
+    CHECK(sharing::turns == std::vector<std::size_t>{30'000, 120'000, 200'016});
 }
 
 TEST_CASE("session/in_order/in_order_loop: a client is not overdue while the backend works for it")

@@ -59,8 +59,6 @@ public:
             // gone.
             const bool works = step == next_step::go_on && out().empty();
             c.working.store(works, std::memory_order_relaxed);
-            if (works)
-                co_await io_.yield(stream_);
             std::size_t sent = 0;
             c.sending.begin_transfer();
             while (!out().empty()) {
@@ -76,9 +74,15 @@ public:
                 out().sent(n);
                 c.sending.moved(n);
                 sent += n;
+                turn_ += n;
+                // The client may take its replies as fast as they are sent, so that no send waits.
+                if (turn_ > io_.turn() && !out().empty())
+                    co_await others_run();
             }
             c.sending.disarm();
             in().sent(sent);
+            if (works || (step == next_step::go_on && turn_ > io_.turn()))
+                co_await others_run();
 
             if (step == next_step::close || c.ending.closed_for() != errc{})
                 co_return;
@@ -92,6 +96,7 @@ public:
             }
             if (step != next_step::receive)
                 continue;
+            turn_ = 0;
             const auto [error, n] = co_await in().begin_receive(io_, stream_, true);
             if (!in().end_receive(error, n))
                 co_return;
@@ -117,14 +122,15 @@ public:
             begun_ = job_.begin_charged(exchange_) == beginning::begun;
         const bool first = std::exchange(waited_, false);
         std::uint64_t early = 0;
-        for (std::uint64_t work = 0;;) {
+        const auto end = turn_ + io_.turn();
+        for (;;) {
             if (in().receiving())
                 return next_step::receive;
-            if (begun_ && !carry_out(work))
+            if (begun_ && !carry_out())
                 return next_step::go_on;
             // After much work the other clients of the thread may run; and the next send shows
             // whether the client is still there.
-            if (work > most_work)
+            if (turn_ > end)
                 return next_step::go_on;
             switch (in().next()) {
             case finding::receive:
@@ -168,7 +174,7 @@ public:
             case decision::refused:
                 break;
             }
-            work += least_work + r.length;
+            turn_ += least_work + r.length;
         }
     }
 
@@ -179,9 +185,7 @@ private:
     using job_type = job<Opened, Observer, true>;
     using beginning = typename job_type::beginning;
 
-    /// Bytes of data in one call of `answer_buffered`, about; each request counts as `least_work`
-    /// more.
-    static constexpr std::uint64_t most_work = std::uint64_t{32} << 20;
+    /// What each request counts in `turn_`, besides its data.
     static constexpr std::uint64_t least_work = std::uint64_t{4} << 10;
     /// Bytes of replies that are worth a send of their own; and bytes that wait for no more
     /// replies.
@@ -189,15 +193,22 @@ private:
     static constexpr std::uint64_t most_early = std::uint64_t{1} << 20;
     static constexpr int try_again = 16;
 
+    /// Ends the client's turn.
+    [[nodiscard]] auto others_run()
+    {
+        turn_ = 0;
+        return io_.yield(stream_);
+    }
+
     /// Carries out the request that has begun and adds its reply. False if something must be done
     /// first: the reply must be sent, or other clients should have the thread.
-    [[nodiscard]] bool carry_out(std::uint64_t& work)
+    [[nodiscard]] bool carry_out()
     {
         auto& disk = exchange_.disk;
         if (job_.awaits_payload())
             job_.payload_arrived(exchange_);
         const auto over = [&](std::uint64_t zeroes) {
-            work += zeroes;
+            turn_ += zeroes;
             return context_.over() || disk.gone();
         };
         if (!job_.make_calls(disk, over))
@@ -235,6 +246,7 @@ private:
     bool begun_ = false;      ///< the job's request is not answered yet
     bool waits_ = false;      ///< the job's request has to wait for memory
     bool waited_ = false;     ///< all was answered when the next bytes were received
+    std::uint64_t turn_ = 0;  ///< bytes of work since other clients of the thread could run
     std::uint64_t last_ = 0;  ///< bytes of replies to all requests of the last receive
     int tried_ = 0;           ///< receives since early replies were tried
 };

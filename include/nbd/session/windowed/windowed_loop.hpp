@@ -127,7 +127,11 @@ private:
     static constexpr bool parallel = concurrency_of<backend_type>() == concurrency::parallel;
 
     [[nodiscard]] bool failed() const noexcept { return c_.ending.has_failed(); }
-    static constexpr std::uint64_t much_work = std::uint64_t{1} << 20;  ///< bytes of READs
+    /// Bytes of READs after which other clients of the thread run.
+    [[nodiscard]] std::uint64_t much_work() const noexcept
+    {
+        return std::min(std::uint64_t{1} << 20, io_.turn());
+    }
     [[nodiscard]] bool disk_gone() const noexcept { return exchange_.disk.gone(); }
     [[nodiscard]] intake<Opened, Observer>& in() noexcept { return exchange_.in; }
 
@@ -154,9 +158,9 @@ private:
     typename Io::template task<bool> read()
     {
         for (std::uint64_t work = 0;;) {
-            if (work >= much_work) {  // other clients of the thread run in between
+            if (work >= much_work()) {
                 work = 0;
-                co_await Io::resume_on(executor(), pause_);
+                co_await io_.yield(stream_, pause_);
             }
             if (receiving_ != nullptr && !in().receiving()) {
                 slot& s = *std::exchange(receiving_, nullptr);
@@ -214,7 +218,7 @@ private:
                 break;
             }
             slot& s = window_.occupy(r);
-            if (r.command == protocol::command::read && (work += r.length) >= much_work)
+            if (r.command == protocol::command::read && (work += r.length) >= much_work())
                 hung_up_ = failed() || io::is_hung_up(stream_);
             auto begun = s.job.begin(exchange_);
             if (begun == beginning::waits) {
@@ -271,6 +275,7 @@ private:
     typename Io::template task<void> write()
     {
         auto& out = exchange_.out.out();
+        std::uint64_t sent = 0;  // since other clients of the thread could run
         while (!closing_ || !window_.empty()) {
             try {
                 failed() ? window_.drop_replies() : window_.gather();
@@ -292,10 +297,11 @@ private:
                         result = co_await io_.send_some(stream_, out);
                     const auto [error, n] = result;
                     c_.sending.moved(n);
-                    if (error)
-                        give_up(error);
-                    else
-                        out.sent(n);
+                    error ? give_up(error) : out.sent(n);
+                    if ((sent += n) > io_.turn()) {
+                        sent = 0;
+                        co_await io_.yield(stream_);
+                    }
                 }
             } catch (...) {  // no memory
                 give_up(current_error());
