@@ -18,9 +18,10 @@ class NbdConan(ConanFile):
     topics = ("nbd", "network-block-device", "block-device", "server", "asio", "header-only")
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
-    # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls
-    options = {"with_liburing": [True, False], "with_openssl": [True, False]}
-    default_options = {"with_liburing": False, "with_openssl": False}
+    # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls;
+    # with_librbd: for rbd_backend, the target nbd::rbd, with the system's librbd (Conan has none)
+    options = {"with_liburing": [True, False], "with_openssl": [True, False], "with_librbd": [True, False]}
+    default_options = {"with_liburing": False, "with_openssl": False, "with_librbd": False}
     no_copy_source = True
 
     def set_version(self):
@@ -91,3 +92,12 @@ class NbdConan(ConanFile):
             tls.bindirs = []
             tls.libdirs = []
             tls.requires = ["nbd", "openssl::ssl", "openssl::crypto"]
+        if self.options.with_librbd:
+            rbd = self.cpp_info.components["rbd"]
+            rbd.set_property("cmake_target_name", "nbd::rbd")
+            rbd.set_property("pkg_config_name", "nbd-rbd")
+            rbd.includedirs = []
+            rbd.bindirs = []
+            rbd.libdirs = []
+            rbd.requires = ["nbd"]
+            rbd.system_libs = ["rbd", "rados"]
