@@ -239,8 +239,8 @@ inline permitted look_at(const std::string& path)
     return found;
 }
 
-/// The disk: "mem:SIZE", "null:SIZE", "file:PATH", "uring:PATH" or "rbd:POOL/IMAGE", and the options
-/// for its file or image.
+/// The disk: "mem:SIZE", "null:SIZE", "file:PATH", "uring:PATH" or "rbd:POOL/IMAGE", and the
+/// options for its file or image.
 struct disk_arguments {
     std::string text;  ///< the argument itself
     std::string kind{};

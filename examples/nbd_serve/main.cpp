@@ -297,9 +297,9 @@ int main(int argc, char** argv)
 
     try {
         app.parse(argc, argv);
-        for (const std::string argument : {"--create", "--unix", "--tcp", "--vsock", "--block-size",
-                                           "--tls-certificates", "--tls-psk", "--run",
-                                           "--ceph-conf", "--ceph-id"})
+        for (const std::string argument :
+             {"--create", "--unix", "--tcp", "--vsock", "--block-size", "--tls-certificates",
+              "--tls-psk", "--run", "--ceph-conf", "--ceph-id"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         raise_descriptor_limit();

@@ -23,11 +23,11 @@
 namespace {
 
 using backend = nbd::basic_rbd_backend<fake_ceph>;
-static_assert(nbd::offers<backend, nbd::can::write, nbd::can::flush, nbd::can::trim,
-                          nbd::can::write_zeroes, nbd::can::extents, nbd::can::meta_contexts,
-                          nbd::can::refresh_size, nbd::can::block_sizes, nbd::can::abilities,
-                          nbd::can::parallel, nbd::can::multi_conn, nbd::can::fast_zero,
-                          nbd::can::fills_reads>);
+static_assert(
+    nbd::offers<backend, nbd::can::write, nbd::can::flush, nbd::can::trim, nbd::can::write_zeroes,
+                nbd::can::extents, nbd::can::meta_contexts, nbd::can::refresh_size,
+                nbd::can::block_sizes, nbd::can::abilities, nbd::can::parallel,
+                nbd::can::multi_conn, nbd::can::fast_zero, nbd::can::fills_reads>);
 
 const nbd::rbd_settings settings{.pool = "rbd", .image = "disk"};
 
@@ -60,10 +60,7 @@ struct clean {
 
 /// An image of the cluster.
 struct fixture {
-    explicit fixture(const nbd::rbd_settings& s = settings)
-    {
-        disk.emplace(s);
-    }
+    explicit fixture(const nbd::rbd_settings& s = settings) { disk.emplace(s); }
     static void end(std::size_t i, std::int64_t result)
     {
         auto call = std::move(cluster.begun.at(i));
@@ -314,8 +311,7 @@ TEST_CASE("backend/basic_rbd_backend: each snapshot has a meta context")
     CHECK(std::vector<nbd::extent>{list.extents().begin(), list.extents().end()} == expected);
 
     waiting beyond;
-    CHECK_THROWS_AS(moved.async_context_extents(2, 0, 512, list, beyond.done()),
-                    std::out_of_range);
+    CHECK_THROWS_AS(moved.async_context_extents(2, 0, 512, list, beyond.done()), std::out_of_range);
     CHECK(beyond.error() == EIO);
 }
 

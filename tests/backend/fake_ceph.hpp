@@ -32,9 +32,9 @@ struct fake_cluster {
     int refuses_to_find = 0;   ///< an errno
     std::vector<nbd::rbd_area> areas;
 
-    std::vector<call> begun;       ///< and not ended
-    std::vector<std::string> log;  ///< what was called
-    std::function<void()> changed; ///< tells the watcher
+    std::vector<call> begun;        ///< and not ended
+    std::vector<std::string> log;   ///< what was called
+    std::function<void()> changed;  ///< tells the watcher
     int opened = 0;
 };
 inline fake_cluster cluster;

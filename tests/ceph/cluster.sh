@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 set -u
 
-usage="sh tests/ceph/cluster.sh start FOLDER [--osds N] [--store memstore|bluestore] [--port PORT]
+usage="sh tests/ceph/cluster.sh start FOLDER [--osds N] [--store memstore|bluestore] [--port PORT] [--with PID]
 sh tests/ceph/cluster.sh kill-osd FOLDER N
 sh tests/ceph/cluster.sh start-osd FOLDER N
 sh tests/ceph/cluster.sh stop FOLDER
@@ -13,6 +13,7 @@ neither root nor systemd. All of its files are in FOLDER, which start makes and 
   --osds N    with more than one, the pool keeps two copies, and the OSDs are BlueStore on files
   --store     memstore forgets its data when its OSD is killed; default with one OSD
   --port      of the monitor; default 3300
+  --with PID  the cluster is stopped when this process has ended
 
 start prints what a client needs: CEPH_CONF=FOLDER/ceph.conf. The pool is called rbd."
 
@@ -61,15 +62,28 @@ all_up() { ceph --connect-timeout 5 osd stat -f json 2>/dev/null | grep -q "\"nu
 
 start_osd() { ceph-osd -i "$1" >"$folder/log/osd.$1.out" 2>&1 || die "osd.$1 does not start; see $folder/log"; }
 
+# Stops the cluster when a process has ended, which nothing but a look tells. Ends when the cluster is stopped.
+stop_with() {
+    while [ -e "$CEPH_CONF" ] && kill -0 "$1"; do sleep 1; done
+    [ ! -e "$CEPH_CONF" ] || stop
+}
+
+stop() {
+    stop_all
+    rm -rf "$folder"
+}
+
 start() {
     osds=1
     store=
     port=3300
+    with=
     while [ $# -gt 0 ]; do
         case $1 in
             --osds) osds=$2 && shift 2 ;;
             --store) store=$2 && shift 2 ;;
             --port) port=$2 && shift 2 ;;
+            --with) with=$2 && shift 2 ;;
             *) die "unknown argument '$1'" ;;
         esac
     done
@@ -120,6 +134,7 @@ admin socket = $folder/run/\$name.\$pid.asok
 log file = $folder/log/client.log
 END
     log=$folder/log
+    [ -z "$with" ] || stop_with "$with" </dev/null >/dev/null 2>&1 &
     monmaptool --create --fsid "$fsid" --addv a "[v2:127.0.0.1:$port]" "$folder/monmap" >"$log/monmaptool.out" 2>&1 \
         || die "monmaptool failed; see $log"
     ceph-mon -i a --mkfs --monmap "$folder/monmap" --keyring /dev/null >"$log/mon.mkfs.out" 2>&1 \
@@ -146,9 +161,6 @@ case $action in
     start) (start "$@") || { stop_all && exit 1; } ;;
     kill-osd) kill -9 "$(cat "$folder/run/osd.$1.pid")" ;;
     start-osd) start_osd "$1" ;;
-    stop)
-        stop_all
-        rm -rf "$folder"
-        ;;
+    stop) stop ;;
     *) echo "$usage" >&2 && exit 2 ;;
 esac

@@ -27,6 +27,7 @@ LONGEST_CELL = 160  # characters: two lines
 def sources():
     """Each program, and all pieces together, with the lines that they come from."""
     has_openssl = Path("/usr/include/openssl/ssl.h").exists()
+    has_librbd = Path("/usr/include/rbd/librbd.h").exists()
     headers = HEADERS + ["nbd/transport/tls_transport.hpp"] * has_openssl
     pieces = "".join(f"#include <{header}>\n" for header in headers)
     for index, file in enumerate(TEXTS):
@@ -34,7 +35,7 @@ def sources():
         pieces += f"namespace text_{index} {{\n"
         for number, fence in enumerate(re.finditer(r"^```cpp\n(.*?)^```$", text, re.M | re.S)):
             code = fence.group(1)
-            if "tls_" in code and not has_openssl:
+            if ("tls_" in code and not has_openssl) or ("rbd_" in code and not has_librbd):
                 continue
             place = f'#line {text.count(chr(10), 0, fence.start(1)) + 1} "{name}"\n'
             if code.startswith("#include"):

@@ -92,9 +92,8 @@ public:
     }
     void async_flush(completion done)
     {
-        begin(std::move(done), {}, [&](Ceph& ceph, void* call) {
-            return ceph.template flush<&image::finished>(call);
-        });
+        begin(std::move(done), {},
+              [&](Ceph& ceph, void* call) { return ceph.template flush<&image::finished>(call); });
     }
     /// Ceph ignores the parts of a trim that are smaller than its granularity
     /// (rbd_discard_granularity_bytes, 64 KiB).
@@ -267,8 +266,8 @@ private:
             // librbd 16 finds too little where a range does not begin with an object.
             const auto first = q.offset / info.object_size * info.object_size;
             std::vector<rbd_area> areas;
-            if (const int result = ceph.find_areas(std::string{q.since}, first, end - first,
-                                                   whole_objects, areas);
+            if (const int result =
+                    ceph.find_areas(std::string{q.since}, first, end - first, whole_objects, areas);
                 result < 0)
                 return outcome({}, result);
             report_areas(areas, q.offset, end, q.since.empty() ? rbd_allocation : rbd_snap_diff,

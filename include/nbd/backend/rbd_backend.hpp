@@ -46,8 +46,7 @@ public:
         for (const auto& [option, value] : s.options)
             set(option, value);
         need(rados_connect(cluster_.get()), "cannot connect to the cluster");
-        need(rados_ioctx_create(cluster_.get(), s.pool.c_str(), pool_.to_open()),
-             "pool " + s.pool);
+        need(rados_ioctx_create(cluster_.get(), s.pool.c_str(), pool_.to_open()), "pool " + s.pool);
         rados_ioctx_set_namespace(pool_.get(), s.name_space.c_str());
 
         // Without a watch on the image nothing tells of a new size. A watch needs the right to

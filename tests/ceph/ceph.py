@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""A Ceph cluster for the tests of rbd_backend, and images in it."""
+import atexit
+import json
+import pathlib
+
+from support import *
+
+SCRIPT = pathlib.Path(__file__).resolve().parent / "cluster.sh"
+for tool, package in (("ceph-mon", "ceph-mon"), ("ceph-osd", "ceph-osd"), ("ceph-mgr", "ceph-mgr"), ("rbd", "ceph-common")):
+    require_tool(tool, package)
+FIO = require_tool("fio", "fio")
+NBDCOPY = require_tool("nbdcopy", "libnbd-bin")
+NBDINFO = require_tool("nbdinfo", "libnbd-bin")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Cluster:
+    """Runs until this process ends."""
+
+    def __init__(self, osds=1):
+        where = tempfile.mkdtemp(prefix="nbd-ceph.")
+        self.folder, self.conf = f"{where}/cluster", f"{where}/cluster/ceph.conf"
+        os.environ["CEPH_CONF"] = self.conf
+        atexit.register(shutil.rmtree, where, ignore_errors=True)
+        begin = time.monotonic()
+        self.do("start", "--osds", osds, "--port", free_port(), "--with", os.getpid())
+        atexit.register(self.do, "stop")
+        print(f"a cluster of {osds} OSD{'s' * (osds > 1)}, started in {time.monotonic() - begin:.0f} s", flush=True)
+
+    def do(self, action, *arguments):
+        run("sh", SCRIPT, action, self.folder, *arguments, timeout=240)
+
+
+class Image:
+    """A new image of the pool rbd."""
+    count = 0
+
+    def __init__(self, size, *options):
+        Image.count += 1
+        self.size, self.name = size, f"rbd/image{Image.count}"
+        run("rbd", "create", self.name, "--size", f"{size // M}M", *options)
+
+    @contextlib.contextmanager
+    def served(self, *options, policy=None, snapshot=None, **how):
+        disk = f"rbd:{self.name}" + (f"@{snapshot}" if snapshot else "")
+        with serve(disk, "--ceph-conf", os.environ["CEPH_CONF"], *options, policy=policy, **how) as server:
+            yield server
+
+    def content(self, snapshot=None):
+        with directory() as where:
+            run("rbd", "export", "--no-progress", self.name + (f"@{snapshot}" if snapshot else ""), f"{where}/image")
+            with open(f"{where}/image", "rb") as file:
+                return file.read()
+
+    def take_snapshot(self, name):
+        run("rbd", "snap", "create", "--no-progress", f"{self.name}@{name}")
+
+    def used(self):
+        """Bytes of the objects that exist."""
+        return json.loads(run("rbd", "du", "--format", "json", self.name).stdout)["images"][-1]["used_size"]
+
+    def resize(self, size):
+        run("rbd", "resize", "--no-progress", "--allow-shrink", "--size", f"{size // M}M", self.name)
+
+    def clients(self):
+        """The addresses of the clients that have the image open."""
+        status = json.loads(run("rbd", "status", "--format", "json", self.name).stdout)
+        return [watcher["address"] for watcher in status["watchers"]]
+
+    def fence(self):
+        """Puts the present clients on the cluster's blocklist, as a program that watches over servers would. Otherwise the
+        lock of a client that was killed is free after half a minute. Returns their addresses."""
+        addresses = self.clients()
+        for address in addresses:
+            run("ceph", "osd", "blocklist", "add", address)
+        return addresses
+
+
+def fio_command(uri, *options):
+    return [FIO, "--name=job", "--ioengine=nbd", f"--uri={uri}", "--thread", "--output-format=json", "--randrepeat=1",
+            "--verify_state_save=0", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--iodepth=32", *options]
+
+
+def check_fio(status, stdout, stderr):
+    assert status == 0, f"{stdout[-2000:]}\n{stderr}"
+    jobs = json.loads(stdout[stdout.index("{"):])["jobs"]
+    assert all(job["error"] == 0 for job in jobs), stdout
+    return {what: sum(job[what]["io_bytes"] for job in jobs) for what in ("read", "write")}
+
+
+def fio(uri, *options):
+    with directory() as where:  # fio writes files into its current directory
+        done = run(*fio_command(uri, *options), cwd=where, status=None, timeout=300)
+    return check_fio(done.returncode, done.stdout, done.stderr)
