@@ -158,7 +158,7 @@ END
 }
 
 case $action in
-    start) (start "$@") || { stop_all && exit 1; } ;;
+    start) (start "$@") || { stop_all; exit 1; } ;;
     kill-osd) kill -9 "$(cat "$folder/run/osd.$1.pid")" ;;
     start-osd) start_osd "$1" ;;
     stop) stop ;;
