@@ -261,17 +261,14 @@ private:
             if (lost)
                 return shut_down();
             const bool whole_objects = q.since.empty() && ceph.has_fast_diff();
-            const auto most = info.object_size * (whole_objects ? 4096 : 64);
-            const auto end = q.offset + std::min(q.length, most);
-            // librbd 16 finds too little where a range does not begin with an object.
-            const auto first = q.offset / info.object_size * info.object_size;
+            const auto length = std::min(q.length, info.object_size * (whole_objects ? 4096 : 64));
             std::vector<rbd_area> areas;
             if (const int result =
-                    ceph.find_areas(std::string{q.since}, first, end - first, whole_objects, areas);
+                    ceph.find_areas(std::string{q.since}, q.offset, length, whole_objects, areas);
                 result < 0)
                 return outcome({}, result);
-            report_areas(areas, q.offset, end, q.since.empty() ? rbd_allocation : rbd_snap_diff,
-                         *q.to);
+            report_areas(areas, q.offset, q.offset + length,
+                         q.since.empty() ? rbd_allocation : rbd_snap_diff, *q.to);
             return {};
         }
 
