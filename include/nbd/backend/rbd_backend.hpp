@@ -232,7 +232,7 @@ private:
     bool watches_ = false;
 };
 
-/// A backend for an image of Ceph, with librbd 16 or newer (target nbd::rbd).
+/// A backend for an image of Ceph, with librbd 16.2.8 or newer (target nbd::rbd).
 ///
 ///     exports.emplace("disk", nbd::export_settings{},
 ///                     nbd::rbd_settings{.pool = "rbd", .image = "disk"});
