@@ -13,7 +13,6 @@
 #include <future>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -309,10 +308,6 @@ TEST_CASE("backend/basic_rbd_backend: each snapshot has a meta context")
     CHECK(cluster.log.back() == "find monday 0 16384");  // exact, not whole objects
     const std::vector<nbd::extent> expected{{4096, 0}, {4096, 1}, {4096, 3}, {4096, 0}};
     CHECK(std::vector<nbd::extent>{list.extents().begin(), list.extents().end()} == expected);
-
-    waiting beyond;
-    CHECK_THROWS_AS(moved.async_context_extents(2, 0, 512, list, beyond.done()), std::out_of_range);
-    CHECK(beyond.error() == EIO);
 }
 
 TEST_CASE("backend/basic_rbd_backend: the watch ends before the image is closed")

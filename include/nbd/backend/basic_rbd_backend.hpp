@@ -31,21 +31,21 @@ namespace nbd {
 /// A backend for an image of Ceph (RBD). `Ceph` makes the calls; rbd_backend.hpp has the real one.
 ///
 /// Requests are asynchronous calls of librbd: any number are in flight, and none holds a thread.
-/// A size that another program gives the image is noticed; clients that connect afterwards have it.
-/// A snapshot, and an image with `read_only`, refuses writes.
+/// When another program resizes the image, clients that connect afterwards get the new size. A
+/// snapshot, and an image with `read_only`, is a read-only export.
 ///
-/// The class has the meta contexts `nbd-cpp:rbd-snap-diff:SNAP`, one for each snapshot that existed
-/// when the image was opened: which parts have changed since then. Bit 0 of a status: changed.
-/// Bit 1: discarded since then, and reads as zero.
+/// Each snapshot that existed when the image was opened has a meta context
+/// `nbd-cpp:rbd-snap-diff:SNAP`, which reports what has changed since then. Bit 0 of a status means
+/// changed. Bit 1 means discarded since then; the range reads as zero.
 ///
-/// *Errors*: of Ceph, with its error number. An image whose exclusive lock was lost, or whose
-/// client is on the cluster's blocklist, fails with ESHUTDOWN from then on: it sends nothing more,
-/// also if the lock is free again later. A range that the image no longer has is EIO.
+/// *Errors*: those of Ceph. When the exclusive lock is lost, or the cluster has put this client on
+/// its blocklist, every call fails with ESHUTDOWN from then on and sends nothing to the cluster,
+/// even if the lock becomes free again. A range after the end of an image that has shrunk is EIO.
 /// *Thread safety*: parallel.
-/// *Cancellation*: none. A call ends when the cluster answers. While a cluster cannot answer, calls
-/// wait, and so does the end of a server; rados_osd_op_timeout limits that.
-/// *Lifetime*: completions of a server must have come before the backend is destroyed. The
-/// destructor waits for the cluster.
+/// *Cancellation*: none. A call completes when the cluster has answered. While the cluster cannot
+/// answer, calls wait, and the end of a server waits for them; see rados_osd_op_timeout of Ceph.
+/// *Lifetime*: all calls must have completed before the backend is destroyed. The destructor waits
+/// for the cluster.
 template <class Ceph>
 class basic_rbd_backend final {
 public:
@@ -59,7 +59,7 @@ public:
     explicit basic_rbd_backend(const rbd_settings& s) : image_{std::make_unique<image>(s)} {}
 
     [[nodiscard]] std::uint64_t size() const noexcept { return image_->size; }
-    /// Does not wait: the cluster tells when the size has changed.
+    /// Returns at once: a watch on the image keeps the size up to date.
     std::uint64_t refresh_size() noexcept { return image_->size; }
     [[nodiscard]] nbd::block_sizes block_sizes() const noexcept
     {
@@ -122,26 +122,26 @@ public:
     void async_context_extents(std::size_t index, std::uint64_t offset, std::uint64_t length,
                                extent_list& to, completion done)
     {
-        image_->ask(std::move(done), image_->info.snapshots.at(index), offset, length, to);
+        image_->ask(std::move(done), image_->info.snapshots[index], offset, length, to);
     }
 
 private:
-    /// What is looked at when a call ends.
+    /// What the end of a call depends on.
     struct kind {
         std::size_t bytes = 0;  ///< that a read returns
         bool changes = false;   ///< it needs the exclusive lock
     };
 
-    /// The image, at an address that calls in flight know.
+    /// The image. Calls in flight hold its address.
     struct image {
-        /// A call in flight. The objects are used again, so that a request allocates nothing here.
+        /// A call in flight. The objects are reused, so that a request allocates none.
         struct call {
             image* owner = nullptr;
             void* done = nullptr;  ///< the released completion
             kind is{};
             call* behind = nullptr;
         };
-        /// A question that a thread answers, because librbd can do so only by waiting.
+        /// A query of extents. librbd has only a blocking call for it, so a thread makes it.
         struct query {
             completion done;
             std::string_view since;  ///< a snapshot; empty: all that is there
@@ -211,8 +211,8 @@ private:
                     ? failure{}
                     : failure{std::errc::io_error};
             const auto error = static_cast<int>(-result);
-            // Without the exclusive lock, librbd refuses to write by EROFS. The cluster refuses a
-            // client on its blocklist by ESHUTDOWN.
+            // EROFS: librbd does not have the exclusive lock. ESHUTDOWN: this client is on the
+            // cluster's blocklist.
             if (error == ESHUTDOWN || (error == EROFS && is.changes && exclusive))
                 lost = true;
             if (lost)

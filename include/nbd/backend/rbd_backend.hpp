@@ -49,8 +49,8 @@ public:
         need(rados_ioctx_create(cluster_.get(), s.pool.c_str(), pool_.to_open()), "pool " + s.pool);
         rados_ioctx_set_namespace(pool_.get(), s.name_space.c_str());
 
-        // Without a watch on the image nothing tells of a new size. A watch needs the right to
-        // write, which a user who may only read does not have.
+        // rbd_open watches the image, which is needed to notice a new size. A user of Ceph who may
+        // only read cannot watch it.
         read_only_ = s.read_only || !s.snapshot.empty();
         int opened = rbd_open(pool_.get(), s.image.c_str(), image_.to_open(), text(s.snapshot));
         if (read_only_ && (opened == -EPERM || opened == -EACCES || opened == -EROFS))
@@ -86,7 +86,7 @@ public:
         rbd_snap_list_end(list.data());
         return found;
     }
-    /// Takes the exclusive lock, and gives it to no other client that asks for it.
+    /// Takes the exclusive lock. librbd then refuses it to other clients that ask for it.
     void lock()
     {
         std::uint64_t features = 0;
@@ -149,7 +149,7 @@ public:
         });
     }
 
-    /// Whether areas can be found in the memory of the cluster's object map.
+    /// Whether the object map has the areas, so that objects need not be asked for one by one.
     [[nodiscard]] bool has_fast_diff()
     {
         std::uint64_t features = 0;
@@ -202,8 +202,9 @@ private:
             throw std::system_error{-result, std::system_category(), "nbd: " + name_ + ": " + what};
     }
 
+    /// noexcept: librbd does not handle a failed allocation of its own.
     template <auto Done, class Start>
-    static int begin(void* call, Start start)
+    static int begin(void* call, Start start) noexcept
     {
         rbd_completion_t done = nullptr;
         if (const int failed = rbd_aio_create_completion(

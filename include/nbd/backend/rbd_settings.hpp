@@ -18,9 +18,9 @@ struct rbd_settings {
     std::string ceph_conf{};
     std::string ceph_id{};  ///< the user without "client."; empty: admin
     bool read_only = false;
-    /// Holds the image's exclusive lock while the backend lives, so that no other client writes.
-    /// Otherwise clients of an image with the feature exclusive-lock take the lock from each other
-    /// for each of their writes, and those of other images write at the same time.
+    /// Hold the image's exclusive lock while the backend lives, so that no other client can write.
+    /// If it is false, clients of an image with the feature exclusive-lock take turns, and those of
+    /// any other image write at the same time.
     bool exclusive = true;
     std::chrono::seconds connect_timeout{30};  ///< for the monitors; 0: no limit
     /// Other options of Ceph, such as {"rbd_cache", "false"} or {"rados_osd_op_timeout", "60"}.
