@@ -30,7 +30,7 @@ as_root() {
 # Reads lines "PACKAGE SIGN". SIGN is a command or a file whose presence shows that the package is installed.
 # The package `boost` stands for the system's package of Boost 1.81 or newer.
 install_missing() {
-    missing=$(while read -r package sign; do there "$sign" || printf ' %s' "$package"; done)
+    missing=$(while read -r package sign; do [ -z "$package" ] || there "$sign" || printf ' %s' "$package"; done)
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
         say "this is not Debian: please install the equivalents of these Debian packages:$missing (boost: 1.81 or newer)"

@@ -40,7 +40,14 @@ presets=${presets:-${NBD_PRESETS:-dev}}
 
 # What the tests need: a Debian package, and a command or a file whose presence shows that it is installed.
 # nbdinfo calls `file` and prints uninitialised memory where there is none.
-[ $install = no ] || install_missing <<'END'
+clang=
+case " $presets " in
+    *" asan "* | *" tsan "* | *" clang "*)
+        clang="clang            clang++
+libclang-rt-dev  /usr/share/doc/libclang-rt-dev"
+        ;;
+esac
+[ $install = no ] || install_missing <<END
 g++              c++
 cmake            cmake
 ninja-build      ninja
@@ -63,6 +70,8 @@ nbd-client       nbd-client
 e2fsprogs        mke2fs
 fdisk            fdisk
 cpio             cpio
+strace           strace
+$clang
 END
 [ $install = no ] || [ $ceph = OFF ] || install_missing <<'END'
 ceph-mon          ceph-mon

@@ -10,12 +10,15 @@ TEST_CASE("settings: the default limits")
     const nbd::settings limits;
     CHECK(limits.max_connections == 100);
     CHECK(limits.places_per_peer == 32);
+    CHECK(limits.places_per_identity == 32);
     CHECK(limits.evict_idle_after == std::chrono::minutes{1});
     CHECK(limits.handshake_deadline == 10s);
     CHECK(limits.options_per_handshake == 32);
     CHECK(limits.option_bytes == 65'536);
     CHECK(limits.handshake_bytes == 1'048'576);
     CHECK(limits.exports_listed == 10'000);
+    CHECK(limits.extents_per_reply == 131'072);
+    CHECK(limits.requests_in_flight == 64);
     CHECK(limits.server_memory == std::size_t{1} << 30);
     CHECK(limits.client_memory == std::size_t{64} << 20);
     CHECK(limits.least_transfer_rate == 32'768);

@@ -60,7 +60,7 @@ public:
     /// executor, otherwise that of the server's own thread.
     using executor_type = typename acceptance::handler_executor<ThreadingPolicy>::type;
 
-    /// Whether a lock serialises the calls of the backend (its promise is serialize_all).
+    /// Whether a lock serializes the calls of the backend (its promise is serialize_all).
     static constexpr bool locks_backend = export_set_type::locks;
     using options = server_options<Transport, Backend, ThreadingPolicy, Observer>;
 

@@ -39,9 +39,9 @@ enum class errc {
     send_timeout,
     idle_timeout,
     /// The client was disconnected in favour of another. When all places were taken: during its
-    /// handshake, while it was idle or stalled, or because its peer had more than its share; see
-    /// settings.max_connections and places_per_peer. When memory was short: because it was stalled
-    /// or slow; see settings.server_memory.
+    /// handshake, while it was idle or stalled, or because its peer or its identity had more than
+    /// its share; see settings.max_connections, places_per_peer and places_per_identity. When
+    /// memory was short: because it was stalled or slow; see settings.server_memory.
     evicted,
     /// The server stopped, or stop() was called before start().
     server_stopped,

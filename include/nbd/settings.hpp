@@ -35,7 +35,8 @@ struct settings {
     /// that is at least `evict_idle_after`; otherwise the one whose client is in the middle of
     /// a message, or of taking its replies, and has moved no byte for longest, if that is at least
     /// `stall_grace`. It closes no other connection that has requests in flight or has sent a part
-    /// of a request. `places_per_peer` changes this rule for peers with many connections.
+    /// of a request. `places_per_peer` and `places_per_identity` change this rule for clients with
+    /// many connections.
     std::size_t max_connections = 100;
     /// The share of one peer in the places; 0 = peers have no share. A peer is an IP address, or
     /// the user of a UNIX socket. While places are free, a peer may have more connections than its
@@ -49,6 +50,12 @@ struct settings {
     ///
     /// So one peer cannot keep others out, if this is less than max_connections.
     std::size_t places_per_peer = 32;
+    /// The share of one identity in the places; 0 = identities have no share. An identity is that
+    /// of a pre-shared key, or the subject of a certificate, that a client has proved over TLS,
+    /// from any address. When all places are taken, and a client waits whose peer has less than its
+    /// share, an identity with more than its share gives up a connection in the same way as a peer.
+    /// It has no effect without nbd::tls_transport.
+    std::size_t places_per_identity = 32;
     /// How long a connection must be without a request before it can be closed for a new one; 0 =
     /// it never is. While places are free, an idle connection stays.
     std::chrono::milliseconds evict_idle_after{60'000};
@@ -120,7 +127,7 @@ struct settings {
     /// Makes a request wait until earlier requests of the same client that overlap it have ended,
     /// if one of the two writes. A client that waits for a reply before it sends a dependent
     /// request does not need this.
-    bool serialise_overlaps = false;
+    bool serialize_overlaps = false;
 
     /// How long a thread of the library (per_client_threads, strand_pool) polls for the next
     /// request before it sleeps; 0 = never; at most a second. A thread polls only while its clients

@@ -305,6 +305,45 @@ TEST_CASE("acceptance/connections: a peer with more than its share gives up a co
     }
 }
 
+TEST_CASE("acceptance/connections: an identity with more than its share gives up a connection")
+{
+    const auto identity = GENERATE(nbd::tls_info{.psk_identity = "greedy"},
+                                   nbd::tls_info{.subject = "CN=greedy", .fingerprint = "1"},
+                                   nbd::tls_info{.fingerprint = "1"}, nbd::tls_info{});
+    const bool proved = !identity.psk_identity.empty() || !identity.fingerprint.empty();
+    listener r;
+    r.limits.places_per_identity = GENERATE(2U, 0U);
+    const bool counts = proved && r.limits.places_per_identity != 0;
+    const auto add = [&](std::string peer, nbd::tls_info info) {
+        auto c = r.join(std::move(peer));
+        c.entry->session.secure(std::move(info));
+        c.entry->session.admit("disk", nullptr);
+        c.entry->session.waiting = false;  // busy
+        return c;
+    };
+    std::vector<listener::joined> greedy;
+    for (const auto* const address : {"a", "b", "c", "d"})
+        greedy.push_back(add(address, identity));
+    const auto key = add("e", {.psk_identity = "other"});
+    const auto certificate = add("f", {.subject = "CN=other", .fingerprint = "2"});
+    const auto plain = r.join("g");
+    plain.entry->session.waiting = false;
+
+    r.make_room(0, 0);
+    CHECK(greedy[3].ended() == counts);  // the newest, because all are busy
+    r.list.remove(greedy[3].entry);
+    r.make_room(0, 0);
+    CHECK(greedy[2].ended() == counts);
+    r.list.remove(greedy[2].entry);
+    r.make_room(0, 0);
+    CHECK_FALSE(greedy[1].ended());  // it has its share
+    greedy.push_back(add("h", identity));
+    r.make_room(0, 0);
+    CHECK(greedy[4].ended() == counts);
+    CHECK_FALSE((greedy[0].ended() || greedy[1].ended() || key.ended() || certificate.ended()
+                 || plain.ended()));
+}
+
 TEST_CASE("acceptance/connections: connections are listed, and one is cut by its number")
 {
     listener r;

@@ -44,7 +44,7 @@ TEST_CASE("backend/callback_backend: what the callable throws or returns is the 
     CHECK(nbd_test::perform(returning, {.command = command::flush}, {}) == std::errc::io_error);
 }
 
-TEST_CASE("backend/callback_backend: calls are serialised by default; the backend can be moved")
+TEST_CASE("backend/callback_backend: calls are serialized by default; the backend can be moved")
 {
     auto f = [own = std::make_unique<int>(7)](nbd::call&) { CHECK(*own == 7); };
     using serial = nbd::callback_backend<decltype(f)>;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/sanitizers.hpp"
 #include <nbd/backend/mem_backend.hpp>
 #include <nbd/concepts/diagnosis.hpp>
 #include <nbd/transmission/capabilities.hpp>
@@ -8,7 +9,7 @@
 #include <algorithm>
 
 // Under ThreadSanitizer the disk lends nothing, and there is nothing to test with one thread.
-#ifndef __SANITIZE_THREAD__
+#if !NBD_TEST_TSAN
 
 using nbd::mem_backend;
 using namespace nbd_test;

@@ -3,6 +3,7 @@
 #include "backend/memory_support.hpp"
 #include "catch.hpp"
 #include "support/bytes.hpp"
+#include "support/sanitizers.hpp"
 #include <nbd/backend/mem_backend.hpp>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include <vector>
 
 // Under ThreadSanitizer the disk lends nothing, and there is nothing to test with one thread.
-#ifndef __SANITIZE_THREAD__
+#if !NBD_TEST_TSAN
 
 using nbd::extent;
 using nbd::mem_backend;
@@ -29,9 +30,9 @@ struct part {
     std::uint64_t to;
     bool hole;
     friend bool operator==(const part&, const part&) = default;
-    friend std::ostream& operator<<(std::ostream& to, const part& p)
+    friend std::ostream& operator<<(std::ostream& out, const part& p)
     {
-        return to << p.from << ".." << p.to << (p.hole ? " hole" : " data");
+        return out << p.from << ".." << p.to << (p.hole ? " hole" : " data");
     }
 };
 std::vector<part> parts(mem_backend& disk, std::uint64_t offset, std::uint64_t length,

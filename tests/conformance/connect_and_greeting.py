@@ -224,7 +224,7 @@ def C06_reset_after_each_prefix(t):
 def C07_silence_after_each_prefix(t):
     """A session cut after any byte and followed by silence: dropped in the handshake, and in a message; kept between
     requests."""
-    server = t.server = t.start(["mem:1M", "--handshake-deadline", "2", "--progress-timeout", "1", "--max-connections", "0"])
+    server = t.server = t.start(["mem:1M", "--handshake-deadline", "5", "--progress-timeout", "1", "--max-connections", "0"])
     messages = whole_session()
     ends, end = set(), 0
     for message in messages:
@@ -235,7 +235,7 @@ def C07_silence_after_each_prefix(t):
     for k, session in prefixes(t):
         sent = k + 4 if t.transport == "tls" else k
         clients.append((sent, t.cut(session, k)))
-    limit = time.monotonic() + 5 * SLOWER
+    limit = time.monotonic() + 10 * SLOWER
     for sent, client in clients:
         if sent < greeted or sent not in ends or sent == end:
             t.drop(client, within=max(limit - time.monotonic(), 0.1) / SLOWER, silent=False,

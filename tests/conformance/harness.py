@@ -104,7 +104,8 @@ def end_all():
 class Server:
     """One nbd-serve process."""
 
-    def __init__(self, program, arguments, transport="unix", policy="per-client", endpoint=None, files=None, named=True):
+    def __init__(self, program, arguments, transport="unix", policy="per-client", endpoint=None, files=None, named=True,
+                 tls="require"):
         self.folder = tempfile.TemporaryDirectory(prefix="nbd-conformance-")
         self.program, self.transport, self.policy = program, transport, policy
         if endpoint is None:
@@ -113,7 +114,7 @@ class Server:
         if transport:                   # None: the program's default address
             self.command += ["--unix" if transport == "unix" else "--tcp", endpoint]
         if transport == "tls":
-            self.command += ["--tls", "require", "--tls-certificates", CREDENTIALS.server]
+            self.command += ["--tls", tls, "--tls-certificates", CREDENTIALS.server]
         if policy:
             self.command += ["--policy", policy]
         self.errors = open(self.folder.name + "/stderr", "wb+")

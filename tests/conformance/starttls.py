@@ -14,9 +14,9 @@ from wire import (ABORT, ACK, DISC, ERR_INVALID, ERR_TLS_REQD, EXPORT_NAME, GO, 
                   STARTTLS, STRUCTURED_REPLY, WRITE, Client, info_data, meta_data, pack_option, pack_request)
 
 
-def before_tls(t):
+def before_tls(t, server=None):
     """A client that has sent its flags, and says everything in plain text until secure()."""
-    client = t.client()
+    client = t.client(server)
     client.plain = False
     client.receive_greeting()
     client.send_flags(3)
@@ -70,16 +70,20 @@ def T04_plain_text_behind_starttls(t):
     t.check(struct.pack(">Q", wire.OPTION_REPLY) not in seen, "no reply in plain text", wire.short(seen))
 
 
-@case(only="tls")
-def T05_structured_replies_before_tls_do_not_count(t):
-    """What is said before TLS selects nothing inside it: READ has a simple reply (CVE-2021-3716)."""
-    client = before_tls(t)
-    client.final(STRUCTURED_REPLY)
-    client.final(SET_META, meta_data(b"", [b"base:allocation"]))
-    client.secure()
-    client.go()
-    t.sync(client)
-    t.error(client.do(wire.STATUS, 0, 4096), wire.EINVAL, "BLOCK_STATUS")
+@case(only="tls", own=True)
+def T05_nothing_before_tls_counts(t):
+    """What is negotiated before TLS, where that is allowed, selects nothing inside it: READ has a simple reply
+    (CVE-2021-3716)."""
+    server = t.start(["mem:1M"], tls="on")
+    for option, data in ((STRUCTURED_REPLY, b""), (wire.EXTENDED_HEADERS, b"")):
+        client = before_tls(t, server)
+        t.equal(client.final(option, data), ACK, "option %d in plain text" % option)
+        t.equal(client.final(SET_META, meta_data(b"", [b"base:allocation"])), ACK, "SET_META_CONTEXT in plain text")
+        t.equal(client.final(INFO, info_data()), ACK, "INFO in plain text")
+        client.secure()
+        client.go()
+        t.check(client.read(0, 4096) == bytes(4096), "a simple reply with zeroes", "other data")
+        t.error(client.do(wire.STATUS, 0, 4096), wire.EINVAL, "BLOCK_STATUS")
 
 
 @case(only="tls")

@@ -15,7 +15,7 @@ mkdir -p "$out"
 "$compiler" -std=c++20 -O1 -Iinclude -Itests ${CXXFLAGS:-} -fprofile-instr-generate -fcoverage-mapping \
     tests/fuzz/targets.cpp tests/fuzz/replay.cpp -o "$out/replay"
 rm -f "$out"/*.profraw
-for target in handshake transmission session meta_context; do
+for target in handshake transmission session windowed meta_context; do
     LLVM_PROFILE_FILE=$out/$target.profraw "$out/replay" $target tests/fuzz/corpus/$target
 done
 "$profdata" merge "$out"/*.profraw -o "$out/all.profdata"

@@ -25,7 +25,7 @@ namespace nbd_fuzz {
 /// How calls go wrong.
 enum class trouble { none, fails, throws, with_offset, leaves_out, foreign };
 /// What a backend reports as extents. All are true, and not all are what the server needs.
-enum class layout { exact, too_long, empty_ones, nothing, odd };
+enum class layout { exact, too_long, empty_ones, nothing, odd, uneven };
 
 /// The memory of all disks of a target, and the plan of one run.
 struct disk_memory {
@@ -110,7 +110,9 @@ struct disk_memory {
         const auto n = inside(offset, to.size());
         if (n != 0)
             std::copy_n(content.begin() + static_cast<std::ptrdiff_t>(offset), n, to.begin());
-        std::fill(to.begin() + static_cast<std::ptrdiff_t>(n), to.end(), std::byte{0});
+        // Beyond the memory the model takes any bytes, so that long READs are quick.
+        const auto rest = to.subspan(n);
+        std::fill_n(rest.begin(), std::min<std::size_t>(rest.size(), block), std::byte{0});
     }
     nbd::failure write(std::uint64_t offset, std::span<const std::byte> from)
     {
@@ -147,6 +149,10 @@ struct disk_memory {
             to.add(0, 3);
         // Beyond the memory everything is zero.
         const auto end = offset + length;
+        if (shape == layout::uneven) {
+            uneven(offset, end, to);
+            return {};
+        }
         for (auto at = offset; at < end;) {
             const auto step = at >= bytes ? end - at : block - at % block;
             static constexpr std::array<std::byte, block> zeroes{};
@@ -161,6 +167,19 @@ struct disk_memory {
             at += n;
         }
         return {};
+    }
+    /// Two statuses in turn, each for a part of a block: rounded to blocks there are three.
+    void uneven(std::uint64_t offset, std::uint64_t end, nbd::extent_list& to) const
+    {
+        constexpr std::uint64_t part = 1600;
+        for (auto at = offset; at < end; at += part) {
+            const auto n = inside(at, part);
+            const auto* const from = content.data() + (n != 0 ? at : 0);
+            const bool is_zero =
+                std::all_of(from, from + n, [](std::byte b) { return b == std::byte{0}; });
+            if (!to.add(part, is_zero && at / part % 2 == 0 ? 2 : 1))
+                return;
+        }
     }
     /// Of a context with 64-bit status, or of another one.
     static nbd::failure context(std::size_t index, std::uint64_t length, nbd::extent_list& to)
@@ -195,8 +214,8 @@ inline void begin(disk_memory& m, unsigned kind, unsigned nth, unsigned shape)
 {
     constexpr std::array hows{trouble::none,        trouble::fails,      trouble::throws,
                               trouble::with_offset, trouble::leaves_out, trouble::foreign};
-    constexpr std::array shapes{layout::exact, layout::too_long, layout::empty_ones,
-                                layout::nothing, layout::odd};
+    constexpr std::array shapes{layout::exact,   layout::too_long, layout::empty_ones,
+                                layout::nothing, layout::odd,      layout::uneven};
     constexpr std::array errors{EIO,     EPERM,  EACCES,    EROFS,     ENOMEM,
                                 ENOSPC,  EDQUOT, EFBIG,     ESHUTDOWN, EINVAL,
                                 ENOTSUP, EBADF,  EOVERFLOW, ETIMEDOUT, ECONNRESET};
@@ -204,7 +223,7 @@ inline void begin(disk_memory& m, unsigned kind, unsigned nth, unsigned shape)
             shapes[shape % shapes.size()]);
 }
 
-/// A disk of `size()` bytes. What is beyond the memory reads as zeroes and cannot be written.
+/// A disk of `size()` bytes. What is beyond the memory cannot be written.
 class disk {
 public:
     static constexpr nbd::concurrency concurrency = nbd::concurrency::parallel;

@@ -54,6 +54,7 @@ struct served_export {
     std::uint32_t maximum_payload = 32U << 20;
     bool tls_only = false;
     bool require_block_sizes = false;
+    bool unlisted = false;  ///< found by name only
     std::vector<served_context> contexts{};
 
     bool default_blocks() const
@@ -102,6 +103,8 @@ public:
     void server_stops() { stopping_ = true; }
     /// Exports may not open, and lists may fail.
     void open_fails() { may_fail_ = true; }
+    /// The server may close when the client has caused too many calls of the program.
+    void calls_program() { calls_program_ = true; }
 
     /// The server has ended the session or has begun transmission.
     void ended(bool all_sent)
@@ -144,6 +147,7 @@ private:
         std::uint64_t length = 0;
         std::vector<std::byte> data{};
         bool may_close = false;
+        bool must_close = false;  ///< more data than the limit of the handshake
         // The answer so far.
         std::vector<std::string> names{};
         std::vector<std::uint32_t> ids{};
@@ -204,9 +208,8 @@ private:
         asked a;
         a.what = static_cast<option>(in.u32());
         a.length = in.u32();
-        const bool over_limits =
-            seen_ >= served_.options || data_seen_ + a.length > served_.option_data;
-        a.may_close = over_limits
+        a.must_close = data_seen_ + a.length > served_.option_data;
+        a.may_close = a.must_close || seen_ >= served_.options
             || (a.what == option::export_name
                 && a.length > std::min<std::size_t>(served_.option_bytes, 4096));
         may_close_ = a.may_close;
@@ -260,7 +263,7 @@ private:
     bool may_close(const asked& a) const
     {
         // Failures cost calls of the program, whose number is limited.
-        return a.may_close || may_fail_ || expected(a).must_close
+        return a.may_close || may_fail_ || calls_program_ || expected(a).must_close
             || (stopping_ && a.what == option::export_name);
     }
 
@@ -331,6 +334,9 @@ private:
             for (const auto type : {refusal::policy, refusal::platform, refusal::unknown})
                 v.errors.set(type);
         const bool selective = served_.mode == tls::selective && !secured_;
+        // A client that may not use an export is told what it is told of an unknown one.
+        if (may_fail_ && selective && !is_meta(a.what))
+            v.errors.set(refusal::tls_reqd);
         if (e == nullptr) {
             // Unknown exports are refused like hidden ones, so that names cannot be guessed. Only
             // INFO and GO may get TLS_REQD, and only if there is TLS.
@@ -378,6 +384,7 @@ private:
             return false;
         require(!options_.empty(), "an answer to no option");
         auto& a = options_.front();
+        require(!a.must_close, "an answer to an option beyond the limit of the handshake");
         if (a.what == option::export_name)
             return parse_export_name(a, rest);
         if (rest.size() < 20)
@@ -470,7 +477,8 @@ private:
         if (type == refusal::block_size_reqd)
             require(!a.infos[0], "INFO_EXPORT before an error");
         else
-            require((a.names.empty() && a.infos.none()) || type == refusal::shutdown,
+            require((a.names.empty() && a.infos.none()) || type == refusal::shutdown
+                        || (a.what == option::list && may_fail_),
                     "information before an error");
         if (a.what == option::set_meta_context)
             selected_.clear();  // also where it fails
@@ -480,7 +488,7 @@ private:
     {
         std::vector<const served_export*> all;
         for (const auto& e : served_.exports)
-            if ((!e.tls_only || secured_) && all.size() < served_.most_listed)
+            if (!e.unlisted && (!e.tls_only || secured_) && all.size() < served_.most_listed)
                 all.push_back(&e);
         return all;
     }
@@ -629,6 +637,7 @@ private:
     bool stopping_ = false;
     bool client_over_ = false;
     bool may_fail_ = false;
+    bool calls_program_ = false;
     bool waits_ = false;     ///< an option is not answered
     bool finished_ = false;  ///< the server must close, or has to
     bool transmits_ = false;

@@ -3,6 +3,7 @@
 #include "fuzz/handshake_model.hpp"
 
 #include "catch.hpp"
+#include "fuzz/talk.hpp"
 #include "support/bytes.hpp"
 
 #include <string>
@@ -46,34 +47,14 @@ const nbd_model::served& served_with(nbd_model::tls mode)
 }
 
 /// A model after the greeting and the client flags.
-struct talk {
+struct talk : talk_with_model<talk> {
     explicit talk(nbd_model::tls mode = nbd_model::tls::none, std::uint32_t flags = 3)
         : model{served_with(mode)}
     {
         model.server_sent(hex("4e42444d41474943 49484156454f5054 0003"));
         model.client_sent(client_flags(flags));
     }
-    talk& asks(const bytes& more)
-    {
-        model.client_sent(more);
-        return *this;
-    }
-    talk& hears(const bytes& more)
-    {
-        model.server_sent(more);
-        return *this;
-    }
-    bool refuses(const bytes& answer)
-    {
-        try {
-            hears(answer);
-            model.client_ended();
-            model.ended(true);
-        } catch (const difference&) {
-            return true;
-        }
-        return false;
-    }
+
     nbd_model::handshake model;
 };
 
@@ -310,6 +291,12 @@ TEST_CASE("fuzz/handshake_model: limits and the end")
     }
     CHECK_FALSE(talk{}.asks(many + option(99)).refuses(answers));
     CHECK(talk{}.asks(many).refuses({answers.begin(), answers.end() - 20}));
+    // 1000 bytes of data are the limit.
+    const auto half = option(99, bytes(600));
+    const auto refused = option_reply(99, unsup);
+    CHECK_FALSE(talk{}.asks(half).refuses(refused));
+    CHECK_FALSE(talk{}.asks(half).hears(refused).asks(half).refuses({}));
+    CHECK(talk{}.asks(half).hears(refused).asks(half).refuses(refused));
     talk hung_up{};
     CHECK_THROWS_AS(hung_up.model.ended(true), difference);
     talk stopping{};

@@ -5,6 +5,7 @@
 
 #include "handshake_model.hpp"
 #include "harness.hpp"
+#include "option_limits.hpp"
 #include <nbd/handshake/negotiator.hpp>
 #include <nbd/vocabulary/established.hpp>
 
@@ -272,12 +273,8 @@ inline void run(std::span<const std::byte> rest)
                              nbd_model::tls::selective, nbd_model::tls::none}[how & 3];
     nbd::settings limits;
     limits.exports_listed = (small & 1) != 0 ? 2 : 100;
-    limits.options_per_handshake = (small & 2) != 0 ? 3 : 32;
-    limits.option_bytes = (small & 4) != 0 ? 100 : std::size_t{64} << 10;
-    limits.handshake_bytes = (small & 8) != 0 ? 200 : std::size_t{128} << 10;
-    served.options = limits.options_per_handshake;
-    served.option_bytes = limits.option_bytes;
-    served.option_data = limits.handshake_bytes;
+    limit_options(limits, small);
+    tell_limits(served, limits);
     served.most_listed = limits.exports_listed;
 
     if ((how & 16) != 0)

@@ -16,9 +16,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace nbd_fuzz {
@@ -64,17 +67,36 @@ inline void expand(std::span<const std::byte> from, std::vector<std::byte>& to, 
     }
 }
 
-/// Something that happened during a run, for the model, which judges it afterwards.
+/// The most bytes of a client that are worth their time, if that many arrive at a time.
+inline std::size_t most_bytes(std::size_t at_a_time)
+{
+    constexpr std::size_t most = std::size_t{256} << 10;
+    return at_a_time > most / 1024 ? most : 1024 * at_a_time;
+}
+
+/// Ends the program: the server has done what the model does not allow.
+[[noreturn]] inline void report(const nbd_model::difference& why)
+{
+    std::fprintf(stderr, "difference from the model: %s\n", why.what());
+    std::abort();
+}
+
+/// Something that happens during a run. The model judges it at once.
 struct event {
-    enum class kind { received, sent, failed, left_out, stops };
+    enum class kind { received, sent, failed, left_out, stops, ended };
     kind what;
+    nbd_model::octets bytes{};
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
     int call = 0;
     int error = 0;
 };
 
-/// A stream that the client has filled before. It keeps the order of all events.
+/// What a client takes of the replies. One READ can ask for 32 MiB, which takes the time of a
+/// thousand short inputs, so the fuzzer takes less than the replay.
+inline std::size_t most_heard = std::size_t{40} << 20;
+
+/// A stream that the client has filled before.
 class memory_stream {
 public:
     /// `stops_at`: before this operation, counted from 1, the server begins to stop.
@@ -86,10 +108,24 @@ public:
         fails_at_ = fails_at;
         stops_at_ = stops_at;
         operations_ = 0;
+        takes_ = at_a_time > most_heard / 16384 ? most_heard : 16384 * at_a_time;
         stopping = false;
         ended_ = broken_ = false;
-        heard.clear();
-        events.clear();
+        tell_ = nullptr;
+    }
+    /// From now on this model is told what happens.
+    template <class Model>
+    void judge_by(Model& model)
+    {
+        model_ = &model;
+        tell_ = [](void* m, const event& e) { tell(*static_cast<Model*>(m), e); };
+    }
+    /// The session is over.
+    template <class Model>
+    void over(Model& model)
+    {
+        tell_ = nullptr;
+        model.ended(!broken_);
     }
 
     template <class Buffers>
@@ -98,14 +134,15 @@ public:
         if (fails(error))
             return 0;
         if (input_.empty()) {
-            ended_ = true;
+            if (!std::exchange(ended_, true))
+                note({.what = event::kind::ended});
             error = boost::asio::error::eof;
             return 0;
         }
         const auto n = boost::asio::buffer_copy(
             to, boost::asio::buffer(input_.data(), std::min(at_a_time_, input_.size())));
+        note({.what = event::kind::received, .bytes = input_.first(n)});
         input_ = input_.subspan(n);
-        note({.what = event::kind::received, .length = n});
         error = {};
         return n;
     }
@@ -115,55 +152,36 @@ public:
         if (fails(error))
             return 0;
         // What the client takes at once is related to what it sends at once.
-        auto left = at_a_time_ == all ? all : 16 * at_a_time_;
+        auto left = std::min(takes_, at_a_time_ == all ? all : 16 * at_a_time_);
+        if (left == 0) {
+            broken_ = true;
+            error = boost::asio::error::connection_reset;
+            return 0;
+        }
         std::size_t n = 0;
         for (auto at = boost::asio::buffer_sequence_begin(from);
              at != boost::asio::buffer_sequence_end(from) && left != 0; ++at) {
             const boost::asio::const_buffer next{*at};
-            const auto* const begin = static_cast<const std::byte*>(next.data());
             const auto taken = std::min(next.size(), left);
-            heard.insert(heard.end(), begin, begin + taken);
+            note({.what = event::kind::sent,
+                  .bytes = {static_cast<const std::byte*>(next.data()), taken}});
             left -= taken;
             n += taken;
         }
-        note({.what = event::kind::sent, .length = n});
+        takes_ -= n;
         error = {};
         return n;
     }
 
-    void note(event e) { events.push_back(e); }
-
-    /// Tells the model what has happened, in the same order.
-    template <class Model>
-    void replay(Model& model, std::span<const std::byte> input) const
+    void note(const event& e)
     {
-        std::span<const std::byte> answers{heard};
-        for (const auto& e : events) {
-            const auto n = static_cast<std::size_t>(e.length);
-            switch (e.what) {
-            case event::kind::received:
-                model.client_sent(input.first(n));
-                input = input.subspan(n);
-                break;
-            case event::kind::sent:
-                model.server_sent(answers.first(n));
-                answers = answers.subspan(n);
-                break;
-            case event::kind::failed:
-                model.backend_failed(static_cast<nbd_model::call>(e.call), e.error, e.offset,
-                                     e.length);
-                break;
-            case event::kind::left_out:
-                model.backend_left_out(e.offset, e.length);
-                break;
-            case event::kind::stops:
-                model.server_stops();
-                break;
-            }
+        // A session may catch what is thrown here, so nothing is.
+        try {
+            if (tell_ != nullptr)
+                tell_(model_, e);
+        } catch (const nbd_model::difference& why) {
+            report(why);
         }
-        if (ended_)
-            model.client_ended();
-        model.ended(!broken_);
     }
     std::size_t operations() const { return operations_; }
     /// Whether the session has read to the end.
@@ -172,11 +190,28 @@ public:
     bool broken() const { return broken_; }
 
     static constexpr std::size_t all = std::numeric_limits<std::size_t>::max();
-    std::vector<std::byte> heard;
-    std::vector<event> events;
     std::atomic<bool> stopping{false};
 
 private:
+    template <class Model>
+    static void tell(Model& model, const event& e)
+    {
+        switch (e.what) {
+        case event::kind::received:
+            return model.client_sent(e.bytes);
+        case event::kind::sent:
+            return model.server_sent(e.bytes);
+        case event::kind::failed:
+            return model.backend_failed(static_cast<nbd_model::call>(e.call), e.error, e.offset,
+                                        e.length);
+        case event::kind::left_out:
+            return model.backend_left_out(e.offset, e.length);
+        case event::kind::stops:
+            return model.server_stops();
+        case event::kind::ended:
+            return model.client_ended();
+        }
+    }
     bool fails(boost::system::error_code& error)
     {
         if (++operations_ == stops_at_) {
@@ -195,6 +230,9 @@ private:
     std::size_t fails_at_ = all;
     std::size_t stops_at_ = 0;
     std::size_t operations_ = 0;
+    std::size_t takes_ = 0;
+    void (*tell_)(void*, const event&) = nullptr;
+    void* model_ = nullptr;
     bool ended_ = false;
     bool broken_ = false;
 };

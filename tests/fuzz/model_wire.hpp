@@ -156,6 +156,7 @@ struct terms {
     std::uint32_t maximum_payload = 32U << 20;
     reply_form form = reply_form::simple;
     std::vector<context> contexts{};
+    std::size_t most_descriptors = std::size_t{1} << 20;  ///< that the server sends of a context
 };
 
 }  // namespace nbd_model

@@ -8,6 +8,7 @@
 Files named `found-...` come from fuzzing (run.sh --keep) and are not made here. Two CVEs are about something other than the
 bytes of a client: CVE-2013-6410 (addresses, see tests/authorise) and CVE-2015-0847 (signals, see tests/grid/crowd).
 """
+import itertools
 import struct
 import sys
 from pathlib import Path
@@ -96,6 +97,14 @@ def session(*parts, fails=0, nth=0, layout=0, pace=ALL, breaks_at=0, stops_at=0,
     return bytes([fails, nth, layout, pace, breaks_at, stops_at, small]) + join(*parts)
 
 
+def windowed(*parts, order=b"", form=SIMPLE, begun=-1, at_once=0, early=0, fails=0, nth=0, layout=0, pace=ALL, breaks_at=0, stops_at=0,
+             small=0, program=0, contexts=0):
+    """`begun`: the number of the export, if the handshake is over"""
+    circumstances = [form | (4 | begun << 3 if begun >= 0 else 0) | at_once << 6 | early << 7, fails, nth, layout, pace, breaks_at,
+                     stops_at, small, program, contexts, len(order)]
+    return bytes(circumstances) + order + join(*parts)
+
+
 def parsing(what, data, style=EXTENDED_HEADERS):
     return bytes([style, what]) + data
 
@@ -136,6 +145,10 @@ def handshakes():
     yield "too-much-data", handshake(flags(), option(99, repeat(90), 90) * 4, small=8)
     yield "oversized", handshake(flags(), *[option(n, repeat(200), 200) for n in (LIST, STARTTLS, INFO, STRUCTURED, SET_META,
                                                                                  99)], option(GO, info("disk")), small=4)
+    yield "oversized-selection", handshake(flags(), option(STRUCTURED), option(SET_META, meta("disk", "base:allocation", "x-a:b")),
+                                           option(SET_META, repeat(200), 200), option(GO, info("disk")), small=4)
+    yield "oversized-other", handshake(flags(), option(STRUCTURED), option(SET_META, meta("disk", "base:allocation", "x-a:b")),
+                                       option(LIST_META, repeat(200), 200), option(GO, info("disk")), small=4)
     yield "bad-magic", handshake(flags(), b"IHAVEOPU" + bytes(8))
     yield "meta-malformed", handshake(flags(), option(STRUCTURED), option(SET_META, b"\0\0\0"),
                                       option(SET_META, text("disk") + struct.pack(">I", 2) + text("a:b")),
@@ -278,7 +291,7 @@ def transmissions():
         yield f"{name}-stops", transmission(*every, form=form, contexts=7, pace=pace, stops_at=6)
         yield f"{name}-breaks", transmission(*every, form=form, contexts=7, pace=pace, breaks_at=7)
         yield f"{name}-bad-magic", transmission(r(READ, 0, 1), bytes(32), form=form)
-        for layout in range(5):
+        for layout in range(6):
             yield f"{name}-extents-{layout}", transmission(
                 r(READ, 0, 131072), r(READ, 100, 100000), r(STATUS, 0, 196608), r(STATUS, 4096, 8192), r(STATUS, 100, 1000, REQ_ONE),
                 disc(ext), form=form, contexts=3, layout=layout)
@@ -289,6 +302,11 @@ def transmissions():
 
     yield "structured-extents-fail", transmission(request(READ, 0, 40000), request(STATUS, 0, 4096), disc(), form=STRUCTURED_REPLIES,
                                                   contexts=1, fails=trouble(FAILS), nth=1)
+    for disk, kind in ((FULL, "full"), (LENDING, "lending")):
+        yield f"leaves-out-{kind}", transmission(request(READ, 12289, 512), request(READ, 1, 512), disc(), disk=disk,
+                                                 fails=LEAVES_OUT, nth=2, pace=LOCKSTEP)
+    yield "few-extents-rounded", transmission(request(STATUS, 0, 196608), request(STATUS, 4096, 131072), disc(),
+                                              form=STRUCTURED_REPLIES, contexts=7, blocks=1, layout=5)
     for n in (2, 3, 4):
         yield f"structured-piece-fails-{n}", transmission(request(READ, 0, 100000), disc(), form=STRUCTURED_REPLIES,
                                                           fails=trouble(FAILS), nth=n)
@@ -420,7 +438,61 @@ def parsings():
     yield "CVE-2020-10761", parsing(0, meta("\n" * 4096, "base:allocation"))
 
 
-TARGETS = {"handshake": handshakes, "transmission": transmissions, "session": sessions, "meta_context": parsings}
+AUTHORISES, LATE, FINDS, LOOKUP_FAILS = 1, 2, 4, 8
+
+
+def windows():
+    cookies = itertools.count(100)  # two requests in flight need different ones
+    orders = {"first": b"", "last": b"\xff", "mixed": bytes([0, 7, 1, 3, 0, 0, 2, 5, 11, 4, 1])}
+    for form, name in ((SIMPLE, "simple"), (STRUCTURED_REPLIES, "structured"), (EXTENDED_HEADERS, "extended")):
+        ext = form == EXTENDED_HEADERS
+
+        def r(command, offset=0, length=0, flags=0, payload=b"", **more):
+            if command == WRITE and ext:
+                flags |= PAYLOAD
+            more.setdefault("cookie", next(cookies))
+            return request(command, offset, length, flags, payload=payload, extended=ext, **more)
+
+        every = [r(READ, 4096, 512, cookie=1), r(WRITE, 100, 7, payload=b"payload", cookie=2), r(READ, 8192, 30, cookie=3),
+                 r(FLUSH, cookie=4), r(TRIM, 512, 1024, cookie=5), r(CACHE, 0, 4096, cookie=6), r(ZEROES, 20480, 4096, FUA, cookie=7),
+                 r(READ, 0, 100000, cookie=8), r(STATUS, 0, 65536, cookie=9), r(WRITE, 65536, 7, FUA, b"another", cookie=10),
+                 r(99, cookie=12), r(READ, 65530, 20, DF, cookie=13), r(WRITE, 98304, 4, payload=b"good", cookie=14), disc(ext)]
+        for order, bytes_ in orders.items():
+            yield f"{name}-{order}", windowed(*every, form=form, begun=0, order=bytes_, contexts=7)
+            yield f"{name}-{order}-early", windowed(*every, form=form, begun=0, order=bytes_, contexts=3, early=1, at_once=1)
+            yield f"{name}-{order}-in-pieces", windowed(*every, form=form, begun=0, order=bytes_, contexts=1, pace=3)
+        yield f"{name}-block", windowed(r(READ, 512, 512), r(READ, 1, 512), r(STATUS, 512, 65536), r(WRITE, 512, 512, payload=repeat(512)),
+                                        disc(ext), form=form, begun=1, contexts=7, order=b"\xff")
+        for n in range(1, 9):
+            yield f"{name}-fails-{n}", windowed(*every, form=form, begun=0, contexts=3, order=orders["mixed"],
+                                                fails=trouble(1 + n % 3, ERRORS[n]), nth=n, early=n & 1)
+            yield f"{name}-breaks-{n}", windowed(*every, form=form, begun=0, contexts=3, order=orders["mixed"], breaks_at=n)
+            yield f"{name}-stops-{n}", windowed(*every, form=form, begun=0, contexts=3, order=orders["mixed"], stops_at=n)
+        for small in (1, 2, 3, 4, 5):
+            yield f"{name}-window-{small}", windowed(*every, form=form, begun=0, contexts=3, order=orders["mixed"], small=small)
+        yield f"{name}-overlaps", windowed(*[r(command, 0, 512, payload=repeat(512, 0x40 + n) if command == WRITE else b"", cookie=n)
+                                             for n, command in enumerate((READ, WRITE, READ, ZEROES, WRITE, READ, TRIM, READ))],
+                                           disc(ext), form=form, begun=0, order=orders["mixed"])
+        yield f"{name}-leaves-out", windowed(r(READ, 0, 512, DF), r(READ, 12289, 512, DF), disc(ext), form=form, begun=0, fails=LEAVES_OUT,
+                                             nth=2, pace=LOCKSTEP_EXTENDED if ext else LOCKSTEP, order=b"\0\0\1")
+        yield f"{name}-cut", windowed(*every[:3], r(WRITE, 0, 600, payload=b"part"), form=form, begun=0, order=orders["mixed"])
+    yield "extended-unflagged", windowed(request(WRITE, 0, 8, payload=b"payload!", extended=True), disc(True), form=EXTENDED_HEADERS, begun=0)
+    yield "begun-nothing", windowed(request(READ, 0, 1), begun=4)
+    yield "begun-not-authorised", windowed(request(READ, 0, 1), begun=2, program=AUTHORISES | LATE)
+    yield "begun-found", windowed(request(READ, 0, 1), disc(), begun=4, program=FINDS | LATE)
+    shake = join(flags(), option(LIST), option(INFO, info("ro")), option(INFO, info("dyn", 1, 2, 3)), option(INFO, info("nosuch")),
+                 option(STRUCTURED), option(SET_META, meta("dyn", "base:allocation")), option(GO, info("block", 3)))
+    for program in range(16):
+        yield f"handshake-{program:02}", windowed(shake, request(READ, 0, 512, cookie=1), request(WRITE, 0, 512, cookie=2, payload=repeat(512)), disc(),
+                                                  program=program, order=orders["mixed"])
+    yield "handshake-found", windowed(flags(), option(GO, info("dyn")), request(READ, 0, 1), disc(), program=FINDS | LATE)
+    yield "handshake-found-name", windowed(flags(), option(EXPORT_NAME, b"dyn"), request(READ, 0, 1), disc(), program=FINDS | LATE)
+    yield "handshake-lookup-fails", windowed(flags(), option(EXPORT_NAME, b"dyn"), program=LOOKUP_FAILS | LATE)
+    yield "handshake-many-lookups", windowed(flags(), option(INFO, info("nosuch")) * 40, program=LATE | AUTHORISES)
+    yield "handshake-stops", windowed(shake, program=LATE | AUTHORISES, stops_at=9)
+
+
+TARGETS = {"handshake": handshakes, "transmission": transmissions, "session": sessions, "windowed": windows, "meta_context": parsings}
 
 
 def main():

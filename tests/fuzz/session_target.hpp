@@ -3,10 +3,11 @@
 // The first seven bytes of an input choose the circumstances; the others are what the client sends.
 #pragma once
 
+#include "connection.hpp"
 #include "disks.hpp"
-#include "handshake_model.hpp"
+#include "option_limits.hpp"
 #include "session_parts.hpp"
-#include "transmission_model.hpp"
+#include "whole_session.hpp"
 #include <nbd/exports/export_set.hpp>
 #include <nbd/io/blocking.hpp>
 #include <nbd/session/serve.hpp>
@@ -15,72 +16,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 namespace nbd_fuzz::session_target {
-
-/// Both halves of the model, one after the other.
-class connection {
-public:
-    connection(const nbd_model::served& s, nbd_model::image& content)
-        : handshake_{s}, content_{content}
-    {
-    }
-    void client_sent(nbd_model::octets bytes)
-    {
-        transmission_ ? transmission_->client_sent(bytes) : handshake_.client_sent(bytes);
-    }
-    void client_ended()
-    {
-        handshake_.client_ended();
-        if (transmission_)
-            transmission_->client_ended();
-    }
-    void server_sent(nbd_model::octets bytes)
-    {
-        if (transmission_) {
-            transmission_->server_sent(bytes);
-            return;
-        }
-        handshake_.server_sent(bytes);
-        if (!handshake_.transmits())
-            return;
-        transmission_.emplace(handshake_.agreed(), content_, true);
-        if (stopping_)
-            transmission_->server_stops();
-        transmission_->client_sent(handshake_.client_rest());
-        transmission_->server_sent(handshake_.server_rest());
-    }
-    void backend_failed(nbd_model::call what, int error, std::uint64_t offset, std::uint64_t length)
-    {
-        nbd_model::require(transmission_.has_value(), "a call of the backend in the handshake");
-        transmission_->backend_failed(what, error, offset, length);
-    }
-    void backend_left_out(std::uint64_t offset, std::uint64_t length)
-    {
-        nbd_model::require(transmission_.has_value(), "a call of the backend in the handshake");
-        transmission_->backend_left_out(offset, length);
-    }
-    void server_stops()
-    {
-        stopping_ = true;
-        handshake_.server_stops();
-        if (transmission_)
-            transmission_->server_stops();
-    }
-    void ended(bool all_sent)
-    {
-        transmission_ ? transmission_->ended(all_sent) : handshake_.ended(all_sent);
-    }
-
-private:
-    nbd_model::handshake handshake_;
-    nbd_model::image& content_;
-    std::optional<nbd_model::transmission> transmission_;
-    bool stopping_ = false;
-};
 
 struct target {
     session_parts parts;
@@ -93,21 +32,8 @@ struct target {
 
     target()
     {
-        const std::vector<nbd_model::served_context> contexts{
-            {"base:allocation"}, {"x-fuzz:one"}, {"x-fuzz:wide", true}};
         const auto add = [&](std::string name, std::uint64_t size, nbd::export_settings e) {
-            nbd_model::served_export told{.name = name,
-                                          .description = e.description.value_or(name),
-                                          .size = size,
-                                          .tls_only = e.tls_only,
-                                          .require_block_sizes = e.require_block_sizes,
-                                          .contexts = contexts};
-            if (e.blocks) {
-                told.minimum_block = e.blocks->minimum;
-                told.preferred_block = e.blocks->preferred;
-                told.maximum_payload = e.blocks->maximum;
-            }
-            served.exports.push_back(std::move(told));
+            served.exports.push_back(told_of(name, size, e));
             exports.emplace(std::move(name), std::move(e), memory, size);
         };
         // In the order of LIST.
@@ -126,36 +52,24 @@ inline void run(std::span<const std::byte> rest)
 {
     static target all;
     choices c{rest};
-    const auto trouble_kind = c.next();
-    const auto nth = c.next();
-    const auto shape = c.next();
-    const auto pace = c.next(std::array<std::size_t, 6>{memory_stream::all, 28, 32, 1, 1000, 61});
-    const auto fails_at = c.next();
-    const auto stops_at = c.next();
-    const auto small = c.next();
-    expand(rest, all.input, std::size_t{256} << 10);
+    const circumstances how{c, {memory_stream::all, 28, 32, 1, 1000, 61}};
+    expand(rest, all.input, most_bytes(how.pace));
 
     auto& limits = all.parts.limits;
     limits = {};
-    limits.options_per_handshake = (small & 2) != 0 ? 3 : 32;
-    limits.option_bytes = (small & 4) != 0 ? 100 : std::size_t{64} << 10;
-    limits.handshake_bytes = (small & 8) != 0 ? 200 : std::size_t{128} << 10;
-    limits.extents_per_reply = (small & 16) != 0 ? 2 : 64;
-    limits.send_error_details = (small & 32) != 0;
-    all.served.options = limits.options_per_handshake;
-    all.served.option_bytes = limits.option_bytes;
-    all.served.option_data = limits.handshake_bytes;
+    limit_options(limits, how.small);
+    limits.extents_per_reply = (how.small & 16) != 0 ? 2 : 64;
+    limits.send_error_details = (how.small & 32) != 0;
+    tell_limits(all.served, limits);
 
-    all.memory.restore();
-    all.content.restore();
-    begin(all.memory, trouble_kind, nth, shape);
-    all.parts.begin(all.input, pace, fails_at == 0 ? memory_stream::all : fails_at, stops_at);
+    how.begin(all.parts, all.memory, all.content, all.input);
+    connection model{all.served, all.content, true};
+    model.most_descriptors = limits.extents_per_reply;
+    all.parts.stream.judge_by(model);
     nbd::session::serve<nbd::io::blocking>(all.parts.stream, all.exports, *all.parts.context,
                                            all.policy)
         .get();
-
-    connection model{all.served, all.content};
-    all.parts.stream.replay(model, all.input);
+    all.parts.stream.over(model);
 }
 
 }  // namespace nbd_fuzz::session_target

@@ -6,9 +6,7 @@
 #include "meta_context_target.hpp"
 #include "session_target.hpp"
 #include "transmission_target.hpp"
-
-#include <cstdio>
-#include <cstdlib>
+#include "windowed_target.hpp"
 
 namespace nbd_fuzz {
 
@@ -20,8 +18,7 @@ void judged(const std::uint8_t* data, std::size_t size)
     try {
         run({reinterpret_cast<const std::byte*>(data), size});
     } catch (const nbd_model::difference& why) {
-        std::fprintf(stderr, "difference from the model: %s\n", why.what());
-        std::abort();
+        report(why);
     }
 }
 
@@ -35,9 +32,16 @@ target target_named(std::string_view name)
         return judged<transmission_target::run>;
     if (name == "session")
         return judged<session_target::run>;
+    if (name == "windowed")
+        return judged<windowed_target::run>;
     if (name == "meta_context")
         return judged<meta_context_target::run>;
     return nullptr;
+}
+
+void be_quick()
+{
+    most_heard = std::size_t{256} << 10;
 }
 
 }  // namespace nbd_fuzz

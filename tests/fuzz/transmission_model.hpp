@@ -178,18 +178,24 @@ public:
             ;
     }
     /// No more bytes come from the client.
-    void client_ended() { client_over_ = true; }
+    void client_ended()
+    {
+        client_over_ = true;
+        // Others in flight are still answered, and so may be a request whose payload is incomplete.
+        if (begun_ && !in_order_ && !std::exchange(partial_.partial, true))
+            requests_.push_back(std::move(partial_));
+    }
     void server_sent(octets bytes)
     {
         from_server_.add(bytes);
-        while (parse_reply())
+        while (!ambiguous_ && parse_reply())
             ;
     }
 
     /// A call of the backend has failed with an error number of POSIX.
     void backend_failed(call what, int error, std::uint64_t offset, std::uint64_t length)
     {
-        faults_.push_back({what, error, offset, length});
+        faults_.push_back({.what = what, .error = error, .offset = offset, .length = length});
     }
     /// A read has reported success and left the bytes from `offset` on as they were.
     void backend_left_out(std::uint64_t offset, std::uint64_t length)
@@ -202,12 +208,18 @@ public:
     /// The server has ended the session. `all_sent`: nothing kept it from sending its replies.
     void ended(bool all_sent)
     {
-        if (!all_sent)
+        if (!all_sent || ambiguous_)
             return;
         require(from_server_.rest().empty(), "the last reply is incomplete");
-        require(requests_.empty(), "a request was not answered");
+        require(std::all_of(requests_.begin(), requests_.end(),
+                            [](const request& r) { return r.partial; }),
+                "a request was not answered");
         for (const auto& f : faults_)
-            require(!must_be_told(f), "the backend has failed, and the client was not told");
+            if (must_be_told(f))
+                throw difference{"call " + std::to_string(static_cast<int>(f.what)) + " at "
+                                 + std::to_string(f.offset) + " of " + std::to_string(f.length)
+                                 + " bytes has failed with " + std::to_string(f.error)
+                                 + ", and the client was not told"};
         require(finished_ || client_over_, "the server has ended the session without a reason");
     }
     /// Whether the client must be disconnected now: DISC, or bytes that are no request.
@@ -223,6 +235,7 @@ private:
         std::uint64_t length = 0;  ///< that of the effect
         std::vector<std::byte> payload{};
         bool bad_payload = false;  ///< of a BLOCK_STATUS
+        bool partial = false;      ///< its payload is incomplete, and no more comes
         bool lacks_flag = false;   ///< an extended WRITE without PAYLOAD_LEN
         std::vector<context> contexts{};
         std::uint64_t least_size = 0;  ///< the export's size may have been any of these
@@ -248,6 +261,7 @@ private:
         int error;
         std::uint64_t offset;
         std::uint64_t length;
+        bool perhaps_told = false;  ///< by an error that may have had another cause
     };
     struct verdict {
         bool may_succeed = true;
@@ -309,8 +323,14 @@ private:
             finished_ = true;
             return false;
         }
-        if (rest.size() - header < payload)
+        if (rest.size() - header < payload) {
+            // The part that has arrived may be in the backend's memory, which earlier replies lend.
+            if (!std::exchange(begun_, true) && r.writes())
+                note_overlaps(r);
+            partial_ = std::move(r);
             return false;
+        }
+        begun_ = false;
         from_client_.take(header);
         const auto data = from_client_.take(static_cast<std::size_t>(payload));
         r.payload.assign(data.begin(), data.end());
@@ -322,12 +342,16 @@ private:
         r.least_size = r.most_size = size_;
         r.told = told_;
         for (const auto& other : requests_)
-            if (other.what == command::resize)
+            if (resizes(other))
                 may_have_size(r, other.offset);
-        if (r.what == command::resize)
+        if (resizes(r))
             for (auto& other : requests_)
                 may_have_size(other, r.offset);
         note_overlaps(r);
+        ambiguous_ = ambiguous_
+            || (!in_order_
+                && std::any_of(requests_.begin(), requests_.end(),
+                               [&](const request& other) { return other.cookie == r.cookie; }));
         requests_.push_back(std::move(r));
         return true;
     }
@@ -353,6 +377,10 @@ private:
         }
         r.contexts = std::move(chosen);
     }
+    bool resizes(const request& r) const
+    {
+        return r.what == command::resize && offers(transmission_flag::resize);
+    }
     static void may_have_size(request& r, std::uint64_t size)
     {
         r.least_size = std::min(r.least_size, size);
@@ -361,9 +389,7 @@ private:
     /// Notes which bytes of a READ or BLOCK_STATUS a write in flight may change.
     void note_overlaps(request& r)
     {
-        const auto changes = [](const request& x) {
-            return x.writes() || x.what == command::resize;
-        };
+        const auto changes = [this](const request& x) { return x.writes() || resizes(x); };
         for (auto& other : requests_) {
             // In order, the earlier write has taken effect; but the data of an earlier READ may be
             // in the backend's memory until they are sent.
@@ -386,6 +412,16 @@ private:
     }
 
     verdict judge(const request& r) const
+    {
+        verdict v;
+        if (r.partial) {
+            v.refuse(eshutdown);
+            v.errors |= judge_whole(r).errors;
+            return v;
+        }
+        return judge_whole(r);
+    }
+    verdict judge_whole(const request& r) const
     {
         verdict v;
         using c = command;
@@ -515,7 +551,8 @@ private:
     /// A READ needs no extents. Zeroes that are not supported are written.
     static bool must_be_told(const fault& f)
     {
-        return f.what != call::extents && !(f.what == call::write_zeroes && f.error == ENOTSUP);
+        return f.what != call::extents && !f.perhaps_told
+            && !(f.what == call::write_zeroes && f.error == ENOTSUP);
     }
 
     void check_error(const request& r)
@@ -523,11 +560,14 @@ private:
         auto v = judge(r);
         if (stopping_)
             v.errors.set(eshutdown);
-        if (v.errors[r.error < v.errors.size() ? r.error : 0])
-            return;
         const auto f = std::find_if(faults_.begin(), faults_.end(), [&](const fault& each) {
             return concerns(each, r) && on_the_wire(each.error, r) == r.error;
         });
+        if (v.errors[r.error < v.errors.size() ? r.error : 0]) {
+            if (f != faults_.end())
+                f->perhaps_told = true;
+            return;
+        }
         if (f == faults_.end())
             throw difference{"the error " + std::to_string(r.error) + " in reply to command "
                              + std::to_string(static_cast<unsigned>(r.what)) + " has no cause"};
@@ -715,7 +755,7 @@ private:
         require(in.left() != 0 && in.left() % each == 0, "no descriptors, or a part of one");
         const auto count = in.left() / each;
         require(count == 1 || !r.has(command_flag::req_one), "REQ_ONE, and several descriptors");
-        require(count <= std::size_t{1} << 20, "more than 2^20 descriptors");
+        require(count <= terms_.most_descriptors, "more descriptors than the limit");
         std::uint64_t sum = 0;
         std::uint64_t last = 0;
         for (std::size_t i = 0; i < count; ++i) {
@@ -833,11 +873,14 @@ private:
     std::vector<fault> faults_;
     std::vector<range> left_out_;
     std::vector<range> unclear_;
+    bool begun_ = false;  ///< a request whose payload is incomplete
+    request partial_;     ///< that request
     bool decided_ = false;
     bool leaves_out_flag_ = false;
     bool finished_ = false;
     bool client_over_ = false;
     bool stopping_ = false;
+    bool ambiguous_ = false;  ///< two requests in flight had one cookie: nothing is judged further
     std::size_t answered_ = 0;
 };
 

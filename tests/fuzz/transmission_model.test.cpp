@@ -4,6 +4,7 @@
 #include "fuzz/transmission_model.hpp"
 
 #include "catch.hpp"
+#include "fuzz/talk.hpp"
 #include "support/bytes.hpp"
 
 #include <cerrno>
@@ -35,7 +36,7 @@ bytes part(std::size_t offset, std::size_t n)
 }
 
 /// A model and what the two sides say.
-struct talk {
+struct talk : talk_with_model<talk> {
     explicit talk(reply_form form = reply_form::simple, bool in_order = true,
                   std::uint32_t block = 1, unsigned flags = all_flags)
         : model{{.size = 65'536,
@@ -52,28 +53,6 @@ struct talk {
     }
     talk(const talk&) = delete;
     talk& operator=(const talk&) = delete;
-    talk& asks(const bytes& more)
-    {
-        model.client_sent(more);
-        return *this;
-    }
-    talk& hears(const bytes& more)
-    {
-        model.server_sent(more);
-        return *this;
-    }
-    /// Whether the reply is refused, at once or because something is missing at the end.
-    bool refuses(const bytes& reply)
-    {
-        try {
-            hears(reply);
-            model.client_ended();
-            model.ended(true);
-        } catch (const difference&) {
-            return true;
-        }
-        return false;
-    }
 
     nbd_model::image disk{content()};
     nbd_model::transmission model;
@@ -156,7 +135,7 @@ TEST_CASE("fuzz/transmission_model: the error values of refused requests")
         unsigned flags = all_flags;
         std::uint32_t block = 1;
     };
-    for (const auto& [asked, error, flags, block] : std::vector<refused>{
+    for (const auto& row : std::vector<refused>{
              {request(read_, 7, 65'536, 1), 22},
              {request(trim, 7, 65'000, 1000), 22},
              {request(write_, 7, 65'535, 2) + bytes(2), 28},
@@ -171,12 +150,12 @@ TEST_CASE("fuzz/transmission_model: the error values of refused requests")
              {request(write_, 7, 0, 1) + bytes(1), 1, 3},
              {request(zeroes, 7, 0, 1, 16), 22, writable},
          }) {
-        CAPTURE(shown(asked));
+        CAPTURE(shown(row.asked));
         const auto answer = [&](std::uint32_t e) {
-            return talk{reply_form::simple, true, block, flags}.asks(asked).refuses(
+            return talk{reply_form::simple, true, row.block, row.flags}.asks(row.asked).refuses(
                 simple_reply(e, 7));
         };
-        CHECK_FALSE(answer(error));
+        CHECK_FALSE(answer(row.error));
         CHECK(answer(0));
         for (const std::uint32_t other : {5U, 12U, 75U, 95U, 99U, 108U})
             CHECK(answer(other));
@@ -192,29 +171,28 @@ TEST_CASE("fuzz/transmission_model: the errors of the backend, as the specificat
         std::uint16_t command = read_;
         std::uint16_t flags = 0;
     };
-    for (const auto& [error, value, command, flags] :
-         std::vector<failed>{{EIO, 5},
-                             {EACCES, 1},
-                             {EROFS, 1},
-                             {ENOMEM, 12},
-                             {EFBIG, 28},
-                             {ESHUTDOWN, 108},
-                             {EINVAL, 22},
-                             {EBADF, 5},
-                             {ENOTSUP, 22},
-                             {ENOTSUP, 95, zeroes, 16},
-                             {EOVERFLOW, 22},
-                             {EOVERFLOW, 75, read_, 4}}) {
-        CAPTURE(error);
+    for (const auto& row : std::vector<failed>{{EIO, 5},
+                                               {EACCES, 1},
+                                               {EROFS, 1},
+                                               {ENOMEM, 12},
+                                               {EFBIG, 28},
+                                               {ESHUTDOWN, 108},
+                                               {EINVAL, 22},
+                                               {EBADF, 5},
+                                               {ENOTSUP, 22},
+                                               {ENOTSUP, 95, zeroes, 16},
+                                               {EOVERFLOW, 22},
+                                               {EOVERFLOW, 75, read_, 4}}) {
+        CAPTURE(row.error, row.command);
         const auto answer = [&](std::uint32_t e) {
             talk t{reply_form::structured};
-            t.asks(request(command, 7, 0, 512, flags));
-            t.model.backend_failed(command == read_ ? call::read : call::write_zeroes, error, 0,
-                                   512);
+            t.asks(request(row.command, 7, 0, 512, row.flags));
+            t.model.backend_failed(row.command == read_ ? call::read : call::write_zeroes,
+                                   row.error, 0, 512);
             return t.refuses(error_chunk(e));
         };
-        CHECK_FALSE(answer(value));
-        CHECK(answer(value == 5 ? 22 : 5));
+        CHECK_FALSE(answer(row.value));
+        CHECK(answer(row.value == 5 ? 22 : 5));
     }
     talk kept{};
     kept.asks(request(read_, 7, 0, 5));
@@ -409,6 +387,12 @@ TEST_CASE("fuzz/transmission_model: what a READ returns after writes")
     talk swapped{};
     CHECK(swapped.asks(written + reads).refuses(simple_reply(0, 2) + now + simple_reply(0, 1)));
 
+    // A write whose payload is incomplete is in flight too.
+    const auto after = request(read_, 2, 99, 6) + request(write_, 1, 100, 4) + text("ab");
+    CHECK_FALSE(
+        talk{}.asks(after).refuses(simple_reply(0, 2) + part(99, 1) + text("ab") + part(102, 3)));
+    CHECK(talk{}.asks(after).refuses(simple_reply(0, 2) + text("x") + part(100, 5)));
+
     // Two writes at a time, and then a READ: either may have been the last.
     const auto other = request(write_, 3, 102, 4) + text("EFGH");
     for (const auto& found : {text("abcdGH"), text("abEFGH")}) {
@@ -480,4 +464,54 @@ TEST_CASE("fuzz/transmission_model: the end of a session")
     talk broken{};
     broken.asks(request(read_, 7, 0, 1));
     CHECK_NOTHROW(broken.model.ended(false));
+}
+
+TEST_CASE("fuzz/transmission_model: a request whose payload is cut off may be answered")
+{
+    const auto cut_off = [](bool in_order, std::uint32_t error) {
+        talk t{reply_form::simple, in_order};
+        t.asks(request(write_, 7, 0, 5) + bytes(4)).model.client_ended();
+        return t.refuses(simple_reply(error, 7));
+    };
+    CHECK_FALSE(cut_off(false, 108));
+    CHECK(cut_off(false, 0));
+    CHECK(cut_off(false, 5));
+    CHECK(cut_off(true, 108));
+}
+
+TEST_CASE("fuzz/transmission_model: nothing is judged where two requests in flight have one cookie")
+{
+    const auto both = request(read_, 7, 0, 1) + request(read_, 7, 100, 5);
+    CHECK_FALSE(talk{reply_form::simple, false}.asks(both).refuses(simple_reply(5, 8)));
+    CHECK(talk{}.asks(both).refuses(simple_reply(5, 8)));
+}
+
+TEST_CASE("fuzz/transmission_model: the number of descriptors is limited")
+{
+    nbd_model::image disk{content()};
+    const auto refused = [&](std::size_t limit) {
+        nbd_model::transmission model{{.size = 65'536,
+                                       .flags = all_flags,
+                                       .form = reply_form::structured,
+                                       .contexts = {{5, true}},
+                                       .most_descriptors = limit},
+                                      disk,
+                                      true};
+        model.client_sent(request(status, 7, 0, 1024));
+        try {
+            model.server_sent(descriptors(5, {{512, 0}, {512, 1}}, 1));
+        } catch (const difference&) {
+            return true;
+        }
+        return false;
+    };
+    CHECK_FALSE(refused(2));
+    CHECK(refused(1));
+}
+
+TEST_CASE("fuzz/transmission_model: a RESIZE that must be refused changes no size")
+{
+    talk t{reply_form::simple, false, 1, all_flags & ~0x200U};
+    t.asks(request(resize, 6, 0, 0) + request(read_, 7, 0, 5));
+    CHECK(t.refuses(simple_reply(22, 6) + simple_reply(28, 7)));
 }

@@ -63,8 +63,7 @@ public:
             exports_.emplace(std::to_string(i), {.allow_resize = true}, m, sizes[i]);
     }
 
-    void run(session_parts& parts, const circumstances& how, nbd_model::image& content,
-             std::span<const std::byte> input)
+    void run(session_parts& parts, const circumstances& how, nbd_model::image& content)
     {
         const auto which = how.place >> 3 & 3;
         const auto found = exports_.registered(std::to_string(which));
@@ -76,24 +75,26 @@ public:
                               .flags = agreed.terms.flags,
                               .minimum_block = agreed.terms.blocks.minimum,
                               .maximum_payload = agreed.terms.blocks.maximum,
-                              .form = form_of(agreed.style)};
+                              .form = form_of(agreed.style),
+                              .contexts = {},
+                              .most_descriptors = 64};
         for (const auto& c : agreed.contexts)
             told.contexts.push_back(
                 {c.id,
                  opened->info().contexts[c.index].name == nbd::protocol::base_allocation.name});
+        nbd_model::transmission model{std::move(told), content, true};
+        parts.stream.judge_by(model);
         {
             nbd::session::in_order_loop<nbd::io::blocking, memory_stream,
                                         typename nbd::export_set<Disk>::opened, nbd::silent>
                 loop{parts.stream, *opened, agreed, *parts.context};
             loop.run().get();
         }
+        parts.stream.over(model);
         memory_.begin(trouble::none, 0, 0, layout::exact);
         if constexpr (nbd::has_resize<Disk>)
             if (opened->size() != sizes[which])
                 std::ignore = exports_.resize(std::to_string(which), sizes[which]);
-
-        nbd_model::transmission model{std::move(told), content, true};
-        parts.stream.replay(model, input);
     }
 
 private:
@@ -155,22 +156,22 @@ inline void run(std::span<const std::byte> rest)
 {
     static all_targets all;
     const circumstances how{choices{rest}};
-    expand(rest, all.input, std::size_t{256} << 10);
+    constexpr std::array<std::size_t, 6> paces{memory_stream::all, 28, 32, 1, 1000, 61};
+    const auto pace = paces[how.at_a_time % paces.size()];
+    expand(rest, all.input, most_bytes(pace));
     all.parts.limits.extents_per_reply = 64;
     all.memory.restore();
     all.content.restore();
     begin(all.memory, how.trouble_kind, how.nth, how.contexts >> 3 & 7);
-    const auto paces = std::array<std::size_t, 6>{memory_stream::all, 28, 32, 1, 1000, 61};
-    all.parts.begin(all.input, paces[how.at_a_time % paces.size()],
-                    how.end != 0 && how.end < 128 ? how.end : memory_stream::all,
+    all.parts.begin(all.input, pace, how.end != 0 && how.end < 128 ? how.end : memory_stream::all,
                     how.end < 128 ? 0 : how.end - 127);
     switch ((how.form >> 2 & 3) % 3) {
     case 1:
-        return all.lending.run(all.parts, how, all.content, all.input);
+        return all.lending.run(all.parts, how, all.content);
     case 2:
-        return all.handling.run(all.parts, how, all.content, all.input);
+        return all.handling.run(all.parts, how, all.content);
     default:
-        return all.full.run(all.parts, how, all.content, all.input);
+        return all.full.run(all.parts, how, all.content);
     }
 }
 

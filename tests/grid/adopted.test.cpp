@@ -138,7 +138,7 @@ struct place {
     }
     [[nodiscard]] options made_of(bool admits)
     {
-        const auto policy = [this] {
+        const auto policy = [&] {
             if constexpr (std::is_same_v<Policy, nbd::on_executor<>>)
                 return Policy{program.context.get_executor()};
             else

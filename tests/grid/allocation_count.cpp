@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "grid/allocation_count.hpp"
 
+#include "support/sanitizers.hpp"
+
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -94,9 +96,7 @@ ssize_t sendfile(int to, int from, ::off_t* offset, std::size_t n)
 }
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-
-#include <dlfcn.h>
+#if NBD_TEST_ASAN || NBD_TEST_TSAN
 
 // A sanitizer's allocator calls this for each of its blocks.
 extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
@@ -104,39 +104,36 @@ extern "C" void __sanitizer_malloc_hook(const volatile void*, std::size_t)
     count.fetch_add(1, std::memory_order_relaxed);
 }
 
-// A sanitizer's operators do not call malloc. These forward calls that succeed to them; `delete` is
-// theirs.
-namespace {
+// A sanitizer's operators do not call malloc. The linker replaces calls of them by calls of these;
+// those that the standard library's own object makes stay.
+extern "C" {
+void* __real__Znwm(std::size_t);
+void* __real__Znam(std::size_t);
+void* __real__ZnwmRKSt9nothrow_t(std::size_t, const std::nothrow_t&);
+void* __real__ZnwmSt11align_val_t(std::size_t, std::align_val_t);
 
-template <class... Args>
-void* sanitized(const char* name, Args... args)
-{
-    return reinterpret_cast<void* (*)(Args...)>(::dlsym(RTLD_NEXT, name))(args...);
-}
-
-}  // namespace
-
-void* operator new(std::size_t n)
+void* __wrap__Znwm(std::size_t n)
 {
     if (fails())
         throw std::bad_alloc{};
-    return sanitized("_Znwm", n);
+    return __real__Znwm(n);
 }
-void* operator new[](std::size_t n)
+void* __wrap__Znam(std::size_t n)
 {
     if (fails())
         throw std::bad_alloc{};
-    return sanitized("_Znam", n);
+    return __real__Znam(n);
 }
-void* operator new(std::size_t n, const std::nothrow_t& nothrow) noexcept
+void* __wrap__ZnwmRKSt9nothrow_t(std::size_t n, const std::nothrow_t& nothrow)
 {
-    return fails() ? nullptr : sanitized("_ZnwmRKSt9nothrow_t", n, &nothrow);
+    return fails() ? nullptr : __real__ZnwmRKSt9nothrow_t(n, nothrow);
 }
-void* operator new(std::size_t n, std::align_val_t alignment)
+void* __wrap__ZnwmSt11align_val_t(std::size_t n, std::align_val_t alignment)
 {
     if (fails())
         throw std::bad_alloc{};
-    return sanitized("_ZnwmSt11align_val_t", n, alignment);
+    return __real__ZnwmSt11align_val_t(n, alignment);
+}
 }
 
 extern "C" {
@@ -144,9 +141,8 @@ void* __interceptor_aligned_alloc(std::size_t, std::size_t);
 
 void* aligned_alloc(std::size_t alignment, std::size_t n)
 {
-#ifdef __SANITIZE_THREAD__
-    count.fetch_add(1, std::memory_order_relaxed);  // ThreadSanitizer does not call the hook for it
-#endif
+    if (NBD_TEST_TSAN)  // which does not call the hook for it
+        count.fetch_add(1, std::memory_order_relaxed);
     return fails() ? nullptr : __interceptor_aligned_alloc(alignment, n);
 }
 }

@@ -51,8 +51,8 @@ struct place {
     {
         server.emplace(typename server_type::options{
             .listen = std::move(at), .settings = limits, .observer = {&media}, .admit = admit()});
-        server->exports().emplace("disk", {}, &media);
-        server->exports().emplace("secret", {.tls_only = true}, &media);
+        server->exports().add("disk", disk_of<lending_view>{&media});
+        server->exports().add("secret", disk_of<lending_view>{&media}, {.tls_only = true});
     }
     /// Notes who comes.
     auto admit()
@@ -313,7 +313,7 @@ TEST_CASE("fd_transport: the server ends if its client is refused, or leaves at 
         nbd::server<nbd::fd_transport, disk_of<lending_view>> server{
             {.listen = {.in = pair[0], .out = pair[0]},
              .admit = [&](const nbd::fd_peer&) { return admits; }}};
-        server.exports().emplace("disk", {}, &media);
+        server.exports().add("disk", disk_of<lending_view>{&media});
         nbd::owned_descriptor client{pair[1]};
         if (admits)
             ::shutdown(client.get(), SHUT_RDWR);
@@ -329,7 +329,7 @@ TEST_CASE("fd_transport: a pair of pipes")
     medium media;
     nbd::server<nbd::fd_transport, disk_of<lending_view>> server{
         {.listen = {.in = requests[0], .out = replies[1]}}};
-    server.exports().emplace("disk", {}, &media);
+    server.exports().add("disk", disk_of<lending_view>{&media});
     std::thread runs{[&] { server.run(); }};
     const auto pair = make_pair();
     {

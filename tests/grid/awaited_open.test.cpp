@@ -112,7 +112,7 @@ struct plain_state : counted {
     }
 };
 template <class Executor>
-struct serialised_state : awaited_state<Executor> {
+struct serialized_state : awaited_state<Executor> {
     static constexpr auto concurrency = nbd::concurrency::serialize_all;
     using awaited_state<Executor>::awaited_state;
 };
@@ -312,9 +312,9 @@ TEMPLATE_TEST_CASE("awaited open: it is cancelled if that is promised", "",
     CHECK(s.shared.opened == 1);
 }
 
-TEST_CASE("awaited open: without a promise it is serialised with all other calls")
+TEST_CASE("awaited open: without a promise it is serialized with all other calls")
 {
-    running<store<context_executor, serialised_state<context_executor>>, nbd::strand_pool> s;
+    running<store<context_executor, serialized_state<context_executor>>, nbd::strand_pool> s;
     s.shared.board.close({1});
     std::vector<std::future<bool>> clients;
     for (int i = 0; i < 4; ++i)

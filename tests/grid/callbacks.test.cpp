@@ -490,5 +490,6 @@ TEMPLATE_TEST_CASE("awaited members may take their arguments by reference", "",
     CHECK(c.request(command::write_zeroes, 8192, 70'000, cf::no_hole).error() == error_value::none);
     CHECK((c.read(512, 4096).data(512, 4096) == bytes(4096)));
     CHECK((c.read(8192, 70'000).data(8192, 70'000) == bytes(70'000)));
+    const std::lock_guard lock{s.shelf->mutex};
     CHECK(s.shelf->durable_writes == 5);
 }

@@ -117,11 +117,12 @@ TEST_CASE("hosted: stop() and wait() run no handler of a context that another th
 {
     std::atomic<bool> elsewhere{false};
     std::atomic<bool> over{false};
+    std::thread::id runner;
     std::function<void()> look;
     program<plain> p{1};  // destroyed first: its handlers use the variables above
     raw_client c = connect(p.server);
     c.go("disk");
-    const auto runner = p.threads.front().get_id();
+    runner = p.threads.front().get_id();
     look = [&] {
         if (std::this_thread::get_id() != runner)
             elsewhere = true;

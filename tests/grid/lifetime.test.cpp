@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "catch.hpp"
 #include "grid/server_fixture.hpp"
+#include "support/sanitizers.hpp"
 
 #include <atomic>
 #include <chrono>
@@ -162,7 +163,7 @@ TEST_CASE("L10: start reports what is wrong, and leaves nothing half started")
 TEMPLATE_TEST_CASE("L10: without descriptors start fails, and leaves nothing behind", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
-#ifdef __SANITIZE_ADDRESS__
+#if NBD_TEST_ASAN
     NBD_SKIP("UndefinedBehaviorSanitizer needs descriptors of its own to look at an object");
 #endif
     ::rlimit before{};
@@ -338,6 +339,25 @@ TEMPLATE_TEST_CASE("C03, R02, R12, S01: each wait for a client has its limit", "
     CHECK(idle.read(0, 512));  // S14: an idle client stays connected
     idle.disconnect();
     CHECK_FALSE(server.observer().kept->next());
+}
+
+TEMPLATE_TEST_CASE("S01: a TCP client whose window stays closed is disconnected after user_timeout",
+                   "", nbd::per_client_threads, nbd::strand_pool)
+{
+    // No limit of nbd::settings: a client that takes its replies slowly is not meant.
+    nbd::server<nbd::tcp_transport, nbd::mem_backend, TestType, farewells> server{
+        {.port = 0, .user_timeout = std::chrono::milliseconds{1'000}}};
+    server.exports().emplace("disk", {}, disk_size);
+    server.start();
+    auto good = connect(server);
+    good.go("disk");
+    auto closed = connect(server);
+    closed.go("disk");
+    const auto begun = steady_clock::now();
+    send_reads(closed, 200, 1 << 20);
+    CHECK(server.observer().kept->next() == std::errc::timed_out);
+    CHECK(steady_clock::now() - begun >= std::chrono::milliseconds{900});
+    CHECK(good.read(0, 512));
 }
 
 TEMPLATE_TEST_CASE("L07: an export is removed while it is in use, and another one gets its name",

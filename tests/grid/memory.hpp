@@ -4,6 +4,7 @@
 
 #include "grid/chunk_client.hpp"
 #include "grid/server_fixture.hpp"
+#include "support/sanitizers.hpp"
 #include <nbd/server.hpp>
 
 #include <boost/asio/awaitable.hpp>
@@ -21,7 +22,7 @@
 #include <malloc.h>
 #include <poll.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if NBD_TEST_ASAN || NBD_TEST_TSAN
 extern "C" std::size_t __sanitizer_get_current_allocated_bytes();
 #endif
 
@@ -32,7 +33,7 @@ using proto::command;
 /// Bytes that the process has allocated and not freed.
 [[nodiscard]] inline std::size_t heap_in_use()
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if NBD_TEST_ASAN || NBD_TEST_TSAN
     return __sanitizer_get_current_allocated_bytes();
 #else
     const auto all = ::mallinfo2();

@@ -5,6 +5,7 @@
 #include "grid/memory.hpp"
 
 #include "catch.hpp"
+#include "support/sanitizers.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -146,7 +147,7 @@ TEMPLATE_TEST_CASE("memory: BLOCK_STATUS of a fragmented disk holds no more than
                    ALL_LOOPS)
 {
     const auto limits = limited_to(std::size_t{32} << 20);
-#ifdef __SANITIZE_THREAD__
+#if NBD_TEST_TSAN
     const auto m = slow_statuses<TestType>(limits, 4, 4);  // with 20 clients it takes minutes
 #else
     const auto m = slow_statuses<TestType>(limits, 20, 16);
@@ -288,7 +289,7 @@ TEMPLATE_TEST_CASE("memory: clients that always have requests in flight leave me
             all.insert(all.end(), one.begin(), one.end());
         all.resize(all.size() - one.size() + 1);
         c.send(all);
-        std::ranges::rotate(one, one.begin() + 1);
+        std::rotate(one.begin(), one.begin() + 1, one.end());
         bytes reply(proto::simple_reply_bytes + 4096);
         for (; !enough; ++answers) {
             c.receive(reply);

@@ -21,6 +21,10 @@
 #include <utility>
 #include <vector>
 
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
 using namespace grid;
 
 namespace {
@@ -77,6 +81,14 @@ struct served {
         return c;
     }
     nbd::server<nbd::unix_transport, nbd::mem_backend, Policy, end_recorder> server;
+};
+
+/// The calling thread has another user while this exists; the process is root's.
+struct as_user {
+    explicit as_user(::uid_t user) { ::syscall(SYS_setresuid, -1, user, -1); }
+    as_user(const as_user&) = delete;
+    as_user& operator=(const as_user&) = delete;
+    ~as_user() { ::syscall(SYS_setresuid, -1, 0, -1); }
 };
 
 nbd::settings few_places(std::size_t most, std::size_t per_peer, std::chrono::milliseconds grace)
@@ -213,6 +225,32 @@ TEMPLATE_TEST_CASE("places: another peer gets a place from one with more than it
     raw_client other{socket.release()};
     other.go("disk");
     CHECK(other.read(0, 512));
+    CHECK(greedy.back().closed());
+    CHECK(greedy.front().read(0, 512));
+}
+
+TEMPLATE_TEST_CASE("places: another user gets a place from one with more than its share", "",
+                   nbd::per_client_threads, nbd::strand_pool)
+{
+    if (::geteuid() != 0)
+        NBD_SKIP("only root can have the clients of two users");
+    auto at = somewhere<nbd::unix_transport>();
+    at.mode = 0666;
+    nbd::server<nbd::unix_transport, nbd::mem_backend, TestType, end_recorder> server{
+        {.listen = at, .settings = few_places(4, 2, std::chrono::hours{1})}};
+    server.exports().add("disk", nbd::mem_backend{1 << 20});
+    server.start();
+    std::list<raw_client> greedy;
+    for (int i = 0; i < 4; ++i)
+        greedy.emplace_back(connect(server)).go("disk");
+    const auto of_nobody = [&server] {
+        const as_user nobody{65534};
+        return connect(server);
+    };
+    auto other = of_nobody();
+    other.go("disk");
+    CHECK(other.read(0, 512));
+    CHECK(server.connections().back().peer.ends_with("uid 65534"));
     CHECK(greedy.back().closed());
     CHECK(greedy.front().read(0, 512));
 }

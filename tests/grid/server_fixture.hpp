@@ -2,6 +2,7 @@
 #pragma once
 
 #include "grid/client.hpp"
+#include "support/sanitizers.hpp"
 #include <nbd/server.hpp>
 
 #include <atomic>
@@ -28,7 +29,7 @@ template <class Transport>
 /// Limits for tests that wait for them to pass.
 [[nodiscard]] inline nbd::settings impatient()
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if NBD_TEST_ASAN || NBD_TEST_TSAN
     constexpr std::chrono::milliseconds soon{2000};  // a handshake of a good client ends in time
 #else
     constexpr std::chrono::milliseconds soon{800};

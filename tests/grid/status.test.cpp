@@ -295,7 +295,7 @@ TEMPLATE_TEST_CASE("P66: extents keep to the minimum block size", "", nbd::per_c
     }
 }
 
-TEMPLATE_TEST_CASE("B04: wrong extents are clamped or EIO, and the connection stays", "",
+TEMPLATE_TEST_CASE("B12: wrong extents are clamped or EIO, and the connection stays", "",
                    nbd::per_client_threads, nbd::strand_pool)
 {
     struct lie {

@@ -167,8 +167,8 @@ struct tls_place {
             .observer = {&media},
             .authorise = std::move(h.authorise)};
         server.emplace(std::move(o));
-        server->exports().emplace("disk", {}, &media);
-        server->exports().emplace("secret", {.tls_only = true}, &media);
+        server->exports().add("disk", disk_of<View>{&media});
+        server->exports().add("secret", disk_of<View>{&media}, {.tls_only = true});
         server->start();
     }
 

@@ -114,11 +114,11 @@ TEMPLATE_TEST_CASE("waiting: a refused request and a throwing backend are error 
     CHECK(c.read(512, 512));
 }
 
-TEMPLATE_TEST_CASE("waiting: overlapping writes are serialised with serialise_overlaps", "",
+TEMPLATE_TEST_CASE("waiting: overlapping writes are serialized with serialize_overlaps", "",
                    ALL_THAT_WAIT)
 {
     nbd::settings limits;
-    limits.serialise_overlaps = true;
+    limits.serialize_overlaps = true;
     served<TestType> s{limits};
     auto c = s.client();
     s.board.close({0, 1024});
@@ -364,7 +364,7 @@ TEST_CASE("waiting: a client is admitted while the disk is busy for another one"
     CHECK(slow.receive_reply().error == error_value::none);
 }
 
-TEST_CASE("waiting: requests that wait for a serialised disk occupy no thread (B11)")
+TEST_CASE("waiting: requests that wait for a serialized disk occupy no thread (B11)")
 {
     switchboard busy;
     switchboard idle;

@@ -118,6 +118,11 @@ TEST_CASE("handshake/negotiator: shutting down, every option but ABORT is ERR_SH
     h.negotiator().shut_down();
     for (const std::uint32_t o : {3U, 5U, 6U, 7U, 8U, 9U, 10U, 11U, 99U})
         CHECK(h.answer_type(option(o, info_data("disk"))) == shutting_down);
+    SECTION("also with too much data")
+    {
+        CHECK(h.answer_type(option(99, bytes(70'000))) == shutting_down);
+        CHECK(h.answer_type(option(3, bytes(70'000))) == shutting_down);
+    }
     CHECK(h.opens() == 0);
     SECTION("ABORT")
     {

@@ -162,6 +162,7 @@ TEST_CASE("tls/stream: the end of TLS, and the end of the connection")
         c.client->send(grid::pattern(10));
         c.client->close_notify();
         CHECK(std::get<1>(c.stream.receive_now(asio::buffer(room))) == 10);
+        CHECK(nbd::io::is_readable(c.stream, 0));  // the end, although the socket is empty
         CHECK(std::get<0>(c.stream.receive_now(asio::buffer(room))) == asio::error::eof);
         CHECK(std::get<0>(c.stream.receive_now(asio::buffer(room))) == asio::error::eof);
         const auto reply = grid::pattern(5);  // the other direction is open

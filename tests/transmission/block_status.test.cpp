@@ -113,7 +113,7 @@ TEST_CASE("transmission/block_status: the context decides which member is called
     CHECK(status(none, 0, 0, 512, to).code == std::errc::invalid_argument);
 }
 
-TEST_CASE("transmission/block_status: no extent from the backend is EIO (B04)")
+TEST_CASE("transmission/block_status: no extent from the backend is EIO (B12)")
 {
     telling disk;
     for (const int liar : {0, 1}) {
@@ -158,7 +158,7 @@ TEST_CASE("transmission/block_status: the backend's error or exception is the fa
     CHECK(status(disk, 0, 0, 512, to));
 }
 
-TEST_CASE("transmission/block_status: extents are cut to the range and to the limit (B04)")
+TEST_CASE("transmission/block_status: extents are cut to the range and to the limit (B12)")
 {
     telling disk;
     disk.tell = [](std::uint64_t, std::uint64_t, extent_list& l) -> nbd::failure {

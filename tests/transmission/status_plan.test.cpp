@@ -198,7 +198,7 @@ TEST_CASE("transmission/status_plan: a failed context ends the plan, and its fai
     CHECK(p.reply().size() == 2 * (20 + 12));
 }
 
-TEST_CASE("transmission/status_plan: no extent from the backend is a failure (B04)")
+TEST_CASE("transmission/status_plan: no extent from the backend is a failure (B12)")
 {
     plan p;
     CHECK_FALSE(p.begin(asking(0, 512), terms, both, reply_style::structured, {}, 100));

@@ -276,6 +276,28 @@ TEMPLATE_TEST_CASE("TLS: T11 identities of keys, and clients without TLS, that a
     CHECK(place.media.opens == 2);
 }
 
+TEMPLATE_TEST_CASE("TLS: an identity with more than its share gives up a connection", "",
+                   EVERY_PLACE)
+{
+    nbd::settings limits;
+    limits.max_connections = 4;
+    limits.places_per_identity = 2;  // places_per_peer is the default, since all are of one address
+    TestType place{{.psk = true, .limits = limits}};
+    const client_settings alice{.psk_identity = "alice", .psk = tls_test::psk_of_alice};
+    const client_settings bob{.psk_identity = "bob", .psk = tls_test::psk_of_bob};
+    std::vector<std::unique_ptr<tls_client>> greedy;
+    for (int i = 0; i < 4; ++i)
+        CHECK((greedy.emplace_back(place.ready(alice)))->read(0, 512));
+    std::vector<std::unique_ptr<tls_client>> others;
+    for (std::size_t i = 1; i <= 2; ++i) {
+        CHECK((others.emplace_back(place.ready(bob)))->read(0, 512));  // waits for a place
+        CHECK(place.media.departure(i) == errc::evicted);
+        CHECK(greedy[4 - i]->closed());
+    }
+    CHECK(greedy[0]->read(0, 512));
+    CHECK(greedy[1]->read(0, 512));
+}
+
 TEMPLATE_TEST_CASE("TLS: T12 the connection closes in the TLS handshake", "", EVERY_PLACE)
 {
     TestType place{{.verify_peer = true}};

@@ -31,7 +31,7 @@ TEST_CASE("vocabulary/extent_list: extents are contiguous until the range is cov
     CHECK_FALSE(l.empty());
 }
 
-TEST_CASE("vocabulary/extent_list: extents are cut at the end of the range (B04)")
+TEST_CASE("vocabulary/extent_list: extents are cut at the end of the range (B12)")
 {
     extent_list l;
     l.begin(100, 10);
@@ -82,7 +82,7 @@ TEST_CASE("vocabulary/extent_list: the number of extents is limited, but the las
     CHECK(all(l) == extents{{10, 0}, {20, 1}});
 }
 
-TEST_CASE("vocabulary/extent_list: 2^20 extents use no more memory than the limit (B04)")
+TEST_CASE("vocabulary/extent_list: 2^20 extents use no more memory than the limit (B12)")
 {
     extent_list l;
     l.begin(most, 131'072);

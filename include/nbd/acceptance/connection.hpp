@@ -177,7 +177,8 @@ public:
 
     Socket socket;
     const Peer peer;
-    bool beyond_share = false;  ///< its peer had its share of connections when this one was added
+    bool beyond_share = false;    ///< its peer had its share of connections when this one was added
+    bool beyond_identity = true;  ///< false once its identity had no more than its share
     session::context<Observer> session;
     const std::uint64_t accepted;  ///< in ticks
 

@@ -33,7 +33,7 @@ public:
         std::list<connection_type> made;
         auto& added = made.emplace_back(std::forward<Args>(args)...);
         const std::lock_guard lock{mutex_};
-        added.beyond_share = has_at_least(share, added.peer);
+        added.beyond_share = has_at_least(share, of(added.peer));
         connections_.splice(connections_.end(), made);
         return std::prev(connections_.end());
     }
@@ -101,10 +101,11 @@ public:
     [[nodiscard]] bool has_share(const Peer& peer, std::size_t share) const noexcept
     {
         const std::lock_guard lock{mutex_};
-        return has_at_least(share, peer);
+        return has_at_least(share, of(peer));
     }
     /// All places are taken and a client of `peer` waits for one: closes a connection by the rule
-    /// of settings.max_connections and places_per_peer, unless a closed one is about to end.
+    /// of settings.max_connections, places_per_peer and places_per_identity, unless a closed one is
+    /// about to end.
     /// `idle_grace`: in ticks, 0 = idle connections are not closed. `stall_grace`: in ticks.
     void make_room(const Peer& peer, std::size_t share, std::uint64_t now, std::uint64_t idle_grace,
                    std::uint64_t stall_grace) noexcept
@@ -114,7 +115,7 @@ public:
         if (std::any_of(connections_.begin(), connections_.end(),
                         [now](const auto& c) { return c.ending(now); }))
             return;
-        if (has_at_least(share, peer))
+        if (has_at_least(share, of(peer)))
             evict(of(peer), by);
         else if (!evict_beyond_share(share, by))
             evict([](const auto&) { return true; }, by);
@@ -186,28 +187,43 @@ private:
     {
         return [&peer](const auto& c) { return same_origin(c.peer, peer); };
     }
-    /// Whether a peer has `n` connections; false if `n` is 0. Looks only as far as it has to.
-    [[nodiscard]] bool has_at_least(std::size_t n, const Peer& peer) const noexcept
+    /// Those of clients that have proved the same identity as `which`; none if it has proved none.
+    [[nodiscard]] static auto as(const connection_type& which) noexcept
     {
-        const auto its = of(peer);
+        return [its = which.session.identity()](const auto& c) {
+            const auto* const other = c.session.identity();
+            return its != nullptr && other != nullptr && same_identity(*its, *other);
+        };
+    }
+    /// Whether `its` selects `n` connections; false if `n` is 0. Looks only as far as it has to.
+    template <class Its>
+    [[nodiscard]] bool has_at_least(std::size_t n, Its its) const noexcept
+    {
         return std::any_of(connections_.begin(), connections_.end(),
                            [&](const auto& c) { return n != 0 && its(c) && --n == 0; });
     }
 
-    /// A peer that has more than `share` connections gives up one: by the rule of `evict`,
-    /// otherwise its newest.
+    /// A peer or an identity that has more than its share gives up one connection.
     bool evict_beyond_share(std::size_t share, const rule& by) noexcept
     {
-        for (auto c = connections_.rbegin(); c != connections_.rend(); ++c) {
-            // Connections of the peer may have ended since this one was added.
-            if (c->cut_for() != errc{} || !c->beyond_share
-                || !(c->beyond_share = has_at_least(share + 1, c->peer)))
-                continue;
-            if (!evict(of(c->peer), by))
-                c->cut(errc::evicted);
-            return true;
-        }
-        return false;
+        return std::any_of(connections_.rbegin(), connections_.rend(), [&](connection_type& c) {
+            return c.cut_for() == errc{}
+            && (give_up(c, of(c.peer), share, c.beyond_share, by)
+                || (c.session.identity() != nullptr
+                    && give_up(c, as(c), c.session.limits.places_per_identity, c.beyond_identity,
+                               by)));
+        });
+    }
+    /// If `its` selects more than `share` connections, closes one of them: by the rule of `evict`,
+    /// otherwise `newest`. `beyond`: whether that may be so; connections may have ended since.
+    template <class Its>
+    bool give_up(connection_type& newest, Its its, std::size_t share, bool& beyond,
+                 const rule& by) noexcept
+    {
+        beyond = beyond && share != 0 && has_at_least(share + 1, its);
+        if (beyond && !evict(its, by))
+            newest.cut(errc::evicted);
+        return beyond;
     }
 
     /// Of the connections that `among` selects: the oldest handshake gives way, once it is a second

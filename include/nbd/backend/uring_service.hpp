@@ -84,13 +84,13 @@ public:
 
 private:
     struct ring : io_uring {
-        explicit ring(unsigned entries) : io_uring{}
+        explicit ring(unsigned requests) : io_uring{}
         {
             // Completions are processed when a thread enters the kernel next, without interrupting
             // it.
-            int error = io_uring_queue_init(entries, this, IORING_SETUP_COOP_TASKRUN);
+            int error = io_uring_queue_init(requests, this, IORING_SETUP_COOP_TASKRUN);
             if (error == -EINVAL)  // before Linux 5.19
-                error = io_uring_queue_init(entries, this, 0);
+                error = io_uring_queue_init(requests, this, 0);
             if (error < 0)
                 throw std::system_error{-error, std::system_category(), refusal(error)};
         }

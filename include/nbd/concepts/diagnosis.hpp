@@ -255,7 +255,7 @@ consteval bool open_is_sound()
                          && concurrency_of<state>() == concurrency::serialize_all) {
         static_assert(
             !Explain,
-            "nbd: an `open` that is awaited cannot hold the lock that serialises calls which are "
+            "nbd: an `open` that is awaited cannot hold the lock that serializes calls which are "
             "not awaited, so what it returns must promise `static constexpr nbd::concurrency "
             "concurrency = nbd::concurrency::serialize_client` or `parallel`");
         return false;

@@ -37,7 +37,7 @@ struct export_record {
     /// Whether one backend serves all clients and has `resize`.
     static constexpr bool resizable = has_resize<Backend> && !has_open<Backend>;
     static constexpr bool locks = shared_backend<Backend>::locks;
-    static constexpr bool serialises_long_calls = shared_backend<Backend>::serialises_long_calls;
+    static constexpr bool serializes_long_calls = shared_backend<Backend>::serializes_long_calls;
     static constexpr const char* bad_description =
         "nbd: an export's description must be UTF-8 without NUL and at most 4096 bytes";
     /// Clients and files use signed 64-bit offsets.

@@ -114,9 +114,9 @@ public:
     /// *Returns* the lock that is held during each synchronous call; an empty object if the backend
     /// needs none.
     [[nodiscard]] auto lock() const { return record_->lock_backend(); }
-    /// Serialises calls that may wait for long, if the backend's calls must be serialised.
+    /// Serializes calls that may wait for long, if the backend's calls must be serialized.
     [[nodiscard]] exports::async_mutex& async_mutex() noexcept
-        requires(record::serialises_long_calls)
+        requires(record::serializes_long_calls)
     {
         return record_->long_calls_mutex;
     }
@@ -182,7 +182,7 @@ async_open(std::shared_ptr<export_record<Backend>> r, const client& who, open_pu
     std::optional<opened_export<Backend>> result;
     try {
         std::optional<async_lock> lock_of_calls;
-        if constexpr (export_record<Backend>::serialises_long_calls)
+        if constexpr (export_record<Backend>::serializes_long_calls)
             lock_of_calls.emplace(co_await lock<executor_type>(r->long_calls_mutex));
         auto state = co_await call_open(r->backend, who, why);
         result.emplace(r, std::move(state));

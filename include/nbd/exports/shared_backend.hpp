@@ -19,7 +19,7 @@
 
 namespace nbd::exports {
 
-/// A backend with its size and the locks that serialise its calls. Every export of the backend
+/// A backend with its size and the locks that serialize its calls. Every export of the backend
 /// shares it: there are several where a lookup gives it for several names, or with other settings
 /// for another client.
 /// *Thread safety*: the backend: as its promise `concurrency` allows. The rest: any thread.
@@ -28,9 +28,9 @@ struct shared_backend {
     /// Whether `mutex` is held during each synchronous call, because the backend promises no more
     /// than serialize_all.
     static constexpr bool locks = concurrency_of<served_t<Backend>>() == concurrency::serialize_all;
-    /// Whether calls that may wait for long are serialised by `long_calls_mutex`, whose waiters
+    /// Whether calls that may wait for long are serialized by `long_calls_mutex`, whose waiters
     /// hold no thread: those of an asynchronous backend, or of one that promises `blocks`.
-    static constexpr bool serialises_long_calls =
+    static constexpr bool serializes_long_calls =
         locks && (asynchronous<served_t<Backend>> || promises_blocks<served_t<Backend>>);
 
     explicit shared_backend(std::shared_ptr<Backend> b) noexcept : backend{std::move(b)} {}
@@ -56,7 +56,7 @@ struct shared_backend {
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
         resizing;
     [[no_unique_address]] std::conditional_t<locks, owned_mutex, std::monostate> mutex;
-    [[no_unique_address]] std::conditional_t<serialises_long_calls, async_mutex, std::monostate>
+    [[no_unique_address]] std::conditional_t<serializes_long_calls, async_mutex, std::monostate>
         long_calls_mutex;
 
 private:

@@ -29,7 +29,7 @@ namespace nbd::io {
 ///                                                  with the same bytes.
 ///     bool wants_write()                           after would_block: whether the socket must
 ///                                                  become writable, or readable
-///     bool has_pending()                           it holds received bytes
+///     bool has_pending()                           it holds received bytes, or the end of them
 ///     next_layer()                                 the socket
 template <class Stream>
 concept layered = requires(Stream& s, const boost::asio::mutable_buffer to) {

@@ -11,6 +11,7 @@
 #include <nbd/session/ending.hpp>
 #include <nbd/settings.hpp>
 #include <nbd/vocabulary/established.hpp>
+#include <nbd/vocabulary/tls.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -37,6 +38,8 @@ struct context {
     client_memory memory;
     /// The handshake is over. Until then the server may end the connection to free its place.
     std::atomic<bool> admitted{false};
+    /// The client has started TLS: `who.tls` is constant from now on.
+    std::atomic<bool> secured{false};
     /// The session waits for its client, so a deadline that passes is the fault of the client.
     std::atomic<bool> waiting{false};
     /// The session neither receives nor sends for a long time, so it does not notice a closed
@@ -69,6 +72,16 @@ struct context {
         who.export_name = name;
         in_set = std::move(its_presence);
         admitted.store(true, std::memory_order_release);
+    }
+    void secure(tls_info by)
+    {
+        who.tls.emplace(std::move(by));
+        secured.store(true, std::memory_order_release);
+    }
+    /// *Returns* what the client has proved over TLS; null before. *Thread safety*: any thread.
+    [[nodiscard]] const tls_info* identity() const noexcept
+    {
+        return secured.load(std::memory_order_acquire) ? &*who.tls : nullptr;
     }
     /// For the next bytes of replies that the client has to take.
     void arm_sending() noexcept

@@ -32,7 +32,7 @@ namespace nbd::session {
 /// Whether the call needs an executor: it is awaited, or it waits for calls that are.
 template <class Record>
 inline constexpr bool drain_waits = awaits_drain<typename Record::backend_type>
-    || (asynchronous<served_t<typename Record::backend_type>> && Record::serialises_long_calls);
+    || (asynchronous<served_t<typename Record::backend_type>> && Record::serializes_long_calls);
 
 /// Makes the call of a `drain` that is synchronous.
 template <class Record>
@@ -106,7 +106,7 @@ private:
         failure failed;
         try {
             std::optional<exports::async_lock> lock_of_calls;
-            if constexpr (Record::serialises_long_calls)
+            if constexpr (Record::serializes_long_calls)
                 lock_of_calls.emplace(co_await exports::lock<Executor>(r->long_calls_mutex));
             if (made->abandoned)
                 co_return;

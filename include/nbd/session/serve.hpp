@@ -112,7 +112,7 @@ typename Io::template task<void> serve(Stream& stream, Exports& exports, context
             if (failed) {
                 c.ended = failed;
             } else {
-                c.who.tls = secured.info();
+                c.secure(secured.info());
                 auto inside = negotiator.inside_tls();
                 co_await converse<Io>(secured, exports, inside, c, policy);
             }

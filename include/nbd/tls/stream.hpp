@@ -145,7 +145,11 @@ public:
     }
 
     [[nodiscard]] bool wants_write() const noexcept { return wants_write_; }
-    [[nodiscard]] bool has_pending() const noexcept { return ::SSL_has_pending(ssl()) == 1; }
+    /// Holds received bytes, or the end, which may have been received with the last bytes.
+    [[nodiscard]] bool has_pending() const noexcept
+    {
+        return received_all_ || ::SSL_has_pending(ssl()) == 1;
+    }
 
     /// Tells the client that nothing more is sent (close_notify), if the socket takes that at once.
     void close_now() noexcept

@@ -3,6 +3,7 @@
 // the stock that all threads share before.
 #include "catch.hpp"
 #include "grid/allocation_count.hpp"
+#include "support/sanitizers.hpp"
 #include <nbd/session/buffers/block.hpp>
 
 #include <algorithm>
@@ -441,7 +442,7 @@ TEST_CASE("session/buffers/block: the first block of a thread is a single alloca
     CHECK(asked_for == 1);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they reserve address space
+#if !NBD_TEST_ASAN && !NBD_TEST_TSAN  // they reserve address space
 TEST_CASE("block: a large block leaves 16 MiB of address space for what must not fail")
 {
     ::rlimit before{};

@@ -471,43 +471,43 @@ TEST_CASE("session/requests/job: a request that was begun can still be refused")
 TEMPLATE_TEST_CASE("session/requests/job: a request is answered alike after any other request", "",
                    working, working_at_once)
 {
-    using working = TestType;
-    using kind = std::function<bytes(working&, std::uint64_t)>;
+    using tested = TestType;
+    using kind = std::function<bytes(tested&, std::uint64_t)>;
     const std::vector<kind> kinds{
-        [](working& w, std::uint64_t c) { return w.whole(asking(command::read, c, 512, 100)); },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) { return w.whole(asking(command::read, c, 512, 100)); },
+        [](tested& w, std::uint64_t c) {
             return w.whole(asking(command::read, c, 0, 4 * disk::part));
         },
-        [](working& w, std::uint64_t c) { return w.whole(asking(command::read, c, 0, 0)); },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) { return w.whole(asking(command::read, c, 0, 0)); },
+        [](tested& w, std::uint64_t c) {
             return w.whole(asking(command::write, c, 0, 700, cf::fua), pattern(700));
         },
-        [](working& w, std::uint64_t c) { return w.whole(asking(command::trim, c, 0, 512)); },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) { return w.whole(asking(command::trim, c, 0, 512)); },
+        [](tested& w, std::uint64_t c) {
             return w.whole(asking(command::block_status, c, 0, 4 * disk::part));
         },
-        [](working& w, std::uint64_t c) { return w.whole(asking(command::read, c, 0, 300'000)); },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) { return w.whole(asking(command::read, c, 0, 300'000)); },
+        [](tested& w, std::uint64_t c) {
             return w.whole(asking(command::write, c, 0, 100'000), pattern(100'000));
         },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) {
             w.one.refuse(asking(command::read, c, 0, 1 << 30), w.to, error_value::einval);
             return w.reply();
         },
-        [](working& w, std::uint64_t c) { return w.whole(asking(command::resize, c, 0, 0)); },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) { return w.whole(asking(command::resize, c, 0, 0)); },
+        [](tested& w, std::uint64_t c) {
             w.backend.error = eio;
             auto reply = w.whole(asking(command::read, c, 0, 4 * disk::part));
             w.backend.error = {};
             return reply;
         },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) {
             w.backend.error = eio;
             auto reply = w.whole(asking(command::block_status, c, 0, 512));
             w.backend.error = {};
             return reply;
         },
-        [](working& w, std::uint64_t c) {
+        [](tested& w, std::uint64_t c) {
             w.backend.error = enospc;
             auto reply = w.whole(asking(command::trim, c, 0, 512));
             w.backend.error = {};
@@ -515,13 +515,13 @@ TEMPLATE_TEST_CASE("session/requests/job: a request is answered alike after any 
         },
     };
     for (const auto style : {reply_style::simple, reply_style::structured}) {
-        working used{style};
+        tested used{style};
         std::uint64_t cookie = 0;
         for (std::size_t before = 0; before < kinds.size(); ++before)
             for (std::size_t after = 0; after < kinds.size(); ++after) {
                 CAPTURE(before, after);
                 std::ignore = kinds[before](used, ++cookie);
-                working fresh{style};
+                tested fresh{style};
                 ++cookie;
                 REQUIRE((kinds[after](used, cookie) == kinds[after](fresh, cookie)));
             }

@@ -319,11 +319,11 @@ TEST_CASE("session/windowed/window: slots are created once, do not move, and are
 }
 
 TEST_CASE("session/windowed/window: a request that overlaps a write waits for it, with "
-          "serialise_overlaps")
+          "serialize_overlaps")
 {
     const auto may_follow = [](command first, std::uint64_t at, std::uint64_t n, command second,
-                               std::uint64_t then, std::uint64_t m, bool serialise = true) {
-        window w{10, 1 << 20, serialise};
+                               std::uint64_t then, std::uint64_t m, bool serialize = true) {
+        window w{10, 1 << 20, serialize};
         begin(w, asking(first, 1, at, n));
         const auto r = asking(second, 2, then, m);
         return w.has_room_for(r);

@@ -20,12 +20,12 @@ template <class Slot>
 class window {
 public:
     /// - `most_bytes`: bytes of data of all requests; a single request may have more.
-    /// - `serialise_overlaps`: a request waits for requests that overlap it, if one of them writes.
+    /// - `serialize_overlaps`: a request waits for requests that overlap it, if one of them writes.
     /// - `status_bytes`: what a BLOCK_STATUS counts that asks for more than one extent.
-    window(std::size_t most_requests, std::uint64_t most_bytes, bool serialise_overlaps,
+    window(std::size_t most_requests, std::uint64_t most_bytes, bool serialize_overlaps,
            std::uint64_t status_bytes = 0)
         : most_requests_{std::max<std::size_t>(most_requests, 1)}, most_bytes_{most_bytes},
-          status_bytes_{status_bytes}, serialises_{serialise_overlaps}
+          status_bytes_{status_bytes}, serializes_{serialize_overlaps}
     {
     }
 
@@ -43,7 +43,7 @@ public:
         if (under_way_ == most_requests_ || bytes_of(r) > most_bytes_
             || bytes_ > most_bytes_ - bytes_of(r))
             return false;
-        return !serialises_ || std::none_of(slots_.begin(), slots_.end(), [&](const Slot& s) {
+        return !serializes_ || std::none_of(slots_.begin(), slots_.end(), [&](const Slot& s) {
             return s.under_way && overlap(s.job.request(), r);
         });
     }
@@ -141,7 +141,7 @@ private:
     std::size_t most_requests_;
     std::uint64_t most_bytes_;
     std::uint64_t status_bytes_;
-    bool serialises_;
+    bool serializes_;
     std::deque<Slot> slots_;  ///< added on demand, never moved
     Slot* free_ = nullptr;
     Slot* due_ = nullptr;

@@ -48,7 +48,7 @@ public:
           calls_{*this, std::forward<Args>(calls)...},
           exchange_{disk, agreed, c, io::socket<Stream>},
           window_{parallel ? c.limits.requests_in_flight : 1, c.memory.most_for_requests(),
-                  c.limits.serialise_overlaps,
+                  c.limits.serialize_overlaps,
                   transmission::status_plan<backend_type>::most_bytes(
                       {.length = std::uint64_t(-1)}, agreed.contexts.size(), agreed.style,
                       exchange_.most_extents)},
