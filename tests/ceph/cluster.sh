@@ -52,10 +52,12 @@ running() {
 }
 none_running() { [ -z "$(running)" ]; }
 
+# By SIGKILL: nothing of the cluster is kept, and a clean end takes seconds.
 stop_all() {
     pids=$(running)
-    [ -z "$pids" ] || kill $pids 2>/dev/null
-    in_time 15 none_running || { kill -9 $(running) 2>/dev/null; in_time 5 none_running; }
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$pids" ] || kill -9 $pids 2>/dev/null
+    in_time 15 none_running
 }
 
 all_up() { ceph --connect-timeout 5 osd stat -f json 2>/dev/null | grep -q "\"num_up_osds\": *$1[,}]"; }
@@ -134,7 +136,8 @@ admin socket = $folder/run/\$name.\$pid.asok
 log file = $folder/log/client.log
 END
     log=$folder/log
-    [ -z "$with" ] || stop_with "$with" </dev/null >/dev/null 2>&1 &
+    # By exec: a redirection of the function alone would keep the old descriptors, and who reads them waits for their end.
+    [ -z "$with" ] || (exec </dev/null >/dev/null 2>&1 && stop_with "$with") </dev/null >/dev/null 2>&1 &
     monmaptool --create --fsid "$fsid" --addv a "[v2:127.0.0.1:$port]" "$folder/monmap" >"$log/monmaptool.out" 2>&1 \
         || die "monmaptool failed; see $log"
     ceph-mon -i a --mkfs --monmap "$folder/monmap" --keyring /dev/null >"$log/mon.mkfs.out" 2>&1 \
