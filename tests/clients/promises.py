@@ -135,13 +135,14 @@ class Disk:
 class Load:
     """Sends random changes on several connections until the server ends."""
 
-    def __init__(self, server, disk, source, numbers):
+    def __init__(self, server, disk, source, numbers, kill_after_promises=None):
         self.disk, self.source, self.numbers = disk, source, numbers
         self.connections = [Connection(server) for _ in range(CONNECTIONS)]
         assert all(connection.flags & 1 << 8 for connection in self.connections), "CAN_MULTI_CONN is not set"
         self.replies = self.promises = 0
         # The timer starts after a number of replies, so that a slow server has promised something, too.
         self.kill_after = source.randrange(1, 160)
+        self.kill_after_promises = kill_after_promises  # instead, for a server whose flush is slow
         self.killer = threading.Timer(source.uniform(0, 0.03), server.process.kill)
 
     def ask_something(self, connection):
@@ -161,8 +162,6 @@ class Load:
 
     def note(self, answered):
         self.replies += 1
-        if self.replies == self.kill_after:
-            self.killer.start()
         if isinstance(answered, dict):
             self.disk.keep(answered)
             self.promises += 1
@@ -172,6 +171,10 @@ class Load:
             if flags:
                 self.disk.keep_change(change)
                 self.promises += 1
+        enough = (self.replies >= self.kill_after if self.kill_after_promises is None
+                  else self.promises >= self.kill_after_promises)
+        if enough and self.killer.ident is None:
+            self.killer.start()
 
     def run(self):
         with selectors.DefaultSelector() as ready:
