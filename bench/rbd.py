@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Images of Ceph: nbd-serve beside qemu-nbd, with the same librbd and the same load, over a UNIX socket.
+"""An image of Ceph: nbd-serve beside qemu-nbd, with the same librbd and the same load, over a UNIX socket.
 
-Starts a cluster on this machine (tests/ceph/cluster.sh; its data are in memory), or uses that of --ceph-conf. Each server
-has an image of its own, which is written before. A round measures every case with each server in turn, and begins with
-another server. The table shows the median of the rounds, and the ratio to qemu-nbd in the same round. On a small machine the
+Starts a cluster on this machine (tests/ceph/cluster.sh; its data are in memory), or uses that of --ceph-conf. The
+servers take turns with one image, which is written before. A round measures every case with each server, and begins with
+another one than the round before. The table shows the median of the rounds, and the ratio to qemu-nbd in the same round. On a small machine the
 cluster's processor time is the limit, so the processor time of the server itself says more than the rate.
 """
 import argparse
@@ -21,6 +21,7 @@ import servers
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "tests" / "ceph" / "cluster.sh"
+IMAGE = "bench"
 OURS = ("nbd-serve", "nbd-serve pool")
 CASES = {
     "4 KiB random READ, depth 16": ("--block", "4K", "--depth", "16"),
@@ -32,21 +33,17 @@ CASES = {
 
 
 def kinds(build, conf, pool):
-    serve = str(build / "examples" / "nbd-serve")
+    def ours(*more):
+        return lambda path: [str(build / "examples" / "nbd-serve"), f"rbd:{pool}/{IMAGE}", "--ceph-conf", conf, "--unix", path,
+                             *more]
 
-    def image(name):
-        return f"bench-{name}"
-
-    def ours(name, *more):
-        return lambda path: [serve, f"rbd:{pool}/{image(name)}", "--ceph-conf", conf, "--unix", path, *more]
-
-    return {
-        image("qemu"): servers.Kind("qemu-nbd", lambda path: [
+    return [
+        servers.Kind("qemu-nbd", lambda path: [
             "qemu-nbd", "--persistent", "--shared=0", f"--socket={path}", "--image-opts",
-            f"driver=rbd,pool={pool},image={image('qemu')},conf={conf}"]),
-        image("threads"): servers.Kind(OURS[0], ours("threads")),
-        image("pool"): servers.Kind(OURS[1], ours("pool", "--policy", "pool", "--threads", "2")),
-    }
+            f"driver=rbd,pool={pool},image={IMAGE},conf={conf}"]),
+        servers.Kind(OURS[0], ours()),
+        servers.Kind(OURS[1], ours("--policy", "pool", "--threads", "2")),
+    ]
 
 
 def rbd(conf, *words):
@@ -62,17 +59,16 @@ def load(build, server, shape, seconds):
 
 
 def measure(arguments, conf, where):
-    images = kinds(arguments.build, conf, arguments.pool)
+    all_kinds = kinds(arguments.build, conf, arguments.pool)
     found, missing = {}, {}
     with open(Path(where) / "content", "wb") as file:
         for _ in range(arguments.size):
             file.write(os.urandom(1 << 20))
-    for image in images:
-        rbd(conf, "import", Path(where) / "content", f"{arguments.pool}/{image}")
+    rbd(conf, "import", Path(where) / "content", f"{arguments.pool}/{IMAGE}")
     try:
         for number in range(arguments.rounds):
-            all_kinds = list(images.values())
-            for kind in all_kinds[number % len(all_kinds):] + all_kinds[:number % len(all_kinds)]:
+            begin = number % len(all_kinds)
+            for kind in all_kinds[begin:] + all_kinds[:begin]:
                 if kind.name in missing:
                     continue
                 try:
@@ -83,8 +79,7 @@ def measure(arguments, conf, where):
                 except servers.Missing as why:
                     missing[kind.name] = str(why)
     finally:
-        for image in images:
-            rbd(conf, "rm", f"{arguments.pool}/{image}")
+        rbd(conf, "rm", f"{arguments.pool}/{IMAGE}")
     for name, why in missing.items():
         print(f"{name} is left out: {why}")
     return found
@@ -112,8 +107,8 @@ def main():
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release", help="directory of the programs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
-    parser.add_argument("--size", type=int, default=256, metavar="MIB", help="size of each image (256)")
-    parser.add_argument("--ceph-conf", help="use this cluster; its images bench-... are made and removed")
+    parser.add_argument("--size", type=int, default=256, metavar="MIB", help="size of the image (256)")
+    parser.add_argument("--ceph-conf", help="use this cluster; its image bench is made and removed")
     parser.add_argument("--pool", default="rbd", help="of the cluster (rbd)")
     arguments = parser.parse_args()
     for tool in ("rbd", "qemu-nbd"):
