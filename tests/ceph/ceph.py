@@ -113,6 +113,8 @@ def kill_servers(policy, kills):
     numbers = iter(range(1, 1 << 60))
     replies = promises = promised = 0
     image = Image(BLOCKS * BLOCK)
+    # The default policy sends each write to the cluster at once, so that a flush that does nothing would not be noticed.
+    run("rbd", "config", "image", "set", image.name, "rbd_cache_policy", "writeback")
     with directory() as where:
         disk = Disk(f"{where}/disk")
         for kill in range(kills):
