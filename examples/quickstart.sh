@@ -31,6 +31,7 @@ boost        boost
 libcli11-dev /usr/include/CLI
 liburing-dev /usr/include/liburing.h
 libssl-dev   /usr/include/openssl/ssl.h
+libnl-genl-3-dev /usr/include/libnl3/netlink/genl/genl.h
 END
 choose_build_tool
 

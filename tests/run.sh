@@ -61,6 +61,7 @@ libbenchmark-dev /usr/include/benchmark
 libcli11-dev     /usr/include/CLI
 liburing-dev     /usr/include/liburing.h
 libssl-dev       /usr/include/openssl/ssl.h
+libnl-genl-3-dev /usr/include/libnl3/netlink/genl/genl.h
 openssl          openssl
 libnbd-bin       nbdinfo
 file             file

@@ -6,7 +6,7 @@ get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
 
 set(VCPKG_BUILD_TYPE release) # header-only
 
-vcpkg_check_features(OUT_FEATURE_OPTIONS features FEATURES uring NBD_URING tls NBD_TLS)
+vcpkg_check_features(OUT_FEATURE_OPTIONS features FEATURES uring NBD_URING tls NBD_TLS kernel NBD_KERNEL)
 vcpkg_cmake_configure(
     SOURCE_PATH "${SOURCE_PATH}"
     OPTIONS ${features} -DNBD_BUILD_TESTS=OFF -DNBD_BUILD_EXAMPLES=OFF -DNBD_BUILD_BENCH=OFF

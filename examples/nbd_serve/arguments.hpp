@@ -181,6 +181,14 @@ struct tls_arguments {
     bool verify_peer = false;
 };
 
+struct attach_arguments {
+    std::string device{};  ///< "any" is any free device; empty: none
+    std::size_t connections = 1;
+    std::chrono::milliseconds timeout{0};
+    std::chrono::milliseconds dead_timeout{0};
+    std::chrono::milliseconds wait{0};
+};
+
 /// A stream socket of a service manager; a server takes it over.
 struct passed_socket {
     int descriptor = -1;
@@ -203,6 +211,7 @@ struct arguments {
     bool stdio = false;
     bool socket_activation = false;
     std::vector<passed_socket> passed;
+    attach_arguments attach;
     tls_arguments tls;
     access_arguments access;
 
@@ -216,6 +225,12 @@ struct arguments {
     nbd::settings limits;
     bool verbose = false;
     std::string run;
+
+    /// Whether clients can connect, or one is connected.
+    [[nodiscard]] bool listens() const noexcept
+    {
+        return stdio || !unix_path.empty() || !tcp.empty() || !vsock.empty() || !passed.empty();
+    }
 };
 
 /// What the system permits for a file or a block device.

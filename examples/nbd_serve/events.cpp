@@ -4,6 +4,7 @@
 #include <boost/asio/post.hpp>
 
 #include <csignal>
+#include <future>
 #include <iostream>
 #include <new>
 #include <utility>
@@ -29,8 +30,27 @@ events::events(std::function<void()> reload) : reload_{std::move(reload)}
     reloads_.add(SIGUSR1);
 }
 
+std::string events::during(const std::function<std::string(std::stop_token)>& work)
+{
+    std::stop_source ended;
+    ending_.async_wait([&](const boost::system::error_code& cancelled, int) {
+        if (!cancelled)
+            ended.request_stop();
+    });
+    auto result = std::async(std::launch::async, [&] {
+        struct at_end {
+            events* all;
+            ~at_end() { all->end(); }
+        } const last{this};
+        return work(ended.get_token());
+    });
+    context_.run();
+    return result.get();
+}
+
 void events::run()
 {
+    context_.restart();
     await_reload();
     await_end();
     context_.run();

@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <optional>
+#include <stop_token>
 #include <string>
 
 /// SIGINT, SIGTERM and SIGHUP (unless the caller ignores it, as nohup does) end the program.
@@ -25,6 +26,9 @@ public:
     /// *Returns* the exit status of the program: that of the command, or 0.
     [[nodiscard]] int status() const noexcept { return command_ ? command_->status() : 0; }
 
+    /// Before run(): calls `work` on another thread, which a signal that ends the program stops.
+    /// *Returns* its result. *Errors*: those of `work`.
+    [[nodiscard]] std::string during(const std::function<std::string(std::stop_token)>& work);
     /// Handles signals until one of them ends the program, or end() is called.
     void run();
     /// *Thread safety*: any thread.

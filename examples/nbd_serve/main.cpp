@@ -40,14 +40,17 @@ void check_listening(arguments& a, std::optional<private_folder>& folder)
         throw usage_error{"--stdio: expected without --unix, --tcp and --vsock"};
     if (a.stdio && !a.run.empty())
         throw usage_error{"--stdio: expected without --run"};
+    if (a.stdio && !a.attach.device.empty())
+        throw usage_error{"--stdio: expected without --attach"};
     a.passed = take_sockets(a.socket_activation,
                             a.stdio                  ? "--stdio"
                                 : listens != nullptr ? listens
                                 : !a.run.empty()     ? "--run"
                                                      : nullptr);
-    if (listens == nullptr && !a.run.empty())
+    const bool is_attached_only = !a.attach.device.empty() && listens == nullptr;
+    if (listens == nullptr && !a.run.empty() && !is_attached_only)
         a.unix_path = folder.emplace().path() + "/socket";
-    else if (listens == nullptr && !a.stdio && a.passed.empty())
+    else if (listens == nullptr && !a.stdio && a.passed.empty() && !is_attached_only)
         a.tcp = "127.0.0.1:10809";
     if (!a.tcp.empty())
         std::ignore = parse_tcp(a.tcp);
@@ -193,6 +196,34 @@ void add_listening_options(CLI::App& app, arguments& a)
         ->type_name("COMMAND");
 }
 
+/// The block device of the kernel.
+void add_attach_options(CLI::App& app, arguments& a)
+{
+    app.add_option(
+           "--attach", a.attach.device,
+           "make the disk a block device of this machine: /dev/nbdN, or any; needs root. Without "
+           "an address, no other client can connect")
+        ->type_name("DEVICE");
+    app.add_option("--attach-connections", a.attach.connections,
+                   "number of connections and queues of the device")
+        ->capture_default_str()
+        ->check(CLI::Range(std::size_t{1}, std::size_t{64}))
+        ->type_name("N");
+    const auto add_time = [&](const char* name, std::chrono::milliseconds& time, const char* help) {
+        app.add_option_function<std::string>(
+               name, [name, &time](const std::string& text) { time = parse_seconds(name, text); },
+               help)
+            ->default_str("0")
+            ->type_name("SECONDS");
+    };
+    add_time("--attach-timeout", a.attach.timeout,
+             "how long the kernel waits for a reply; 0: as long as it takes");
+    add_time("--attach-dead-timeout", a.attach.dead_timeout,
+             "how long requests wait for another nbd-serve of the same file, with the same "
+             "--attach, after this one has been killed; 0: they fail");
+    add_time("--attach-wait", a.attach.wait, "how long to wait for a device that is in use");
+}
+
 /// TLS.
 void add_tls_options(CLI::App& app, arguments& a)
 {
@@ -289,6 +320,7 @@ int main(int argc, char** argv)
     CLI::App app{"Serves a disk to NBD clients, until SIGINT, SIGTERM or SIGHUP.", "nbd-serve"};
     add_disk_options(app, a);
     add_listening_options(app, a);
+    add_attach_options(app, a);
     add_tls_options(app, a);
     add_access_options(app, a.access);
     add_export_options(app, a);
@@ -299,7 +331,7 @@ int main(int argc, char** argv)
         app.parse(argc, argv);
         for (const std::string argument :
              {"--create", "--unix", "--tcp", "--vsock", "--block-size", "--tls-certificates",
-              "--tls-psk", "--run", "--ceph-conf", "--ceph-id"})
+              "--tls-psk", "--run", "--ceph-conf", "--ceph-id", "--attach"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         raise_descriptor_limit();

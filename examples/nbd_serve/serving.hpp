@@ -5,6 +5,7 @@
 #include "access.hpp"
 #include "activation.hpp"
 #include "arguments.hpp"
+#include "attaching.hpp"
 #include "captive.hpp"
 #include "events.hpp"
 #include "listening.hpp"
@@ -24,6 +25,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -133,34 +135,53 @@ int serve(const arguments& a, const disk_arguments& disk, nbd::export_settings e
     const auto exports = std::make_shared<nbd::export_set<Backend>>();
     add_export(*exports, a, disk, std::move(e));
 
-    std::optional<server_type> server;
-    const auto uris = start(server, a, tls, [&] {
+    const auto options = [&] {
         return typename server_type::options{.exports = exports,
                                              .settings = a.limits,
                                              .policy = make_policy<Policy>(a.threads),
                                              .observer = {log ? &*log : nullptr},
                                              .authorise = authorise};
-    });
+    };
+    std::optional<server_type> server;
+    const auto uris = a.listens() ? start(server, a, tls, options) : std::vector<std::string>{};
+    attached_disk<server_type> attached;
+    std::string device;
+    if (!a.attach.device.empty())
+        device = program.during(
+            [&](std::stop_token stop) { return attached.attach(a, disk, options(), stop); });
     if (a.run.empty()) {
         for (const auto& uri : uris)
             std::cout << "serving " << uri << '\n';
+        if (!device.empty())
+            std::cout << "attached " << device << '\n';
         std::cout.flush();
     } else {  // stdout belongs to the command
-        program.start(a.run, variables_for(uris.front(), a.unix_path, a.name));
+        auto variables = variables_for(uris.empty() ? "" : uris.front(), a.unix_path, a.name);
+        if (!device.empty())
+            variables.emplace_back("device", device);
+        program.start(a.run, variables);
     }
-    tell_service_manager("READY=1\nSTATUS=serving " + (uris.empty() ? "a client" : uris.front()));
+    tell_service_manager("READY=1\nSTATUS=serving "
+                         + (!uris.empty()        ? uris.front()
+                                : device.empty() ? "a client"
+                                                 : device));
     // With --stdio, the server ends with its client.
-    std::thread end_of_server{[&] {
-        server->wait();
-        program.end();
-    }};
+    std::thread end_of_server;
+    if (server)
+        end_of_server = std::thread{[&] {
+            server->wait();
+            program.end();
+        }};
     const auto stop = [&](std::thread* waits) {
+        if (!server)
+            return;
         server->stop();
         waits->join();
     };
     std::unique_ptr<std::thread, decltype(stop)> stopped{&end_of_server, stop};
     program.run();
     tell_service_manager("STOPPING=1");
+    attached.detach();
     stopped.reset();
     server.reset();
     events::block_signals();

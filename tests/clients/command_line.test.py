@@ -101,6 +101,10 @@ def test_an_error_names_the_argument_and_what_was_expected():
                 ("--ceph-conf: rbd:POOL/IMAGE", "mem:1M", "--ceph-conf", "ceph.conf"),
                 ("--ceph-id: rbd:POOL/IMAGE", "mem:1M", "--ceph-id", "admin"),
                 ("--name: UTF-8", "null:1M", "--name", os.fsdecode(b"\xff")),
+                ("--attach:", "null:1M", "--attach", "/dev/sda"),
+                ("--attach: empty", "null:1M", "--attach", ""),
+                ("--stdio: --attach", "null:1M", "--stdio", "--attach", "any"),
+                ("--attach-wait: seconds", "null:1M", "--attach", "any", "--attach-wait", "x"),
         ):
             message = refused(*arguments, statuses=(1, 2))
             assert all(word in message for word in words.split()), message
@@ -114,7 +118,8 @@ def test_a_size_above_the_address_space():
 
 def test_help_shows_every_option():
     said = run(PROGRAM, "--help").stdout
-    for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--name", "--description", "--read-only", "--policy", "per-client",
+    for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--attach", "--attach-connections",
+                 "--attach-timeout", "--attach-dead-timeout", "--attach-wait", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
                  "rbd:POOL/IMAGE", "--ceph-conf", "--ceph-id", "SIGHUP", "--least-transfer-rate", "--allow", "--deny", "uid:N", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"

@@ -70,7 +70,7 @@ class Options(unittest.TestCase):
     def test_an_unknown_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nonsense)\n")
         self.assertFalse(fine, said)
-        self.assertIn("nbd has no component 'nonsense'; it has 'nbd', 'uring', 'tls' and 'rbd'", said)
+        self.assertIn("nbd has no component 'nonsense'; it has 'nbd', 'uring', 'tls', 'kernel' and 'rbd'", said)
 
     def test_an_optional_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nbd OPTIONAL_COMPONENTS nonsense)\n"
@@ -141,6 +141,28 @@ class Options(unittest.TestCase):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS tls)\n", prefix)
         self.assertFalse(fine, said)
         self.assertIn("the component 'tls' is missing: nbd was installed with NBD_TLS=OFF", said)
+
+    def test_libnl_that_is_asked_for_is_needed(self):
+        fine, said = self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_KERNEL=ON", "-D", "NBD_URING=OFF", "-D", "NBD_TLS=OFF",
+                               "-D", "NBD_LIBNL_GENL=NBD_LIBNL_GENL-NOTFOUND", "-D", "CMAKE_FIND_ROOT_PATH=/nonexistent",
+                               "-D", "CMAKE_FIND_ROOT_PATH_MODE_LIBRARY=ONLY", "-D", "CMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY")
+        self.assertFalse(fine, said)
+        self.assertIn("NBD_KERNEL=ON needs libnl-genl-3 (Debian: libnl-genl-3-dev), which was not found", said)
+
+    def test_the_component_kernel(self):
+        if not self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_KERNEL=ON")[0]:
+            self.skipTest("libnl-genl-3 is not installed")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS kernel)\n"
+                                   "get_target_property(linked nbd::nbd INTERFACE_LINK_LIBRARIES)\n"
+                                   "message(STATUS \"nbd::nbd links: ${linked}.\")\n")
+        self.assertTrue(fine, said)
+        self.assertIn("nbd::nbd links: Boost::headers;Threads::Threads.", said)
+
+    def test_a_package_without_kernel(self):
+        prefix = self.install("-D", "NBD_KERNEL=OFF")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS kernel)\n", prefix)
+        self.assertFalse(fine, said)
+        self.assertIn("the component 'kernel' is missing: nbd was installed with NBD_KERNEL=OFF", said)
 
     def test_a_parent_project_with_a_target_nbd(self):
         fine, said = self.consumer("add_library(nbd INTERFACE)\nadd_subdirectory(%s nbd-headers)\n"

@@ -143,6 +143,9 @@ class Recipe(unittest.TestCase):
         self.recipe.options.with_openssl = True
         self.recipe.requirements()
         self.assertEqual(self.recipe.required[5:], ["openssl/[>=3 <4]"])
+        self.recipe.options.with_libnl = True
+        self.recipe.requirements()
+        self.assertEqual(self.recipe.required[9:], ["libnl/[>=3.2.25 <4]"])
 
     def test_validate(self):
         for good in (settings(), settings(compiler="clang", version="14"), settings(version="13.2", cppstd="23")):
@@ -209,6 +212,15 @@ class Recipe(unittest.TestCase):
         self.assertEqual(rbd.requires, ["nbd"])
         self.assertEqual(rbd.system_libs, ["rbd", "rados"])
         self.assertEqual(rbd.properties, {"cmake_target_name": "nbd::rbd", "pkg_config_name": "nbd-rbd"})
+        self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
+
+    def test_package_info_with_libnl(self):
+        self.recipe.options.with_libnl = True
+        self.recipe.package_info()
+        kernel = self.recipe.cpp_info.components["kernel"]
+        self.assertEqual(kernel.includedirs, [])
+        self.assertEqual(kernel.requires, ["nbd", "libnl::nl-genl", "libnl::nl"])
+        self.assertEqual(kernel.properties, {"cmake_target_name": "nbd::kernel", "pkg_config_name": "nbd-kernel"})
         self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
 
     def test_the_test_package_is_python(self):

@@ -5,7 +5,7 @@
 # for each policy and transport. It prints `ok NAME` for each step. The first failed step prints `not ok NAME: why` and ends
 # the run. The last line of a successful run is `KERNEL-TEST PASSED n`.
 # The kernel passes its unknown parameters in the environment: KT_SECONDS (the time limit), KT_MIB (the size of the
-# device) and KT_ROUNDS (pairs POLICY/TRANSPORT, separated by commas).
+# device), KT_ROUNDS (pairs POLICY/TRANSPORT, separated by commas) and KT_ATTACH (yes: also nbd::attach).
 
 # Uses the usual tools where they matter, and busybox's for the rest. The shell is not busybox, because that prefers its
 # own tools.
@@ -259,6 +259,157 @@ one_round() {
     echo "# $round took $(($(cut -d. -f1 /proc/uptime) - began)) s"
 }
 
+# --- nbd::attach, which needs no client ---
+
+# start_attached LINE COMMAND...: starts a server that prints a line LINE when its device is ready.
+start_attached() {
+    line=$1
+    shift
+    : >/tmp/server.out # removes the output of the previous server
+    "$@" >/tmp/server.out 2>/tmp/server.err &
+    server=$!
+    until_true grep -q "^$line" /tmp/server.out
+}
+
+new_image() { rm -f /tmp/disk.img && truncate -s $bytes /tmp/disk.img; }
+size_is() { [ "$(cat /sys/block/nbd0/size)" = $(($1 / 512)) ]; }
+
+# From mkfs to fsck.
+file_system() {
+    mkfs.ext4 -F -q $device && mount -t ext4 $device /mnt && cd /mnt && write_tree && cd / && umount /mnt || return 1
+    fsck.ext4 -fn $device && forget_cache && mount -t ext4 -o ro $device /mnt && cd /mnt && compare_tree && cd / && umount /mnt
+}
+
+# The image becomes larger; the next client that opens the export makes its size known.
+grow() {
+    truncate -s $((bytes * 3 / 2)) /tmp/disk.img && nbd-client -unix /run/nbd.sock /dev/nbd5 -name test &&
+        nbd-client -d /dev/nbd5 && until_true size_is $((bytes * 3 / 2))
+}
+
+# Any free device, but not the one that is in use.
+any_device() { [ "$(nbd-serve mem:1M --attach any --run 'echo $device')" = /dev/nbd1 ]; }
+# A signal ends the wait for a device that is in use. It is sent when SIGTERM has a handler.
+waits_until_it_is_stopped() {
+    nbd-serve mem:1M --attach $device --attach-wait 100 2>/tmp/refused &
+    waiting=$!
+    until_true grep -q -E '^SigCgt:.*[4-7c-f][0-9a-f]{3}$' /proc/$waiting/status || return 1
+    kill -TERM $waiting
+    wait $waiting
+    [ $? = 1 ] && grep -q -i 'operation canceled' /tmp/refused
+}
+is_refused() { ! nbd-serve mem:1M --attach $device 2>/tmp/refused && grep -q 'the device is in use' /tmp/refused; }
+
+# Writes files to /mnt until it is told to end. Each is a part of numbers() that its number determines.
+keep_writing() {
+    turn=0
+    until [ -e /tmp/enough ]; do
+        turn=$((turn + 1))
+        numbers $((turn * 1000)) 200000 >/mnt/file.$((turn % 40)) && sync || exit 1
+        echo $turn >/tmp/turn
+    done
+}
+in_flight() {
+    read -r reads writes </sys/block/nbd0/inflight
+    [ $((reads + writes)) -gt 0 ]
+}
+turns_since() { [ "$(cat /tmp/turn)" -gt $(($1 + 2)) ]; }
+files_are_right() {
+    last=$(cat /tmp/turn)
+    turn=$((last > 40 ? last - 39 : 1))
+    while [ $turn -le "$last" ]; do
+        numbers $((turn * 1000)) 200000 | cmp - /mnt/file.$((turn % 40)) || return 1
+        turn=$((turn + 1))
+    done
+}
+
+serve_image() {
+    start_attached attached nbd-serve file:/tmp/disk.img --attach $device --attach-connections 2 \
+        --attach-timeout 2 --attach-dead-timeout 100
+}
+
+twenty_at_once() {
+    all=
+    for i in $(seq 20); do
+        nbd-serve mem:4M --attach /dev/nbd$((i % 8)) --attach-wait 100 --run 'blockdev --getsize64 $device' >/tmp/twenty.$i 2>&1 &
+        all="$all $!"
+    done
+    failed=0
+    for one in $all; do
+        wait "$one" || failed=$((failed + 1))
+    done
+    cat /tmp/twenty.*
+    [ $failed = 0 ] && [ "$(cat /tmp/twenty.* | grep -c '^4194304$')" = 20 ]
+}
+none_is_attached() { [ "$(cat /sys/block/nbd[0-7]/size | sort -u)" = 0 ]; }
+
+# Unlike complaints(): the kernel also says what it does about a server that was killed.
+losses() { dmesg | grep -E 'I/O error|EXT4-fs (error|warning)|JBD2: .*rror|BUG:|WARNING:|Call Trace'; }
+
+attach_round() {
+    round=attach
+    echo $round >/tmp/round
+    dmesg -c >/dev/null
+
+    check "block-device attaches" start_attached "$device is ready" block-device $device
+    check "the device has its size" size_is 67108864
+    equal "it flushes" "write back 1" "$(cat $queue/write_cache) $(cat $queue/fua)"
+    check "a file system on it" file_system
+    check "another server gets another device" any_device
+    check "the device is in use" is_refused
+    check "a signal ends the wait for a device" waits_until_it_is_stopped
+    check "block-device ends with status 0" stop_server
+    check "block-device has detached" is_detached
+
+    check "make an image" new_image
+    check "nbd-serve attaches" start_attached attached nbd-serve file:/tmp/disk.img --name test --unix /run/nbd.sock --attach $device
+    check "a file system on the image" file_system
+    check "mount" mount -t ext4 $device /mnt
+    check "the image grows" grow
+    check "resize2fs" resize2fs $device
+    cd /mnt
+    check "compare the tree" compare_tree
+    cd /
+    check "unmount" umount /mnt
+    check "fsck" fsck.ext4 -fn $device
+    check "nbd-serve ends with status 0" stop_server
+    check "nbd-serve has detached" is_detached
+    complaints >/tmp/complaints
+    equal "the kernel's log has no errors" "" "$(cat /tmp/complaints)"
+
+    check "make another image" new_image
+    check "nbd-serve attaches again" serve_image
+    check "mkfs.ext4" mkfs.ext4 -F -q $device
+    check "mount the image" mount -t ext4 $device /mnt
+    rm -f /tmp/enough
+    echo 0 >/tmp/turn
+    keep_writing >/tmp/writer.out 2>&1 &
+    writer=$!
+    for time in first second third; do
+        check "files are written before the $time kill" until_true turns_since "$(cat /tmp/turn)"
+        if [ $time != first ]; then
+            kill -STOP $server
+            check "requests are in flight at the $time kill" until_true in_flight
+        fi
+        kill -KILL $server
+        wait $server
+        check "the server is started after the $time kill" serve_image
+    done
+    check "files are written after the last kill" until_true turns_since "$(cat /tmp/turn)"
+    touch /tmp/enough
+    check "no write has failed" wait $writer
+    forget_cache
+    check "the files are right" files_are_right
+    check "unmount the image" umount /mnt
+    check "fsck after the kills" fsck.ext4 -fn $device
+    check "the last server ends with status 0" stop_server
+    check "the last server has detached" is_detached
+    losses >/tmp/complaints
+    equal "the kernel's log has no losses" "" "$(cat /tmp/complaints)"
+
+    check "twenty at once" twenty_at_once
+    check "no device is left" none_is_attached
+}
+
 # --- the run ---
 
 echo machine >/tmp/round
@@ -274,6 +425,8 @@ check "make a tree" make_tree
 for pair in $(echo "${KT_ROUNDS:-per-client/unix}" | tr , ' '); do
     one_round "${pair%/*}" "${pair#*/}"
 done
+
+[ "${KT_ATTACH:-}" != yes ] || attach_round
 
 echo "KERNEL-TEST PASSED $passed"
 poweroff -f -n

@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-#   run.sh uml|qemu NBD-SERVE CACHE
+#   run.sh uml|qemu NBD-SERVE CACHE [BLOCK-DEVICE]
 #
 # Boots a small virtual machine, in which the Linux kernel's NBD client uses NBD-SERVE (see init.sh).
+# With BLOCK-DEVICE, the example of that name, it also uses nbd::attach; NBD-SERVE must have --attach then.
 # "uml" is Debian's user-mode-linux, a kernel that runs as an ordinary program. "qemu" emulates a usual Debian kernel.
 # Missing tools come from Debian's packages. They are unpacked in the folder CACHE and kept there. Nothing is installed, and
 # an ordinary user may run this.
@@ -17,15 +18,17 @@ set -u
 export LC_ALL=C
 export PATH="$PATH:/usr/sbin:/sbin"
 
-[ $# -eq 3 ] || { echo "usage: $0 uml|qemu NBD-SERVE CACHE" >&2; exit 2; }
+[ $# -eq 3 ] || [ $# -eq 4 ] || { echo "usage: $0 uml|qemu NBD-SERVE CACHE [BLOCK-DEVICE]" >&2; exit 2; }
 machine=$1
 case $machine in
-uml) seconds=420 memory=512 ;;
-qemu) seconds=900 memory=768 ;;
+uml) seconds=600 memory=512 ;;
+qemu) seconds=1200 memory=768 ;;
 *) echo "$0: no such machine: $machine" >&2; exit 2 ;;
 esac
 [ -x "$2" ] || { echo "$0: no such program: $2" >&2; exit 2; }
 serve=$2
+block_device=${4:-}
+[ -z "$block_device" ] || [ -x "$block_device" ] || { echo "$0: no such program: $block_device" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd) || exit 2
 rounds=${NBD_KERNEL_ROUNDS:-per-client/unix,per-client/tcp,pool/unix,pool/tcp}
 mkdir -p "$3" && cache=$(cd "$3" && pwd) || exit 2
@@ -259,7 +262,8 @@ install_program() {
 cp "$here/init.sh" "$root/init" && chmod 755 "$root/init"
 cp "$busybox" "$root/bin/busybox"
 install_program nbd-serve "$serve"
-for name in sh nbd-client fdisk mkfs.ext4 fsck.ext4 blkdiscard blockdev cmp cp dd fallocate fstrim head seq sha256sum; do
+[ -z "$block_device" ] || install_program block-device "$block_device"
+for name in sh nbd-client fdisk mkfs.ext4 fsck.ext4 blkdiscard blockdev cmp cp dd fallocate fstrim head resize2fs seq sha256sum; do
     file=$(command -v $name) || file=$(find "${tools:-$work}" -path "*bin/$name" | head -n 1)
     [ "$file" ] || fail "there is no $name"
     install_program $name "$file"
@@ -280,7 +284,7 @@ rm -r "$root"
 
 log=$cache/$machine.log
 : >"$log"
-arguments="quiet loglevel=1 panic=-1 KT_SECONDS=$seconds KT_MIB=64 KT_ROUNDS=$rounds"
+arguments="quiet loglevel=1 panic=-1 KT_SECONDS=$seconds KT_MIB=64 KT_ROUNDS=$rounds KT_ATTACH=${block_device:+yes}"
 limit=$((seconds + 30)) # init.sh's own watchdog should end it first, because it reports more
 began=$(date +%s)
 
@@ -330,4 +334,5 @@ grep -q '^not ok ' "$log" && fail "$(grep -m 1 '^not ok ' "$log" | tr -d '\r')"
 for round in $(echo "$rounds" | tr , ' '); do
     grep -q "^ok $round: server stops with status 0 " "$log" || fail "the round $round is missing"
 done
+[ -z "$block_device" ] || grep -q '^ok attach: twenty at once ' "$log" || fail "the round of nbd::attach is missing"
 echo "PASSED: $passed steps with $(sed -n 's/^# \(Linux [^ ]*\).*/\1/p' "$log")"

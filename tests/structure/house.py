@@ -50,7 +50,7 @@ ROOMS = {
     "acceptance": ["protocol", "vocabulary", "concepts", "handshake", "transmission", "io", "exports", "session", *BASICS],
 }
 # floor 6: these may include everything
-FRONT_DOORS = {"server.hpp", "basic_server.hpp", "server_options.hpp"}
+FRONT_DOORS = {"server.hpp", "basic_server.hpp", "server_options.hpp", "kernel"}
 
 # Headers that a room must not include, directly or through another header.
 ASIO = r"boost/asio"
@@ -129,6 +129,10 @@ TESTED_ELSEWHERE = {
     "session/draining.hpp": "tests/grid/draining.test.cpp",
     "session/private_context.hpp": "tests/grid/waiting.test.cpp",
     "session/windowed/windowed_loop.hpp": "tests/grid/waiting.test.cpp",
+    # the kernel: tested with one in tests/kernel/run.sh, and without one here
+    "kernel/error.hpp": "tests/kernel/device.test.cpp",
+    "kernel/attached.hpp": "tests/kernel/attach.test.cpp",
+    "kernel/linux_system.hpp": "tests/kernel/attach.test.cpp",
     # parts of a server, tested with a whole server
     "acceptance/adoption.hpp": "tests/grid/adopted.test.cpp",
     "acceptance/serving.hpp": "tests/grid/adopted.test.cpp",

@@ -22,20 +22,23 @@ HEADERS = ["algorithm", "atomic", "chrono", "csignal", "iostream", "nbd/forward.
            "nbd/transport/any_of.hpp", "boost/asio/awaitable.hpp", "boost/asio/deferred.hpp", "boost/asio/detached.hpp",
            "boost/asio/io_context.hpp", "boost/asio/signal_set.hpp", "boost/asio/steady_timer.hpp", "boost/asio/this_coro.hpp"]
 LONGEST_CELL = 160  # characters: two lines
+LIBNL = Path("/usr/include/libnl3/netlink/genl/genl.h")
 
 
 def sources():
     """Each program, and all pieces together, with the lines that they come from."""
     has_openssl = Path("/usr/include/openssl/ssl.h").exists()
     has_librbd = Path("/usr/include/rbd/librbd.h").exists()
-    headers = HEADERS + ["nbd/transport/tls_transport.hpp"] * has_openssl
+    has_libnl = LIBNL.exists()
+    headers = HEADERS + ["nbd/transport/tls_transport.hpp"] * has_openssl + ["nbd/kernel/attach.hpp"] * has_libnl
     pieces = "".join(f"#include <{header}>\n" for header in headers)
     for index, file in enumerate(TEXTS):
         text, name, my_disk = file.read_text(), file.relative_to(ROOT), None
         pieces += f"namespace text_{index} {{\n"
         for number, fence in enumerate(re.finditer(r"^```cpp\n(.*?)^```$", text, re.M | re.S)):
             code = fence.group(1)
-            if ("tls_" in code and not has_openssl) or ("rbd_" in code and not has_librbd):
+            if ("tls_" in code and not has_openssl or "attach" in code and not has_libnl
+                    or "rbd_" in code and not has_librbd):
                 continue
             place = f'#line {text.count(chr(10), 0, fence.start(1)) + 1} "{name}"\n'
             if code.startswith("#include"):
@@ -76,6 +79,7 @@ def main():
     database, example = sys.argv[1], os.path.realpath(sys.argv[2])
     entry = next(e for e in json.load(open(database)) if os.path.realpath(e["file"]) == example)
     command = [part for part in shlex.split(entry["command"]) if os.path.realpath(part) != example]
+    command += ["-isystem", str(LIBNL.parents[2])]
     out = command.index("-o")
     del command[out:out + 2]
     faults = list(faults_in_text())

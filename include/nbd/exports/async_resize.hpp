@@ -44,7 +44,7 @@ async_resize(std::shared_ptr<export_record<Backend>> r, std::uint64_t bytes)
         } catch (...) {
             failed = current_failure();
         }
-        r->size.store(failed ? before : bytes);
+        r->shared->set_size(failed ? before : bytes);
     } catch (...) {  // no memory, or block_sizes() threw
         failed = current_failure();
     }

@@ -145,7 +145,7 @@ struct export_record {
             [[maybe_unused]] const auto lock = lock_backend();
             failed = outcome_of([&] { return backend.resize(bytes); });
         }
-        size.store(failed ? before : bytes);
+        shared->set_size(failed ? before : bytes);
         return failed;
     }
     /// Whether the size is found out again for each client that opens the export.
@@ -159,7 +159,9 @@ struct export_record {
         if (!alone)
             return;
         const auto bytes = std::min(backend.refresh_size(), most_bytes);
-        size.store(bytes - bytes % blocks_of(backend, settings).minimum);
+        const auto now = bytes - bytes % blocks_of(backend, settings).minimum;
+        if (now != size.load())
+            shared->set_size(now);
     }
     /// Whether the calling thread is in a call of the backend that holds one of the locks.
     [[nodiscard]] bool is_locked_here() const noexcept

@@ -4,6 +4,7 @@
 #include <nbd/concepts/backend.hpp>
 #include <nbd/exports/async_mutex.hpp>
 #include <nbd/exports/owned_mutex.hpp>
+#include <nbd/exports/size_watchers.hpp>
 #include <nbd/protocol/meta_context.hpp>
 #include <nbd/transmission/block_status.hpp>
 
@@ -48,9 +49,17 @@ struct shared_backend {
         }
     }
 
+    /// Sets the size when a resize has ended.
+    void set_size(std::uint64_t bytes)
+    {
+        size.store(bytes);
+        watchers.tell(bytes);
+    }
+
     const std::shared_ptr<Backend> backend;
     std::vector<protocol::meta_context> contexts;  ///< empty if the backend has `open`
     std::atomic<std::uint64_t> size{0};            ///< bytes; 0 if the backend has `open`
+    size_watchers watchers;                        ///< of `size`
     std::atomic<std::size_t> clients{0};  ///< in transmission; counted for a backend with `drain`
     /// Held during a resize.
     [[no_unique_address]] std::conditional_t<awaits_resize<Backend>, async_mutex, owned_mutex>
