@@ -19,9 +19,11 @@ class NbdConan(ConanFile):
     package_type = "header-library"
     settings = "os", "arch", "compiler", "build_type"
     # with_liburing: for uring_file_backend, the target nbd::uring; with_openssl: for tls_transport, the target nbd::tls;
-    # with_libnl: for nbd::attach, the target nbd::kernel
-    options = {"with_liburing": [True, False], "with_openssl": [True, False], "with_libnl": [True, False]}
-    default_options = {"with_liburing": False, "with_openssl": False, "with_libnl": False}
+    # with_libnl: for nbd::attach, the target nbd::kernel; with_librbd: for rbd_backend, the target nbd::rbd, with the system's
+    # librbd (Conan has none)
+    options = {"with_liburing": [True, False], "with_openssl": [True, False], "with_libnl": [True, False],
+               "with_librbd": [True, False]}
+    default_options = {"with_liburing": False, "with_openssl": False, "with_libnl": False, "with_librbd": False}
     no_copy_source = True
 
     def set_version(self):
@@ -94,6 +96,15 @@ class NbdConan(ConanFile):
             tls.bindirs = []
             tls.libdirs = []
             tls.requires = ["nbd", "openssl::ssl", "openssl::crypto"]
+        if self.options.with_librbd:
+            rbd = self.cpp_info.components["rbd"]
+            rbd.set_property("cmake_target_name", "nbd::rbd")
+            rbd.set_property("pkg_config_name", "nbd-rbd")
+            rbd.includedirs = []
+            rbd.bindirs = []
+            rbd.libdirs = []
+            rbd.requires = ["nbd"]
+            rbd.system_libs = ["rbd", "rados"]
         if self.options.with_libnl:
             kernel = self.cpp_info.components["kernel"]
             kernel.set_property("cmake_target_name", "nbd::kernel")

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: MIT
 set -u
 
-usage="sh tests/run.sh [--preset NAME]... [--no-install] [-- CTEST-ARGUMENTS]
+usage="sh tests/run.sh [--preset NAME]... [--with ceph] [--no-install] [-- CTEST-ARGUMENTS]
 
 Installs missing packages (on Debian and its derivatives), builds the project and runs its tests. Can be run repeatedly.
 
   --preset NAME   dev (the default), unsanitized, release, asan, tsan or clang; also NBD_PRESETS=\"dev asan\"
+  --with ceph     also install Ceph, and test rbd_backend with a cluster on this machine; takes minutes more. Tests of
+                  Ceph are skipped if it cannot be installed
   --no-install    never call the package manager
   --              passes the following arguments to ctest, for example: sh tests/run.sh -- -L unit"
 
@@ -15,12 +17,18 @@ here=$(cd "$(dirname "$0")/.." && pwd) || exit 1
 cd "$here" || die "cannot enter $here"
 
 presets=
+ceph=OFF
 install=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --preset)
             [ $# -gt 1 ] || die "--preset needs a name"
             presets="$presets $2"
+            shift 2
+            ;;
+        --with)
+            [ "${2:-}" = ceph ] || die "--with needs 'ceph'"
+            ceph=ON
             shift 2
             ;;
         --no-install) install=no && shift ;;
@@ -67,6 +75,14 @@ cpio             cpio
 strace           strace
 $clang
 END
+# In a shell of its own: without Ceph, its tests are skipped.
+[ $install = no ] || [ $ceph = OFF ] || (install_missing) <<'END'
+ceph-mon          ceph-mon
+ceph-osd          ceph-osd
+ceph-mgr          ceph-mgr
+ceph-common       rbd
+librbd-dev        /usr/include/rbd/librbd.h
+END
 command -v cmake >/dev/null 2>&1 || die "cmake is missing (3.25 or newer)"
 choose_build_tool
 
@@ -108,7 +124,7 @@ for preset in $presets; do
     started=$(date +%s)
     log=$(mktemp) || die "cannot make a temporary file"
     say "$preset: configuring build/$preset"
-    cmake --preset "$preset" >"$log" 2>&1 || {
+    cmake --preset "$preset" -D NBD_CEPH_TESTS=$ceph >"$log" 2>&1 || {
         cat "$log"
         rm -f "$log"
         die "cmake could not configure the preset '$preset'"

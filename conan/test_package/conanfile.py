@@ -23,7 +23,7 @@ class NbdTestConan(ConanFile):
 
     def test(self):
         if can_run(self):
-            for program in ("test_package", "test_uring", "test_tls", "test_kernel"):
+            for program in ("test_package", "test_uring", "test_tls", "test_kernel", "test_rbd"):
                 path = os.path.join(self.cpp.build.bindir, program)
                 if os.path.exists(path):
                     self.run(path, env="conanrun")

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <nbd/backend/opened_file.hpp>
+#include <nbd/backend/rbd_settings.hpp>
 #include <nbd/concepts/facts.hpp>
 #include <nbd/protocol/option.hpp>
 #include <nbd/protocol/terms.hpp>
@@ -201,6 +202,8 @@ struct arguments {
     std::string create;
     bool direct = false;
     std::string lock = "exclusive";
+    std::string ceph_conf;
+    std::string ceph_id;
 
     std::string unix_path;
     std::string tcp;
@@ -252,29 +255,52 @@ inline permitted look_at(const std::string& path)
     return found;
 }
 
-/// The disk: "mem:SIZE", "null:SIZE", "file:PATH" or "uring:PATH", and the options for its file.
+/// The disk: "mem:SIZE", "null:SIZE", "file:PATH", "uring:PATH" or "rbd:POOL/IMAGE", and the
+/// options for its file or image.
 struct disk_arguments {
     std::string text;  ///< the argument itself
     std::string kind{};
     std::uint64_t size = 0;  ///< of mem and null
     std::string path{};      ///< of file and uring
     nbd::file_settings file{};
+    nbd::rbd_settings rbd{};
 
     [[nodiscard]] bool in_file() const noexcept { return kind == "file" || kind == "uring"; }
 };
+
+/// Parses POOL/IMAGE@SNAPSHOT or POOL/NAMESPACE/IMAGE@SNAPSHOT. *Returns* false if it is neither.
+inline bool parse_image(std::string_view text, nbd::rbd_settings& to)
+{
+    const auto at = text.rfind('@');
+    to.snapshot = at == text.npos ? std::string_view{} : text.substr(at + 1);
+    const auto path = text.substr(0, at);
+    const auto first = path.find('/');
+    const auto last = path.rfind('/');
+    if (first == path.npos || (at != text.npos && to.snapshot.empty()))
+        return false;
+    to.pool = path.substr(0, first);
+    to.image = path.substr(last + 1);
+    if (first != last)
+        to.name_space = path.substr(first + 1, last - first - 1);
+    return !to.pool.empty() && !to.image.empty() && to.name_space.find('/') == std::string::npos
+        && (first == last || !to.name_space.empty());
+}
 
 inline disk_arguments parse_disk(const std::string& text)
 {
     const auto colon = text.find(':');
     disk_arguments disk{.text = text, .kind = text.substr(0, colon)};
     const auto rest = colon == std::string::npos ? std::string{} : text.substr(colon + 1);
-    const bool known = disk.in_file() ? !rest.empty() : disk.kind == "mem" || disk.kind == "null";
+    const bool known = disk.in_file() ? !rest.empty()
+        : disk.kind == "rbd"          ? parse_image(rest, disk.rbd)
+                                      : disk.kind == "mem" || disk.kind == "null";
     if (colon == std::string::npos || !known)
-        throw usage_error{"DISK: expected mem:SIZE, null:SIZE, file:PATH or uring:PATH, but got \""
+        throw usage_error{"DISK: expected mem:SIZE, null:SIZE, file:PATH, uring:PATH or "
+                          "rbd:POOL/IMAGE, but got \""
                           + text + '"'};
     if (disk.in_file())
         disk.path = rest;
-    else
+    else if (disk.kind != "rbd")
         disk.size = parse_size(text, rest);
     if (disk.size > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
         throw usage_error{text + ": expected a size below 2^63 bytes, which is 8388608T"};

@@ -84,6 +84,9 @@ int serve(arguments a)
         throw usage_error{std::string{a.direct ? "--direct" : "--create"}
                           + ": expected a disk of file:PATH or uring:PATH, but got \"" + a.disk
                           + '"'};
+    if (disk.kind != "rbd" && !(a.ceph_conf.empty() && a.ceph_id.empty()))
+        throw usage_error{std::string{a.ceph_conf.empty() ? "--ceph-id" : "--ceph-conf"}
+                          + ": expected a disk of rbd:POOL/IMAGE, but got \"" + a.disk + '"'};
     if (disk.in_file() && !a.read_only && !look_at(disk.path).writes) {
         std::cerr << "nbd-serve: " << a.disk
                   << ": the device is read-only, so it is served as with --read-only\n";
@@ -100,6 +103,17 @@ int serve(arguments a)
         return serve_null(a, disk, std::move(e));
     if (disk.kind == "file")
         return serve_file(a, disk, std::move(e));
+    if (disk.kind == "rbd") {
+#ifdef NBD_SERVE_RBD
+        disk.rbd.ceph_conf = a.ceph_conf;
+        disk.rbd.ceph_id = a.ceph_id;
+        disk.rbd.read_only = a.read_only;
+        disk.rbd.exclusive = a.lock == "exclusive";
+        return serve_rbd(a, disk, std::move(e));
+#else
+        throw usage_error{a.disk + ": this nbd-serve was built without librbd"};
+#endif
+    }
 #ifdef NBD_SERVE_URING
     return serve_uring(a, disk, std::move(e));
 #else
@@ -125,8 +139,9 @@ void add_disk_options(CLI::App& app, arguments& a)
            "mem:SIZE is a sparse disk in memory, as large as the address space allows (about 127T, "
            "or what ulimit -v leaves); null:SIZE reads as zero and discards writes; file:PATH is a "
            "file or a block device, whose size is read again for each client that opens it; "
-           "uring:PATH is the same through io_uring. SIZE is in bytes, or with K, M, G or T in "
-           "powers of 1024")
+           "uring:PATH is the same through io_uring; rbd:POOL/IMAGE, rbd:POOL/NAMESPACE/IMAGE, "
+           "and either with @SNAPSHOT, is an image of Ceph. SIZE is in bytes, or with K, M, G or T "
+           "in powers of 1024")
         ->required();
     app.add_option(
            "--create", a.create,
@@ -138,9 +153,17 @@ void add_disk_options(CLI::App& app, arguments& a)
     app.add_option("--lock", a.lock,
                    "for file:PATH and uring:PATH, against other programs such as qemu-img. "
                    "exclusive: others cannot write, and can read only with --read-only; shared: "
-                   "programs that share the file too can use it; off: no locks. Default: exclusive")
+                   "programs that share the file too can use it; off: no locks. Default: "
+                   "exclusive. For rbd:POOL/IMAGE, exclusive: no other client of the cluster "
+                   "can write; shared and off: clients take turns")
         ->check(CLI::IsMember({"exclusive", "shared", "off"}))
         ->type_name("exclusive|shared|off");
+    app.add_option("--ceph-conf", a.ceph_conf,
+                   "the configuration for rbd:POOL/IMAGE; default: $CEPH_CONF, "
+                   "/etc/ceph/ceph.conf, ~/.ceph/config or ceph.conf")
+        ->type_name("FILE");
+    app.add_option("--ceph-id", a.ceph_id, "the user of Ceph, without \"client.\"; default: admin")
+        ->type_name("NAME");
 }
 
 /// Where clients come in.
@@ -327,8 +350,9 @@ int main(int argc, char** argv)
 
     try {
         app.parse(argc, argv);
-        for (const std::string argument : {"--create", "--unix", "--tcp", "--vsock", "--block-size",
-                                           "--tls-certificates", "--tls-psk", "--run", "--attach"})
+        for (const std::string argument :
+             {"--create", "--unix", "--tcp", "--vsock", "--block-size", "--tls-certificates",
+              "--tls-psk", "--run", "--ceph-conf", "--ceph-id", "--attach"})
             if (app.count(argument) != 0 && app.get_option(argument)->as<std::string>().empty())
                 throw usage_error{argument + ": expected a value, but got an empty string"};
         raise_descriptor_limit();

@@ -16,3 +16,6 @@ serve_function serve_file;
 #ifdef NBD_SERVE_URING
 serve_function serve_uring;
 #endif
+#ifdef NBD_SERVE_RBD
+serve_function serve_rbd;
+#endif

@@ -36,8 +36,9 @@
 /// The text of a library error about `disk`, without the library's name and without a second path.
 inline std::string describe(const disk_arguments& disk, const std::exception& error)
 {
+    using namespace std::string_literals;
     std::string_view text = error.what();
-    for (const std::string& known : {std::string{"nbd: "}, disk.path + ": "})
+    for (const std::string& known : {"nbd: "s, disk.path + ": ", disk.text + ": "})
         if (text.starts_with(known))
             text.remove_prefix(known.size());
     return disk.text + ": " + std::string{text};
@@ -45,7 +46,8 @@ inline std::string describe(const disk_arguments& disk, const std::exception& er
 /// The option that may help after an error.
 inline std::string advice(const disk_arguments& disk, const std::error_code& error)
 {
-    if (error == std::errc::no_such_file_or_directory && !disk.file.create && !disk.file.read_only)
+    if (error == std::errc::no_such_file_or_directory && disk.in_file() && !disk.file.create
+        && !disk.file.read_only)
         return "; --create SIZE makes a new file";
     if (!disk.file.read_only
         && (error == std::errc::permission_denied || error == std::errc::read_only_file_system))
@@ -63,10 +65,12 @@ void add_export(nbd::export_set<Backend>& exports, const arguments& a, const dis
     try {
         if constexpr (std::constructible_from<Backend, std::string, nbd::file_settings>)
             exports.emplace(a.name, std::move(e), disk.path, disk.file);
+        else if constexpr (std::constructible_from<Backend, nbd::rbd_settings>)
+            exports.emplace(a.name, std::move(e), disk.rbd);
         else
             exports.emplace(a.name, std::move(e), disk.size);
     } catch (const std::system_error& error) {
-        if (!disk.in_file())
+        if (disk.kind == "mem" || disk.kind == "null")
             throw std::runtime_error{disk.text
                                      + ": expected a size that fits in a process's memory: "
                                      + error.code().message()};

@@ -42,7 +42,8 @@ def refused(*arguments, statuses=(2,)):
         "mem:", "mem:-1", "mem:+1", "mem: 1M", "mem:1M ", "mem:12Q", "mem:12KB", "mem:1.5G", "mem:0x10", "mem:M",
         "mem:1e6", "mem:9999999999T", "mem:99999999999999999999999999", "mem:16777216T", "null:", "null:-1", "null:1Q")
 ] + [
-    ("a disk", device) for device in ("", ":", ":1M", "mem", "null", "1M", "memory:1M", "MEM:1M", "nothing:1M")
+    ("a disk", device) for device in ("", ":", ":1M", "mem", "null", "1M", "memory:1M", "MEM:1M", "nothing:1M", "rbd:",
+        "rbd:image", "rbd:/image", "rbd:pool/", "rbd:pool//image", "rbd:a/b/c/d", "rbd:pool/image@", "rbd:pool/image@a/b@")
 ] + [
     ("one disk", "mem:1M", "mem:1M"),
     ("an option", "mem:1M", "--nonsense"),
@@ -99,6 +100,8 @@ def test_an_error_names_the_argument_and_what_was_expected():
                 ("--create", f"uring:{where}/nothing"),
                 ("--name: 4096 4097", "mem:1M", "--name", "x" * 4097),
                 ("--description: 4096", "mem:1M", "--description", "x" * 4097),
+                ("--ceph-conf: rbd:POOL/IMAGE", "mem:1M", "--ceph-conf", "ceph.conf"),
+                ("--ceph-id: rbd:POOL/IMAGE", "mem:1M", "--ceph-id", "admin"),
                 ("--name: UTF-8", "null:1M", "--name", os.fsdecode(b"\xff")),
                 ("--attach:", "null:1M", "--attach", "/dev/sda"),
                 ("--attach: empty", "null:1M", "--attach", ""),
@@ -120,7 +123,8 @@ def test_help_shows_every_option():
     for word in ("mem:", "null:", "--unix", "--tcp", "--vsock", "--stdio", "--socket-activation", "--run", "--attach", "--attach-connections",
                  "--attach-timeout", "--attach-dead-timeout", "--attach-wait", "--name", "--description", "--read-only", "--policy", "per-client",
                  "pool", "--threads", "--block-size", "--max-connections", "--verbose", "--lock", "--create", "127T",
-                 "SIGHUP", "--least-transfer-rate", "--places-per-peer", "--places-per-identity", "--allow", "--deny", "uid:N", *TIMES):
+                  "rbd:POOL/IMAGE", "--ceph-conf", "--ceph-id", "SIGHUP", "--least-transfer-rate", "--places-per-peer",
+                  "--places-per-identity", "--allow", "--deny", "uid:N", *TIMES):
         assert word in said, f"{word} is missing in:\n{said}"
 
 

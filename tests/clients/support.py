@@ -304,6 +304,14 @@ def for_each(values):
     return mark
 
 
+def takes(seconds):
+    """Says that a case takes longer than others."""
+    def mark(case):
+        case.seconds = seconds
+        return case
+    return mark
+
+
 def run_cases(names):
     # The command line can select cases by name.
     chosen = sys.argv[1:]
@@ -315,7 +323,7 @@ def run_cases(names):
             label = shortened(" ".join([name[len("test_"):], *map(str, arguments)]), 80)
             begin = time.monotonic()
             # If a client hangs inside its library, this prints the stack and ends the file.
-            faulthandler.dump_traceback_later(4 * PATIENCE, exit=True)
+            faulthandler.dump_traceback_later(getattr(case, "seconds", 4 * PATIENCE), exit=True)
             outcome, detail = "ok", ""
             try:
                 case(*arguments)

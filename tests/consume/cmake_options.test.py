@@ -70,7 +70,7 @@ class Options(unittest.TestCase):
     def test_an_unknown_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nonsense)\n")
         self.assertFalse(fine, said)
-        self.assertIn("nbd has no component 'nonsense'; it has 'nbd', 'uring', 'tls' and 'kernel'", said)
+        self.assertIn("nbd has no component 'nonsense'; it has 'nbd', 'uring', 'tls', 'kernel' and 'rbd'", said)
 
     def test_an_optional_component(self):
         fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS nbd OPTIONAL_COMPONENTS nonsense)\n"
@@ -106,6 +106,29 @@ class Options(unittest.TestCase):
         self.assertTrue(fine, said)
         self.assertIn("nbd::nbd links: Boost::headers;Threads::Threads.", said)
         self.assertIn("nbd::tls links: nbd::nbd;OpenSSL::SSL;OpenSSL::Crypto.", said)
+
+    def test_librbd_that_is_asked_for_is_needed(self):
+        fine, said = self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_RBD=ON", "-D", "NBD_LIBRBD=NO-NOTFOUND",
+                               "-D", "NBD_LIBRBD_INCLUDE_DIR=X-NOTFOUND", "-D", "CMAKE_FIND_ROOT_PATH=/nonexistent",
+                               "-D", "CMAKE_FIND_ROOT_PATH_MODE_LIBRARY=ONLY", "-D", "CMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY",
+                               "-D", "NBD_URING=OFF")
+        self.assertFalse(fine, said)
+        self.assertIn("NBD_RBD=ON needs librbd (Debian: librbd-dev), which was not found", said)
+
+    def test_the_component_rbd(self):
+        if not self.this("-D", "NBD_BUILD_TESTS=OFF", "-D", "NBD_RBD=ON")[0]:
+            self.skipTest("librbd is not installed")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS rbd)\n"
+                                   "get_target_property(linked nbd::nbd INTERFACE_LINK_LIBRARIES)\n"
+                                   "message(STATUS \"nbd::nbd links: ${linked}.\")\n")
+        self.assertTrue(fine, said)
+        self.assertIn("nbd::nbd links: Boost::headers;Threads::Threads.", said)
+
+    def test_a_package_without_rbd(self):
+        prefix = self.install("-D", "NBD_RBD=OFF")
+        fine, said = self.consumer("find_package(nbd CONFIG REQUIRED COMPONENTS rbd)\n", prefix)
+        self.assertFalse(fine, said)
+        self.assertIn("the component 'rbd' is missing: nbd was installed with NBD_RBD=OFF", said)
 
     def test_tls_in_a_folder(self):
         fine, said = self.consumer("add_subdirectory(%s nbd-headers)\nif(TARGET nbd::tls)\n"

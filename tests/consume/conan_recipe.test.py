@@ -202,6 +202,18 @@ class Recipe(unittest.TestCase):
         self.assertEqual(tls.properties, {"cmake_target_name": "nbd::tls", "pkg_config_name": "nbd-tls"})
         self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
 
+    def test_package_info_with_librbd(self):
+        self.recipe.options.with_librbd = True
+        self.recipe.requirements()
+        self.assertEqual(self.recipe.required, ["boost/[>=1.81 <2]"])
+        self.recipe.package_info()
+        rbd = self.recipe.cpp_info.components["rbd"]
+        self.assertEqual(rbd.includedirs, [])
+        self.assertEqual(rbd.requires, ["nbd"])
+        self.assertEqual(rbd.system_libs, ["rbd", "rados"])
+        self.assertEqual(rbd.properties, {"cmake_target_name": "nbd::rbd", "pkg_config_name": "nbd-rbd"})
+        self.assertEqual(self.recipe.cpp_info.components["nbd"].requires, ["boost::headers"])
+
     def test_package_info_with_libnl(self):
         self.recipe.options.with_libnl = True
         self.recipe.package_info()

@@ -112,6 +112,9 @@ TESTED_ELSEWHERE = {
     "exports/export_table.hpp": "tests/exports/export_set.test.cpp",
     "exports/shared_backend.hpp": "tests/exports/export_set.test.cpp",
     "exports/opened_export.hpp": "tests/exports/export_set_clients.test.cpp",
+    # tested with a cluster, and a plain type
+    "backend/rbd_backend.hpp": "tests/ceph/rbd.test.py",
+    "backend/rbd_settings.hpp": "tests/backend/basic_rbd_backend.test.cpp",
     # tested with a whole server and clients
     "session/buffers/request_memory.hpp": "tests/grid/memory.test.cpp",
     "session/windowed/awaited_calls.hpp": "tests/grid/waiting.test.cpp",

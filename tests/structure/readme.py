@@ -28,6 +28,7 @@ LIBNL = Path("/usr/include/libnl3/netlink/genl/genl.h")
 def sources():
     """Each program, and all pieces together, with the lines that they come from."""
     has_openssl = Path("/usr/include/openssl/ssl.h").exists()
+    has_librbd = Path("/usr/include/rbd/librbd.h").exists()
     has_libnl = LIBNL.exists()
     headers = HEADERS + ["nbd/transport/tls_transport.hpp"] * has_openssl + ["nbd/kernel/attach.hpp"] * has_libnl
     pieces = "".join(f"#include <{header}>\n" for header in headers)
@@ -36,7 +37,8 @@ def sources():
         pieces += f"namespace text_{index} {{\n"
         for number, fence in enumerate(re.finditer(r"^```cpp\n(.*?)^```$", text, re.M | re.S)):
             code = fence.group(1)
-            if "tls_" in code and not has_openssl or "attach" in code and not has_libnl:
+            if ("tls_" in code and not has_openssl or "attach" in code and not has_libnl
+                    or "rbd_" in code and not has_librbd):
                 continue
             place = f'#line {text.count(chr(10), 0, fence.start(1)) + 1} "{name}"\n'
             if code.startswith("#include"):
