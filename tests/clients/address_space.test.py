@@ -9,7 +9,7 @@ if SMALL:
     skip_file("the sanitizers reserve more address space than the limit of these cases")
 
 DISKS = ["mem", "null", "file"] + ([] if why_no_uring() else ["uring"])
-LIMIT = 500 * M
+ROOM = 340 * M  # besides what the program and its libraries have at the start
 CONTENT = bytes(range(256)) * 256  # 64 KiB
 
 
@@ -17,6 +17,11 @@ def connect(server):
     h = nbd.NBD()
     h.connect_uri(server.uri)
     return h
+
+
+def address_space(pid):
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 @contextlib.contextmanager
@@ -27,7 +32,8 @@ def limited(disk, policy):
         else:
             arguments = [f"{disk}:{where}/disk", "--create", "64M"]
         with serve(*arguments, policy=policy) as server:
-            resource.prlimit(server.pid, resource.RLIMIT_AS, (LIMIT, LIMIT))
+            limit = address_space(server.pid) + ROOM
+            resource.prlimit(server.pid, resource.RLIMIT_AS, (limit, limit))
             yield server
 
 
