@@ -9,6 +9,7 @@
 #include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -56,10 +57,12 @@ protected:
         const owned_context::scope runs{*own_};
         auto& context = own_->context;
         end_of_coroutine end{context};
-        boost::asio::co_spawn(context, std::move(coroutine),
-                              io::tracked_completion{end.begin([](io::handler_tracker& t) {
-                                  static_cast<end_of_coroutine&>(t).own.stop();
-                              })});
+        io::tracked_completion completion{end.begin(
+            [](io::handler_tracker& t) { static_cast<end_of_coroutine&>(t).own.stop(); })};
+        // See threading::launch_awaited.
+        boost::asio::post(context, [&] {
+            boost::asio::co_spawn(context, std::move(coroutine), std::move(completion));
+        });
         for (;;) {
             try {
                 context.run();

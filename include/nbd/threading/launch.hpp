@@ -3,6 +3,7 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
 
 #include <chrono>
 #include <csignal>
@@ -28,14 +29,20 @@ inline void block_sigpipe() noexcept
 /// Implements `launch` for a policy with asynchronous I/O.
 ///
 /// The frame of the coroutine owns `session`. If the initiation of an operation throws, Asio
-/// destroys the coroutine and does not call its completion handler; the destructor of `session`
-/// runs even then.
+/// destroys the coroutine by a post, which must not fail, and does not call its completion handler;
+/// the destructor of `session` runs even then. So the coroutine is started on its executor, where
+/// its first step needs no memory.
 template <class Executor, class Session>
 void launch_awaited(const Executor& executor, Session session) noexcept
 {
     try {
-        boost::asio::co_spawn(executor, std::move(session), boost::asio::detached);
-    } catch (...) {  // no memory for the coroutine: the destructor of `session` reports the end
+        boost::asio::post(executor, [executor, session = std::move(session)]() mutable noexcept {
+            try {
+                boost::asio::co_spawn(executor, std::move(session), boost::asio::detached);
+            } catch (...) {  // no memory: the destructor of `session` reports the end
+            }
+        });
+    } catch (...) {  // as above
     }
 }
 
