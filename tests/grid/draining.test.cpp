@@ -497,6 +497,7 @@ TEMPLATE_TEST_CASE("draining: a cancellation of async_stop ends the grace period
                    pool<cancellable>, per_client<awaited_drain<plain>>,
                    on_program<awaited_drain<awaited>>)
 {
+    boost::asio::io_context handlers;  // outlives the threads of `r`, which post to it
     nbd::settings limits;
     limits.stop_grace = std::chrono::minutes{1};
     limits.send_timeout = std::chrono::milliseconds{0};
@@ -511,7 +512,6 @@ TEMPLATE_TEST_CASE("draining: a cancellation of async_stop ends the grace period
         raw_client::append(batch, {.length = mib});
     reads_no_reply.send(batch);
 
-    boost::asio::io_context handlers;
     boost::asio::cancellation_signal cancelled;
     const auto begun = std::chrono::steady_clock::now();
     r.server->async_stop(boost::asio::bind_executor(
