@@ -4,8 +4,9 @@
 
 Starts a cluster on this machine (tests/ceph/cluster.sh; its data are in memory), or uses that of --ceph-conf. The
 servers take turns with one image, which is written before. A round measures every case with each server, and begins with
-another one than the round before. The table shows the median of the rounds, and the ratio to qemu-nbd in the same round. On a small machine the
-cluster's processor time is the limit, so the processor time of the server itself says more than the rate.
+another server than the round before. The table shows the median of the rounds, and the ratio to qemu-nbd in the same round.
+On a small machine the cluster's processor time is the limit, so the processor time of the server itself says more than the
+rate.
 """
 import argparse
 import json

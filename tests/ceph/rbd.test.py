@@ -242,7 +242,7 @@ def test_a_server_that_was_fenced_never_writes_again(policy):
 
 @takes(300)
 def test_servers_that_were_killed():
-    """Their locks are free when the cluster has missed them for half a minute, or longer on a busy machine."""
+    """Their locks are free when the cluster has missed them for half a minute; a busy cluster needs longer."""
     images = [Image(32 * M) for _ in POLICIES]
     for image, policy in zip(images, POLICIES):
         with image.served(policy=policy) as server, connected(server) as client:
